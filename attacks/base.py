@@ -1,0 +1,114 @@
+"""What an attack is here, and all that it gets to see."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, Protocol, get_args
+
+import torch
+from torch import nn
+
+from attacks.objective import Kind, Objective
+from attacks.threat import Norm, Threat
+
+Access = Literal["gradient", "score", "none"]
+
+
+class Target(Protocol):
+    """The attacked model as an attack sees it. Every call is counted and paid from the query limit."""
+
+    def quality(self, images: torch.Tensor) -> torch.Tensor:
+        """Qualities (N,) of pictures (N, 3, H, W) in [0, 1]; no gradient."""
+
+    def quality_and_grad(
+        self, images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Qualities (N,), and the gradient (N, 3, H, W) of ``loss(qualities)`` (N,), each by its own picture."""
+
+    def part(self, index: torch.Tensor) -> Target:
+        """The same target for some of the pictures, by an index or mask (N,); counts add up in the whole."""
+
+    def module(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+        """A differentiable module from pictures to ``loss(qualities)`` (N,), for other libraries; counted as well."""
+
+    @property
+    def queries_left(self) -> int | None:
+        """Forward passes a picture that are still allowed; None is no limit."""
+
+
+class Generators:
+    """A random stream a picture, so that what is drawn does not depend on the batch that a picture is in."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def part(self, index: Sequence[int]) -> Generators:
+        """The same streams for some of the pictures."""
+        some = Generators([])
+        some.streams = [self.streams[i] for i in index]
+        return some
+
+    def uniform(self, low: float, high: float, shape: Sequence[int]) -> torch.Tensor:
+        """(N, *shape), uniform in [low, high)."""
+        return torch.stack([torch.rand(*shape, generator=s) for s in self.streams]) * (high - low) + low
+
+    def normal(self, shape: Sequence[int]) -> torch.Tensor:
+        """(N, *shape), standard normal."""
+        return torch.stack([torch.randn(*shape, generator=s) for s in self.streams])
+
+    def signs(self, shape: Sequence[int]) -> torch.Tensor:
+        """(N, *shape), −1 or 1."""
+        return self.uniform(-1, 1, shape).sign()
+
+    def integers(self, high: int, shape: Sequence[int]) -> torch.Tensor:
+        """(N, *shape) int64 in [0, high)."""
+        return torch.stack([torch.randint(high, tuple(shape), generator=s) for s in self.streams])
+
+    def seed(self) -> int:
+        """A fresh seed from the first stream, for a library that takes only one."""
+        return int(torch.randint(2**31 - 1, (), generator=self.streams[0]))
+
+
+class Attack(ABC):
+    """An attack: a frozen dataclass of its parameters. No state, no model inside; one object serves every model.
+
+    What `run` returns is never trusted: the harness projects, rounds to 8 bit, verifies and scores it anew.
+
+    Class attributes:
+        name: registry name.
+        access: what it needs of the target: its gradient, its scores, or nothing.
+        norms: threat models that it supports.
+        objectives: objectives that it can follow; the first is its usual one.
+        control: whether it is no real attack but what an attack must beat; controls do not rank defenses.
+        batches: whether several pictures may go in at once; else they come one at a time.
+        paper: where it comes from.
+    """
+
+    name: ClassVar[str]
+    access: ClassVar[Access]
+    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
+    objectives: ClassVar[tuple[Kind, ...]] = get_args(Kind)
+    control: ClassVar[bool] = False
+    batches: ClassVar[bool] = True
+    paper: ClassVar[str] = ""
+
+    @abstractmethod
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        """Attack pictures.
+
+        Args:
+            target: what may be asked of the model.
+            images: clean pictures (N, 3, H, W) in [0, 1], on the 8-bit grid; not to be changed in place.
+            objective: the loss to make small.
+            threat: the ball to stay in.
+            generator: all randomness.
+
+        Returns:
+            Attacked pictures, the same shape.
+        """

@@ -1,0 +1,74 @@
+"""What an attack is after, in units of quality, as a loss that it makes small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+
+Kind = Literal["raise", "lower", "reflect", "away", "target"]
+Mirror = Literal["mid", "mean", "label"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective bound to the pictures under attack.
+
+    With quality q of the attacked and q₀ of the clean picture, and the mirror m (0.5, the middle of the range):
+
+        raise     −q                     lower     q
+        reflect   (q − (2m − q₀))²       away      −sign(m − q₀) · q       target    (q − value)²
+
+    Reflecting all pictures exactly turns an SROCC into its negative; `away` pushes each picture across the mirror and on.
+    Both come from our reconstruction of the score reflection attack from the abstracts of arXiv 2404.19567.
+
+    Attributes:
+        kind: one of the five.
+        value: the quality that `target` aims at.
+        clean: clean qualities (N,) as the attacked model gives them.
+        data_mean: mean clean quality over the whole image set.
+        labels: the pictures' labels in [0, 1], (N,), or None.
+        mirror: where `reflect` and `away` fold: mid-range, the data's mean, or each picture's label.
+    """
+
+    kind: Kind
+    clean: torch.Tensor
+    data_mean: float = 0.5
+    labels: torch.Tensor | None = None
+    value: float = 1.0
+    mirror: Mirror = "mid"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"objective {self.kind!r} is not one of {', '.join(get_args(Kind))}")
+        if self.mirror == "label" and self.labels is None:
+            raise ValueError("mirror=label needs a data set with labels")
+
+    def about(self, mirror: Mirror) -> Objective:
+        """The same objective with another mirror."""
+        return replace(self, mirror=mirror)
+
+    def part(self, index: torch.Tensor) -> Objective:
+        """The objective of some of the pictures, by an index or mask (N,)."""
+        return replace(self, clean=self.clean[index], labels=None if self.labels is None else self.labels[index])
+
+    @property
+    def axis(self) -> torch.Tensor:
+        """The mirror's place for each picture, (N,)."""
+        if self.mirror == "label" and self.labels is not None:
+            return self.labels
+        return torch.full_like(self.clean, 0.5 if self.mirror == "mid" else self.data_mean)
+
+    def loss(self, quality: torch.Tensor) -> torch.Tensor:
+        """Loss (N,) of qualities (N,); smaller is a better attack."""
+        if self.kind == "raise":
+            return -quality
+        if self.kind == "lower":
+            return quality
+        if self.kind == "target":
+            return (quality - self.value) ** 2
+        if self.kind == "reflect":
+            return (quality - (2 * self.axis - self.clean)) ** 2
+        # a picture exactly on the mirror is pushed up
+        return torch.where(self.axis >= self.clean, -quality, quality)

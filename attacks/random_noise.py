@@ -1,0 +1,29 @@
+"""`random-noise`: the control. What an attack does not beat, it has not done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Access, Attack, Generators, Target
+from attacks.descent import steepest
+from attacks.objective import Objective
+from attacks.threat import Threat
+
+
+@dataclass(frozen=True)
+class RandomNoise(Attack):
+    """Uniform noise that fills the ball (l2: a random direction to its edge); asks the model nothing."""
+
+    name: ClassVar[str] = "random-noise"
+    access: ClassVar[Access] = "none"
+    control: ClassVar[bool] = True
+
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        noise = generator.uniform(-1, 1, images.shape[1:]).to(images)
+        shift = noise if threat.norm == "linf" else steepest(generator.normal(images.shape[1:]).to(images), "l2")
+        return threat.snap(threat.project(images + threat.size * shift, images), images)

@@ -1,0 +1,73 @@
+"""The threat model: how far a picture may be moved, in pixel units of [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True)
+class Threat:
+    """A ball around each clean picture, and a limit on how often the model may be asked.
+
+    Attributes:
+        norm: "linf" (largest change of a channel of a pixel) or "l2" (Euclidean length of the change of the picture).
+        size: radius in pixel units of [0, 1]; 0.00784 is 2/255.
+        queries: forward passes a picture that an attack may use; None is no limit.
+
+    Raises:
+        ValueError: for an unknown norm, a size that is not in (0, 1] (for l2: not positive) or a limit below 1.
+    """
+
+    norm: Norm = "linf"
+    size: float = 2 / 255
+    queries: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"norm {self.norm!r} is not one of {', '.join(get_args(Norm))}")
+        if not (math.isfinite(self.size) and 0 < self.size and (self.norm == "l2" or self.size <= 1)):
+            raise ValueError(f"eps {self.size:g} is outside (0, 1]; it is in pixel units of [0, 1], such as 2/255")
+        if self.queries is not None and self.queries < 1:
+            raise ValueError(f"a query limit of {self.queries} allows nothing; give at least 1 or leave it out")
+
+    def project(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """The nearest pictures inside the ball and inside [0, 1]; (N, 3, H, W) both.
+
+        For l2 the length is scaled and then clipped to [0, 1], which keeps it inside both.
+        """
+        shift = images - clean
+        if self.norm == "linf":
+            shift = shift.clamp(-self.size, self.size)
+        else:
+            length = shift.flatten(1).norm(dim=1).clamp(min=1e-12)
+            shift = shift * (self.size / length).clamp(max=1).view(-1, 1, 1, 1)
+        return (clean + shift).clamp(0, 1)
+
+    def snap(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Pictures on the 8-bit grid near `images`, inside the ball of the (8-bit) clean pictures.
+
+        For linf to the nearest grid value inside the ball. For l2 towards the clean picture, which only shortens.
+        """
+        shift = (images - clean) * 255
+        if self.norm == "linf":
+            reach = math.floor(self.size * 255 + 1e-4)
+            steps = shift.round().clamp(-reach, reach)
+        else:
+            steps = (shift + 1e-4 * shift.sign()).trunc()
+        return (((clean * 255).round() + steps) / 255).clamp(0, 1)
+
+    def distance(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Distance of each picture in this threat's norm, (N,)."""
+        shift = (images - clean).flatten(1)
+        return shift.abs().amax(dim=1) if self.norm == "linf" else shift.norm(dim=1)
+
+    def holds(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Whether each picture is inside the ball and [0, 1], up to float32 rounding of its largest values, (N,) bool."""
+        inside = self.distance(images, clean) <= self.size * (1 + 1e-4) + 1e-6
+        return inside & (images.flatten(1).amin(dim=1) >= -1e-6) & (images.flatten(1).amax(dim=1) <= 1 + 1e-6)

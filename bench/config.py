@@ -1,0 +1,133 @@
+"""Suites: a YAML file, checked field by field."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from attacks.objective import Kind
+from attacks.threat import Norm
+from bench.errors import UserError
+
+SUITES = Path(__file__).parent / "suites"
+Setting = Literal["oblivious", "adaptive"]
+
+
+def parse_size(value: object) -> object:
+    """``4/255`` or a number to a float."""
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"{value!r} is neither a number nor a fraction like 2/255") from None
+    return value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ThreatConfig(_Strict):
+    """One threat model of a suite."""
+
+    norm: Norm = "linf"
+    eps: Annotated[float, BeforeValidator(parse_size), Field(gt=0, le=1)] = 2 / 255
+    queries: Annotated[int, Field(ge=1)] | None = None
+
+
+class AttackConfig(_Strict):
+    """One attack of a suite; without objectives it follows its own, or `away` if it can follow any."""
+
+    attack: str
+    objectives: list[Kind] | None = None
+
+
+def _attack(value: object) -> object:
+    return {"attack": value} if isinstance(value, str) else value
+
+
+class Suite(_Strict):
+    """What a suite file says; it expands to cells.
+
+    Attributes:
+        name: of the suite.
+        dataset: registry name.
+        limit: at most so many pictures, evenly over the references.
+        models, defenses, attacks: specs such as ``pgd[steps=40]``.
+        threats: threat models.
+        settings: what the attacker knows of the defense.
+        seed: of everything random.
+        batch: pictures at once; changes speed and memory only.
+        draws: over how many random draws a gradient on a stochastic target is averaged.
+    """
+
+    name: str = "custom"
+    dataset: str = "demo"
+    limit: Annotated[int, Field(ge=2)] | None = None
+    models: Annotated[list[str], Field(min_length=1)]
+    defenses: Annotated[list[str], Field(min_length=1)] = ["none"]
+    attacks: Annotated[list[Annotated[AttackConfig, BeforeValidator(_attack)]], Field(min_length=1)]
+    threats: Annotated[list[ThreatConfig], Field(min_length=1)] = [ThreatConfig()]
+    settings: Annotated[list[Setting], Field(min_length=1)] = ["oblivious", "adaptive"]
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch: Annotated[int, Field(ge=1)] = 16
+    draws: Annotated[int, Field(ge=1)] = 8
+
+
+def load_suite(name_or_file: str) -> Suite:
+    """A suite by its name in ``bench/suites`` or by its file.
+
+    Raises:
+        UserError: naming file, line and field.
+    """
+    path = Path(name_or_file)
+    if not path.suffix and (SUITES / f"{name_or_file}.yaml").is_file():
+        path = SUITES / f"{name_or_file}.yaml"
+    try:
+        text = path.read_text()
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(file.stem for file in SUITES.glob("*.yaml")))
+        reason = getattr(error, "strerror", None) or "not text"
+        raise UserError(f"{path}: cannot be read ({reason}); give a YAML file or one of the suites {known}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{mark.line + 1}: " if mark else " "
+        raise UserError(f"{path}:{line}not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}:1: a suite is a mapping with models, defenses, attacks, …")
+    return validated(content, lambda loc: f"{path}:{_line(node, loc)}")
+
+
+def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suite:
+    """A suite from plain data; `place` turns a field's path into words for the error line."""
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "no such field"
+        field = ".".join(map(str, first["loc"]))
+        given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
+        raise UserError(f"{place(first['loc'])}: field {field}: {message}{given}") from None
+
+
+def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
+    """Line of the deepest node along a field's path."""
+    line = 1
+    for step in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == step]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line

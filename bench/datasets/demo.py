@@ -1,0 +1,122 @@
+"""`demo`: the embedded data set. Six pictures that ship inside scikit-image and scikit-learn, distorted here.
+
+    astronaut, chelsea, coffee, rocket   scikit-image: NASA (public domain), S. van der Walt, R. Michel, SpaceX (all CC0)
+    china, flower                        scikit-learn; "China", danielbuechele, and "Dahlia", DAMIEN, both CC BY 2.0
+
+Two crops of each, 192×192, nineteen distortion types in five levels and the pristine crop: 1,152 pictures. Their labels
+are pseudo-MOS (see `bench.datasets.pseudo_mos`), not human ratings. ``demo.csv`` holds label and sha256 of every
+picture's pixels; pictures are built once into the user's cache folder and checked against it whenever they are read.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import platformdirs
+import torch
+from PIL import Image
+
+from bench.datasets.base import ImageDataset, Sample, read_picture
+from bench.datasets.distortions import DISTORTIONS, Picture
+from bench.errors import UserError
+
+MANIFEST = Path(__file__).with_name("demo.csv")
+SIDE = 192
+CROPS = {
+    "astronaut": ((20, 130), (310, 60)),
+    "chelsea": ((60, 60), (100, 259)),
+    "coffee": ((60, 180), (190, 390)),
+    "rocket": ((130, 230), (235, 20)),
+    "china": ((100, 180), (225, 420)),
+    "flower": ((43, 200), (235, 300)),
+}
+"""Top left corners (row, column) of the crops of each picture."""
+
+
+def _source(name: str) -> Picture:
+    if name in ("china", "flower"):
+        from sklearn.datasets import load_sample_image
+
+        loaded: Picture = load_sample_image(f"{name}.jpg")
+        return loaded
+    from skimage import data
+
+    loaded = getattr(data, name)()
+    return loaded
+
+
+def render() -> Iterator[tuple[str, str, str, int, Picture]]:
+    """Every picture of the set: (image_id, reference_id, distortion, level, pixels); level 0 is pristine."""
+    for name, corners in CROPS.items():
+        source = _source(name)
+        for number, (top, left) in enumerate(corners):
+            crop = np.ascontiguousarray(source[top : top + SIDE, left : left + SIDE])
+            yield f"{name}-{number}-pristine", name, "pristine", 0, crop
+            for distortion in DISTORTIONS:
+                for level in range(1, 6):
+                    image_id = f"{name}-{number}-{distortion.name}-{level}"
+                    seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:4], "big")
+                    yield image_id, name, distortion.name, level, distortion.apply(crop, level, np.random.RandomState(seed))
+
+
+def pixel_hash(picture: Picture) -> str:
+    """sha256 of the pixels, row by row, RGB."""
+    return hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """``IQARENA_CACHE`` or the platform's cache folder for this project."""
+    return Path(os.environ.get("IQARENA_CACHE") or platformdirs.user_cache_dir("iqarena"))
+
+
+class Demo(ImageDataset):
+    """The embedded set; building it takes some seconds, once."""
+
+    name = "demo"
+    label_kind = "pseudo-MOS"
+
+    def __init__(self) -> None:
+        table = pd.read_csv(MANIFEST)
+        self.samples = [Sample(i, r, float(m)) for i, r, m in zip(table.image_id, table.reference_id, table.mos, strict=True)]
+        self.hashes: list[str] = list(table.sha256)
+        self.fingerprint = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the pictures are; they are built on first use, under a temporary name, and renamed when whole."""
+        folder = cache_folder() / f"demo-{self.fingerprint[:16]}"
+        if folder.is_dir():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix="demo-part-", dir=folder.parent))
+        try:
+            for (image_id, *_, picture), expected in zip(render(), self.hashes, strict=True):
+                if pixel_hash(picture) != expected:
+                    raise UserError(
+                        f"demo picture {image_id}: the pixels built here differ from the manifest's; "
+                        "another version of Pillow, NumPy or SciPy than tested, please report yours"
+                    )
+                Image.fromarray(picture).save(part / f"{image_id}.png", compress_level=1)
+            try:
+                part.rename(folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return folder
+
+    def picture(self, index: int) -> torch.Tensor:
+        path = self.folder / f"{self.samples[index].image_id}.png"
+        picture = read_picture(path)
+        if pixel_hash(picture.permute(1, 2, 0).numpy()) != self.hashes[index]:
+            raise UserError(f"{path}: not the picture of the manifest; delete the folder {self.folder} to have it built anew")
+        return picture

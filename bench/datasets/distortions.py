@@ -1,0 +1,211 @@
+"""Nineteen picture distortions in five levels, of the kinds KADID-10k is made of (Lin, Hosu, Saupe, QoMEX 2019).
+
+Each function takes a picture (H, W, 3) uint8, a strength out of its ladder and a random stream, and returns a picture
+of the same shape and type. Only elementary float64 arithmetic, frozen ``RandomState`` streams and the codecs of Pillow
+are used, so that the same call gives the same bytes on every machine.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+Picture = NDArray[np.uint8]
+Reals = NDArray[np.float64]
+Stream = np.random.RandomState
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """One distortion type: ``apply(picture, level, stream)`` with a level in [0, 5]; 0 would be (nearly) the picture."""
+
+    name: str
+    ladder: tuple[float, float, float, float, float]
+    distort: Callable[[Picture, float, Stream], Picture]
+
+    def apply(self, picture: Picture, level: float, stream: Stream) -> Picture:
+        """Distort at a level from 1 (mild) to 5 (severe); levels between the five are interpolated on the ladder."""
+        strength = float(np.interp(level, [1, 2, 3, 4, 5], self.ladder))
+        return self.distort(picture, strength, stream)
+
+
+def _store(values: Reals) -> Picture:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _with_luma(picture: Picture, change: Callable[[Reals], Reals]) -> Picture:
+    """Change the luma and keep the chroma differences."""
+    values = picture.astype(np.float64)
+    luma = values @ _LUMA
+    return _store(values + (change(luma) - luma)[..., None])
+
+
+def _convolve(picture: Picture, kernel: Reals) -> Picture:
+    values = picture.astype(np.float64)
+    return _store(np.stack([ndimage.convolve(values[..., c], kernel, mode="reflect") for c in range(3)], axis=-1))
+
+
+def _through_codec(picture: Picture, codec: str, **options: object) -> Picture:
+    stored = io.BytesIO()
+    Image.fromarray(picture).save(stored, codec, **options)
+    with Image.open(stored) as decoded:
+        return np.asarray(decoded.convert("RGB"))
+
+
+def gaussian_blur(picture: Picture, sigma: float, stream: Stream) -> Picture:
+    return _store(ndimage.gaussian_filter(picture.astype(np.float64), (sigma, sigma, 0), mode="reflect"))
+
+
+def lens_blur(picture: Picture, radius: float, stream: Stream) -> Picture:
+    """Blur with a disc, anti-aliased at its rim."""
+    size = int(np.ceil(radius))
+    y, x = np.mgrid[-size : size + 1, -size : size + 1].astype(np.float64)
+    disc = np.clip(radius + 0.5 - np.sqrt(x * x + y * y), 0, 1)
+    return _convolve(picture, disc / disc.sum())
+
+
+def motion_blur(picture: Picture, length: float, stream: Stream) -> Picture:
+    """Average along a line in a random direction."""
+    angle = stream.uniform(0, np.pi)
+    size = int(np.ceil(length / 2))
+    kernel = np.zeros((2 * size + 1, 2 * size + 1))
+    for step in np.linspace(-length / 2, length / 2, 8 * size + 1):
+        kernel[size + int(np.rint(step * np.sin(angle))), size + int(np.rint(step * np.cos(angle)))] += 1
+    return _convolve(picture, kernel / kernel.sum())
+
+
+def jpeg(picture: Picture, quality: float, stream: Stream) -> Picture:
+    return _through_codec(picture, "JPEG", quality=int(round(quality)))
+
+
+def jpeg2000(picture: Picture, ratio: float, stream: Stream) -> Picture:
+    """JPEG 2000 with the reversible wavelet, cut at a compression ratio."""
+    return _through_codec(picture, "JPEG2000", quality_mode="rates", quality_layers=[int(round(ratio))], irreversible=False)
+
+
+def white_noise(picture: Picture, sigma: float, stream: Stream) -> Picture:
+    return _store(picture + stream.normal(0, sigma, picture.shape))
+
+
+def color_noise(picture: Picture, sigma: float, stream: Stream) -> Picture:
+    """Noise in the two chroma planes only."""
+    noise = stream.normal(0, sigma, picture.shape)
+    return _store(picture + noise - (noise @ _LUMA)[..., None])
+
+
+def impulse_noise(picture: Picture, share: float, stream: Stream) -> Picture:
+    out = picture.copy()
+    hit = stream.uniform(size=picture.shape) < share
+    out[hit] = np.where(stream.uniform(size=picture.shape) < 0.5, 0, 255)[hit]
+    return out
+
+
+def multiplicative_noise(picture: Picture, sigma: float, stream: Stream) -> Picture:
+    return _store(picture * (1 + stream.normal(0, sigma, picture.shape)))
+
+
+def color_shift(picture: Picture, pixels: float, stream: Stream) -> Picture:
+    """Move red and blue apart in a random direction, as a bad lens does."""
+    angle = stream.uniform(0, 2 * np.pi)
+    offset = np.array([pixels * np.sin(angle), pixels * np.cos(angle)])
+    values = picture.astype(np.float64)
+    for channel, way in ((0, 1.0), (2, -1.0)):
+        values[..., channel] = ndimage.shift(values[..., channel], way * offset, order=1, mode="reflect")
+    return _store(values)
+
+
+def saturation(picture: Picture, factor: float, stream: Stream) -> Picture:
+    """Scale the chroma; below 1 fades colours, and a negative factor turns them into their complements."""
+    values = picture.astype(np.float64)
+    gray = (values @ _LUMA)[..., None]
+    return _store(gray + factor * (values - gray))
+
+
+def contrast(picture: Picture, factor: float, stream: Stream) -> Picture:
+    """Pull the luma towards its mean."""
+    return _with_luma(picture, lambda luma: luma.mean() + factor * (luma - luma.mean()))
+
+
+def brighten(picture: Picture, amount: float, stream: Stream) -> Picture:
+    """Lift dark and middle tones along a parabola that keeps black and white."""
+    return _with_luma(picture, lambda luma: luma + 4 * amount * (luma / 255) * (1 - luma / 255))
+
+
+def darken(picture: Picture, amount: float, stream: Stream) -> Picture:
+    """Lower the middle tones along the same parabola."""
+    return brighten(picture, -amount, stream)
+
+
+def sharpen(picture: Picture, amount: float, stream: Stream) -> Picture:
+    """Unsharp masking, overdone."""
+    values = picture.astype(np.float64)
+    return _store(values + amount * (values - ndimage.gaussian_filter(values, (1.5, 1.5, 0), mode="reflect")))
+
+
+def quantization(picture: Picture, levels: float, stream: Stream) -> Picture:
+    """Leave so many values a channel."""
+    steps = int(round(levels)) - 1
+    return _store(np.rint(picture.astype(np.float64) / 255 * steps) / steps * 255)
+
+
+def pixelate(picture: Picture, size: float, stream: Stream) -> Picture:
+    """Replace square blocks by their mean."""
+    block = int(round(size))
+    height, width = picture.shape[:2]
+    rows, columns = np.arange(height) // block, np.arange(width) // block
+    labels = rows[:, None] * (columns.max() + 1) + columns[None, :]
+    index = np.arange(labels.max() + 1)
+    planes = [ndimage.mean(picture[..., c].astype(np.float64), labels, index)[labels] for c in range(3)]
+    return _store(np.stack(planes, axis=-1))
+
+
+def jitter(picture: Picture, reach: float, stream: Stream) -> Picture:
+    """Fetch each pixel from a random place nearby."""
+    height, width = picture.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    y = np.clip(y + np.rint(stream.uniform(-reach, reach, y.shape)).astype(int), 0, height - 1)
+    x = np.clip(x + np.rint(stream.uniform(-reach, reach, x.shape)).astype(int), 0, width - 1)
+    return picture[y, x]
+
+
+def block_errors(picture: Picture, count: float, stream: Stream) -> Picture:
+    """Overwrite 16×16 blocks by a copy from elsewhere, as a broken stream does."""
+    out = picture.copy()
+    height, width = picture.shape[:2]
+    for _ in range(int(round(count * height * width / 192**2))):
+        to_y, from_y = stream.randint(0, height - 16, 2)
+        to_x, from_x = stream.randint(0, width - 16, 2)
+        out[to_y : to_y + 16, to_x : to_x + 16] = picture[from_y : from_y + 16, from_x : from_x + 16]
+    return out
+
+
+DISTORTIONS: tuple[Distortion, ...] = (
+    Distortion("gaussian-blur", (0.6, 1.0, 1.6, 2.6, 4.2), gaussian_blur),
+    Distortion("lens-blur", (1.0, 1.7, 2.6, 4.0, 6.0), lens_blur),
+    Distortion("motion-blur", (2.5, 5, 8, 13, 20), motion_blur),
+    Distortion("jpeg", (45, 25, 14, 8, 4), jpeg),
+    Distortion("jpeg2000", (16, 32, 60, 110, 200), jpeg2000),
+    Distortion("white-noise", (4, 9, 17, 30, 52), white_noise),
+    Distortion("color-noise", (8, 16, 28, 48, 80), color_noise),
+    Distortion("impulse-noise", (0.004, 0.015, 0.04, 0.1, 0.22), impulse_noise),
+    Distortion("multiplicative-noise", (0.04, 0.09, 0.17, 0.3, 0.5), multiplicative_noise),
+    Distortion("color-shift", (0.8, 1.6, 3, 5, 8), color_shift),
+    Distortion("saturation", (0.7, 0.4, 0.1, -0.3, -0.8), saturation),
+    Distortion("contrast", (0.8, 0.6, 0.42, 0.28, 0.16), contrast),
+    Distortion("brighten", (15, 30, 48, 68, 90), brighten),
+    Distortion("darken", (12, 24, 38, 52, 63), darken),
+    Distortion("sharpen", (0.6, 1.3, 2.6, 5, 10), sharpen),
+    Distortion("quantization", (24, 13, 8, 5, 3), quantization),
+    Distortion("pixelate", (2, 3, 4, 6, 9), pixelate),
+    Distortion("jitter", (0.7, 1.2, 2.0, 3.2, 5.0), jitter),
+    Distortion("block-errors", (3, 8, 17, 32, 60), block_errors),
+)
+"""Nineteen types; each ladder goes from mild to severe."""

@@ -1,0 +1,73 @@
+"""From a suite to cells: the units of work, of resume and of the table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from attacks.objective import Kind
+from attacks.threat import Norm, Threat
+from bench.config import Setting, Suite
+from bench.registry import ATTACKS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination; everything as written in the suite."""
+
+    dataset: str
+    model: str
+    defense: str
+    attack: str
+    objective: Kind
+    norm: Norm
+    eps: float
+    queries: int | None
+    setting: Setting
+    seed: int
+    draws: int
+
+    @property
+    def threat(self) -> Threat:
+        """The threat model."""
+        return Threat(self.norm, self.eps, self.queries)
+
+    @property
+    def crafted_on(self) -> str:
+        """The defense whose surrogate the attack sees; `none` where it does not know of the defense."""
+        return self.defense if self.setting == "adaptive" else "none"
+
+    @property
+    def crafting(self) -> str:
+        """Names what the attacked pictures depend on; cells that agree in it share them."""
+        parts = asdict(self) | {"defense": self.crafted_on}
+        del parts["setting"]
+        return json.dumps(parts, sort_keys=True)
+
+
+def digest(*parts: object) -> str:
+    """sha256 of some values, in hex."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def expand(suite: Suite) -> list[Cell]:
+    """All cells of a suite, those that share attacked pictures next to each other.
+
+    Raises:
+        UserError: for an unknown attack.
+    """
+    cells = []
+    for model in suite.models:
+        for attack in suite.attacks:
+            able = ATTACKS.build(attack.attack).objectives
+            for objective in attack.objectives or (["away"] if "away" in able else list(able)):
+                for threat in suite.threats:
+                    for defense in suite.defenses:
+                        for setting in suite.settings:
+                            cells.append(
+                                Cell(suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
+                                     threat.queries, setting, suite.seed, suite.draws)
+                            )  # fmt: skip
+    first = {cell.crafting: place for place, cell in reversed(list(enumerate(cells)))}
+    return sorted(dict.fromkeys(cells), key=lambda cell: first[cell.crafting])

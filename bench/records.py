@@ -1,0 +1,125 @@
+"""What finished cells leave on disk, and the table that is rebuilt from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import UserError
+from bench.measures import MEASURES
+
+VERSION = 1
+IMAGE_COLUMNS = [
+    "image_id", "reference_id", "mos", "clean_quality", "adv_quality", "undefended_clean_quality", "linf", "l2", "l0",
+    "psnr", "ssim", "forwards", "backwards", "status",
+]  # fmt: skip
+CELL_COLUMNS = ["dataset", "model", "defense", "attack", "objective", "norm", "eps", "setting", "seed"]
+MEASURE_COLUMNS = [f"{name}{end}" for name in MEASURES for end in ("", "_lo", "_hi")]
+COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backwards_mean", "seconds", "flags"]
+SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *MEASURE_COLUMNS, *COST_COLUMNS]
+
+
+class Records:
+    """A results folder: ``cells/<cell_id>/{record.json, images.csv}`` and ``summary.csv``.
+
+    A cell's folder is written under a temporary name and renamed, so it is whole or not there. A cell that did not end
+    ``ok`` is kept for the table but counts as not done.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cells = folder / "cells"
+
+    def prepare(self) -> None:
+        """Make the folder.
+
+        Raises:
+            UserError: where it cannot be written to.
+        """
+        try:
+            self.cells.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f".writable-{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written to ({error.strerror}); choose another --out") from None
+
+    def read(self, cell_id: str) -> dict[str, Any] | None:
+        """The record of a cell; None where there is none, or where it is damaged and has to be made again."""
+        folder = self.cells / cell_id
+        try:
+            record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+            images = (folder / "images.csv").read_bytes()
+            whole = record["images_sha256"] == hashlib.sha256(images).hexdigest() and record["cell_id"] == cell_id
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return record if whole else None
+
+    def images(self, cell_id: str) -> pd.DataFrame:
+        """The rows of a cell."""
+        return pd.read_csv(self.cells / cell_id / "images.csv", dtype={"image_id": str, "reference_id": str})
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        """All whole records, in the order of the table."""
+        found = [record for folder in sorted(self.cells.glob("[!.]*")) if (record := self.read(folder.name))]
+        yield from sorted(found, key=lambda r: (*(str(r["cell"][column]) for column in CELL_COLUMNS), r["cell_id"]))
+
+    def write(self, record: dict[str, Any], images: pd.DataFrame) -> None:
+        """Store a finished cell, replacing an earlier failure.
+
+        Raises:
+            UserError: where the disk is full or read-only; what was there before is still there.
+        """
+        folder = self.cells / str(record["cell_id"])
+        part = self.cells / f".{folder.name}.{os.getpid()}.part"
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            table = images[IMAGE_COLUMNS].to_csv(index=False, float_format="%.9g").encode()
+            record = {"version": VERSION, **record, "images_sha256": hashlib.sha256(table).hexdigest()}
+            _write_synced(part / "images.csv", table)
+            _write_synced(part / "record.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+            if folder.exists():
+                old = self.cells / f".{folder.name}.{os.getpid()}.old"
+                folder.rename(old)
+                part.rename(folder)
+                shutil.rmtree(old)
+            else:
+                part.rename(folder)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror}); finished cells are kept, "
+                "make room or choose another --out and run the same command again"
+            ) from None
+
+    def rebuild_summary(self) -> pd.DataFrame:
+        """Write ``summary.csv`` from the records, one row a cell, and return it."""
+        rows = [
+            {"cell_id": record["cell_id"], **{c: record["cell"][c] for c in CELL_COLUMNS}, "n_images": record["n_images"],
+             "status": record["status"], **record["measures"], **record["costs"], "flags": " ".join(record["flags"])}
+            for record in self.all()
+        ]  # fmt: skip
+        table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+        part = self.folder / f".summary.{os.getpid()}.part"
+        try:
+            _write_synced(part, table.to_csv(index=False, float_format="%.6g").encode())
+            part.replace(self.folder / "summary.csv")
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UserError(f"{self.folder / 'summary.csv'}: cannot be written ({error.strerror})") from None
+        return table
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

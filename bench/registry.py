@@ -1,0 +1,209 @@
+"""Finds models, defenses, attacks and data sets by name.
+
+A thing is registered by being there: a class with a `name` in a module of the packages ``models``, ``defenses`` or
+``attacks``, or behind an entry point of the group ``iqarena.models``, ``iqarena.defenses`` or ``iqarena.attacks``, or
+in a file named as ``file:path.py:Class``. What cannot be imported stays visible, with its error.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from attacks.base import Attack
+from bench.errors import UserError
+from defenses.base import Defense
+from models.base import QualityModel
+
+T = TypeVar("T")
+
+_SPEC = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<parameters>.*)\])?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered name: its class, or the error that kept it from loading."""
+
+    name: str
+    made: type[T] | None
+    error: str = ""
+    bridge: bool = False
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """``pgd[steps=40,restarts=5]`` to its name and parameters; values are read as YAML scalars.
+
+    Raises:
+        UserError: where brackets or ``key=value`` pairs are broken.
+    """
+    match = _SPEC.fullmatch(spec.strip())
+    if match is None:
+        raise UserError(f"{spec!r} is not of the form name or name[parameter=value,…]")
+    parameters: dict[str, Any] = {}
+    for pair in filter(None, (match["parameters"] or "").split(",")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"{spec!r}: {pair!r} is not parameter=value")
+        parameters[key.strip()] = yaml.safe_load(value)
+    return match["name"], parameters
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint for an unknown word."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
+
+
+class Registry(Generic[T]):
+    """All classes of one kind."""
+
+    def __init__(self, kind: str, package: str, base: type[T]) -> None:
+        self.kind, self.package, self.base = kind, package, base
+
+    @cached_property
+    def entries(self) -> dict[str, Entry[T]]:
+        """Every registered name; a second owner of a name is an error entry, never a silent winner."""
+        found: dict[str, Entry[T]] = {}
+        for entry in [*self._built_in(), *self._installed()]:
+            if entry.name in found and found[entry.name].made is not entry.made:
+                entry = Entry(entry.name, None, f"two {self.kind}s are called {entry.name}; rename one")
+            found[entry.name] = entry
+        return found
+
+    def _built_in(self) -> Iterator[Entry[T]]:
+        package = importlib.import_module(self.package)
+        for module_info in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+            try:
+                module = importlib.import_module(module_info.name)
+            except Exception as error:  # a broken plugin must not take the others with it
+                yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, f"{type(error).__name__}: {error}")
+                continue
+            yield from (Entry(_name(made), made) for made in self._classes(module))
+
+    def _installed(self) -> Iterator[Entry[T]]:
+        for point in entry_points(group=f"iqarena.{self.package}"):
+            try:
+                made = point.load()
+                if not (inspect.isclass(made) and issubclass(made, self.base)):
+                    raise TypeError(f"{point.value} is no {self.base.__name__}")
+                yield Entry(point.name, made)
+            except Exception as error:
+                yield Entry(point.name, None, f"{type(error).__name__}: {error}")
+
+    def _classes(self, module: ModuleType) -> list[type[T]]:
+        return [
+            made
+            for made in vars(module).values()
+            if inspect.isclass(made) and issubclass(made, self.base) and made.__module__ == module.__name__
+            and not inspect.isabstract(made) and _name(made)
+        ]  # fmt: skip
+
+    def find(self, name: str) -> type[T]:
+        """The class behind a name, a bridge's ``prefix:Class`` or a file's ``file:path.py:Class``.
+
+        Raises:
+            UserError: for an unknown or broken one.
+        """
+        if name.startswith("file:"):
+            return self._from_file(name)
+        entry = self.entries.get(name) or self.entries.get(name.partition(":")[0] + ":")
+        if entry is None:
+            raise UserError(f"unknown {self.kind} {name!r}; {nearest(name, self.names())}")
+        if entry.made is None:
+            raise UserError(f"{self.kind} {name!r} is broken: {entry.error}")
+        return entry.made
+
+    def _from_file(self, name: str) -> type[T]:
+        path, _, class_name = name.removeprefix("file:").rpartition(":")
+        file = Path(path)
+        if not file.is_file():
+            raise UserError(f"{name!r}: give it as file:path.py:Class, with a file that exists")
+        module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+        if module_name not in sys.modules:
+            loading = importlib.util.spec_from_file_location(module_name, file)
+            assert loading is not None and loading.loader is not None
+            module = importlib.util.module_from_spec(loading)
+            sys.modules[module_name] = module
+            try:
+                loading.loader.exec_module(module)
+            except Exception as error:
+                del sys.modules[module_name]
+                raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {error})") from None
+        made = vars(sys.modules[module_name]).get(class_name)
+        if not (inspect.isclass(made) and issubclass(made, self.base)):
+            raise UserError(f"{file}: holds no {self.base.__name__} called {class_name!r}")
+        return made
+
+    def names(self) -> list[str]:
+        """All names that can be asked for, bridges by each of their variants, sorted."""
+        out = []
+        for entry in self.entries.values():
+            variants = getattr(entry.made, "variants", None)
+            out += [f"{entry.name}{variant}" for variant in variants()] if variants else [entry.name]
+        return sorted(out)
+
+    def build(self, spec: str) -> T:
+        """An object from ``name`` or ``name[parameter=value,…]``.
+
+        Raises:
+            UserError: for unknown names or parameters, or values of the wrong type.
+        """
+        name, parameters = parse_spec(spec)
+        made = self.find(name)
+        if not is_dataclass(made):
+            if parameters:
+                raise UserError(f"{self.kind} {name!r} takes no parameters")
+            return made()
+        if name not in self.entries and ":" in name and not name.startswith("file:"):
+            parameters = {"variant": name.partition(":")[2], "parameters": parameters}
+        known = [f.name for f in fields(made) if f.init]
+        for key in parameters:
+            if key not in known:
+                raise UserError(f"{self.kind} {name!r} has no parameter {key!r}; {nearest(key, known)}")
+        try:
+            return TypeAdapter(made).validate_python(parameters)  # type: ignore[return-value]
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or name
+            raise UserError(f"{self.kind} {spec!r}: {where}: {first['msg']}") from None
+
+
+def _name(made: type[Any]) -> str:
+    """The registry name of a class: its own `name`, or for a model its `info.name`."""
+    own = vars(made).get("name") or getattr(vars(made).get("info"), "name", "")
+    return str(own)
+
+
+def source_hash(thing: object) -> str:
+    """Hash of the code of the module that defines an object's class; comments and docstrings do not matter."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[type(thing).__module__]))
+    except (OSError, TypeError):
+        return ""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body.pop(0)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+MODELS: Registry[QualityModel] = Registry("model", "models", QualityModel)  # type: ignore[type-abstract]
+DEFENSES: Registry[Defense] = Registry("defense", "defenses", Defense)  # type: ignore[type-abstract]
+ATTACKS: Registry[Attack] = Registry("attack", "attacks", Attack)  # type: ignore[type-abstract]

@@ -1,0 +1,162 @@
+"""All that an attack sees of a model: qualities and gradients, counted picture by picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from attacks.base import Access
+from models.base import QualityModel
+
+
+class ModelError(Exception):
+    """A model that broke its contract."""
+
+
+class TargetError(Exception):
+    """An attack that asked for what it may not have."""
+
+
+class Counts:
+    """Forward and backward passes of each picture of a batch."""
+
+    def __init__(self, count: int) -> None:
+        self.forwards = torch.zeros(count, dtype=torch.int64)
+        self.backwards = torch.zeros(count, dtype=torch.int64)
+        self.zero_gradients = torch.zeros(count, dtype=torch.int64)
+
+
+class Target:
+    """A model under attack by one batch of pictures.
+
+    Args:
+        model: what is attacked.
+        count: pictures in the batch.
+        access: what the attack declared; a score-only attack gets no gradient.
+        queries: forward passes allowed a picture, or None.
+        draws: for a stochastic model, random draws that each answer is averaged over (each is counted).
+        seed: of a stochastic model's draws.
+
+    Every picture batch that comes in must have `count` pictures, in the same order; `part` makes a target for fewer.
+    """
+
+    def __init__(
+        self, model: QualityModel, count: int, access: Access, *, queries: int | None = None, draws: int = 1, seed: int = 0
+    ) -> None:
+        self.model, self.access, self.queries = model, access, queries
+        self.draws = draws if model.info.stochastic else 1
+        self.seed = seed
+        self.counts = Counts(count)
+        self.index = torch.arange(count)
+
+    def part(self, index: torch.Tensor) -> Target:
+        """The same target for some of the pictures; counts add up in the whole."""
+        some = Target.__new__(Target)
+        some.__dict__.update(self.__dict__)
+        some.index = self.index[index.cpu()]
+        return some
+
+    @property
+    def queries_left(self) -> int | None:
+        """Forward passes still allowed to every picture."""
+        if self.queries is None:
+            return None
+        used = int(self.counts.forwards[self.index].max()) if len(self.index) else 0
+        return max(self.queries - used, 0)
+
+    def quality(self, images: torch.Tensor) -> torch.Tensor:
+        """Qualities (N,), without a graph."""
+        self._need("score")
+        with torch.inference_mode():
+            qualities = self._forward(images)
+        return qualities.clone()
+
+    def quality_and_grad(
+        self, images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Qualities (N,) and the gradient of ``loss(qualities)`` by the pictures."""
+        self._need("gradient")
+        with torch.enable_grad():
+            leaf = images.detach().clone().requires_grad_()
+            qualities = self._forward(leaf)
+            if not qualities.requires_grad:
+                raise ModelError(f"{self.model.info.name}: no gradient reaches the pixels")
+            (gradient,) = torch.autograd.grad(loss(qualities).sum(), leaf)
+        self._count_backward(gradient)
+        return qualities.detach(), gradient
+
+    def module(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+        """A differentiable module from pictures to ``loss(qualities)``, counted like everything else."""
+        self._need("gradient")
+        return _Counted(self, loss)
+
+    def _need(self, access: Access) -> None:
+        allowed = {"gradient": {"gradient", "score"}, "score": {"score"}, "none": set()}[self.access]
+        if access not in allowed:
+            raise TargetError(f"the attack declared access={self.access!r} and asked for a {access}")
+
+    def _count_backward(self, gradient: torch.Tensor) -> None:
+        self.counts.backwards[self.index] += self.draws
+        dead = ~(gradient.flatten(1).abs().amax(dim=1) > 0)  # zero or NaN
+        self.counts.zero_gradients[self.index] += dead.cpu().long()
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) != len(self.index):
+            raise TargetError(f"{len(images)} pictures came in for a batch of {len(self.index)}; use target.part for fewer")
+        if (left := self.queries_left) is not None and left < self.draws:
+            raise TargetError(f"the query limit of {self.queries} forward passes a picture is used up")
+        self.counts.forwards[self.index] += self.draws
+        if not self.model.info.stochastic:
+            return checked_quality(self.model, images)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed + int(self.counts.forwards.max()))
+            return torch.stack([checked_quality(self.model, images) for _ in range(self.draws)]).mean(0)
+
+
+class _Counted(nn.Module):
+    """What other libraries get instead of the model."""
+
+    def __init__(self, target: Target, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.target, self.loss = target, loss
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        qualities = self.target._forward(images)
+        if images.requires_grad:
+            images.register_hook(self.target._count_backward)
+        return self.loss(qualities)
+
+
+def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
+    """Qualities (N,) in float32.
+
+    Raises:
+        ModelError: where the model returns another shape or an integer type.
+    """
+    raw = model.quality(images)
+    if raw.shape != (len(images),) or not raw.is_floating_point():
+        raise ModelError(
+            f"{model.info.name}: returned {raw.dtype} of shape {tuple(raw.shape)} for {len(images)} pictures; "
+            f"a model returns real scores of shape ({len(images)},)"
+        )
+    return raw.float()
+
+
+@contextmanager
+def frozen(model: QualityModel) -> Iterator[QualityModel]:
+    """The model in eval mode and without gradients to its weights, as long as the context lasts."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    for parameter, _ in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)

@@ -1,0 +1,92 @@
+"""What a defense is here: something that turns a model into one that should be harder to fool."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+
+from models.base import QualityModel
+from models.zoo import load_weights, weight_file
+
+Kind = Literal["none", "purification", "architecture", "training", "certified"]
+
+
+class DoesNotApply(Exception):
+    """Raised by `Defense.protect` where a defense does not fit a model; the message says why, and the cell is skipped."""
+
+
+class Defense(ABC):
+    """A defense: a frozen dataclass of its parameters; the model arrives at call time.
+
+    Class attributes:
+        name: registry name.
+        kind: what it changes.
+        stochastic: whether the protected model draws random numbers (from torch's global stream).
+        surrogate_kind: how an adaptive attacker gets a gradient: exact, smooth stand-in or identity (BPDA).
+        paper: where it comes from.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    stochastic: ClassVar[bool] = False
+    surrogate_kind: ClassVar[Literal["exact", "smooth", "identity"]] = "exact"
+    paper: ClassVar[str] = ""
+
+    @abstractmethod
+    def protect(self, model: QualityModel) -> QualityModel:
+        """What is deployed and scored.
+
+        Raises:
+            DoesNotApply: where the defense does not fit the model.
+        """
+
+    def surrogate(self, model: QualityModel) -> QualityModel:
+        """What an adaptive attacker differentiates; the deployed model itself unless that has no useful gradient."""
+        return self.protect(model)
+
+
+@dataclass(frozen=True)
+class TrainedDefense(Defense):
+    """A recipe for training a model; `protect` swaps in weights that the recipe made.
+
+    Attributes:
+        weights: a safetensors file; empty means the zoo's file for the model and this defense.
+
+    Class attributes:
+        passes_an_image: forward+backward passes that one training picture costs.
+    """
+
+    kind: ClassVar[Kind] = "training"
+    passes_an_image: ClassVar[int]
+
+    weights: str = ""
+
+    def prepare(self, model: QualityModel) -> QualityModel:
+        """The network to be trained: a copy of the model, or one built around a copy.
+
+        Raises:
+            DoesNotApply: where the recipe cannot train this kind of model.
+        """
+        if not model.info.differentiable:
+            raise DoesNotApply(f"{self.name} trains by gradient, and {model.info.name} has none")
+        return copy.deepcopy(model)
+
+    @abstractmethod
+    def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        """The recipe: a scalar from pictures (N, 3, H, W), labels (N,) in [0, 1] and progress from 0 to 1."""
+
+    def protect(self, model: QualityModel) -> QualityModel:
+        path = Path(self.weights) if self.weights else weight_file(model.info.name, self.name)
+        protected = self.prepare(model)
+        if not self.weights and not path.is_file():
+            raise DoesNotApply(
+                f"no trained weights of {self.name} for {model.info.name}; "
+                f"make them with `iqarena train --model {model.info.name} --defense {self.name} …`"
+            )
+        protected.info = replace(protected.info, weights_sha256=load_weights(protected, path))
+        return protected.eval()

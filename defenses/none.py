@@ -1,0 +1,27 @@
+"""`none`: the model as it is, and the plain recipe that undefended weights are trained by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from defenses.base import Kind, TrainedDefense
+from defenses.training.loop import regression
+from models.base import QualityModel
+
+
+@dataclass(frozen=True)
+class NoDefense(TrainedDefense):
+    """No defense. As a training recipe: squared error on clean pictures, one pass a picture."""
+
+    name: ClassVar[str] = "none"
+    kind: ClassVar[Kind] = "none"
+    passes_an_image: ClassVar[int] = 1
+
+    def protect(self, model: QualityModel) -> QualityModel:
+        return model
+
+    def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        return regression(model, images, labels).mean()

@@ -1,0 +1,244 @@
+"""The one training loop: every recipe, the undefended one included, trains through it at a stated budget.
+
+The budget counts *passes*: one pass is one forward and one backward of one picture, whether it serves the weights or an
+inner attacker. So recipes are compared at equal compute, not at equal epochs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from scipy import stats
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from models.base import QualityModel
+
+Loss = Callable[[QualityModel, torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""``loss(model, images, labels, progress)`` → scalar; `progress` runs from 0 to 1 over the budget."""
+
+
+class LabelledPictures(Protocol):
+    """What training needs of a data set."""
+
+    def __len__(self) -> int: ...
+    def picture(self, index: int) -> torch.Tensor:
+        """(3, H, W) uint8."""
+
+    def mos(self, index: int) -> float:
+        """Label in [0, 1], 1 = best."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train.
+
+    Attributes:
+        passes: the budget, in forward+backward passes of one picture.
+        batch: pictures a step.
+        crop: side of the random crops in pixels.
+        learning_rate: peak of a one-cycle schedule (5 % warm-up, cosine to zero).
+        weight_decay: of AdamW.
+        ema: decay a step of the averaged weights, which are what is kept.
+        seed: of order, crops, flips and inner attacks.
+        workers: processes that decode pictures.
+        minutes_between_checkpoints: a killed run loses at most this.
+    """
+
+    passes: int = 500_000
+    batch: int = 32
+    crop: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    ema: float = 0.999
+    seed: int = 0
+    workers: int = 1
+    minutes_between_checkpoints: float = 2.0
+
+
+class _Crops(Dataset[tuple[torch.Tensor, float]]):
+    """Random crops and flips, each a function of (seed, draw), so that a resumed run sees what it would have seen."""
+
+    def __init__(self, pictures: LabelledPictures, crop: int, seed: int) -> None:
+        self.pictures, self.crop, self.seed = pictures, crop, seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, draw: int) -> tuple[torch.Tensor, float]:
+        index = draw % len(self.pictures)
+        picture = self.pictures.picture(index)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
+        top, left = (int(torch.randint(0, max(side - self.crop, 0) + 1, (), generator=generator)) for side in picture.shape[1:])
+        crop = picture[:, top : top + self.crop, left : left + self.crop]
+        if torch.rand((), generator=generator) < 0.5:
+            crop = crop.flip(2)
+        return crop, self.pictures.mos(index)
+
+
+class _Order(Sampler[int]):
+    """Epoch after epoch in seeded order, from a given draw on; a draw is ``epoch · n + index``."""
+
+    def __init__(self, count: int, seed: int, first: int, total: int) -> None:
+        self.count, self.seed, self.first, self.total = count, seed, first, total
+
+    def __iter__(self) -> Iterator[int]:
+        for epoch in range(self.first // self.count, math.ceil(self.total / self.count)):
+            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + 7919 * epoch)).tolist()
+            for place, index in enumerate(order):
+                if self.first <= epoch * self.count + place < self.total:
+                    yield epoch * self.count + index
+
+
+def score(model: QualityModel, pictures: LabelledPictures, batch: int = 16) -> torch.Tensor:
+    """Qualities (N,) of whole pictures, in float32 and eval mode; the model's mode is put back."""
+    was_training = model.training
+    model.eval()
+    qualities = []
+    with torch.inference_mode():
+        for start in range(0, len(pictures), batch):
+            group = [pictures.picture(i).float() / 255 for i in range(start, min(start + batch, len(pictures)))]
+            if len({tuple(picture.shape) for picture in group}) == 1:
+                qualities.append(model.quality(torch.stack(group)))
+            else:
+                qualities.extend(model.quality(picture[None]) for picture in group)
+    model.train(was_training)
+    return torch.cat(qualities)
+
+
+def srocc(model: QualityModel, pictures: LabelledPictures) -> float:
+    """Spearman correlation of the model's qualities with the labels, whole pictures."""
+    labels = [pictures.mos(i) for i in range(len(pictures))]
+    return float(stats.spearmanr(score(model, pictures).numpy(), labels).statistic)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a running training tells: share of the budget, mean loss since the last word, validation SROCC or None."""
+
+    share: float
+    loss: float
+    validation_srocc: float | None
+
+
+def train(
+    model: QualityModel,
+    loss: Loss,
+    passes_an_image: int,
+    pictures: LabelledPictures,
+    schedule: Schedule,
+    *,
+    checkpoint: Path,
+    validation: LabelledPictures | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> dict[str, float | int]:
+    """Train in place until the budget is spent; the model ends with its averaged weights, in eval mode.
+
+    Args:
+        model: a differentiable model whose raw score is trained towards the label in [0, 1].
+        loss: the recipe.
+        passes_an_image: what one picture costs under that recipe, in passes.
+        pictures: the training set.
+        schedule: see `Schedule`.
+        checkpoint: file for the state; if it is there and of the same schedule, training goes on from it.
+        validation: scored ten times on the way, for the log only; nothing is chosen by it.
+        report: called every 50 steps.
+
+    Returns:
+        Facts for the card: images seen, passes, steps, seconds.
+
+    Raises:
+        ValueError: where the checkpoint is of another schedule or the budget is below one step.
+    """
+    steps = schedule.passes // (passes_an_image * schedule.batch)
+    if steps < 1:
+        raise ValueError(f"a budget of {schedule.passes} passes is less than one step of {passes_an_image * schedule.batch}")
+    torch.manual_seed(schedule.seed)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
+    optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.learning_rate, total_steps=steps, pct_start=0.05)
+    state = {"model": model, "average": average, "optimizer": optimizer, "rates": rates}
+    recipe = json.dumps(asdict(schedule) | {"passes_an_image": passes_an_image, "images": len(pictures)})
+    step, seconds = 0, 0.0
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, weights_only=True)
+        if saved["recipe"] != recipe:
+            raise ValueError(f"{checkpoint} is of another schedule; delete it or name another folder")
+        for name, part in state.items():
+            part.load_state_dict(saved[name])
+        step, seconds = saved["step"], saved["seconds"]
+        torch.set_rng_state(saved["rng"])
+
+    def save() -> None:
+        parts = {name: part.state_dict() for name, part in state.items()}
+        facts = {"recipe": recipe, "step": step, "seconds": seconds + time.monotonic() - started, "rng": torch.get_rng_state()}
+        part = checkpoint.with_suffix(".part")
+        torch.save(parts | facts, part)
+        part.replace(checkpoint)
+
+    model.train()
+    device = next(model.parameters()).device
+    order = _Order(len(pictures), schedule.seed, step * schedule.batch, steps * schedule.batch)
+    crops = _Crops(pictures, schedule.crop, schedule.seed)
+    loader = DataLoader(crops, schedule.batch, sampler=order, num_workers=schedule.workers, prefetch_factor=4 if schedule.workers else None)
+    started = last_save = time.monotonic()
+    running = 0.0
+    for images, labels in loader:
+        images = images.to(device, memory_format=torch.channels_last).float() / 255
+        with torch.autocast(device.type, torch.bfloat16):
+            value = loss(model, images, labels.to(device).float(), step / steps)
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rates.step()
+        average.update_parameters(model)
+        step += 1
+        running += float(value.detach())
+        if step % 50 == 0 or step == steps:
+            checked = validation is not None and ((step // 50) % max(steps // 500, 1) == 0 or step == steps)
+            measured = srocc(average.module, validation) if checked and validation is not None else None
+            report(Progress(step / steps, running / 50, measured))
+            running = 0.0
+        if time.monotonic() - last_save > 60 * schedule.minutes_between_checkpoints:
+            save()
+            last_save = time.monotonic()
+    save()
+    model.load_state_dict(average.module.state_dict())
+    model.eval()
+    images_seen = step * schedule.batch
+    return {"images_seen": images_seen, "passes": images_seen * passes_an_image, "steps": step,
+            "seconds": round(seconds + time.monotonic() - started)}  # fmt: skip
+
+
+def regression(model: QualityModel, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Squared error of raw scores against labels, (N,)."""
+    return functional.mse_loss(model(images).float(), labels, reduction="none")
+
+
+def inner_attack(
+    model: QualityModel, images: torch.Tensor, labels: torch.Tensor, epsilon: float, steps: int
+) -> torch.Tensor:
+    """Pictures inside the ℓ∞ ball that raise the squared error: projected sign steps from a random start.
+
+    The model is in eval mode meanwhile, so that its running statistics see no half-made pictures, and its weights get
+    no gradient. Costs `steps` passes a picture.
+    """
+    was_training = model.training
+    model.eval()
+    shift = torch.empty_like(images).uniform_(-epsilon, epsilon)
+    for _ in range(steps):
+        attacked = (images + shift).clamp(0, 1).requires_grad_()
+        (gradient,) = torch.autograd.grad(regression(model, attacked, labels).sum(), attacked)
+        shift = (shift + 1.25 * epsilon / steps * gradient.sign()).clamp(-epsilon, epsilon)
+    model.train(was_training)
+    return (images + shift).clamp(0, 1).detach()
