@@ -17,7 +17,8 @@ def steepest(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
     """The direction of steepest ascent at unit length in a norm: the sign for linf, the unit vector for l2."""
     if norm == "linf":
         return gradient.sign()
-    return gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+    length: torch.Tensor = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return gradient / length.view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Square(Attack):
     def run(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        count, channels, height, width = images.shape
+        _, channels, height, width = images.shape
         queries = min(self.queries, target.queries_left or self.queries)
         stripes = threat.size * generator.signs((channels, 1, width)).to(images)
         attacked = threat.project(images + stripes, images)

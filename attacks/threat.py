@@ -31,7 +31,7 @@ class Threat:
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm):
             raise ValueError(f"norm {self.norm!r} is not one of {', '.join(get_args(Norm))}")
-        if not (math.isfinite(self.size) and 0 < self.size and (self.norm == "l2" or self.size <= 1)):
+        if not (math.isfinite(self.size) and self.size > 0 and (self.norm == "l2" or self.size <= 1)):
             raise ValueError(f"eps {self.size:g} is outside (0, 1]; it is in pixel units of [0, 1], such as 2/255")
         if self.queries is not None and self.queries < 1:
             raise ValueError(f"a query limit of {self.queries} allows nothing; give at least 1 or leave it out")

@@ -21,6 +21,7 @@ from bench.errors import UserError
 from bench.measures import measure_cell
 from bench.plan import Cell, digest
 from bench.provenance import provenance
+from bench.records import IMAGE_COLUMNS
 from bench.registry import ATTACKS, DEFENSES, MODELS, parse_spec, source_hash
 from bench.target import ModelError, Target, checked_quality, frozen
 from bench.threat import store, verified
@@ -30,6 +31,9 @@ from models.zoo import WeightsError, load_weights, weight_file
 
 CACHED_CRAFTINGS = 8
 """Sets of attacked pictures that are kept in memory for the cells that share them."""
+
+TIMED_PICTURES, TIMED_TURNS = 8, 5
+"""For the cost of a defense: few, since it is measured in every run."""
 
 STATUSES = ("ok", "violation", "nan", "failed")
 """Of a picture, from good to bad; a cell has the worst of its pictures'."""
@@ -70,7 +74,8 @@ class Arena:
         self.extra_models = extra_models or {}
         self._models: dict[str, QualityModel] = {}
         self._defended: dict[tuple[str, str, bool], QualityModel] = {}
-        self._clean: dict[tuple[str, str, int], tuple[torch.Tensor, float]] = {}
+        self._clean: dict[tuple[str, str, int], torch.Tensor] = {}
+        self._speed: dict[tuple[str, str], tuple[float, float]] = {}
         self._crafted: OrderedDict[str, Crafted] = OrderedDict()
 
     # --- what a cell is made of
@@ -130,7 +135,9 @@ class Arena:
         least = max(model.info.min_size, deployed.info.min_size)
         for sample, picture in zip(self.samples, self.pictures, strict=True):
             if min(picture.shape[1:]) < least:
-                raise CannotRun(f"{sample.image_id} is {picture.shape[2]}×{picture.shape[1]}; {cell.model} needs {least}×{least}")
+                raise CannotRun(
+                    f"{sample.image_id} is {picture.shape[2]}×{picture.shape[1]}; {cell.model} needs {least}×{least}"
+                )
 
     # --- running one
 
@@ -143,10 +150,12 @@ class Arena:
             {"image_id": [s.image_id for s in self.samples], "reference_id": [s.reference_id for s in self.samples],
              "mos": [s.mos for s in self.samples], "status": "failed"}
         )  # fmt: skip
-        crafting_seconds = clean_seconds = undefended_seconds = float("nan")
+        crafting_seconds = 0.0
+        clean_seconds = undefended_seconds = float("nan")
         try:
-            undefended, undefended_seconds = self.clean(cell.model, "none", cell.seed)
-            clean, clean_seconds = self.clean(cell.model, cell.defense, cell.seed)
+            undefended = self.clean(cell.model, "none", cell.seed)
+            clean = self.clean(cell.model, cell.defense, cell.seed)
+            clean_seconds, undefended_seconds = self.speed(cell.model, cell.defense)
             images["undefended_clean_quality"], images["clean_quality"] = undefended.numpy(), clean.numpy()
             shared = cell.crafting in self._crafted
             crafted = self.crafted(cell)
@@ -162,11 +171,9 @@ class Arena:
             raise
         except (Exception, SystemExit) as error:
             errors.append(told(error))
-        images = images.reindex(columns=list(dict.fromkeys([*images.columns, "adv_quality", "clean_quality",
-                                "undefended_clean_quality", "linf", "l2", "l0", "psnr", "ssim", "forwards", "backwards"])))  # fmt: skip
-        seconds = time.perf_counter() - started + (0.0 if np.isnan(crafting_seconds) else crafting_seconds)
+        images = images.reindex(columns=IMAGE_COLUMNS)
+        seconds = time.perf_counter() - started + crafting_seconds
         status = max(images.status, key=STATUSES.index)
-        attack, defense = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense)
         record = {
             "cell_id": cell_id,
             "cell": asdict(cell),
@@ -176,27 +183,45 @@ class Arena:
             "measures": measure_cell(images),
             "costs": _costs(images) | {"seconds": seconds},
             "flags": flags,
+            **self._facts(cell),
+            "score_seconds_an_image": {"defended": clean_seconds, "undefended": undefended_seconds},
+            "provenance": provenance() | {"cpu_seconds": time.process_time() - cpu, "batch": self.batch},
+        }
+        return _without_nan(record), images
+
+    def _facts(self, cell: Cell) -> dict[str, Any]:
+        """What a reader of the record wants to know of its parts."""
+        attack, defense, model = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense), self.model(cell.model).info
+        return {
             "attack": {"access": attack.access, "control": attack.control, "paper": attack.paper, **_parameters(attack)},
             "defense": {"kind": defense.kind, "stochastic": defense.stochastic, "surrogate": defense.surrogate_kind,
                         "paper": defense.paper, **_parameters(defense)},
-            "model": {"paper": self.model(cell.model).info.paper, "weights_sha256": self.model(cell.model).info.weights_sha256,
-                      "score_range": list(self.model(cell.model).info.score_range)},
+            "model": {"paper": model.paper, "weights_sha256": model.weights_sha256, "score_range": list(model.score_range)},
             "dataset": {"label_kind": self.dataset.label_kind, "fingerprint": self.dataset.fingerprint},
-            "score_seconds_an_image": {"defended": clean_seconds, "undefended": undefended_seconds},
-            "provenance": provenance() | {"cpu_seconds": time.process_time() - cpu, "batch": self.batch},
         }  # fmt: skip
-        return _without_nan(record), images
 
-    def clean(self, model: str, defense: str, seed: int) -> tuple[torch.Tensor, float]:
-        """Clean qualities (N,) of the deployed model and the seconds a picture took; computed once."""
+    def clean(self, model: str, defense: str, seed: int) -> torch.Tensor:
+        """Clean qualities (N,) of the deployed model; computed once."""
         key = (model, defense, seed)
         if key not in self._clean:
-            deployed = self.defended(model, defense)
-            self.score(deployed, self.pictures[:2], "warm-up")
-            started = time.perf_counter()
-            scores = self.score(deployed, self.pictures, digest(key, "clean"))
-            self._clean[key] = (scores, (time.perf_counter() - started) / len(self.pictures))
+            self._clean[key] = self.score(self.defended(model, defense), self.pictures, digest(key, "clean"))
         return self._clean[key]
+
+    def speed(self, model: str, defense: str) -> tuple[float, float]:
+        """Seconds a picture of the deployed and of the undefended model: medians of interleaved turns; measured once."""
+        if (model, defense) not in self._speed:
+            pair = [self.defended(model, defense), self.model(model)]
+            some = self.pictures[:TIMED_PICTURES]
+            taken: list[list[float]] = [[], []]
+            for turn in range(TIMED_TURNS + 1):
+                for tested, times in zip(pair, taken, strict=True):
+                    started = time.perf_counter()
+                    self.score(tested, some, "speed")
+                    if turn > 0:  # the first turn warms up
+                        times.append((time.perf_counter() - started) / len(some))
+            defended, undefended = (float(np.median(times)) for times in taken)
+            self._speed[model, defense] = (undefended if pair[0] is pair[1] else defended, undefended)
+        return self._speed[model, defense]
 
     def score(self, model: QualityModel, pixels: Sequence[torch.Tensor], seed: str) -> torch.Tensor:
         """Qualities (N,) of stored pictures, uint8, in float32; NaN stays NaN."""
@@ -223,7 +248,7 @@ class Arena:
         started = time.perf_counter()
         attack: Attack = ATTACKS.build(cell.attack)
         seen = self.defended(cell.model, cell.crafted_on, surrogate=True)
-        clean_seen, _ = self.clean(cell.model, cell.crafted_on, cell.seed)
+        clean_seen = self.clean(cell.model, cell.crafted_on, cell.seed)
         data_mean = float(clean_seen[torch.isfinite(clean_seen)].mean())
         pixels = [picture.clone() for picture in self.pictures]
         tables: dict[int, pd.DataFrame] = {}
@@ -237,7 +262,9 @@ class Arena:
                 target = Target(seen, len(group), attack.access, queries=cell.queries, draws=cell.draws, seed=seeds[0])
                 status = np.full(len(group), "ok", dtype=object)
                 try:
-                    attacked = self._attack(attack, target, clean, cell, data_mean, [self.samples[i].mos for i in group], seeds)
+                    attacked = self._attack(
+                        attack, target, clean, cell, data_mean, [self.samples[i].mos for i in group], seeds
+                    )
                 except KeyboardInterrupt:
                     raise
                 except (Exception, SystemExit) as error:

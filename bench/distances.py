@@ -28,7 +28,9 @@ def distances(pixels: torch.Tensor, clean: torch.Tensor) -> pd.DataFrame:
                 "l0": float((shift != 0).any(dim=0).double().mean()),
                 "psnr": 10 * np.log10(1 / mse) if mse > 0 else np.nan,
                 "ssim": float(
-                    structural_similarity(*lumas, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+                    structural_similarity(
+                        *lumas, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+                    )
                 ),
             }
         )

@@ -32,7 +32,9 @@ def _source() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     try:
         git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
         changed = subprocess.run(
             [*git, "status", "--porcelain", "--", "*.py"], capture_output=True, text=True, check=True, timeout=10
         )

@@ -82,9 +82,10 @@ class Registry(Generic[T]):
         """Every registered name; a second owner of a name is an error entry, never a silent winner."""
         found: dict[str, Entry[T]] = {}
         for entry in [*self._built_in(), *self._installed()]:
-            if entry.name in found and found[entry.name].made is not entry.made:
-                entry = Entry(entry.name, None, f"two {self.kind}s are called {entry.name}; rename one")
-            found[entry.name] = entry
+            clash = entry.name in found and found[entry.name].made is not entry.made
+            found[entry.name] = (
+                Entry(entry.name, None, f"two {self.kind}s are called {entry.name}; rename one") if clash else entry
+            )
         return found
 
     def _built_in(self) -> Iterator[Entry[T]]:
@@ -138,7 +139,8 @@ class Registry(Generic[T]):
         module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
         if module_name not in sys.modules:
             loading = importlib.util.spec_from_file_location(module_name, file)
-            assert loading is not None and loading.loader is not None
+            assert loading is not None
+            assert loading.loader is not None
             module = importlib.util.module_from_spec(loading)
             sys.modules[module_name] = module
             try:
@@ -178,7 +180,7 @@ class Registry(Generic[T]):
             if key not in known:
                 raise UserError(f"{self.kind} {name!r} has no parameter {key!r}; {nearest(key, known)}")
         try:
-            return TypeAdapter(made).validate_python(parameters)  # type: ignore[return-value]
+            return TypeAdapter(made).validate_python(parameters)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or name

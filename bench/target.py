@@ -136,7 +136,8 @@ def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
     Raises:
         ModelError: where the model returns another shape or an integer type.
     """
-    raw = model.quality(images)
+    # convolutions on a CPU are faster so, and no model may care
+    raw = model.quality(images.contiguous(memory_format=torch.channels_last))
     if raw.shape != (len(images),) or not raw.is_floating_point():
         raise ModelError(
             f"{model.info.name}: returned {raw.dtype} of shape {tuple(raw.shape)} for {len(images)} pictures; "

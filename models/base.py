@@ -59,7 +59,7 @@ class QualityModel(nn.Module, ABC):
     def quality(self, images: torch.Tensor) -> torch.Tensor:
         """Scores mapped by `score_range` so that 1 is best; (N,), not clamped."""
         low, high = self.info.score_range
-        share = (self(images) - low) / (high - low)
+        share: torch.Tensor = (self(images) - low) / (high - low)
         return share if self.info.higher_is_better else 1 - share
 
 

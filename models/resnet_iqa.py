@@ -35,9 +35,7 @@ class ResNetIQA(FeatureModel):
     Any picture of at least 64×64 pixels; 0.72 M parameters.
     """
 
-    info = ModelInfo(
-        "resnet-iqa", min_size=64, licence="MIT", paper="https://arxiv.org/abs/1512.03385 (the residual block)"
-    )
+    info = ModelInfo("resnet-iqa", min_size=64, licence="MIT", paper="https://arxiv.org/abs/1512.03385 (the residual block)")
     in_zoo = True
     width = 128
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from attacks.base import Access, Attack, Generators, Target
 from attacks.objective import Objective
-from attacks.threat import Norm, Threat
+from attacks.threat import Threat
 
 _CLASSES = ("BasicIterativeMethod", "FastGradientMethod", "MomentumIterativeMethod", "ProjectedGradientDescent")
 _ITERATIVE = frozenset(_CLASSES) - {"FastGradientMethod"}
@@ -62,7 +62,9 @@ class ART(Attack):
 
     def __post_init__(self) -> None:
         if self.variant not in _CLASSES:
-            raise ValueError(f"art:{self.variant} is no evasion attack that ART opens to a regressor; offered are {', '.join(_CLASSES)}")
+            raise ValueError(
+                f"art:{self.variant} is no evasion attack that ART opens to a regressor; offered are {', '.join(_CLASSES)}"
+            )
 
     @staticmethod
     def variants() -> tuple[str, ...]:
@@ -79,7 +81,11 @@ class ART(Attack):
             _Column(target.module(objective.loss)), _NegativeSum(), tuple(images.shape[1:]), clip_values=(0.0, 1.0),
             device_type="cpu" if images.device.type == "cpu" else "gpu",
         )  # fmt: skip
-        options: dict[str, Any] = {"eps": threat.size, "norm": np.inf if threat.norm == "linf" else 2, "batch_size": len(images)}
+        options: dict[str, Any] = {
+            "eps": threat.size,
+            "norm": np.inf if threat.norm == "linf" else 2,
+            "batch_size": len(images),
+        }
         if self.variant in _ITERATIVE:
             options |= {"eps_step": threat.size / 4, "verbose": False}
         if self.variant == "BasicIterativeMethod":

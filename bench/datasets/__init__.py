@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from bench.datasets.base import ImageDataset
@@ -11,14 +10,7 @@ from bench.datasets.folder import Folder
 from bench.errors import UserError
 from bench.registry import nearest
 
-
-def _folder(root: Path | None) -> ImageDataset:
-    if root is None:
-        raise UserError("the data set 'folder' needs --root DIR with a labels.csv in it")
-    return Folder(root)
-
-
-DATASETS: dict[str, Callable[[Path | None], ImageDataset]] = {"demo": lambda root: Demo(), "folder": _folder}
+DATASETS: dict[str, type[ImageDataset]] = {made.name: made for made in (Demo, Folder)}
 
 
 def open_dataset(name: str, root: Path | None = None) -> ImageDataset:
@@ -29,4 +21,4 @@ def open_dataset(name: str, root: Path | None = None) -> ImageDataset:
     """
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; {nearest(name, list(DATASETS))}")
-    return DATASETS[name](root)
+    return DATASETS[name].open(root)

@@ -40,6 +40,15 @@ class ImageDataset(ABC):
     samples: Sequence[Sample]
     fingerprint: str
 
+    @classmethod
+    @abstractmethod
+    def open(cls, root: Path | None) -> ImageDataset:
+        """The data set, found below `root` where it needs one.
+
+        Raises:
+            UserError: where it is not there.
+        """
+
     @abstractmethod
     def picture(self, index: int) -> torch.Tensor:
         """The picture as (3, H, W) uint8 RGB.

@@ -1,7 +1,7 @@
 """`demo`: the embedded data set. Six pictures that ship inside scikit-image and scikit-learn, distorted here.
 
-    astronaut, chelsea, coffee, rocket   scikit-image: NASA (public domain), S. van der Walt, R. Michel, SpaceX (all CC0)
-    china, flower                        scikit-learn; "China", danielbuechele, and "Dahlia", DAMIEN, both CC BY 2.0
+    astronaut, chelsea, coffee, rocket   scikit-image; NASA, S. van der Walt, R. Michetti, SpaceX (CC0, public domain)
+    china, flower                        scikit-learn; flickr users danielbuechele and vultilion (CC BY 2.0)
 
 Two crops of each, 192×192, nineteen distortion types in five levels and the pristine crop: 1,152 pictures. Their labels
 are pseudo-MOS (see `bench.datasets.pseudo_mos`), not human ratings. ``demo.csv`` holds label and sha256 of every
@@ -49,8 +49,7 @@ def _source(name: str) -> Picture:
         return loaded
     from skimage import data
 
-    loaded = getattr(data, name)()
-    return loaded
+    return np.asarray(getattr(data, name)())
 
 
 def render() -> Iterator[tuple[str, str, str, int, Picture]]:
@@ -85,9 +84,16 @@ class Demo(ImageDataset):
 
     def __init__(self) -> None:
         table = pd.read_csv(MANIFEST)
-        self.samples = [Sample(i, r, float(m)) for i, r, m in zip(table.image_id, table.reference_id, table.mos, strict=True)]
+        self.samples = [
+            Sample(i, r, float(m)) for i, r, m in zip(table.image_id, table.reference_id, table.mos, strict=True)
+        ]
         self.hashes: list[str] = list(table.sha256)
         self.fingerprint = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()
+
+    @classmethod
+    def open(cls, root: Path | None) -> Demo:
+        """The embedded set; it needs no root."""
+        return cls()
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -118,5 +124,7 @@ class Demo(ImageDataset):
         path = self.folder / f"{self.samples[index].image_id}.png"
         picture = read_picture(path)
         if pixel_hash(picture.permute(1, 2, 0).numpy()) != self.hashes[index]:
-            raise UserError(f"{path}: not the picture of the manifest; delete the folder {self.folder} to have it built anew")
+            raise UserError(
+                f"{path}: not the picture of the manifest; delete the folder {self.folder} to have it built anew"
+            )
         return picture

@@ -83,12 +83,12 @@ def motion_blur(picture: Picture, length: float, stream: Stream) -> Picture:
 
 
 def jpeg(picture: Picture, quality: float, stream: Stream) -> Picture:
-    return _through_codec(picture, "JPEG", quality=int(round(quality)))
+    return _through_codec(picture, "JPEG", quality=round(quality))
 
 
 def jpeg2000(picture: Picture, ratio: float, stream: Stream) -> Picture:
     """JPEG 2000 with the reversible wavelet, cut at a compression ratio."""
-    return _through_codec(picture, "JPEG2000", quality_mode="rates", quality_layers=[int(round(ratio))], irreversible=False)
+    return _through_codec(picture, "JPEG2000", quality_mode="rates", quality_layers=[round(ratio)], irreversible=False)
 
 
 def white_noise(picture: Picture, sigma: float, stream: Stream) -> Picture:
@@ -152,13 +152,13 @@ def sharpen(picture: Picture, amount: float, stream: Stream) -> Picture:
 
 def quantization(picture: Picture, levels: float, stream: Stream) -> Picture:
     """Leave so many values a channel."""
-    steps = int(round(levels)) - 1
+    steps = round(levels) - 1
     return _store(np.rint(picture.astype(np.float64) / 255 * steps) / steps * 255)
 
 
 def pixelate(picture: Picture, size: float, stream: Stream) -> Picture:
     """Replace square blocks by their mean."""
-    block = int(round(size))
+    block = round(size)
     height, width = picture.shape[:2]
     rows, columns = np.arange(height) // block, np.arange(width) // block
     labels = rows[:, None] * (columns.max() + 1) + columns[None, :]
@@ -173,14 +173,15 @@ def jitter(picture: Picture, reach: float, stream: Stream) -> Picture:
     y, x = np.mgrid[0:height, 0:width]
     y = np.clip(y + np.rint(stream.uniform(-reach, reach, y.shape)).astype(int), 0, height - 1)
     x = np.clip(x + np.rint(stream.uniform(-reach, reach, x.shape)).astype(int), 0, width - 1)
-    return picture[y, x]
+    fetched: Picture = picture[y, x]
+    return fetched
 
 
 def block_errors(picture: Picture, count: float, stream: Stream) -> Picture:
     """Overwrite 16×16 blocks by a copy from elsewhere, as a broken stream does."""
     out = picture.copy()
     height, width = picture.shape[:2]
-    for _ in range(int(round(count * height * width / 192**2))):
+    for _ in range(round(count * height * width / 192**2)):
         to_y, from_y = stream.randint(0, height - 16, 2)
         to_x, from_x = stream.randint(0, width - 16, 2)
         out[to_y : to_y + 16, to_x : to_x + 16] = picture[from_y : from_y + 16, from_x : from_x + 16]

@@ -1,6 +1,6 @@
 """Makes ``demo.csv``: label and sha256 of every demo picture. Needs the extra ``labels`` (piq).
 
-    python -m bench.datasets.make_demo_manifest
+python -m bench.datasets.make_demo_manifest
 """
 
 from __future__ import annotations

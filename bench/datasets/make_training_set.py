@@ -4,6 +4,8 @@
 
 leaves ``OUT/images/*.png`` and ``OUT/labels.csv`` (a `folder` data set) and ``OUT/consensus.json``. Needs the extra
 ``labels`` (piq). Pictures whose name hashes into the last tenth are the validation split.
+
+Each picture gives up to four crops as it is and one of a rescaled copy, since what is pristine may be sharp or soft.
 """
 
 from __future__ import annotations
@@ -39,15 +41,23 @@ def split_of(reference_id: str) -> str:
     return "validation" if hashlib.sha256(reference_id.encode()).digest()[0] < 26 else "training"
 
 
-def _crops(picture: Picture, reference_id: str) -> list[Picture]:
-    """Crops from a grid of non-overlapping places, at most four."""
+def _crops(picture: Picture, *names: object, most: int) -> list[Picture]:
+    """Crops from a grid of non-overlapping places, at most so many."""
     height, width = picture.shape[:2]
-    stream = _stream("crops", reference_id)
+    stream = _stream("crops", *names)
     rows = CROP * np.arange(height // CROP) + stream.randint(0, height % CROP + 1)
     columns = CROP * np.arange(width // CROP) + stream.randint(0, width % CROP + 1)
     places = [(y, x) for y in rows for x in columns]
-    chosen = [places[i] for i in stream.permutation(len(places))[:4]]
+    chosen = [places[i] for i in stream.permutation(len(places))[:most]]
     return [picture[y : y + CROP, x : x + CROP] for y, x in chosen]
+
+
+def _rescaled(picture: Picture, reference_id: str) -> tuple[float, Picture]:
+    """The picture at a random scale from 0.6 to 1.8, and the scale."""
+    scale = float(np.exp(_stream("scale", reference_id).uniform(np.log(0.6), np.log(1.8))))
+    scale = max(scale, CROP / min(picture.shape[:2]))
+    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
+    return scale, np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
 def _make_picture(job: tuple[Path, Path]) -> list[dict[str, object]]:
@@ -56,8 +66,11 @@ def _make_picture(job: tuple[Path, Path]) -> list[dict[str, object]]:
     path, out = job
     with Image.open(path) as opened:
         picture = np.asarray(opened.convert("RGB"))
+    scale, copy = _rescaled(picture, path.stem)
+    crops = [(1.0, crop) for crop in _crops(picture, path.stem, most=4)]
+    crops += [(scale, crop) for crop in _crops(copy, path.stem, "rescaled", most=1)]
     rows: list[dict[str, object]] = []
-    for number, crop in enumerate(_crops(picture, path.stem)):
+    for number, (scale, crop) in enumerate(crops):
         stream = _stream("versions", path.stem, number)
         kinds = stream.permutation(len(DISTORTIONS))[:VERSIONS]
         versions = [("pristine", 0.0, crop)]
@@ -71,7 +84,7 @@ def _make_picture(job: tuple[Path, Path]) -> list[dict[str, object]]:
             Image.fromarray(version).save(out / "images" / name, compress_level=1)
             rows.append(
                 {"image": f"images/{name}", "reference_id": path.stem, "distortion": kind_name, "level": level,
-                 "split": split_of(path.stem)} | dict(zip(MEASURES, numbers, strict=True))
+                 "scale": round(scale, 4), "split": split_of(path.stem)} | dict(zip(MEASURES, numbers, strict=True))
             )  # fmt: skip
     return rows
 
@@ -91,7 +104,7 @@ def main(
         done = pool.imap(_make_picture, [(path, out) for path in paths], chunksize=2)
         rows = [row for rows in track(done, "labelling", total=len(paths)) for row in rows]
     table = pd.DataFrame(rows)
-    distorted = table[table.distortion != "pristine"]
+    distorted = table[(table.distortion != "pristine") & (table.scale == 1)]
     consensus = fit_consensus(distorted[list(MEASURES)].to_numpy()) if refit else load_consensus()
     (out / "consensus.json").write_text(json.dumps(consensus, indent=1) + "\n")
     table["mos"] = pseudo_mos(table[list(MEASURES)].to_numpy(), consensus)

@@ -64,7 +64,9 @@ class CPRL(AdversarialTraining):
     def prepare(self, model: QualityModel) -> QualityModel:
         copied = super().prepare(model)
         if not isinstance(copied, FeatureModel):
-            raise DoesNotApply(f"cprl needs a model with visible feature maps (FeatureModel), and {model.info.name} has none")
+            raise DoesNotApply(
+                f"cprl needs a model with visible feature maps (FeatureModel), and {model.info.name} has none"
+            )
         return CPRLModel(copied, SoftRankActivation(self.keep, self.temperature, self.sharpness))
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
@@ -78,6 +80,4 @@ class CPRL(AdversarialTraining):
         swapped = scores[: len(images)].roll(1, 0)
         effect = (scores[: len(images)] - swapped).abs()
         necessity = torch.relu((labels - labels.roll(1, 0)).abs().clamp(max=self.margin) - effect)
-        return (
-            sufficiency.mean() + self.adversarial_weight * intervention.mean() + self.necessity_weight * necessity.mean()
-        )
+        return sufficiency.mean() + self.adversarial_weight * intervention.mean() + self.necessity_weight * necessity.mean()

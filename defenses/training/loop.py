@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from scipy import stats
 from torch import nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -25,6 +26,9 @@ from models.base import QualityModel
 
 Loss = Callable[[QualityModel, torch.Tensor, torch.Tensor, float], torch.Tensor]
 """``loss(model, images, labels, progress)`` → scalar; `progress` runs from 0 to 1 over the budget."""
+
+
+_REPORT_EVERY = 50  # steps
 
 
 class LabelledPictures(Protocol):
@@ -78,7 +82,9 @@ class _Crops(Dataset[tuple[torch.Tensor, float]]):
         index = draw % len(self.pictures)
         picture = self.pictures.picture(index)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
-        top, left = (int(torch.randint(0, max(side - self.crop, 0) + 1, (), generator=generator)) for side in picture.shape[1:])
+        top, left = (
+            int(torch.randint(0, max(side - self.crop, 0) + 1, (), generator=generator)) for side in picture.shape[1:]
+        )
         crop = picture[:, top : top + self.crop, left : left + self.crop]
         if torch.rand((), generator=generator) < 0.5:
             crop = crop.flip(2)
@@ -163,61 +169,106 @@ def train(
     if steps < 1:
         raise ValueError(f"a budget of {schedule.passes} passes is less than one step of {passes_an_image * schedule.batch}")
     torch.manual_seed(schedule.seed)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
-    optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.learning_rate, total_steps=steps, pct_start=0.05)
-    state = {"model": model, "average": average, "optimizer": optimizer, "rates": rates}
     recipe = json.dumps(asdict(schedule) | {"passes_an_image": passes_an_image, "images": len(pictures)})
-    step, seconds = 0, 0.0
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["recipe"] != recipe:
-            raise ValueError(f"{checkpoint} is of another schedule; delete it or name another folder")
-        for name, part in state.items():
-            part.load_state_dict(saved[name])
-        step, seconds = saved["step"], saved["seconds"]
-        torch.set_rng_state(saved["rng"])
-
-    def save() -> None:
-        parts = {name: part.state_dict() for name, part in state.items()}
-        facts = {"recipe": recipe, "step": step, "seconds": seconds + time.monotonic() - started, "rng": torch.get_rng_state()}
-        part = checkpoint.with_suffix(".part")
-        torch.save(parts | facts, part)
-        part.replace(checkpoint)
-
+    state = _State(model, schedule, steps, checkpoint, recipe)
+    state.load()
     model.train()
     device = next(model.parameters()).device
-    order = _Order(len(pictures), schedule.seed, step * schedule.batch, steps * schedule.batch)
-    crops = _Crops(pictures, schedule.crop, schedule.seed)
-    loader = DataLoader(crops, schedule.batch, sampler=order, num_workers=schedule.workers, prefetch_factor=4 if schedule.workers else None)
-    started = last_save = time.monotonic()
     running = 0.0
-    for images, labels in loader:
-        images = images.to(device, memory_format=torch.channels_last).float() / 255
+    for images, labels in _batches(pictures, schedule, state.step, steps):
+        batch = images.to(device, memory_format=torch.channels_last).float() / 255
         with torch.autocast(device.type, torch.bfloat16):
-            value = loss(model, images, labels.to(device).float(), step / steps)
-        optimizer.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rates.step()
-        average.update_parameters(model)
-        step += 1
+            value = loss(model, batch, labels.to(device).float(), state.step / steps)
+        state.update(value)
         running += float(value.detach())
-        if step % 50 == 0 or step == steps:
-            checked = validation is not None and ((step // 50) % max(steps // 500, 1) == 0 or step == steps)
-            measured = srocc(average.module, validation) if checked and validation is not None else None
-            report(Progress(step / steps, running / 50, measured))
+        if state.step % _REPORT_EVERY == 0 or state.step == steps:
+            due = state.step == steps or state.step // _REPORT_EVERY % max(steps // (10 * _REPORT_EVERY), 1) == 0
+            measured = srocc(state.averaged, validation) if due and validation is not None else None
+            report(Progress(state.step / steps, running / ((state.step - 1) % _REPORT_EVERY + 1), measured))
             running = 0.0
-        if time.monotonic() - last_save > 60 * schedule.minutes_between_checkpoints:
-            save()
-            last_save = time.monotonic()
-    save()
-    model.load_state_dict(average.module.state_dict())
+        state.save_if_due(60 * schedule.minutes_between_checkpoints)
+    state.save()
+    model.load_state_dict(state.averaged.state_dict())
     model.eval()
-    images_seen = step * schedule.batch
-    return {"images_seen": images_seen, "passes": images_seen * passes_an_image, "steps": step,
-            "seconds": round(seconds + time.monotonic() - started)}  # fmt: skip
+    images_seen = state.step * schedule.batch
+    return {"images_seen": images_seen, "passes": images_seen * passes_an_image, "steps": state.step,
+            "seconds": round(state.seconds)}  # fmt: skip
+
+
+def _batches(
+    pictures: LabelledPictures, schedule: Schedule, step: int, steps: int
+) -> DataLoader[tuple[torch.Tensor, float]]:
+    """What is left of the training from a step on."""
+    return DataLoader(
+        _Crops(pictures, schedule.crop, schedule.seed),
+        schedule.batch,
+        sampler=_Order(len(pictures), schedule.seed, step * schedule.batch, steps * schedule.batch),
+        num_workers=schedule.workers,
+        prefetch_factor=4 if schedule.workers else None,
+    )
+
+
+class _State:
+    """Everything that a killed training needs to go on: weights, their average, optimiser, step, random stream."""
+
+    def __init__(self, model: QualityModel, schedule: Schedule, steps: int, checkpoint: Path, recipe: str) -> None:
+        self.model, self.checkpoint, self.recipe = model, checkpoint, recipe
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
+        self.optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
+        self.rates = OneCycleLR(self.optimizer, schedule.learning_rate, total_steps=steps, pct_start=0.05)
+        self.step, self._seconds_before = 0, 0.0
+        self._started = self._last_save = time.monotonic()
+
+    @property
+    def averaged(self) -> QualityModel:
+        """The model with its averaged weights."""
+        module = self.average.module
+        assert isinstance(module, QualityModel)
+        return module
+
+    @property
+    def seconds(self) -> float:
+        """Spent on training, interrupted runs included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def update(self, loss: torch.Tensor) -> None:
+        """One optimiser step."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.rates.step()
+        self.average.update_parameters(self.model)
+        self.step += 1
+
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self.model, "average": self.average, "optimizer": self.optimizer, "rates": self.rates}
+
+    def load(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if not self.checkpoint.is_file():
+            return
+        saved = torch.load(self.checkpoint, weights_only=True)
+        if saved["recipe"] != self.recipe:
+            raise ValueError(f"{self.checkpoint} is of another schedule; delete it or name another folder")
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
+        self.step, self._seconds_before = saved["step"], saved["seconds"]
+        torch.set_rng_state(saved["rng"])
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        facts = {"recipe": self.recipe, "step": self.step, "seconds": self.seconds, "rng": torch.get_rng_state()}
+        unfinished = self.checkpoint.with_suffix(".part")
+        torch.save(parts | facts, unfinished)
+        unfinished.replace(self.checkpoint)
+
+    def save_if_due(self, interval: float) -> None:
+        """Write the checkpoint if the last one is older than `interval` seconds."""
+        if time.monotonic() - self._last_save > interval:
+            self.save()
+            self._last_save = time.monotonic()
 
 
 def regression(model: QualityModel, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

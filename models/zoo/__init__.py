@@ -39,7 +39,9 @@ def sha256_of(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); train with `iqarena train` or name another file") from None
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); train with `iqarena train` or name another file"
+        ) from None
 
 
 def load_weights(module: nn.Module, path: Path) -> str:
@@ -56,7 +58,9 @@ def load_weights(module: nn.Module, path: Path) -> str:
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from None
     except RuntimeError as error:
-        raise WeightsError(f"{path}: not the weights of {type(module).__name__} ({str(error).splitlines()[-1].strip()})") from None
+        raise WeightsError(
+            f"{path}: not the weights of {type(module).__name__} ({str(error).splitlines()[-1].strip()})"
+        ) from None
     return sha256
 
 

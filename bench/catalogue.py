@@ -1,0 +1,79 @@
+"""The registries as data, for `iqarena list`."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from bench.datasets import DATASETS
+from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
+from models.zoo import card_of, weight_file
+
+
+def catalogue(kind: str) -> list[dict[str, Any]]:
+    """One dictionary a registered name, sorted by name; broken ones have an `error`."""
+    if kind == "datasets":
+        return [{"name": name, "about": _about(made), "error": None} for name, made in sorted(DATASETS.items())]
+    entries: list[dict[str, Any]] = []
+    registries: dict[str, Registry[Any]] = {"models": MODELS, "defenses": DEFENSES, "attacks": ATTACKS}
+    registry = registries[kind]
+    facts = {"models": _model, "defenses": _defense, "attacks": _attack}[kind]
+    for name in registry.names():
+        entry = registry.entries.get(name) or registry.entries[name.partition(":")[0] + ":"]
+        if entry.made is None:
+            entries.append({"name": name, "error": entry.error})
+        else:
+            entries.append({"name": name, **facts(entry.made), "error": None})
+    return entries
+
+
+def _about(made: type[Any]) -> str:
+    return (inspect.getdoc(made) or "").split("\n")[0]
+
+
+def _attack(made: type[Any]) -> dict[str, Any]:
+    return {
+        "access": made.access,
+        "norms": list(made.norms),
+        "objectives": list(made.objectives),
+        "control": made.control,
+        "about": _about(made),
+        "paper": made.paper,
+        "parameters": _parameters(made),
+    }
+
+
+def _defense(made: type[Any]) -> dict[str, Any]:
+    trained = [name for name in MODELS.names() if weight_file(name, made.name).is_file()]
+    return {
+        "kind": made.kind,
+        "stochastic": made.stochastic,
+        "surrogate": made.surrogate_kind,
+        "trained_for": trained if made.kind == "training" else None,
+        "about": _about(made),
+        "paper": made.paper,
+        "parameters": _parameters(made),
+    }
+
+
+def _model(made: type[Any]) -> dict[str, Any]:
+    info, card = made.info, card_of(weight_file(made.info.name))
+    return {
+        "score_range": list(info.score_range),
+        "higher_is_better": info.higher_is_better,
+        "min_size": info.min_size,
+        "differentiable": info.differentiable,
+        "stochastic": info.stochastic,
+        "parameters_count": card.get("parameters"),
+        "measured": card.get("measured"),
+        "about": _about(made),
+        "licence": info.licence,
+        "paper": info.paper,
+    }
+
+
+def _parameters(made: type[Any]) -> dict[str, Any]:
+    if not is_dataclass(made):
+        return {}
+    return {f.name: None if f.default is MISSING else f.default for f in fields(made)}

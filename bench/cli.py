@@ -1,0 +1,191 @@
+"""`iqarena`: the command line. Every wrong use ends in one clear line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.errors import UserError
+
+app = typer.Typer(
+    name="iqarena", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Which image quality models and defenses hold when somebody attacks them?",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's is one line, not a traceback."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"iqarena: {error}", err=True)
+        sys.exit(2)
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    models = "models"
+    defenses = "defenses"
+    attacks = "attacks"
+    datasets = "datasets"
+
+
+class Executor(StrEnum):
+    """Ways to run cells."""
+
+    local = "local"
+
+
+@app.command("list")
+def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
+    """Show a registry, broken plugins included, with their error."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from bench.catalogue import catalogue
+
+    entries = catalogue(kind.value)
+    if json_:
+        typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
+        return
+    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["min_size"], "datasets": []}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    for column in [*brief[kind.value], "about"]:
+        table.add_column(column.replace("_", " "))
+    for entry in entries:
+        facts = [" ".join(value) if isinstance(value := entry.get(c), list) else str(value or "") for c in brief[kind.value]]
+        table.add_row(entry["name"], *facts, f"broken: {entry['error']}" if entry["error"] else entry["about"])
+    Console().print(table)
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="a suite's name or YAML file; quick if left out")] = "quick",
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="instead of the suite's models")] = None,
+    defense: Annotated[list[str] | None, typer.Option("--defense", "-d", help="instead of the suite's defenses")] = None,
+    attack: Annotated[list[str] | None, typer.Option("--attack", "-a", help="instead of the suite's attacks")] = None,
+    dataset: Annotated[str | None, typer.Option(help="instead of the suite's data set")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
+    limit: Annotated[int | None, typer.Option(help="at most so many pictures")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="one l-infinity size instead of the suite's threats, such as 2/255")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="results folder")] = Path("runs/latest"),
+    executor: Annotated[Executor, typer.Option(help="how cells are run")] = Executor.local,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="torch threads of the local executor; all cores if left out")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
+) -> None:
+    """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
+    import torch
+
+    from bench.arena import Arena
+    from bench.config import load_suite, validated
+    from bench.datasets import open_dataset
+    from bench.executors import local
+    from bench.plan import expand
+    from bench.progress import Reporter
+    from bench.records import Records
+
+    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit}
+    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    if eps is not None:
+        changes["threats"] = [{"norm": "linf", "eps": eps}]
+    chosen = validated(load_suite(suite).model_dump() | changes, lambda loc: "the command line")
+    if workers is not None:
+        torch.set_num_threads(workers)
+    with Reporter() as report:
+        try:
+            records = Records(out)
+            records.prepare()
+            arena = Arena(open_dataset(chosen.dataset, root), chosen.limit, chosen.batch)
+            outcome = local.run(arena, expand(chosen), records, report, fresh)
+        except KeyboardInterrupt:
+            typer.echo("stopped; finished cells are kept, and the same command goes on from here", err=True)
+            raise typer.Exit(130) from None
+        report.summary(outcome, out)
+    if outcome.failed:
+        raise typer.Exit(3)
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="where leaderboard.md goes")] = Path(),
+    check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the committed files differ")] = False,
+) -> None:
+    """Render leaderboard.md and its plots from the records alone."""
+    from bench import leaderboard as board
+    from bench.records import Records
+
+    records = Records(results)
+    if check:
+        differences = board.check(records, out)
+        for line in differences:
+            typer.echo(line)
+        if differences:
+            raise typer.Exit(1)
+        typer.echo(f"{out / 'leaderboard.md'} and its plots are what {results} says")
+        return
+    for path in board.render(records, out):
+        typer.echo(path)
+
+
+@app.command()
+def attack(
+    image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
+    model: Annotated[str, typer.Option("--model", "-m")],
+    attack_: Annotated[str, typer.Option("--attack", "-a")],
+    defense: Annotated[str, typer.Option("--defense", "-d")] = "none",
+    objective: Annotated[
+        str | None, typer.Option(help="raise, lower, reflect, away or target; the attack's usual one if left out")
+    ] = None,
+    eps: Annotated[str, typer.Option(help="size of the l-infinity ball")] = "2/255",
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("runs/attack"),
+) -> None:
+    """Attack one picture: before, after, difference ×16, scores, norms."""
+    from bench.picture import attack_picture
+
+    report = attack_picture(image, model, defense, attack_, objective, eps, seed, out)
+    for name, value in report.items():
+        typer.echo(f"{name:24} {value}")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option("--model", "-m")],
+    defense: Annotated[str, typer.Option("--defense", "-d", help="a training recipe; none is plain regression")] = "none",
+    dataset: Annotated[str, typer.Option(help="labelled pictures")] = "folder",
+    root: Annotated[Path | None, typer.Option(help="its folder")] = None,
+    start: Annotated[Path | None, typer.Option(help="undefended weights to start from")] = None,
+    passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one picture")] = 600_000,
+    batch: Annotated[int, typer.Option(min=2)] = 32,
+    crop: Annotated[int, typer.Option(min=32)] = 128,
+    learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
+    seed: int = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
+    out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
+) -> None:
+    """Fit a recipe; writes safetensors plus a card, and resumes where a killed run stopped."""
+    import torch
+
+    from bench.datasets import open_dataset
+    from bench.progress import TrainingReporter
+    from bench.training import fit
+    from defenses.training.loop import Schedule
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
+    with TrainingReporter() as report:
+        written = fit(model, defense, open_dataset(dataset, root), schedule, out, start=start, report=report)
+    typer.echo(f"{written}\n{written.with_suffix('.yaml')}")

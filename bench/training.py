@@ -1,0 +1,101 @@
+"""`iqarena train`: fits a recipe to a data set and leaves weights with a card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+import torch
+
+from bench.datasets.base import ImageDataset, Subset
+from bench.datasets.demo import Demo
+from bench.errors import UserError
+from bench.provenance import provenance
+from bench.registry import DEFENSES, MODELS
+from defenses.base import DoesNotApply, TrainedDefense
+from defenses.training.loop import Progress, Schedule, srocc, train
+from models.zoo import WeightsError, card_of, load_weights, save_weights, sha256_of, weight_file
+
+
+def fit(
+    model_name: str,
+    defense_spec: str,
+    dataset: ImageDataset,
+    schedule: Schedule,
+    out: Path,
+    *,
+    start: Path | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """Train a model under a recipe; goes on where a killed run stopped.
+
+    Args:
+        model_name: registry name of the architecture.
+        defense_spec: `none` or a training defense, with parameters.
+        dataset: labelled; one with splits is trained on "training" and watched on "validation".
+        schedule: budget and speed.
+        out: folder for weights, card and, meanwhile, the checkpoint.
+        start: undefended weights to start from; random ones if left out.
+        report: told of progress.
+
+    Returns:
+        The weight file.
+
+    Raises:
+        UserError: for anything that the caller can mend.
+    """
+    recipe = DEFENSES.build(defense_spec)
+    if not isinstance(recipe, TrainedDefense):
+        raise UserError(f"{recipe.name} is not trained; only training defenses and none are")
+    if dataset.label_kind == "none" or any(math.isnan(sample.mos) for sample in dataset.samples):
+        raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
+    out.mkdir(parents=True, exist_ok=True)
+    target = weight_file(model_name, recipe.name, out)
+    torch.manual_seed(schedule.seed)
+    try:
+        model = MODELS.build(model_name)
+        if start is not None:
+            load_weights(model, start)
+        prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        training, validation = _splits(dataset)
+        facts = train(
+            prepared, recipe.loss, recipe.passes_an_image, training, schedule,
+            checkpoint=target.with_suffix(".checkpoint"), validation=validation, report=report,
+        )  # fmt: skip
+    except (DoesNotApply, WeightsError, ValueError) as error:
+        raise UserError(str(error)) from None
+    measured = {"demo_srocc_pseudo_mos": round(srocc(prepared, Demo()), 4)}
+    if validation is not None:
+        measured["validation_srocc"] = round(srocc(prepared, validation), 4)
+    card = {
+        "model": model_name,
+        "defense": recipe.name,
+        "recipe": asdict(recipe) if is_dataclass(recipe) else {},
+        "passes_an_image": recipe.passes_an_image,
+        "schedule": asdict(schedule),
+        "budget": facts,
+        "start": {"weights_sha256": sha256_of(start), "card": card_of(start)} if start else "random weights",
+        "data": {"name": dataset.name, "label_kind": dataset.label_kind, "fingerprint": dataset.fingerprint,
+                 "training_pictures": len(training), "training_references": _references(dataset, training)},
+        "measured": measured,
+        "versions": provenance()["versions"],
+        "licence": "MIT",
+    }  # fmt: skip
+    save_weights(prepared, target, card)
+    target.with_suffix(".checkpoint").unlink(missing_ok=True)
+    return target
+
+
+def _splits(dataset: ImageDataset) -> tuple[Subset, Subset | None]:
+    splits = getattr(dataset, "splits", None) or ["training"] * len(dataset)
+    training = [i for i, split in enumerate(splits) if split == "training"]
+    validation = [i for i, split in enumerate(splits) if split == "validation"]
+    if not training:
+        raise UserError(f"the data set {dataset.name} has no picture in its training split")
+    return Subset(dataset, training), Subset(dataset, validation) if validation else None
+
+
+def _references(dataset: ImageDataset, some: Subset) -> int:
+    return len({dataset.samples[i].reference_id for i in some.indices})
