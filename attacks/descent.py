@@ -25,8 +25,10 @@ def steepest(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
 class GradientDescent(Attack):
     """Base of the gradient attacks; a subclass sets defaults or overrides one of the small methods.
 
+    Of all iterates, as they would be stored in 8 bit, the one of least loss counts.
+
     Attributes:
-        steps: gradient steps.
+        steps: gradient steps; fewer where the query limit allows no more.
         step_size: length of a step as a share of the threat's size.
         restarts: runs from other starts; the best of all counts.
         random_start: whether to start at a random point of the ball; the first of several restarts starts clean.
@@ -58,15 +60,19 @@ class GradientDescent(Attack):
         objective = self.aim(objective)
         best = Best(images, objective.loss(objective.clean))
         for restart in range(self.restarts):
+            left = target.queries_left
+            steps = self.steps if left is None else min(self.steps, left // (self.restarts - restart) - 1)
             random = self.random_start and (restart > 0 or self.restarts == 1)
             attacked = self.start(images, threat, generator) if random else images
-            for step in range(self.steps):
-                quality, gradient = target.quality_and_grad(attacked, objective.loss)
+            for step in range(steps):
+                # gradient and score are those of the picture as it would be stored, while steps add up unrounded
+                stored = threat.snap(attacked, images)
+                quality, gradient = target.quality_and_grad(stored, objective.loss)
                 if random or step > 0:
-                    best.offer(attacked, objective.loss(quality))
+                    best.offer(stored, objective.loss(quality))
                 move = self.step_size * threat.size * steepest(gradient, threat.norm)
                 attacked = threat.project(attacked - move, images)
-            # the last iterate, on the grid on which it will be judged
-            attacked = threat.snap(attacked, images)
-            best.offer(attacked, objective.loss(target.quality(attacked)))
-        return threat.snap(best.images, images)
+            if steps > 0:
+                stored = threat.snap(attacked, images)
+                best.offer(stored, objective.loss(target.quality(stored)))
+        return best.images

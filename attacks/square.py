@@ -42,7 +42,10 @@ class Square(Attack):
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
         _, channels, height, width = images.shape
-        queries = min(self.queries, target.queries_left or self.queries)
+        left = target.queries_left
+        queries = self.queries if left is None else min(self.queries, left)
+        if queries < 1:
+            return images
         stripes = threat.size * generator.signs((channels, 1, width)).to(images)
         attacked = threat.project(images + stripes, images)
         best = Best(images, objective.loss(objective.clean))

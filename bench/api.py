@@ -16,6 +16,7 @@ from bench.arena import Arena
 from bench.config import Setting, Suite, validated
 from bench.datasets import open_dataset
 from bench.datasets.base import ImageDataset
+from bench.errors import UserError
 from bench.executors import local
 from bench.plan import expand
 from bench.records import Records
@@ -53,7 +54,8 @@ def evaluate(
         out: results folder to keep and resume from; a temporary one if left out.
 
     Returns:
-        One row a cell, with the columns of summary.csv.
+        One row a cell, with the columns of summary.csv. Cells that make no sense (a defense that does not fit the model)
+        are left out.
 
     Raises:
         bench.errors.UserError: for anything that the caller can mend.
@@ -81,6 +83,8 @@ def evaluate(
     with tempfile.TemporaryDirectory() as scratch:
         records = Records(Path(out) if out else Path(scratch))
         outcome = local.run(arena, expand(suite), records, report=lambda *_: None)
+        if outcome.skipped and not outcome.cell_ids:
+            raise UserError(outcome.skipped[0][1])
         table = records.rebuild_summary()
     return table[table.cell_id.isin(outcome.cell_ids)].reset_index(drop=True)
 
@@ -89,7 +93,7 @@ def _named(model: nn.Module, score_range: tuple[float, float], higher_is_better:
     """A model object with a name, and a fingerprint of its weights so that results of other weights are not reused."""
     made = model
     if not isinstance(made, QualityModel):
-        made = Custom(model, ModelInfo(type(model).__name__, score_range, higher_is_better))
+        made = Custom(model, ModelInfo(type(model).__name__, score_range, higher_is_better, min_size=1))
     if not made.info.weights_sha256:
         weights = hashlib.sha256()
         for key, value in made.state_dict().items():

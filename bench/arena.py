@@ -35,7 +35,7 @@ CACHED_CRAFTINGS = 8
 TIMED_PICTURES, TIMED_TURNS = 8, 5
 """For the cost of a defense: few, since it is measured in every run."""
 
-STATUSES = ("ok", "violation", "nan", "failed")
+STATUSES = ("ok", "violation", "not-finite", "failed")
 """Of a picture, from good to bad; a cell has the worst of its pictures'."""
 
 
@@ -165,7 +165,7 @@ class Arena:
             adversarial = self.score(self.defended(cell.model, cell.defense), crafted.pixels, digest(cell.crafting, "adv"))
             images["adv_quality"] = adversarial.numpy()
             scored = ["clean_quality", "adv_quality"]
-            images.loc[images[scored].isna().any(axis=1) & (images.status != "failed"), "status"] = "nan"
+            images.loc[images[scored].isna().any(axis=1) & (images.status != "failed"), "status"] = "not-finite"
             images.loc[images.status == "failed", "adv_quality"] = np.nan
         except KeyboardInterrupt:
             raise
@@ -273,7 +273,7 @@ class Arena:
                     attacked = clean.float() / 255
                 stored = store(attacked, clean, cell.threat)
                 status[(stored.left_ball & (torch.from_numpy(status == "ok"))).numpy()] = "violation"
-                status[stored.not_finite.numpy()] = "nan"
+                status[stored.not_finite.numpy()] = "not-finite"
                 held = verified(stored.pixels, clean, cell.threat).numpy()
                 if not held.all():  # the rounding and this check disagree: a bug of ours, never hidden
                     status[~held] = "violation"

@@ -98,7 +98,10 @@ def load_suite(name_or_file: str) -> Suite:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{mark.line + 1}: " if mark else " "
-        raise UserError(f"{path}:{line}not valid YAML: {getattr(error, 'problem', error)}") from None
+        words = " ".join(str(getattr(error, "problem", error)).split())
+        raise UserError(f"{path}:{line}not valid YAML: {words}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}:1: a suite is a mapping with models, defenses, attacks, …")
     return validated(content, lambda loc: f"{path}:{_line(node, loc)}")

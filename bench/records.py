@@ -82,7 +82,7 @@ class Records:
         try:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
-            table = images[IMAGE_COLUMNS].to_csv(index=False, float_format="%.9g").encode()
+            table = images[IMAGE_COLUMNS].to_csv(index=False).encode()
             record = {"version": VERSION, **record, "images_sha256": hashlib.sha256(table).hexdigest()}
             _write_synced(part / "images.csv", table)
             _write_synced(part / "record.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
@@ -110,7 +110,7 @@ class Records:
         table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
         part = self.folder / f".summary.{os.getpid()}.part"
         try:
-            _write_synced(part, table.to_csv(index=False, float_format="%.6g").encode())
+            _write_synced(part, table.to_csv(index=False).encode())
             part.replace(self.folder / "summary.csv")
         except OSError as error:
             part.unlink(missing_ok=True)

@@ -61,7 +61,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"{spec!r}: {pair!r} is not parameter=value")
-        parameters[key.strip()] = yaml.safe_load(value)
+        try:
+            parameters[key.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):
+            raise UserError(f"{spec!r}: {value!r} is not a value") from None
     return match["name"], parameters
 
 
@@ -90,10 +93,10 @@ class Registry(Generic[T]):
 
     def _built_in(self) -> Iterator[Entry[T]]:
         package = importlib.import_module(self.package)
-        for module_info in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+        for module_info in pkgutil.walk_packages(package.__path__, f"{self.package}.", onerror=lambda name: None):
             try:
                 module = importlib.import_module(module_info.name)
-            except Exception as error:  # a broken plugin must not take the others with it
+            except (Exception, SystemExit) as error:  # a broken plugin must not take the others with it
                 yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, f"{type(error).__name__}: {error}")
                 continue
             yield from (Entry(_name(made), made) for made in self._classes(module))
@@ -134,7 +137,7 @@ class Registry(Generic[T]):
     def _from_file(self, name: str) -> type[T]:
         path, _, class_name = name.removeprefix("file:").rpartition(":")
         file = Path(path)
-        if not file.is_file():
+        if not file.is_file() or file.suffix != ".py":
             raise UserError(f"{name!r}: give it as file:path.py:Class, with a file that exists")
         module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
         if module_name not in sys.modules:
@@ -145,9 +148,10 @@ class Registry(Generic[T]):
             sys.modules[module_name] = module
             try:
                 loading.loader.exec_module(module)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 del sys.modules[module_name]
-                raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {error})") from None
+                words = " ".join(str(error).split())
+                raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {words})") from None
         made = vars(sys.modules[module_name]).get(class_name)
         if not (inspect.isclass(made) and issubclass(made, self.base)):
             raise UserError(f"{file}: holds no {self.base.__name__} called {class_name!r}")
@@ -173,7 +177,7 @@ class Registry(Generic[T]):
             if parameters:
                 raise UserError(f"{self.kind} {name!r} takes no parameters")
             return made()
-        if name not in self.entries and ":" in name and not name.startswith("file:"):
+        if ":" in name and not name.startswith("file:"):
             parameters = {"variant": name.partition(":")[2], "parameters": parameters}
         known = [f.name for f in fields(made) if f.init]
         for key in parameters:

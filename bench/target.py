@@ -124,9 +124,10 @@ class _Counted(nn.Module):
         self.target, self.loss = target, loss
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        qualities = self.target._forward(images)
         if images.requires_grad:
+            images = images.view_as(images)
             images.register_hook(self.target._count_backward)
+        qualities = self.target._forward(images)
         return self.loss(qualities)
 
 
@@ -136,8 +137,7 @@ def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
     Raises:
         ModelError: where the model returns another shape or an integer type.
     """
-    # convolutions on a CPU are faster so, and no model may care
-    raw = model.quality(images.contiguous(memory_format=torch.channels_last))
+    raw = model.quality(images)
     if raw.shape != (len(images),) or not raw.is_floating_point():
         raise ModelError(
             f"{model.info.name}: returned {raw.dtype} of shape {tuple(raw.shape)} for {len(images)} pictures; "

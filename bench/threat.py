@@ -37,9 +37,7 @@ def store(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Stored
     attacked = torch.where(not_finite.view(-1, 1, 1, 1), start, attacked.float())
     left_ball = ~threat.holds(attacked, start)
     shift = (threat.project(attacked, start) - start) * 255
-    # a shift of 1.9999 levels is 2 in float32's own words; toward the clean picture means truncation
-    steps = (shift + 1e-4 * shift.sign()).trunc()
-    pixels = (clean.float() + steps).clamp(0, 255).to(torch.uint8)
+    pixels = (clean.float() + threat.whole_levels(shift)).clamp(0, 255).to(torch.uint8)
     return Stored(pixels, left_ball, not_finite)
 
 

@@ -21,6 +21,8 @@ _CLASSES = (
     "BIM", "DIFGSM", "EOTPGD", "FFGSM", "FGSM", "MIFGSM", "NIFGSM", "PGD", "PIFGSM", "PIFGSMPP", "RFGSM", "SINIFGSM",
     "TIFGSM", "UPGD", "VMIFGSM", "VNIFGSM",
 )  # fmt: skip
+_SIZE_NAMES = {"PIFGSM": "max_epsilon", "PIFGSMPP": "max_epsilon"}
+"""Classes that call the ball's size something else than `eps`."""
 
 
 class _Logits(nn.Module):
@@ -71,6 +73,7 @@ class TorchAttacks(Attack):
         logits = _Logits(target.module(objective.loss), images.device)
         with torch.random.fork_rng():
             torch.manual_seed(generator.seed())
-            attack = getattr(torchattacks, self.variant)(logits, eps=threat.size, **self.parameters)
+            size = {_SIZE_NAMES.get(self.variant, "eps"): threat.size}
+            attack = getattr(torchattacks, self.variant)(logits, **size, **self.parameters)
             attacked: torch.Tensor = attack(images, images.new_tensor([[1.0, -1.0]]).expand(len(images), 2))
         return threat.snap(threat.project(attacked, images), images)

@@ -101,8 +101,13 @@ class Demo(ImageDataset):
         folder = cache_folder() / f"demo-{self.fingerprint[:16]}"
         if folder.is_dir():
             return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix="demo-part-", dir=folder.parent))
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix="demo-part-", dir=folder.parent))
+        except OSError as error:
+            raise UserError(
+                f"{folder.parent}: cannot be written to ({error.strerror}); set IQARENA_CACHE to another folder"
+            ) from None
         try:
             for (image_id, *_, picture), expected in zip(render(), self.hashes, strict=True):
                 if pixel_hash(picture) != expected:

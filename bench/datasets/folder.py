@@ -37,13 +37,19 @@ class Folder(ImageDataset):
             raise UserError(
                 f"{table_file}: not found; a folder data set needs it, with columns image, reference_id, mos"
             ) from None
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{table_file}: not a readable CSV ({error})") from None
+        except (OSError, ValueError) as error:
+            words = " ".join(str(error).split())
+            raise UserError(f"{table_file}: not a readable CSV ({words})") from None
         if missing := {"image", "reference_id", "mos"} - set(table.columns):
             raise UserError(f"{table_file}: lacks the column(s) {', '.join(sorted(missing))}")
+        if not len(table):
+            raise UserError(f"{table_file}: holds no picture")
+        unnamed = table[table.image.isna() | table.reference_id.isna()]
+        if len(unnamed):
+            raise UserError(f"{table_file}: line {unnamed.index[0] + 2}: image and reference_id must not be empty")
         outside = table[~pd.to_numeric(table.mos, errors="coerce").between(0, 1)]
         if len(outside):
-            raise UserError(f"{table_file}: line {outside.index[0] + 2}: mos {outside.mos.iloc[0]!r} is not in [0, 1]")
+            raise UserError(f"{table_file}: line {outside.index[0] + 2}: mos {outside.mos.iloc[0]} is not in [0, 1]")
         self.root = root
         # a file beside the table says so where nobody rated these pictures
         self.label_kind = "pseudo-MOS" if (root / "consensus.json").is_file() else "MOS"

@@ -3,7 +3,7 @@
 The idea is KADIS-700k's (Lin, Hosu, Saupe, arXiv 2001.08113): let good full-reference measures stand in for raters and
 equalise each one's histogram, so that no measure's scale outweighs another's. Here: FSIM (colour), HaarPSI, VIFp, GMSD
 and MDSI as ``piq`` computes them, each turned into its percentile among the measures of a training set, oriented so
-that 1 is best; the pseudo-MOS is the mean of the five percentiles, in [0, 1]. A pristine picture has 1.
+that 1 is best; the pseudo-MOS is the mean of the five percentiles, in [0, 1]. A pristine picture has nearly 1.
 
 The percentiles are kept in ``pseudo_mos.json``, so that every label anywhere is on one scale. Labels are made once and
 stored with the pictures; only making them needs ``piq`` (and with it torchvision).

@@ -52,7 +52,7 @@ def _dct_matrix() -> torch.Tensor:
 
 def quantization_table(quality: int, chroma: bool) -> torch.Tensor:
     """libjpeg's table (8, 8) for a quality from 1 to 100."""
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     table = torch.tensor(_CHROMA_TABLE if chroma else _LUMA_TABLE, dtype=torch.float32)
     return ((table * scale + 50) / 100).floor().clamp(1, 255)
 

@@ -205,6 +205,7 @@ def _batches(
         sampler=_Order(len(pictures), schedule.seed, step * schedule.batch, steps * schedule.batch),
         num_workers=schedule.workers,
         prefetch_factor=4 if schedule.workers else None,
+        generator=torch.Generator(),  # its own, so that starting to read again draws nothing from the global stream
     )
 
 

@@ -26,7 +26,14 @@ def weight_file(model: str, defense: str = "none", folder: Path = ZOO) -> Path:
 def card_of(path: Path) -> dict[str, Any]:
     """The card beside a weight file; empty where there is none."""
     card = path.with_suffix(".yaml")
-    loaded: dict[str, Any] = yaml.safe_load(card.read_text()) if card.is_file() else {}
+    try:
+        loaded = yaml.safe_load(card.read_text()) if card.is_file() else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        loaded = "broken"
+    if loaded is None:
+        loaded = {}
+    if not isinstance(loaded, dict):
+        raise WeightsError(f"{card}: not a card; restore the file or delete it")
     return loaded
 
 

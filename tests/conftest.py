@@ -1,0 +1,142 @@
+"""Tiny models whose best attack is known on paper, pictures that break things, and one way to run an attack on them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+from attacks.base import Attack, Generators
+from attacks.objective import Kind, Objective
+from attacks.threat import Threat
+from bench.target import Target, frozen
+from bench.threat import Stored, store
+from models.base import ModelInfo, QualityModel
+
+hypothesis.settings.register_profile("iqarena", deadline=None, derandomize=True, database=None, max_examples=60)
+hypothesis.settings.load_profile("iqarena")
+
+
+class MeanModel(QualityModel):
+    """The mean of all pixels."""
+
+    info = ModelInfo("mean", min_size=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))
+
+
+class LinearModel(QualityModel):
+    """½ + Σ w·(x − ½): seeded weights, none of them zero, with Σ|w| = `reach`."""
+
+    def __init__(self, height: int = 16, width: int = 16, seed: int = 0, reach: float = 10.0) -> None:
+        super().__init__()
+        self.info = ModelInfo("linear", min_size=1)
+        weights = torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed))
+        weights = weights + 0.05 * weights.sign()
+        self.weight = torch.nn.Parameter(weights * (reach / weights.abs().sum()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 0.5 + (self.weight * (images - 0.5)).sum(dim=(1, 2, 3))
+
+
+class QuadraticModel(QualityModel):
+    """1 − mean((x − c)²)."""
+
+    info = ModelInfo("quadratic", min_size=1)
+
+    def __init__(self, center: float = 0.4) -> None:
+        super().__init__()
+        self.center = center
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 1 - ((images - self.center) ** 2).mean(dim=(1, 2, 3))
+
+
+class StochasticModel(QualityModel):
+    """The mean pixel, each pixel under a random weight that is one on average; drawn from torch's global stream."""
+
+    info = ModelInfo("stochastic", min_size=1, stochastic=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images * (1 + 0.5 * torch.randn(images.shape))).mean(dim=(1, 2, 3))
+
+
+class NaNModel(QualityModel):
+    """Not a number, whatever the picture; its gradient is not one either."""
+
+    info = ModelInfo("nan", min_size=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3)) * math.nan
+
+
+class WrongShapeModel(QualityModel):
+    """Scores (N, 1) instead of (N,)."""
+
+    info = ModelInfo("wrong-shape", min_size=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3))[:, :1]
+
+
+def random_pixels(
+    count: int, height: int = 16, width: int = 16, seed: int = 0, low: int = 0, high: int = 256
+) -> torch.Tensor:
+    """Pictures (count, 3, height, width) uint8, uniform in [low, high)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(low, high, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def craft(
+    attack: Attack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat, seeds: list[int] | None = None
+) -> tuple[torch.Tensor, Stored, Target]:
+    """Run an attack on pictures (N, 3, H, W) uint8 as the arena does; its own output, what is stored of it, the target."""
+    images = clean.float() / 255
+    with frozen(model):
+        target = Target(model, len(clean), attack.access, queries=threat.queries)
+        quality = torch.full((len(clean),), math.nan) if attack.access == "none" else target.quality(images)
+        objective = Objective(kind, quality)
+        attacked = attack.run(target, images, objective, threat, Generators(seeds or list(range(len(clean)))))
+    return attacked, store(attacked, clean, threat), target
+
+
+def _pictures() -> dict[str, torch.Tensor]:
+    ramp = torch.arange(20, dtype=torch.uint8).mul(12).expand(3, 24, 20).contiguous()
+    hard = (random_pixels(1, 24, 20, seed=2)[0] > 127).to(torch.uint8) * 255
+    return {
+        "random": random_pixels(1, 24, 20)[0],
+        "grey": torch.full((3, 24, 20), 128, dtype=torch.uint8),
+        "black": torch.zeros((3, 24, 20), dtype=torch.uint8),
+        "white": torch.full((3, 24, 20), 255, dtype=torch.uint8),
+        "saturated": hard,
+        "gradient": ramp,
+        "odd": random_pixels(1, 33, 47, seed=3)[0],
+    }
+
+
+@pytest.fixture
+def pictures() -> dict[str, torch.Tensor]:
+    """Pictures (3, H, W) uint8 by name: noise, flat ones, the ends of the range, a one-pixel-wide ramp, odd sides."""
+    return _pictures()
+
+
+@pytest.fixture(scope="session")
+def natural() -> np.ndarray:
+    """A natural crop, (96, 96, 3) uint8."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.astronaut()[20:116, 180:276])
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """Folder of the published data sets."""
+    if not os.environ.get("IQARENA_DATA"):
+        pytest.skip("IQARENA_DATA names no folder with data sets")
+    return Path(os.environ["IQARENA_DATA"])

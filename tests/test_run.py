@@ -1,0 +1,322 @@
+"""A suite from file to table: cells, resume, faults in plugins and disks, bad pictures, and the Python door."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import LinearModel, NaNModel, StochasticModel, WrongShapeModel
+from PIL import Image
+
+from attacks.base import Access, Attack, Generators, Target
+from attacks.objective import Objective
+from attacks.threat import Threat
+from bench import evaluate
+from bench.arena import Arena, CannotRun
+from bench.config import validated
+from bench.datasets.base import ImageDataset
+from bench.datasets.folder import Folder
+from bench.errors import UserError
+from bench.executors import local
+from bench.plan import expand
+from bench.records import IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
+from bench.registry import ATTACKS, Entry
+from models.base import QualityModel
+
+SIDE = 16
+
+
+@pytest.fixture
+def pictures_folder(tmp_path: Path) -> Path:
+    """Eight random pictures of four references, labelled by their mean."""
+    root = tmp_path / "pictures"
+    root.mkdir()
+    rows = []
+    stream = np.random.default_rng(3)
+    for number in range(8):
+        pixels = stream.integers(40 + 20 * number, 60 + 24 * number, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        rows.append((f"{number}.png", f"ref{number % 4}", float(pixels.mean() / 255)))
+    pd.DataFrame(rows, columns=["image", "reference_id", "mos"]).to_csv(root / "labels.csv", index=False)
+    return root
+
+
+@pytest.fixture
+def small(pictures_folder: Path) -> ImageDataset:
+    return Folder(pictures_folder)
+
+
+@dataclass(frozen=True)
+class Plugin(Attack):
+    """Base of the badly behaved attacks below."""
+
+    access: ClassVar[Access] = "gradient"
+
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        return self.misbehave(images, threat)
+
+    def misbehave(self, images: torch.Tensor, threat: Threat) -> torch.Tensor:
+        raise RuntimeError("plugin\nbroke")
+
+
+class Raises(Plugin):
+    name: ClassVar[str] = "raises"
+
+
+class Exits(Plugin):
+    name: ClassVar[str] = "exits"
+
+    def misbehave(self, images: torch.Tensor, threat: Threat) -> torch.Tensor:
+        raise SystemExit(0)
+
+
+class LeavesBall(Plugin):
+    name: ClassVar[str] = "leaves-ball"
+
+    def misbehave(self, images: torch.Tensor, threat: Threat) -> torch.Tensor:
+        return images + 3 * threat.size
+
+
+class ReturnsNaN(Plugin):
+    name: ClassVar[str] = "returns-nan"
+
+    def misbehave(self, images: torch.Tensor, threat: Threat) -> torch.Tensor:
+        return images * math.nan
+
+
+class WrongShape(Plugin):
+    name: ClassVar[str] = "wrong-shape"
+
+    def misbehave(self, images: torch.Tensor, threat: Threat) -> torch.Tensor:
+        return images[:, :, 1:]
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    for made in (Raises, Exits, LeavesBall, ReturnsNaN, WrongShape):
+        monkeypatch.setitem(ATTACKS.entries, made.name, Entry(made.name, made))
+
+
+def run_all(dataset: ImageDataset, model: QualityModel, out: Path, batch: int = 16, **suite: Any) -> local.Outcome:
+    """A suite on one model object."""
+    chosen = validated({"models": [model.info.name], "dataset": dataset.name, **suite})
+    arena = Arena(dataset, chosen.limit, batch, {model.info.name: model})
+    return local.run(arena, expand(chosen), Records(out), lambda *_: None)
+
+
+def summary(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "summary.csv")
+
+
+def test_a_run_leaves_every_column_and_keeps_to_the_threat_model(small: ImageDataset, tmp_path: Path) -> None:
+    outcome = run_all(small, LinearModel(), tmp_path / "out", attacks=["random-noise", "pgd", "score-reflection"])
+    assert outcome.done == 6  # three attacks in two settings
+    assert not outcome.failed
+    table = summary(tmp_path / "out")
+    assert list(table.columns) == SUMMARY_COLUMNS
+    assert (table.status == "ok").all()
+    assert table.linf_max.max() <= 2 / 255
+    assert pd.api.types.is_float_dtype(table.eps)
+    for cell_id in table.cell_id:
+        assert list(Records(tmp_path / "out").images(cell_id).columns) == IMAGE_COLUMNS
+    # the linear model is fooled: each quality moves by Σ|w|·ε = 10 · 2/255, but for clipping at black and white
+    away = table[table.attack == "pgd"]
+    assert away.abs_gain.to_numpy() == pytest.approx(10 * 2 / 255, rel=0.05)
+
+
+def test_a_second_run_computes_nothing_and_leaves_the_same_bytes(small: ImageDataset, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_all(small, LinearModel(), out, attacks=["pgd"])
+    before = (out / "summary.csv").read_bytes()
+    again = run_all(small, LinearModel(), out, attacks=["pgd"])
+    assert (again.done, again.kept) == (0, 2)
+    assert (out / "summary.csv").read_bytes() == before
+
+
+def test_another_parameter_or_other_weights_are_other_cells(small: ImageDataset, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_all(small, LinearModel(), out, attacks=["pgd"])
+    more = run_all(small, LinearModel(), out, attacks=["pgd", "pgd[steps=3]"])
+    assert (more.done, more.kept) == (2, 2)
+    evaluate(LinearModel(seed=1), ["pgd"], small, out=out, limit=None)
+    assert len(summary(out)) == 5
+
+
+def test_a_damaged_record_is_made_again(small: ImageDataset, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_all(small, LinearModel(), out, attacks=["pgd"], settings=["adaptive"])
+    whole = (out / "summary.csv").read_text()
+    (images,) = out.glob("cells/*/images.csv")
+    images.write_text(images.read_text().replace("ok", "no", 1))
+    again = run_all(small, LinearModel(), out, attacks=["pgd"], settings=["adaptive"])
+    assert (again.done, again.kept) == (1, 0)
+
+    def without_seconds(text: str) -> list[list[str]]:
+        column = SUMMARY_COLUMNS.index("seconds")
+        return [line.split(",")[:column] + line.split(",")[column + 1 :] for line in text.splitlines()]
+
+    assert without_seconds((out / "summary.csv").read_text()) == without_seconds(whole)
+
+
+def test_order_batch_and_company_change_no_picture(small: ImageDataset, tmp_path: Path) -> None:
+    """Seeds are of the cell and the picture: one at a time, in another order, beside other cells, all the same."""
+    attacks = ["random-noise", "pgd", "square[queries=20]", "torchattacks:PGD"]
+    run_all(small, LinearModel(), tmp_path / "a", attacks=attacks, batch=8)
+    run_all(small, LinearModel(), tmp_path / "b", attacks=attacks[::-1], batch=1)
+    a, b = summary(tmp_path / "a"), summary(tmp_path / "b")
+    assert len(a) == 8
+    both = a.merge(b, on="cell_id", suffixes=("_a", "_b"))
+    assert len(both) == 8
+    # scores may differ in the last bits of float32 with the batch; a picture of another seed would differ by far more
+    np.testing.assert_allclose(both.abs_gain_a, both.abs_gain_b, atol=1e-6)
+
+
+@pytest.mark.usefixtures("plugins")
+@pytest.mark.parametrize(
+    ("attack", "status", "told"),
+    [
+        ("raises", "failed", "RuntimeError: plugin broke"),
+        ("exits", "failed", "SystemExit"),
+        ("leaves-ball", "violation", ""),
+        ("returns-nan", "not-finite", ""),
+        ("wrong-shape", "failed", "returned (8, 3, 15, 16)"),
+    ],
+)
+def test_a_bad_plugin_is_a_status_and_the_others_go_on(
+    small: ImageDataset, tmp_path: Path, attack: str, status: str, told: str
+) -> None:
+    outcome = run_all(small, LinearModel(), tmp_path, attacks=[attack, "pgd"], settings=["adaptive"])
+    assert outcome.done == 2
+    ((cell, found, error),) = outcome.failed
+    assert (cell.attack, found) == (attack, status)
+    assert told in error
+    assert "\n" not in error
+    table = summary(tmp_path).set_index("attack")
+    assert table.status.to_dict() == {attack: status, "pgd": "ok"}
+    if attack == "leaves-ball":  # projected all the same, and said so
+        assert table.linf_max[attack] <= 2 / 255
+        assert table["flags"][attack] == "left-ball"
+    # a failure is never taken for done
+    again = run_all(small, LinearModel(), tmp_path, attacks=[attack, "pgd"], settings=["adaptive"])
+    assert (again.done, again.kept) == (1, 1)
+
+
+@pytest.mark.parametrize(("model", "status"), [(NaNModel(), "not-finite"), (WrongShapeModel(), "failed")])
+def test_a_bad_model_is_a_status(small: ImageDataset, tmp_path: Path, model: QualityModel, status: str) -> None:
+    outcome = run_all(small, model, tmp_path, attacks=["random-noise"], settings=["adaptive"])
+    assert [found for _, found, _ in outcome.failed] == [status]
+    assert math.isnan(summary(tmp_path).srocc_adv[0])
+
+
+def test_a_cell_that_makes_no_sense_is_skipped_with_the_reason(small: ImageDataset, tmp_path: Path) -> None:
+    threats = [{"norm": "l2", "eps": 0.5}]
+    outcome = run_all(small, LinearModel(), tmp_path, attacks=["square"], threats=threats, settings=["adaptive"])
+    assert [reason for _, reason in outcome.skipped] == ["square does not support l2; it supports linf"]
+
+
+def test_a_picture_below_a_models_least_size_is_skipped_with_the_reason(small: ImageDataset) -> None:
+    chosen = validated({"models": ["cnniqa"], "attacks": ["pgd"], "dataset": small.name, "settings": ["adaptive"]})
+    with pytest.raises(CannotRun, match=r"is 16×16; cnniqa needs 32×32"):
+        Arena(small, 1, 16).cell_id(expand(chosen)[0])
+
+
+def test_a_stochastic_model_is_scored_anew_and_repeatably(small: ImageDataset, tmp_path: Path) -> None:
+    attacks = ["random-noise", "pgd[steps=2]"]
+    for folder in ("a", "b"):
+        run_all(small, StochasticModel(), tmp_path / folder, attacks=attacks, settings=["adaptive"], draws=3)
+    a, b = (summary(tmp_path / folder).set_index("attack") for folder in ("a", "b"))
+    pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
+    # the gradient is averaged over three draws, and each is counted: q₀, two steps and the last look, times three
+    assert a.forwards_mean["pgd[steps=2]"] == 12
+    assert a.backwards_mean["pgd[steps=2]"] == 6
+    # clean and attacked get other draws: with the same ones, noise of 2/255 could not move a mean by this much
+    assert a.abs_gain["random-noise"] > 2 / 255 / 2
+
+
+def test_a_read_only_folder_is_one_line(tmp_path: Path, small: ImageDataset) -> None:
+    if os.geteuid() == 0:
+        (tmp_path / "file").write_text("")
+        locked = tmp_path / "file" / "below"  # root may write anywhere but below a file
+    else:
+        tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+        locked = tmp_path / "out"
+    with pytest.raises(UserError, match=r"cannot be written to .* choose another --out"):
+        run_all(small, LinearModel(), locked, attacks=["random-noise"])
+
+
+def test_a_full_disk_loses_nothing_that_is_finished(
+    small: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import records
+
+    written: list[Path] = []
+    real = records._write_synced
+
+    def full(path: Path, content: bytes) -> None:
+        if len(written) >= 2 and path.name == "images.csv":
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        real(path, content)
+
+    monkeypatch.setattr(records, "_write_synced", full)
+    attacks = ["random-noise", "pgd", "fgsm"]
+    with pytest.raises(UserError, match=r"No space left on device.*run the same command again"):
+        run_all(small, LinearModel(), tmp_path, attacks=attacks, settings=["adaptive"])
+    assert len(summary(tmp_path)) == 1
+    assert not list((tmp_path / "cells").glob(".*"))
+    monkeypatch.setattr(records, "_write_synced", real)
+    assert run_all(small, LinearModel(), tmp_path, attacks=attacks, settings=["adaptive"]).kept == 1
+    assert len(summary(tmp_path)) == 3
+
+
+def test_evaluate_takes_any_module(small: ImageDataset) -> None:
+    class Column(torch.nn.Module):
+        """Scores from 0 to 100, lower is better, of shape (N, 1)."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return 100 * (1 - images.mean(dim=(1, 2, 3)))[:, None]
+
+    report = evaluate(
+        Column(), ["pgd"], small, objectives=["raise"], score_range=(0, 100), higher_is_better=False, limit=None
+    )
+    assert list(report.columns) == SUMMARY_COLUMNS
+    # the mean of all pixels can rise by ε and no more
+    assert report.abs_gain[0] == pytest.approx(2 / 255, rel=1e-3)
+    assert report.srocc_clean[0] == pytest.approx(1.0)
+
+
+def test_evaluate_says_why_nothing_could_be_run(small: ImageDataset) -> None:
+    with pytest.raises(UserError, match="resnet-iqa needs 64×64"):
+        evaluate("resnet-iqa", ["pgd"], small)
+
+
+def test_evaluate_leaves_the_model_as_it_was(small: ImageDataset) -> None:
+    model = LinearModel().train()
+    weight = model.weight.detach().clone()
+    evaluate(model, ["pgd", "art:ProjectedGradientDescent[max_iter=2]"], small, limit=2)
+    assert model.training
+    assert model.weight.grad is None
+    assert model.weight.requires_grad
+    assert torch.equal(model.weight, weight)
+
+
+def test_records_say_how_they_were_made(small: ImageDataset, tmp_path: Path) -> None:
+    run_all(small, LinearModel(), tmp_path, attacks=["pgd"], settings=["adaptive"])
+    (file,) = tmp_path.glob("cells/*/record.json")
+    record = json.loads(file.read_text())
+    assert record["cell"]["attack"] == "pgd"
+    assert record["attack"]["parameters"]["steps"] == 10
+    assert record["provenance"]["versions"]["torch"] == version("torch")
+    assert record["dataset"]["label_kind"] == "MOS"

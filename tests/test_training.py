@@ -1,0 +1,145 @@
+"""The training loop: it learns, keeps its budget, resumes to the same weights, and leaves a card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from bench.arena import load_model
+from bench.datasets.folder import Folder
+from bench.errors import UserError
+from bench.registry import MODELS, Entry
+from bench.training import fit
+from defenses.training.loop import Progress, Schedule, inner_attack
+from models.base import FeatureModel, ModelInfo
+from models.zoo import load_weights
+
+
+class Tiny(FeatureModel):
+    """One convolution and a linear head."""
+
+    info = ModelInfo("tiny", min_size=16)
+    in_zoo = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, 2)
+        self.norm = torch.nn.BatchNorm2d(8)
+        self.linear = torch.nn.Linear(8, 1)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = torch.relu(self.norm(self.conv(images)))
+        return maps
+
+    def head(self, features: torch.Tensor, count: int) -> torch.Tensor:
+        scores: torch.Tensor = self.linear(features.mean(dim=(2, 3)))
+        return scores.squeeze(1)
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS.entries, "tiny", Entry("tiny", Tiny))
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Folder:
+    """Grey pictures under noise; the label falls with the noise."""
+    root = tmp_path / "data"
+    root.mkdir()
+    stream = np.random.default_rng(0)
+    rows = []
+    for number in range(96):
+        level = stream.uniform(0, 60)
+        pixels = np.clip(128 + stream.normal(0, level, (40, 40, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        rows.append((f"{number}.png", str(number), 1 - level / 60, "validation" if number % 4 == 0 else "training"))
+    pd.DataFrame(rows, columns=["image", "reference_id", "mos", "split"]).to_csv(root / "labels.csv", index=False)
+    return Folder(root)
+
+
+def schedule(passes: int, **changes: float) -> Schedule:
+    return Schedule(passes=passes, batch=16, crop=32, learning_rate=0.02, ema=0.9, workers=0, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("defense", ["none", "adversarial-training", "cprl"])
+def test_every_recipe_learns_within_its_budget(noisy: Folder, tmp_path: Path, defense: str) -> None:
+    told: list[Progress] = []
+    file = fit("tiny", defense, noisy, schedule(12_800), tmp_path / "out", report=told.append)
+    card = yaml.safe_load(file.with_suffix(".yaml").read_text())
+    # noise is easy to see: the order of the unseen quarter must be nearly right
+    assert card["measured"]["validation_srocc"] > 0.9
+    assert card["budget"]["passes"] == 12_800
+    assert card["budget"]["images_seen"] == 12_800 // card["passes_an_image"]
+    assert card["data"]["training_pictures"] == 72
+    assert told[-1].share == 1
+    assert not file.with_suffix(".checkpoint").exists()
+
+
+def test_the_card_guards_the_weights(noisy: Folder, tmp_path: Path) -> None:
+    file = fit("tiny", "none", noisy, schedule(160), tmp_path / "out")
+    card = yaml.safe_load(file.with_suffix(".yaml").read_text())
+    assert load_model(f"tiny[weights={file}]").info.weights_sha256 == card["sha256"]
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"is not the .* of its card; restore the file"):
+        load_model(f"tiny[weights={file}]")
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(noisy: Folder, tmp_path: Path) -> None:
+    whole = fit("tiny", "adversarial-training", noisy, schedule(12_800), tmp_path / "whole")
+    eager = schedule(12_800, minutes_between_checkpoints=0.0)
+
+    def kill(progress: Progress) -> None:
+        if 0.4 < progress.share < 0.6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit("tiny", "adversarial-training", noisy, eager, tmp_path / "cut", report=kill)
+    with pytest.raises(UserError, match="of another schedule"):
+        fit("tiny", "adversarial-training", noisy, schedule(6400), tmp_path / "cut")
+    resumed = fit("tiny", "adversarial-training", noisy, eager, tmp_path / "cut")
+    a, b = Tiny(), Tiny()
+    load_weights(a, whole)
+    load_weights(b, resumed)
+    # the same machine, threads and draws: nothing may differ
+    for name, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[name]), name
+
+
+def test_weights_start_where_they_are_told(noisy: Folder, tmp_path: Path) -> None:
+    start = fit("tiny", "none", noisy, schedule(160), tmp_path / "start")
+    file = fit("tiny", "cprl", noisy, schedule(320), tmp_path / "out", start=start)
+    card = yaml.safe_load(file.with_suffix(".yaml").read_text())
+    assert card["start"]["card"]["defense"] == "none"
+
+
+def test_the_inner_attack_raises_the_error_inside_its_ball(noisy: Folder) -> None:
+    torch.manual_seed(0)
+    model = Tiny().train()
+    images = torch.stack([noisy.picture(i) for i in range(8)]).float() / 255
+    labels = torch.tensor([noisy.mos(i) for i in range(8)])
+    attacked = inner_attack(model, images, labels, 4 / 255, 3)
+    assert model.training
+    assert (attacked - images).abs().max() <= 4 / 255 + 1e-6
+    model.eval()
+    assert ((model(attacked) - labels) ** 2 > (model(images) - labels) ** 2).all()
+
+
+def test_training_refuses_what_it_cannot_do(noisy: Folder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="jpeg is not trained"):
+        fit("tiny", "jpeg", noisy, schedule(160), tmp_path)
+    with pytest.raises(UserError, match="less than one step"):
+        fit("tiny", "none", noisy, schedule(3), tmp_path)
+    with pytest.raises(UserError, match="cnniqa has none"):
+        fit("cnniqa", "cprl", noisy, schedule(160), tmp_path)
