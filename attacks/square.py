@@ -42,8 +42,8 @@ class Square(Attack):
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
         _, channels, height, width = images.shape
-        left = target.queries_left
-        queries = self.queries if left is None else min(self.queries, left)
+        allowed = target.queries_left
+        queries = self.queries if allowed is None else min(self.queries, allowed)
         if queries < 1:
             return images
         stripes = threat.size * generator.signs((channels, 1, width)).to(images)

@@ -64,9 +64,9 @@ class Threat:
             reach = math.floor(self.size * 255 * (1 + 1e-9))
             steps = shift.round().clamp(-reach, reach)
         else:
-            steps, reach = shift.round(), self.size * 255
+            steps, length = shift.round(), self.size * 255
             for _ in range(_SHORTENINGS):
-                over = steps.flatten(1).double().norm(dim=1) > reach
+                over = steps.flatten(1).double().norm(dim=1) > length
                 if not over.any():
                     break
                 shift = torch.where(over.view(-1, 1, 1, 1), 0.98 * shift, shift)
