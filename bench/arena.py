@@ -279,6 +279,9 @@ class Arena:
                     status[~held] = "violation"
                 if stored.left_ball.any():
                     flags.add("left-ball")
+                    errors.append(f"pictures came back outside {cell.norm} ≤ {cell.eps:.5g}, and were projected")
+                if stored.not_finite.any():
+                    errors.append("pictures came back with NaN or infinities, and the clean ones were stored")
                 counts = target.counts
                 if int(counts.backwards.sum()) and float(counts.zero_gradients.sum() / counts.backwards.sum()) > 0.05:
                     flags.add("zero-gradient")

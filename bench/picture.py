@@ -113,7 +113,7 @@ def _array(pixels: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def _sheet(pictures: list[torch.Tensor], titles: list[str], title: str) -> Figure:
     height, width = pictures[0].shape[1:]
-    figure = Figure(figsize=(10, 10 * height / (3 * width) + 0.9), layout="constrained")
+    figure = Figure(figsize=(10, 9.8 * height / (3 * width) + 0.65), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)
     for axes, pixels, words in zip(figure.subplots(1, 3), pictures, titles, strict=True):

@@ -189,8 +189,8 @@ def test_order_batch_and_company_change_no_picture(small: ImageDataset, tmp_path
     [
         ("raises", "failed", "RuntimeError: plugin broke"),
         ("exits", "failed", "SystemExit"),
-        ("leaves-ball", "violation", ""),
-        ("returns-nan", "not-finite", ""),
+        ("leaves-ball", "violation", "outside linf ≤ 0.0078431, and were projected"),
+        ("returns-nan", "not-finite", "came back with NaN"),
         ("wrong-shape", "failed", "returned (8, 3, 15, 16)"),
     ],
 )
