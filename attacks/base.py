@@ -34,7 +34,7 @@ class Target(Protocol):
 
     @property
     def queries_left(self) -> int | None:
-        """Forward passes a picture that are still allowed; None is no limit."""
+        """Questions a picture that are still allowed; None is no limit."""
 
 
 class Generators:
@@ -84,6 +84,7 @@ class Attack(ABC):
         norms: threat models that it supports.
         objectives: objectives that it can follow; the first is its usual one.
         control: whether it is no real attack but what an attack must beat; controls do not rank defenses.
+        limited: whether it keeps to a query limit; one that cannot is skipped where there is one.
         batches: whether several pictures may go in at once; else they come one at a time.
         paper: where it comes from.
     """
@@ -93,6 +94,7 @@ class Attack(ABC):
     norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
     objectives: ClassVar[tuple[Kind, ...]] = get_args(Kind)
     control: ClassVar[bool] = False
+    limited: ClassVar[bool] = True
     batches: ClassVar[bool] = True
     paper: ClassVar[str] = ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import torch
 from torch import nn
 
 from attacks.objective import Kind
@@ -20,6 +22,7 @@ from bench.errors import UserError
 from bench.executors import local
 from bench.plan import expand
 from bench.records import Records
+from bench.registry import source_hash
 from models.base import Custom, ModelInfo, QualityModel
 
 
@@ -90,13 +93,12 @@ def evaluate(
 
 
 def _named(model: nn.Module, score_range: tuple[float, float], higher_is_better: bool) -> tuple[str, QualityModel]:
-    """A model object with a name, and a fingerprint of its weights so that results of other weights are not reused."""
-    made = model
-    if not isinstance(made, QualityModel):
-        made = Custom(model, ModelInfo(type(model).__name__, score_range, higher_is_better, min_size=1))
-    if not made.info.weights_sha256:
-        weights = hashlib.sha256()
-        for key, value in made.state_dict().items():
-            weights.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-        made.info = replace(made.info, weights_sha256=weights.hexdigest())
+    """The model under its name, fingerprinted by weights and code so that results of others are not taken for its own."""
+    made = copy.copy(model) if isinstance(model, QualityModel) else Custom(
+        model, ModelInfo(type(model).__name__, score_range, higher_is_better, min_size=1)
+    )  # fmt: skip
+    fingerprint = hashlib.sha256(source_hash(model).encode())
+    for key, value in made.state_dict().items():
+        fingerprint.update(key.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    made.info = replace(made.info, weights_sha256=fingerprint.hexdigest())
     return made.info.name, made

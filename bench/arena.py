@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,9 @@ CACHED_CRAFTINGS = 8
 
 TIMED_PICTURES, TIMED_TURNS = 8, 5
 """For the cost of a defense: few, since it is measured in every run."""
+
+DEAD_SHARE = 0.05
+"""Share of zero or NaN gradients above which a cell is flagged."""
 
 STATUSES = ("ok", "violation", "not-finite", "failed")
 """Of a picture, from good to bad; a cell has the worst of its pictures'."""
@@ -71,6 +75,10 @@ class Arena:
         indices = dataset.spread(limit)
         self.samples = [dataset.samples[i] for i in indices]
         self.pictures = [dataset.picture(i) for i in indices]
+        self.image_list = [
+            (sample.image_id, hashlib.sha256(picture.numpy().tobytes()).hexdigest())
+            for sample, picture in zip(self.samples, self.pictures, strict=True)
+        ]
         self.extra_models = extra_models or {}
         self._models: dict[str, QualityModel] = {}
         self._defended: dict[tuple[str, str, bool], QualityModel] = {}
@@ -95,13 +103,24 @@ class Arena:
         key = (model, defense, surrogate)
         if key not in self._defended:
             made: Defense = DEFENSES.build(defense)
+            base = self.model(model)
             try:
-                self._defended[key] = (made.surrogate if surrogate else made.protect)(self.model(model))
+                defended = (made.surrogate if surrogate else made.protect)(base)
             except DoesNotApply as error:
                 raise CannotRun(str(error)) from None
             except WeightsError as error:
                 raise UserError(str(error)) from None
+            except Exception as error:
+                raise UserError(f"defense {defense!r} on {model!r}: {told(error)}") from None
+            if made.stochastic and defended is not base:
+                defended.info = replace(defended.info, stochastic=True)
+            self._defended[key] = defended
         return self._defended[key]
+
+    def attacked(self, cell: Cell) -> QualityModel:
+        """What the attack of a cell asks: the surrogate if it wants gradients, else the deployed model itself."""
+        wants_gradient = ATTACKS.build(cell.attack).access == "gradient"
+        return self.defended(cell.model, cell.crafted_on, surrogate=wants_gradient)
 
     def cell_id(self, cell: Cell) -> str:
         """Hash of everything that a cell's numbers depend on.
@@ -114,8 +133,8 @@ class Arena:
         deployed = self.defended(cell.model, cell.defense)
         code = [source_hash(thing) for thing in (attack, defense, model)]
         weights = [model.info.weights_sha256, deployed.info.weights_sha256]
-        images = [sample.image_id for sample in self.samples]
-        return digest(asdict(cell), code, weights, images, self.dataset.fingerprint)[:16]
+        facts = [model.info.score_range, model.info.higher_is_better]
+        return digest(asdict(cell), code, weights, facts, self.image_list, self.dataset.fingerprint)[:16]
 
     def check(self, cell: Cell) -> None:
         """Whether a cell can be run at all.
@@ -124,12 +143,14 @@ class Arena:
             CannotRun: with the reason.
         """
         attack, model = ATTACKS.build(cell.attack), self.model(cell.model)
-        seen = self.defended(cell.model, cell.crafted_on, surrogate=True)
+        seen = self.attacked(cell)
         deployed = self.defended(cell.model, cell.defense)
         if cell.norm not in attack.norms:
             raise CannotRun(f"{cell.attack} does not support {cell.norm}; it supports {', '.join(attack.norms)}")
         if cell.objective not in attack.objectives:
             raise CannotRun(f"{cell.attack} cannot {cell.objective}; it can {', '.join(attack.objectives)}")
+        if cell.queries is not None and not attack.limited:
+            raise CannotRun(f"{cell.attack} is another library's and cannot keep to a query limit")
         if attack.access == "gradient" and not seen.info.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.info.name} has none")
         least = max(model.info.min_size, deployed.info.min_size)
@@ -164,13 +185,14 @@ class Arena:
             flags, errors = list(crafted.flags), list(crafted.errors)
             adversarial = self.score(self.defended(cell.model, cell.defense), crafted.pixels, digest(cell.crafting, "adv"))
             images["adv_quality"] = adversarial.numpy()
-            scored = ["clean_quality", "adv_quality"]
-            images.loc[images[scored].isna().any(axis=1) & (images.status != "failed"), "status"] = "not-finite"
+            finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
+            images.loc[~finite & (images.status != "failed"), "status"] = "not-finite"
             images.loc[images.status == "failed", "adv_quality"] = np.nan
         except KeyboardInterrupt:
             raise
         except (Exception, SystemExit) as error:
             errors.append(told(error))
+            images["status"] = "failed"
         images = images.reindex(columns=IMAGE_COLUMNS)
         seconds = time.perf_counter() - started + crafting_seconds
         status = max(images.status, key=STATUSES.index)
@@ -192,10 +214,12 @@ class Arena:
     def _facts(self, cell: Cell) -> dict[str, Any]:
         """What a reader of the record wants to know of its parts."""
         attack, defense, model = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense), self.model(cell.model).info
+        key = (cell.model, cell.defense, False)
+        deployed = self._defended[key].info.weights_sha256 if key in self._defended else ""
         return {
             "attack": {"access": attack.access, "control": attack.control, "paper": attack.paper, **_parameters(attack)},
             "defense": {"kind": defense.kind, "stochastic": defense.stochastic, "surrogate": defense.surrogate_kind,
-                        "paper": defense.paper, **_parameters(defense)},
+                        "paper": defense.paper, "weights_sha256": deployed, **_parameters(defense)},
             "model": {"paper": model.paper, "weights_sha256": model.weights_sha256, "score_range": list(model.score_range)},
             "dataset": {"label_kind": self.dataset.label_kind, "fingerprint": self.dataset.fingerprint},
         }  # fmt: skip
@@ -224,7 +248,7 @@ class Arena:
         return self._speed[model, defense]
 
     def score(self, model: QualityModel, pixels: Sequence[torch.Tensor], seed: str) -> torch.Tensor:
-        """Qualities (N,) of stored pictures, uint8, in float32; NaN stays NaN."""
+        """Qualities (N,) of stored pictures, uint8, in float32; what is not finite stays so."""
         scores = torch.empty(len(pixels))
         with frozen(model), torch.inference_mode():
             for group in self._groups(pixels, 1 if model.info.stochastic else self.batch):
@@ -247,13 +271,14 @@ class Arena:
     def _craft(self, cell: Cell) -> Crafted:
         started = time.perf_counter()
         attack: Attack = ATTACKS.build(cell.attack)
-        seen = self.defended(cell.model, cell.crafted_on, surrogate=True)
+        seen = self.attacked(cell)
         clean_seen = self.clean(cell.model, cell.crafted_on, cell.seed)
         data_mean = float(clean_seen[torch.isfinite(clean_seen)].mean())
         pixels = [picture.clone() for picture in self.pictures]
         tables: dict[int, pd.DataFrame] = {}
         flags: set[str] = set()
         errors: list[str] = []
+        gradients = dead = 0
         alone = seen.info.stochastic or not attack.batches
         with frozen(seen):
             for group in self._groups(self.pictures, 1 if alone else self.batch):
@@ -283,14 +308,16 @@ class Arena:
                 if stored.not_finite.any():
                     errors.append("pictures came back with NaN or infinities, and the clean ones were stored")
                 counts = target.counts
-                if int(counts.backwards.sum()) and float(counts.zero_gradients.sum() / counts.backwards.sum()) > 0.05:
-                    flags.add("zero-gradient")
+                gradients += int(counts.gradients.sum())
+                dead += int(counts.zero_gradients.sum())
                 table = distances(stored.pixels, clean)
                 table["forwards"], table["backwards"] = counts.forwards.numpy(), counts.backwards.numpy()
                 table["status"] = status
                 for row, index in enumerate(group):
                     pixels[index] = stored.pixels[row]
                     tables[index] = table.iloc[[row]]
+        if dead > DEAD_SHARE * gradients:
+            flags.add("zero-gradient")
         table = pd.concat([tables[i] for i in range(len(pixels))], ignore_index=True)
         return Crafted(pixels, table, time.perf_counter() - started, sorted(flags), errors)
 
@@ -303,7 +330,8 @@ class Arena:
         quality = torch.full((len(images),), float("nan"))
         if attack.access != "none":
             quality = target.quality(images)
-        objective = Objective(cell.objective, quality, data_mean, None if known.isnan().any() else known)
+        labels_known = None if known.isnan().any() else known
+        objective = Objective(cell.objective, quality, data_mean, labels_known, cell.target)
         attacked = attack.run(target, images.clone(), objective, cell.threat, Generators(seeds))
         if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
             shape = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__

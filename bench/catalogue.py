@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.datasets import DATASETS
 from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
-from models.zoo import card_of, weight_file
+from models.zoo import WeightsError, card_of, weight_file
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
@@ -58,7 +58,11 @@ def _defense(made: type[Any]) -> dict[str, Any]:
 
 
 def _model(made: type[Any]) -> dict[str, Any]:
-    info, card = made.info, card_of(weight_file(made.info.name))
+    info = made.info
+    try:
+        card = card_of(weight_file(info.name))
+    except WeightsError as error:
+        card = {"measured": str(error)}
     return {
         "score_range": list(info.score_range),
         "higher_is_better": info.higher_is_better,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from attacks.objective import Kind
 from attacks.threat import Norm
@@ -22,7 +22,7 @@ def parse_size(value: object) -> object:
     if isinstance(value, str):
         try:
             return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             raise ValueError(f"{value!r} is neither a number nor a fraction like 2/255") from None
     return value
 
@@ -38,12 +38,22 @@ class ThreatConfig(_Strict):
     eps: Annotated[float, BeforeValidator(parse_size), Field(gt=0, le=1)] = 2 / 255
     queries: Annotated[int, Field(ge=1)] | None = None
 
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.norm == "linf" and self.eps * 255 * (1 + 1e-9) < 1:
+            raise ValueError(f"eps {self.eps:g} is below 1/255, one level of an 8-bit picture; nothing could change")
+        return self
+
 
 class AttackConfig(_Strict):
-    """One attack of a suite; without objectives it follows its own, or `away` if it can follow any."""
+    """One attack of a suite; without objectives it follows its own, or `away` if it can follow any.
+
+    `target` is the quality that the objective of that name aims at.
+    """
 
     attack: str
     objectives: list[Kind] | None = None
+    target: float = 1.0
 
 
 def _attack(value: object) -> object:

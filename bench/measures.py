@@ -35,6 +35,8 @@ def pearson(a: Reals, b: Reals, weights: Reals) -> Reals:
 
 def ranks(values: Reals, weights: Reals) -> Reals:
     """Mid-ranks (B, n) of values (n,) in a sample that holds each value `weights` (B, n) times."""
+    if np.isnan(values).any():  # a picture without a label: no rank, and no measure that needs one
+        return np.full((len(weights), len(values)), np.nan)
     distinct, place = np.unique(values, return_inverse=True)
     held = np.zeros((len(weights), len(distinct)))
     np.add.at(held.T, place, weights.T)

@@ -27,6 +27,7 @@ class Cell:
     setting: Setting
     seed: int
     draws: int
+    target: float = 1.0
 
     @property
     def threat(self) -> Threat:
@@ -67,7 +68,7 @@ def expand(suite: Suite) -> list[Cell]:
                         for setting in suite.settings:
                             cells.append(
                                 Cell(suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
-                                     threat.queries, setting, suite.seed, suite.draws)
+                                     threat.queries, setting, suite.seed, suite.draws, attack.target)
                             )  # fmt: skip
     first = {cell.crafting: place for place, cell in reversed(list(enumerate(cells)))}
     return sorted(dict.fromkeys(cells), key=lambda cell: first[cell.crafting])

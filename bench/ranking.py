@@ -136,7 +136,21 @@ def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[_Cell]:
         variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
         key = Key(cell["attack"], cell["objective"], cell["setting"], variant)
         cells.append(_Cell(key, record, tuple(zip(images.image_id, images.reference_id, strict=True)), image_table(images)))
-    return sorted(cells, key=lambda c: (c.control, c.key, c.record["cell_id"]))
+    return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
+
+
+def _newest(cells: Sequence[_Cell]) -> Iterable[_Cell]:
+    """Of cells that differ only in weights or code, or that failed before they went well, the last to finish counts."""
+    last: dict[tuple[Any, ...], _Cell] = {}
+    for cell in cells:
+        known = (cell.record["cell"]["model"], cell.record["cell"]["defense"], cell.key, cell.pictures)
+        if known not in last or _finished(last[known]) <= _finished(cell):
+            last[known] = cell
+    return last.values()
+
+
+def _finished(cell: _Cell) -> tuple[str, str]:
+    return str(cell.record.get("provenance", {}).get("finished", "")), cell.record["cell_id"]
 
 
 def _row(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], weights: Reals, standard: set[Key]) -> Row:
@@ -203,12 +217,12 @@ def _cost_ratio(found: Sequence[dict[str, Any]]) -> float:
 
 def _missing(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], standard: set[Key]) -> tuple[str, ...]:
     """What keeps a row from being complete, as lines."""
+    done = {cell.key for cell in own if cell.ok and not cell.control and cell.pictures == pictures}
     why: dict[Key, str] = {}
     for cell in own:
-        if not cell.control and not cell.ok:
+        if not cell.control and not cell.ok and cell.key not in done:
             errors = cell.record.get("errors") or [""]
             why[cell.key] = f" ({cell.record['status']}{': ' if errors[0] else ''}{errors[0][:120]})"
-    done = {cell.key for cell in own if cell.ok and not cell.control and cell.pictures == pictures}
     elsewhere = {cell.key for cell in own if cell.ok} - done
     for key in standard - done - set(why):
         why[key] = " (run on other pictures)" if key in elsewhere else ""
@@ -216,6 +230,7 @@ def _missing(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], standa
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
     fixed = [cell for cell in usable if not cell.record["defense"].get("stochastic")]
     apart = any(np.abs(a.table["clean"] - b.table["clean"]).max() > SAME_QUALITY for a, b in pairwise(fixed))
-    if apart or len({cell.record["model"].get("weights_sha256") for cell in usable}) > 1:
+    weights = {(c.record["model"].get("weights_sha256"), c.record["defense"].get("weights_sha256")) for c in usable}
+    if apart or len(weights) > 1:
         lines.append("cells of one model: their clean qualities or weights differ")
     return tuple(lines)

@@ -26,6 +26,9 @@ COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backward
 SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *MEASURE_COLUMNS, *COST_COLUMNS]
 
 
+_NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags", "attack", "defense", "model", "dataset"}
+
+
 class Records:
     """A results folder: ``cells/<cell_id>/{record.json, images.csv}`` and ``summary.csv``.
 
@@ -58,6 +61,7 @@ class Records:
             record: dict[str, Any] = json.loads((folder / "record.json").read_text())
             images = (folder / "images.csv").read_bytes()
             whole = record["images_sha256"] == hashlib.sha256(images).hexdigest() and record["cell_id"] == cell_id
+            whole = whole and set(record) >= _NEEDED and set(CELL_COLUMNS) <= set(record["cell"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return record if whole else None
@@ -85,7 +89,9 @@ class Records:
             table = images[IMAGE_COLUMNS].to_csv(index=False).encode()
             record = {"version": VERSION, **record, "images_sha256": hashlib.sha256(table).hexdigest()}
             _write_synced(part / "images.csv", table)
-            _write_synced(part / "record.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+            _write_synced(
+                part / "record.json", (json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n").encode()
+            )
             if folder.exists():
                 old = self.cells / f".{folder.name}.{os.getpid()}.old"
                 folder.rename(old)

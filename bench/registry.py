@@ -44,7 +44,6 @@ class Entry(Generic[T]):
     name: str
     made: type[T] | None
     error: str = ""
-    bridge: bool = False
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -176,7 +175,7 @@ class Registry(Generic[T]):
         if not is_dataclass(made):
             if parameters:
                 raise UserError(f"{self.kind} {name!r} takes no parameters")
-            return made()
+            return self._made(spec, made)
         if ":" in name and not name.startswith("file:"):
             parameters = {"variant": name.partition(":")[2], "parameters": parameters}
         known = [f.name for f in fields(made) if f.init]
@@ -189,6 +188,14 @@ class Registry(Generic[T]):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or name
             raise UserError(f"{self.kind} {spec!r}: {where}: {first['msg']}") from None
+
+    def _made(self, spec: str, made: type[T]) -> T:
+        try:
+            return made()
+        except Exception as error:
+            raise UserError(
+                f"{self.kind} {spec!r} cannot be made ({type(error).__name__}: {' '.join(str(error).split())})"
+            ) from None
 
 
 def _name(made: type[Any]) -> str:

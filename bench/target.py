@@ -21,11 +21,12 @@ class TargetError(Exception):
 
 
 class Counts:
-    """Forward and backward passes of each picture of a batch."""
+    """Forward and backward passes of each picture of a batch; gradients, and those of them that were zero or NaN."""
 
     def __init__(self, count: int) -> None:
         self.forwards = torch.zeros(count, dtype=torch.int64)
         self.backwards = torch.zeros(count, dtype=torch.int64)
+        self.gradients = torch.zeros(count, dtype=torch.int64)
         self.zero_gradients = torch.zeros(count, dtype=torch.int64)
 
 
@@ -61,11 +62,11 @@ class Target:
 
     @property
     def queries_left(self) -> int | None:
-        """Forward passes still allowed to every picture."""
+        """Questions still allowed for every picture; each costs `draws` forward passes."""
         if self.queries is None:
             return None
         used = int(self.counts.forwards[self.index].max()) if len(self.index) else 0
-        return max(self.queries - used, 0)
+        return max(self.queries - used, 0) // self.draws
 
     def quality(self, images: torch.Tensor) -> torch.Tensor:
         """Qualities (N,), without a graph."""
@@ -100,13 +101,14 @@ class Target:
 
     def _count_backward(self, gradient: torch.Tensor) -> None:
         self.counts.backwards[self.index] += self.draws
+        self.counts.gradients[self.index] += 1
         dead = ~(gradient.flatten(1).abs().amax(dim=1) > 0)  # zero or NaN
         self.counts.zero_gradients[self.index] += dead.cpu().long()
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         if len(images) != len(self.index):
             raise TargetError(f"{len(images)} pictures came in for a batch of {len(self.index)}; use target.part for fewer")
-        if (left := self.queries_left) is not None and left < self.draws:
+        if self.queries_left == 0:
             raise TargetError(f"the query limit of {self.queries} forward passes a picture is used up")
         self.counts.forwards[self.index] += self.draws
         if not self.model.info.stochastic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -51,26 +52,31 @@ def fit(
         raise UserError(f"{recipe.name} is not trained; only training defenses and none are")
     if dataset.label_kind == "none" or any(math.isnan(sample.mos) for sample in dataset.samples):
         raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
-    out.mkdir(parents=True, exist_ok=True)
-    target = weight_file(model_name, recipe.name, out)
     torch.manual_seed(schedule.seed)
+    identity = {"recipe": [recipe.name, asdict(recipe)], "data": dataset.fingerprint, "start": start and sha256_of(start)}
     try:
+        out.mkdir(parents=True, exist_ok=True)
         model = MODELS.build(model_name)
+        target = weight_file(model.info.name, recipe.name, out)
         if start is not None:
             load_weights(model, start)
         prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         training, validation = _splits(dataset)
         facts = train(
             prepared, recipe.loss, recipe.passes_an_image, training, schedule,
-            checkpoint=target.with_suffix(".checkpoint"), validation=validation, report=report,
+            checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
+            validation=validation, report=report,
         )  # fmt: skip
-    except (DoesNotApply, WeightsError, ValueError) as error:
-        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{error.filename or out}: cannot be written to ({error.strerror}); choose another --out") from None
+    except (DoesNotApply, WeightsError, ValueError, UserError) as error:
+        # what a reading process raised comes with its traceback before the line that matters
+        raise UserError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from None
     measured = {"demo_srocc_pseudo_mos": round(srocc(prepared, Demo()), 4)}
     if validation is not None:
         measured["validation_srocc"] = round(srocc(prepared, validation), 4)
     card = {
-        "model": model_name,
+        "model": model.info.name,
         "defense": recipe.name,
         "recipe": asdict(recipe) if is_dataclass(recipe) else {},
         "passes_an_image": recipe.passes_an_image,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 
 from models.base import QualityModel
-from models.zoo import load_weights, weight_file
+from models.zoo import card_of, load_weights, weight_file
 
 Kind = Literal["none", "purification", "architecture", "training", "certified"]
 
@@ -88,5 +88,10 @@ class TrainedDefense(Defense):
                 f"no trained weights of {self.name} for {model.info.name}; "
                 f"make them with `iqarena train --model {model.info.name} --defense {self.name} …`"
             )
-        protected.info = replace(protected.info, weights_sha256=load_weights(protected, path))
+        sha256 = load_weights(protected, path)
+        trained: dict[str, object] = card_of(path).get("recipe", {})
+        for name, value in asdict(self).items():
+            if name != "weights" and trained.get(name, value) != value:
+                raise DoesNotApply(f"{path.name} was trained with {name}={trained[name]}, not {value}; train it so first")
+        protected.info = replace(protected.info, weights_sha256=sha256)
         return protected.eval()

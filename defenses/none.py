@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from defenses.base import Kind, TrainedDefense
+from defenses.base import DoesNotApply, Kind, TrainedDefense
 from defenses.training.loop import regression
 from models.base import QualityModel
 
@@ -21,6 +21,8 @@ class NoDefense(TrainedDefense):
     passes_an_image: ClassVar[int] = 1
 
     def protect(self, model: QualityModel) -> QualityModel:
+        if self.weights:
+            raise DoesNotApply("none has no weights; name them with the model, as model[weights=FILE]")
         return model
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:

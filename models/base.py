@@ -56,11 +56,15 @@ class QualityModel(nn.Module, ABC):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Raw scores (N,) of pictures (N, 3, H, W) in [0, 1]."""
 
-    def quality(self, images: torch.Tensor) -> torch.Tensor:
-        """Scores mapped by `score_range` so that 1 is best; (N,), not clamped."""
+    def to_quality(self, scores: torch.Tensor) -> torch.Tensor:
+        """Raw scores (N,) mapped by `score_range` so that 1 is best; not clamped."""
         low, high = self.info.score_range
-        share: torch.Tensor = (self(images) - low) / (high - low)
+        share = (scores - low) / (high - low)
         return share if self.info.higher_is_better else 1 - share
+
+    def quality(self, images: torch.Tensor) -> torch.Tensor:
+        """Qualities (N,) of pictures (N, 3, H, W) in [0, 1]: 1 is best; not clamped."""
+        return self.to_quality(self(images))
 
 
 class FeatureModel(QualityModel):

@@ -309,7 +309,9 @@ def test_gradient_attack_gains_most_of_what_a_linear_model_gives(name):
     share = (start - loss) / (start - best)
     # with gradients of *white* weights smoothing (TIFGSM), resizing (DIFGSM) and spreading over patches (PIFGSMPP) keep only
     # part of the signs right; a change at random gets 0 ± 0.05, so even the least of these shows that the loss is followed
-    least = {"torchattacks:TIFGSM": 0.15, "torchattacks:DIFGSM": 0.5, "torchattacks:PIFGSMPP": 0.4}.get(name, 0.99)
+    # FFGSM makes one step of 1.25 balls from a random start: a pixel ends at min(1, u + 1.25) balls, on average 0.859
+    parts = {"TIFGSM": 0.15, "DIFGSM": 0.5, "PIFGSMPP": 0.4, "FFGSM": 0.82}
+    least = parts.get(name.removeprefix("torchattacks:"), 0.99)
     assert (share >= least).all(), share
     assert (share <= 1 + 1e-4).all()
 

@@ -365,3 +365,9 @@ def test_the_source_hash_follows_code_and_not_words(tmp_path):
         (tmp_path / f"{name}.py").write_text(text)
         hashes[name] = source_hash(ATTACKS.build(f"file:{tmp_path}/{name}.py:Mine"))
     assert hashes["plain"] == hashes["words"] != hashes["other"]
+
+
+@pytest.mark.parametrize("eps", ["0.5/255", 0.003, "1e999"])
+def test_sizes_that_change_nothing_or_are_no_number_are_refused(eps):
+    with pytest.raises(UserError, match="eps"):
+        validated({"models": ["resnet-iqa"], "attacks": ["pgd"], "threats": [{"eps": eps}]})

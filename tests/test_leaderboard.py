@@ -45,6 +45,8 @@ def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | Non
         "status": changes.get("status", "ok"),
         "errors": changes.get("errors", []),
         "n_images": count,
+        "measures": {},
+        "costs": {},
         "flags": changes.get("flags", []),
         "attack": {"control": cell["attack"] == "random-noise", "paper": ""},
         "defense": {"kind": "none", "stochastic": False, "paper": ""},

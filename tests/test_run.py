@@ -30,7 +30,9 @@ from bench.errors import UserError
 from bench.executors import local
 from bench.plan import expand
 from bench.records import IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
-from bench.registry import ATTACKS, Entry
+from bench.registry import ATTACKS, DEFENSES, Entry
+from defenses.base import Defense, Kind
+from defenses.purification.base import PurifiedModel
 from models.base import QualityModel
 
 SIDE = 16
@@ -320,3 +322,108 @@ def test_records_say_how_they_were_made(small: ImageDataset, tmp_path: Path) -> 
     assert record["attack"]["parameters"]["steps"] == 10
     assert record["provenance"]["versions"]["torch"] == version("torch")
     assert record["dataset"]["label_kind"] == "MOS"
+
+
+class Shaky(Defense):
+    """A defense that says it is stochastic, on a model that is not."""
+
+    name: ClassVar[str] = "shaky"
+    kind: ClassVar[Kind] = "purification"
+    stochastic: ClassVar[bool] = True
+
+    def protect(self, model: QualityModel) -> QualityModel:
+        return PurifiedModel(model, lambda images: images + 0.05 * torch.randn(images.shape))
+
+
+class Breaks(Shaky):
+    name: ClassVar[str] = "breaks"
+    stochastic: ClassVar[bool] = False
+
+    def protect(self, model: QualityModel) -> QualityModel:
+        raise RuntimeError("no\nway")
+
+
+class OnlySometimes(Shaky):
+    """Scores the first batch and raises ever after, as a leak would."""
+
+    name: ClassVar[str] = "only-sometimes"
+    stochastic: ClassVar[bool] = False
+
+    def protect(self, model: QualityModel) -> QualityModel:
+        calls = []
+
+        def purify(images: torch.Tensor) -> torch.Tensor:
+            calls.append(1)
+            if len(calls) > 7:  # one call for the clean scores and six for timing; then come the attacked pictures
+                raise MemoryError("enough")
+            return images
+
+        return PurifiedModel(model, purify)
+
+
+@pytest.fixture
+def defenses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for made in (Shaky, Breaks, OnlySometimes):
+        monkeypatch.setitem(DEFENSES.entries, made.name, Entry(made.name, made))
+
+
+@pytest.mark.usefixtures("defenses")
+def test_a_stochastic_defense_is_averaged_seeded_and_repeatable(small: ImageDataset, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        run_all(small, LinearModel(), tmp_path / folder, attacks=["pgd[steps=2]"], defenses=["shaky"], draws=4)
+    a, b = (summary(tmp_path / folder).drop(columns="seconds") for folder in ("a", "b"))
+    pd.testing.assert_frame_equal(a, b)
+    adaptive = a[a.setting == "adaptive"]
+    assert adaptive.forwards_mean.tolist() == [4 * 4]
+    assert a[a.setting == "oblivious"].forwards_mean.tolist() == [4]
+
+
+@pytest.mark.usefixtures("defenses")
+def test_a_defense_that_breaks_is_one_line(small: ImageDataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^defense 'breaks' on 'linear': RuntimeError: no way$"):
+        run_all(small, LinearModel(), tmp_path, attacks=["pgd"], defenses=["breaks"])
+
+
+@pytest.mark.usefixtures("defenses")
+def test_a_defense_that_fails_on_attacked_pictures_is_not_ok(small: ImageDataset, tmp_path: Path) -> None:
+    suite = {"attacks": ["random-noise"], "defenses": ["only-sometimes"], "settings": ["oblivious"]}
+    outcome = run_all(small, LinearModel(), tmp_path, batch=8, **suite)
+    assert [(status, error) for _, status, error in outcome.failed] == [("failed", "MemoryError: enough")]
+    assert set(summary(tmp_path).status) == {"failed"}
+
+
+def test_a_score_only_attack_asks_the_deployed_model_and_a_gradient_attack_its_stand_in(small: ImageDataset) -> None:
+    chosen = {"models": ["linear"], "defenses": ["jpeg"], "dataset": small.name, "settings": ["adaptive"]}
+    arena = Arena(small, None, 16, {"linear": LinearModel()})
+    square, pgd = expand(validated(chosen | {"attacks": ["square", "pgd"]}))
+    assert arena.attacked(square) is arena.defended("linear", "jpeg")
+    assert arena.attacked(pgd) is arena.defended("linear", "jpeg", surrogate=True)
+
+
+def test_evaluate_does_not_take_one_models_results_for_anothers(small: ImageDataset, tmp_path: Path) -> None:
+    def shift(model: torch.nn.Module, **facts: Any) -> float:
+        return float(evaluate(model, ["fgsm"], small, objectives=["raise"], out=tmp_path, limit=None, **facts).abs_gain[0])
+
+    model = LinearModel(reach=10)
+    first = shift(model)
+    with torch.no_grad():
+        model.weight.mul_(0.5)
+    assert shift(model) == pytest.approx(first / 2, rel=1e-3)
+    assert model.info.weights_sha256 == ""
+
+    class Half(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(1, 2, 3))
+
+    assert shift(Half(), score_range=(0, 2)) == pytest.approx(shift(Half()) / 2, rel=1e-3)
+
+
+def test_a_bridge_is_skipped_under_a_query_limit(small: ImageDataset, tmp_path: Path) -> None:
+    threats = [{"eps": "2/255", "queries": 5}]
+    attacks = ["torchattacks:PGD", "pgd", "square"]
+    outcome = run_all(small, LinearModel(), tmp_path, attacks=attacks, threats=threats, settings=["adaptive"])
+    assert [reason for _, reason in outcome.skipped] == [
+        "torchattacks:PGD is another library's and cannot keep to a query limit"
+    ]
+    assert not outcome.failed
+    assert summary(tmp_path).forwards_mean.max() <= 5

@@ -117,11 +117,12 @@ def test_query_limit_counts_each_picture_by_itself():
 
 def test_draws_of_a_stochastic_model_are_paid_from_the_query_limit():
     target = Target(StochasticModel(), 3, "score", queries=10, draws=4)
+    assert target.queries_left == 2  # questions, at four passes each
     target.quality(IMAGES)
     target.quality(IMAGES)
-    assert target.queries_left == 2
+    assert target.queries_left == 0
     with pytest.raises(TargetError, match="query limit"):
-        target.quality(IMAGES)  # two are left, one answer costs four
+        target.quality(IMAGES)  # two passes are left, an answer costs four
     assert target.counts.forwards.tolist() == [8, 8, 8]
 
 

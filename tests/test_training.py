@@ -106,7 +106,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(noisy: Folder, tmp_path: 
 
     with pytest.raises(Killed):
         fit("tiny", "adversarial-training", noisy, eager, tmp_path / "cut", report=kill)
-    with pytest.raises(UserError, match="of another schedule"):
+    with pytest.raises(UserError, match="of another training"):
         fit("tiny", "adversarial-training", noisy, schedule(6400), tmp_path / "cut")
     resumed = fit("tiny", "adversarial-training", noisy, eager, tmp_path / "cut")
     a, b = Tiny(), Tiny()

@@ -54,6 +54,7 @@ class ART(Attack):
 
     name: ClassVar[str] = "art:"
     access: ClassVar[Access] = "gradient"
+    limited: ClassVar[bool] = False
     batches: ClassVar[bool] = False  # its random stream is global
     paper: ClassVar[str] = "https://arxiv.org/abs/1807.01069"
 

@@ -7,6 +7,7 @@ objective's loss, with the soft label [1, −1] makes their cross-entropy exactl
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -44,12 +45,13 @@ class TorchAttacks(Attack):
 
     Attributes:
         variant: the class.
-        parameters: of its constructor, `eps` apart.
+        parameters: of its constructor, `eps` apart; without `alpha`, a step is a quarter of the threat's size.
     """
 
     name: ClassVar[str] = "torchattacks:"
     access: ClassVar[Access] = "gradient"
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    limited: ClassVar[bool] = False
     batches: ClassVar[bool] = False  # its random stream is global, and pictures must not depend on their batch
     paper: ClassVar[str] = "https://arxiv.org/abs/2010.01950"
 
@@ -73,7 +75,11 @@ class TorchAttacks(Attack):
         logits = _Logits(target.module(objective.loss), images.device)
         with torch.random.fork_rng():
             torch.manual_seed(generator.seed())
-            size = {_SIZE_NAMES.get(self.variant, "eps"): threat.size}
-            attack = getattr(torchattacks, self.variant)(logits, **size, **self.parameters)
+            made = getattr(torchattacks, self.variant)
+            options: dict[str, Any] = {_SIZE_NAMES.get(self.variant, "eps"): threat.size}
+            if "alpha" in inspect.signature(made).parameters:
+                # the library's own step is 2/255 whatever the ball; FFGSM makes but one, of 1.25 balls in its paper
+                options["alpha"] = 1.25 * threat.size if self.variant == "FFGSM" else threat.size / 4
+            attack = made(logits, **(options | self.parameters))
             attacked: torch.Tensor = attack(images, images.new_tensor([[1.0, -1.0]]).expand(len(images), 2))
         return threat.snap(threat.project(attacked, images), images)

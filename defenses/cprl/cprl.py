@@ -61,6 +61,13 @@ class CPRL(AdversarialTraining):
     temperature: float = 0.1
     sharpness: float = 0.05
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.keep < 1 and self.temperature > 0 and self.sharpness > 0 and self.necessity_weight >= 0):
+            raise ValueError(
+                "cprl: keep must be in (0, 1), temperature and sharpness above 0, necessity_weight not negative"
+            )
+
     def prepare(self, model: QualityModel) -> QualityModel:
         copied = super().prepare(model)
         if not isinstance(copied, FeatureModel):
@@ -74,7 +81,7 @@ class CPRL(AdversarialTraining):
         epsilon = self.epsilon * min(1.0, (progress + 0.01) / self.ramp)
         attacked = inner_attack(model, images, labels, epsilon, INNER_STEPS)
         cpr = model.features(torch.cat([images, attacked]))
-        scores = model.head(cpr, 2 * len(images)).float()
+        scores = model.to_quality(model.head(cpr, 2 * len(images))).float()
         sufficiency, intervention = ((scores - labels.repeat(2)) ** 2).chunk(2)
         # do(C := c'): the CPR of another picture of the batch takes the place of this one's
         swapped = scores[: len(images)].roll(1, 0)

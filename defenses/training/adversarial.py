@@ -32,6 +32,10 @@ class AdversarialTraining(TrainedDefense):
     ramp: float = 0.3
     adversarial_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not (0 < self.epsilon <= 1 and 0 < self.ramp <= 1 and self.adversarial_weight >= 0):
+            raise ValueError(f"{self.name}: epsilon and ramp must be in (0, 1] and adversarial_weight not negative")
+
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
         epsilon = self.epsilon * min(1.0, (progress + 0.01) / self.ramp)
         attacked = inner_attack(model, images, labels, epsilon, INNER_STEPS)

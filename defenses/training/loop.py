@@ -81,6 +81,10 @@ class _Crops(Dataset[tuple[torch.Tensor, float]]):
     def __getitem__(self, draw: int) -> tuple[torch.Tensor, float]:
         index = draw % len(self.pictures)
         picture = self.pictures.picture(index)
+        if min(picture.shape[1:]) < self.crop:
+            raise ValueError(
+                f"picture {index} is {picture.shape[2]}×{picture.shape[1]}, smaller than the crop of {self.crop}"
+            )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
         top, left = (
             int(torch.randint(0, max(side - self.crop, 0) + 1, (), generator=generator)) for side in picture.shape[1:]
@@ -144,6 +148,7 @@ def train(
     schedule: Schedule,
     *,
     checkpoint: Path,
+    identity: str = "",
     validation: LabelledPictures | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, float | int]:
@@ -155,7 +160,8 @@ def train(
         passes_an_image: what one picture costs under that recipe, in passes.
         pictures: the training set.
         schedule: see `Schedule`.
-        checkpoint: file for the state; if it is there and of the same schedule, training goes on from it.
+        checkpoint: file for the state; if it is there and of the same training, training goes on from it.
+        identity: tells this training from others that might share the file: recipe, data, start.
         validation: scored ten times on the way, for the log only; nothing is chosen by it.
         report: called every 50 steps.
 
@@ -163,13 +169,16 @@ def train(
         Facts for the card: images seen, passes, steps, seconds.
 
     Raises:
-        ValueError: where the checkpoint is of another schedule or the budget is below one step.
+        ValueError: where the checkpoint is of another training or the budget is below one step.
     """
     steps = schedule.passes // (passes_an_image * schedule.batch)
     if steps < 1:
-        raise ValueError(f"a budget of {schedule.passes} passes is less than one step of {passes_an_image * schedule.batch}")
+        cost = passes_an_image * schedule.batch
+        raise ValueError(f"a budget of {schedule.passes} passes is less than one step of {cost}")
     torch.manual_seed(schedule.seed)
-    recipe = json.dumps(asdict(schedule) | {"passes_an_image": passes_an_image, "images": len(pictures)})
+    recipe = json.dumps(
+        asdict(schedule) | {"passes_an_image": passes_an_image, "images": len(pictures), "identity": identity}
+    )
     state = _State(model, schedule, steps, checkpoint, recipe)
     state.load()
     model.train()
@@ -251,7 +260,7 @@ class _State:
             return
         saved = torch.load(self.checkpoint, weights_only=True)
         if saved["recipe"] != self.recipe:
-            raise ValueError(f"{self.checkpoint} is of another schedule; delete it or name another folder")
+            raise ValueError(f"{self.checkpoint} is of another training; delete it or name another folder")
         for name, part in self._parts().items():
             part.load_state_dict(saved[name])
         self.step, self._seconds_before = saved["step"], saved["seconds"]
@@ -273,8 +282,8 @@ class _State:
 
 
 def regression(model: QualityModel, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Squared error of raw scores against labels, (N,)."""
-    return functional.mse_loss(model(images).float(), labels, reduction="none")
+    """Squared error of qualities against labels, (N,)."""
+    return functional.mse_loss(model.quality(images).float(), labels, reduction="none")
 
 
 def inner_attack(
