@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,17 @@ from attacks.objective import Objective
 from bench.datasets.base import ImageDataset
 from bench.distances import distances
 from bench.errors import UserError
+from bench.loading import load_model, told
 from bench.measures import measure_cell
 from bench.plan import Cell, digest
 from bench.provenance import provenance
 from bench.records import IMAGE_COLUMNS
-from bench.registry import ATTACKS, DEFENSES, MODELS, parse_spec, source_hash
+from bench.registry import ATTACKS, DEFENSES, source_hash
 from bench.target import ModelError, Target, checked_quality, frozen
 from bench.threat import store, verified
 from defenses.base import Defense, DoesNotApply
 from models.base import QualityModel
-from models.zoo import WeightsError, load_weights, weight_file
+from models.zoo import WeightsError
 
 CACHED_CRAFTINGS = 8
 """Sets of attacked pictures that are kept in memory for the cells that share them."""
@@ -346,34 +346,6 @@ class Arena:
         for indices in by_shape.values():
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
-
-
-def load_model(spec: str) -> QualityModel:
-    """A registered model; one that lives in the zoo comes with its zoo weights, or with ``weights=FILE``.
-
-    Raises:
-        UserError: for an unknown model, parameter, or unusable weights.
-    """
-    name, parameters = parse_spec(spec)
-    made = MODELS.find(name)
-    file = parameters.pop("weights", None)
-    if parameters:
-        raise UserError(f"model {name!r} has no parameter {next(iter(parameters))!r}; its only one is weights=FILE")
-    try:
-        model = made()
-        if made.in_zoo or file:
-            path = Path(file) if file else weight_file(model.info.name)
-            model.info = replace(model.info, weights_sha256=load_weights(model, path))
-    except WeightsError as error:
-        raise UserError(str(error)) from None
-    except Exception as error:
-        raise UserError(f"model {spec!r} cannot be made ({told(error)})") from None
-    return model.eval()
-
-
-def told(error: BaseException) -> str:
-    """An exception as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _seed(*names: str) -> int:

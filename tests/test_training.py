@@ -11,9 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from bench.arena import load_model
 from bench.datasets.folder import Folder
 from bench.errors import UserError
+from bench.loading import load_model
 from bench.registry import MODELS, Entry
 from bench.training import fit
 from defenses.training.loop import Progress, Schedule, inner_attack
