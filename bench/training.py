@@ -60,7 +60,7 @@ def fit(
         target = weight_file(model.info.name, recipe.name, out)
         if start is not None:
             load_weights(model, start)
-        prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
         training, validation = _splits(dataset)
         facts = train(
             prepared, recipe.loss, recipe.passes_an_image, training, schedule,
