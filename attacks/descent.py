@@ -31,7 +31,8 @@ class GradientDescent(Attack):
         steps: gradient steps; fewer where the query limit allows no more.
         step_size: length of a step as a share of the threat's size.
         restarts: runs from other starts; the best of all counts.
-        random_start: whether to start at a random point of the ball; the first of several restarts starts clean.
+        random_start: whether a single run starts at a random point of the ball; of several, the first starts clean and the
+            others at random.
     """
 
     access: ClassVar[Access] = "gradient"
@@ -62,7 +63,7 @@ class GradientDescent(Attack):
         for restart in range(self.restarts):
             left = target.queries_left
             steps = self.steps if left is None else min(self.steps, left // (self.restarts - restart) - 1)
-            random = self.random_start and (restart > 0 or self.restarts == 1)
+            random = restart > 0 or (self.random_start and self.restarts == 1)
             attacked = self.start(images, threat, generator) if random else images
             for step in range(steps):
                 # gradient and score are those of the picture as it would be stored, while steps add up unrounded
