@@ -81,15 +81,17 @@ class Threat:
         1.9999 levels are 2 in float32's own words, so a hair is added first, but not where that leaves the ball.
         """
         loose, strict = (shift + 1e-4 * shift.sign()).trunc(), (shift * (1 - 1e-4)).trunc()
-        length = loose.flatten(1).double()
-        length = length.abs().amax(dim=1) if self.norm == "linf" else length.norm(dim=1)
-        inside = length <= self.size * 255 * (1 + 1e-9)
+        inside = self.length(loose.double()) <= self.size * 255 * (1 + 1e-9)
         return torch.where(inside.view(-1, 1, 1, 1), loose, strict)
 
     def distance(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """Distance of each picture in this threat's norm, (N,)."""
-        shift = (images - clean).flatten(1)
-        return shift.abs().amax(dim=1) if self.norm == "linf" else shift.norm(dim=1)
+        return self.length(images - clean)
+
+    def length(self, shift: torch.Tensor) -> torch.Tensor:
+        """Length of each shift (N, 3, H, W) in this threat's norm, (N,), in the shift's own unit."""
+        flat = shift.flatten(1)
+        return flat.abs().amax(dim=1) if self.norm == "linf" else flat.norm(dim=1)
 
     def holds(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """Whether each picture is inside the ball and [0, 1], up to float32 rounding of its largest values, (N,) bool."""

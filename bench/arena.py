@@ -188,8 +188,6 @@ class Arena:
             finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
             images.loc[~finite & (images.status != "failed"), "status"] = "not-finite"
             images.loc[images.status == "failed", "adv_quality"] = np.nan
-        except KeyboardInterrupt:
-            raise
         except (Exception, SystemExit) as error:
             errors.append(told(error))
             images["status"] = "failed"
@@ -290,8 +288,6 @@ class Arena:
                     attacked = self._attack(
                         attack, target, clean, cell, data_mean, [self.samples[i].mos for i in group], seeds
                     )
-                except KeyboardInterrupt:
-                    raise
                 except (Exception, SystemExit) as error:
                     errors.append(told(error))
                     status[:] = "failed"

@@ -20,7 +20,8 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
     registry = registries[kind]
     facts = {"models": _model, "defenses": _defense, "attacks": _attack}[kind]
     for name in registry.names():
-        entry = registry.entries.get(name) or registry.entries[name.partition(":")[0] + ":"]
+        entry = registry.entry(name)
+        assert entry is not None  # the name is the registry's own
         if entry.made is None:
             entries.append({"name": name, "error": entry.error})
         else:

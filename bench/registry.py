@@ -118,6 +118,10 @@ class Registry(Generic[T]):
             and not inspect.isabstract(made) and _name(made)
         ]  # fmt: skip
 
+    def entry(self, name: str) -> Entry[T] | None:
+        """The entry of a name, or of the bridge that a ``prefix:Class`` belongs to."""
+        return self.entries.get(name) or self.entries.get(name.partition(":")[0] + ":")
+
     def find(self, name: str) -> type[T]:
         """The class behind a name, a bridge's ``prefix:Class`` or a file's ``file:path.py:Class``.
 
@@ -126,7 +130,7 @@ class Registry(Generic[T]):
         """
         if name.startswith("file:"):
             return self._from_file(name)
-        entry = self.entries.get(name) or self.entries.get(name.partition(":")[0] + ":")
+        entry = self.entry(name)
         if entry is None:
             raise UserError(f"unknown {self.kind} {name!r}; {nearest(name, self.names())}")
         if entry.made is None:
