@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -210,8 +210,14 @@ def _name(made: type[Any]) -> str:
 
 def source_hash(thing: object) -> str:
     """Hash of the code of the module that defines an object's class; comments and docstrings do not matter."""
+    return _module_hash(type(thing).__module__)
+
+
+@cache
+def _module_hash(module: str) -> str:
+    """Asked for every cell of a plan; a loaded module does not change."""
     try:
-        tree = ast.parse(inspect.getsource(sys.modules[type(thing).__module__]))
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
     except (OSError, TypeError):
         return ""
     for node in ast.walk(tree):
