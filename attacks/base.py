@@ -12,7 +12,8 @@ from torch import nn
 from attacks.objective import Kind, Objective
 from attacks.threat import Norm, Threat
 
-Access = Literal["gradient", "score", "none"]
+Access = Literal["gradient", "score", "none", "set"]
+"""What an attack needs: gradients, scores, nothing, or gradients and the whole image set (see `attacks.whole_set`)."""
 
 
 class Target(Protocol):
@@ -81,22 +82,35 @@ class Attack(ABC):
     Class attributes:
         name: registry name.
         access: what it needs of the target: its gradient, its scores, or nothing.
-        norms: threat models that it supports.
+        norms: threat models that it supports; the first is its usual one.
         objectives: objectives that it can follow; the first is its usual one.
         control: whether it is no real attack but what an attack must beat; controls do not rank defenses.
         limited: whether it keeps to a query limit; one that cannot is skipped where there is one.
         batches: whether several pictures may go in at once; else they come one at a time.
+        min_size: least height and width of a picture.
         paper: where it comes from.
     """
 
     name: ClassVar[str]
     access: ClassVar[Access]
-    norms: ClassVar[tuple[Norm, ...]] = get_args(Norm)
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     objectives: ClassVar[tuple[Kind, ...]] = get_args(Kind)
     control: ClassVar[bool] = False
     limited: ClassVar[bool] = True
     batches: ClassVar[bool] = True
+    min_size: ClassVar[int] = 1
     paper: ClassVar[str] = ""
+
+    @property
+    def passes(self) -> tuple[int, int] | None:
+        """Forward and backward passes a picture, at most, beside the clean score's; None where nobody can say."""
+        return None
+
+    def refusal(self, threat: Threat, height: int, width: int) -> str:
+        """Why pictures of this size cannot be attacked under this threat model; empty if they can."""
+        if min(height, width) < self.min_size:
+            return f"{self.name} needs pictures of at least {self.min_size}×{self.min_size}, not {width}×{height}"
+        return threat.refusal(height, width)
 
     @abstractmethod
     def run(

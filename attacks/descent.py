@@ -46,6 +46,10 @@ class GradientDescent(Attack):
         if self.steps < 1 or self.restarts < 1 or not self.step_size > 0:
             raise ValueError(f"{self.name}: steps and restarts must be at least 1 and step_size above 0")
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        return self.restarts * (self.steps + 1), self.restarts * self.steps
+
     def aim(self, objective: Objective) -> Objective:
         """The objective that is really followed."""
         return objective

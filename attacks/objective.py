@@ -25,7 +25,7 @@ class Objective:
 
     Attributes:
         kind: one of the five.
-        value: the quality that `target` aims at.
+        value: the quality that `target` aims at, one for all or one a picture (N,).
         clean: clean qualities (N,) as the attacked model gives them.
         data_mean: mean clean quality over the whole image set.
         labels: the pictures' labels in [0, 1], (N,), or None.
@@ -36,7 +36,7 @@ class Objective:
     clean: torch.Tensor
     data_mean: float = 0.5
     labels: torch.Tensor | None = None
-    value: float = 1.0
+    value: float | torch.Tensor = 1.0
     mirror: Mirror = "mid"
 
     def __post_init__(self) -> None:
@@ -49,9 +49,18 @@ class Objective:
         """The same objective with another mirror."""
         return replace(self, mirror=mirror)
 
+    def of_kind(self, kind: Kind) -> Objective:
+        """Another objective for the same pictures."""
+        return replace(self, kind=kind)
+
     def part(self, index: torch.Tensor) -> Objective:
         """The objective of some of the pictures, by an index or mask (N,)."""
-        return replace(self, clean=self.clean[index], labels=None if self.labels is None else self.labels[index])
+        return replace(
+            self,
+            clean=self.clean[index],
+            labels=None if self.labels is None else self.labels[index],
+            value=self.value[index] if isinstance(self.value, torch.Tensor) else self.value,
+        )
 
     @property
     def axis(self) -> torch.Tensor:

@@ -1,27 +1,37 @@
-"""The threat model: how far a picture may be moved, in pixel units of [0, 1]."""
+"""The threat model: how far a picture may be moved."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from torch.nn import functional
 
-Norm = Literal["linf", "l2"]
+from attacks.similarity import WINDOW, ssim
 
+Norm = Literal["linf", "l2", "l0", "patch", "ssim"]
 
 _SHORTENINGS = 60
 """By 2 % each: enough to shorten a shift to a third."""
+_HALVINGS = 12
+"""Of the interval that holds the largest share of a shift that is still inside."""
 
 
 @dataclass(frozen=True)
 class Threat:
-    """A ball around each clean picture, and a limit on how often the model may be asked.
+    """What is allowed around each clean picture, and a limit on how often the model may be asked.
 
     Attributes:
-        norm: "linf" (largest change of a channel of a pixel) or "l2" (Euclidean length of the change of the picture).
-        size: radius in pixel units of [0, 1]; 0.00784 is 2/255.
+        norm: what is measured of the change:
+            "linf"   largest change of a channel of a pixel, in units of [0, 1]
+            "l2"     Euclidean length of the change of the whole picture, in units of [0, 1]
+            "l0"     share of pixels with any change
+            "patch"  share of the picture's area that the smallest square around all changes covers
+            "ssim"   1 − SSIM of the lumas
+        size: the most of it; 0.00784 is 2/255.
         queries: forward passes a picture that an attack may use; None is no limit.
 
     Raises:
@@ -40,30 +50,57 @@ class Threat:
         if self.queries is not None and self.queries < 1:
             raise ValueError(f"a query limit of {self.queries} allows nothing; give at least 1 or leave it out")
 
-    def project(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """The nearest pictures inside the ball and inside [0, 1]; (N, 3, H, W) both.
+    def refusal(self, height: int, width: int) -> str:
+        """Why no picture of this size can be attacked under this threat model; empty if it can."""
+        if self.norm in ("l0", "patch") and self.pixels(height, width) < 1:
+            return f"{self.norm} ≤ {self.size:g} allows no whole pixel of {width}×{height}"
+        if self.norm == "ssim" and min(height, width) < WINDOW:
+            return f"SSIM needs {WINDOW}×{WINDOW}, not {width}×{height}"
+        return ""
 
-        For l2 the length is scaled and then clipped to [0, 1], which keeps it inside both.
+    def pixels(self, height: int, width: int) -> int:
+        """How many pixels may change, for l0 and patch."""
+        return math.floor(self.size * height * width * (1 + 1e-9))
+
+    def side(self, height: int, width: int) -> int:
+        """Side of the largest square that a patch may fill."""
+        return min(math.isqrt(self.pixels(height, width)), height, width)
+
+    def project(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Pictures inside the threat model and inside [0, 1], near `images`; (N, 3, H, W) both.
+
+        linf: the nearest. l2: the shift scaled, then clipped to [0, 1], which keeps it inside both. l0: the pixels that
+        changed most. patch: the square that holds most of the change. ssim: the shift scaled until it fits.
         """
         shift = images - clean
         if self.norm == "linf":
             shift = shift.clamp(-self.size, self.size)
-        else:
+        elif self.norm == "l2":
             length = shift.flatten(1).norm(dim=1).clamp(min=1e-12)
             shift = shift * (self.size / length).clamp(max=1).view(-1, 1, 1, 1)
+        elif self.norm == "l0":
+            shift = shift * self._most_changed(shift)
+        elif self.norm == "patch":
+            shift = shift * self._most_changed_square(shift)
+        else:
+            return self._largest_share(lambda share: (clean + share * shift).clamp(0, 1), clean)
         return (clean + shift).clamp(0, 1)
 
     def snap(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Pictures on the 8-bit grid near `images`, inside the ball of the (8-bit) clean pictures.
+        """Pictures on the 8-bit grid near `images`, inside the threat model of the (8-bit) clean pictures.
 
-        For linf to the nearest grid value inside the ball. For l2 to the nearest values, of a shift that is shortened
-        until they are inside: rounding every value toward the clean picture would give much of the ball away.
+        For linf to the nearest grid value inside the ball. For l2 and ssim to the nearest values, of a shift that is
+        shortened until they are inside: rounding every value toward the clean picture would give much of the ball away.
+        For l0 and patch, `images` must be inside.
         """
         shift = (images - clean) * 255
+        start = (clean * 255).round()
+        if self.norm == "ssim":
+            return self._largest_share(lambda share: ((start + (share * shift).round()) / 255).clamp(0, 1), clean)
         if self.norm == "linf":
             reach = math.floor(self.size * 255 * (1 + 1e-9))
             steps = shift.round().clamp(-reach, reach)
-        else:
+        elif self.norm == "l2":
             steps, length = shift.round(), self.size * 255
             for _ in range(_SHORTENINGS):
                 over = steps.flatten(1).double().norm(dim=1) > length
@@ -72,28 +109,99 @@ class Threat:
                 shift = torch.where(over.view(-1, 1, 1, 1), 0.98 * shift, shift)
                 steps = shift.round()
             else:
-                steps = self.whole_levels(self.project(clean + shift / 255, clean) * 255 - clean * 255)
-        return (((clean * 255).round() + steps) / 255).clamp(0, 1)
+                steps = self.whole_levels(self.project(clean + shift / 255, clean) * 255 - clean * 255, clean)
+        else:
+            steps = shift.round()
+        return ((start + steps) / 255).clamp(0, 1)
 
-    def whole_levels(self, shift: torch.Tensor) -> torch.Tensor:
-        """Shifts (N, 3, H, W) in levels of 1/255, inside the ball, cut to whole levels toward zero; still inside.
+    def whole_levels(self, shift: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Shifts (N, 3, H, W) in levels of 1/255, inside, cut to whole levels toward zero; still inside.
 
         1.9999 levels are 2 in float32's own words, so a hair is added first, but not where that leaves the ball.
         """
+        if self.norm == "ssim":
+            start = (clean * 255).round()
+            stored = self._largest_share(lambda share: ((start + (share * shift).trunc()) / 255).clamp(0, 1), clean)
+            return (stored * 255).round() - start
         loose, strict = (shift + 1e-4 * shift.sign()).trunc(), (shift * (1 - 1e-4)).trunc()
-        inside = self.length(loose.double()) <= self.size * 255 * (1 + 1e-9)
+        if self.norm in ("l0", "patch"):
+            return loose
+        inside = _length(loose.double(), self.norm) <= self.size * 255 * (1 + 1e-9)
         return torch.where(inside.view(-1, 1, 1, 1), loose, strict)
 
     def distance(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Distance of each picture in this threat's norm, (N,)."""
-        return self.length(images - clean)
-
-    def length(self, shift: torch.Tensor) -> torch.Tensor:
-        """Length of each shift (N, 3, H, W) in this threat's norm, (N,), in the shift's own unit."""
-        flat = shift.flatten(1)
-        return flat.abs().amax(dim=1) if self.norm == "linf" else flat.norm(dim=1)
+        """What is measured of each picture's change, (N,)."""
+        if self.norm == "ssim":
+            return 1 - ssim(images.double(), clean.double()).to(images.dtype)
+        return _length(images - clean, self.norm)
 
     def holds(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Whether each picture is inside the ball and [0, 1], up to float32 rounding of its largest values, (N,) bool."""
+        """Whether each picture is inside the threat model and [0, 1], up to float32 rounding, (N,) bool."""
         inside = self.distance(images, clean) <= self.size * (1 + 1e-4) + 1e-6
         return inside & (images.flatten(1).amin(dim=1) >= -1e-6) & (images.flatten(1).amax(dim=1) <= 1 + 1e-6)
+
+    def _most_changed(self, shift: torch.Tensor) -> torch.Tensor:
+        """Mask (N, 1, H, W) of the pixels that may change, those of the longest change."""
+        height, width = shift.shape[2:]
+        change = shift.square().sum(dim=1).flatten(1)
+        kept = change.topk(min(self.pixels(height, width), height * width), dim=1).indices
+        return torch.zeros_like(change).scatter(1, kept, 1).view(-1, 1, height, width)
+
+    def _most_changed_square(self, shift: torch.Tensor) -> torch.Tensor:
+        """Mask (N, 1, H, W) of the square with the most change in it."""
+        height, width = shift.shape[2:]
+        side = self.side(height, width)
+        if side < 1:
+            return torch.zeros_like(shift[:, :1])
+        held = functional.avg_pool2d(shift.double().square().sum(dim=1, keepdim=True), side, stride=1)
+        place = held.flatten(1).argmax(dim=1)
+        top, left = place // held.shape[3], place % held.shape[3]
+        return square(top, left, side, height, width).to(shift)
+
+    def _largest_share(self, picture: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor) -> torch.Tensor:
+        """``picture(share)`` for the largest share (N, 1, 1, 1) in [0, 1] that is inside; the clean picture is, at 0."""
+        low, high = clean.new_zeros(len(clean), 1, 1, 1), clean.new_ones(len(clean), 1, 1, 1)
+        found = picture(high)
+        if self._inside(found, clean).all():
+            return found
+        low = torch.where(self._inside(found, clean).view(-1, 1, 1, 1), high, low)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            inside = self._inside(picture(middle), clean).view(-1, 1, 1, 1)
+            low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+        return picture(low)
+
+    def _inside(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        # a hair inside, for a judge who measures in another order of operations
+        return 1 - ssim(images.double(), clean.double()) <= self.size - 1e-6
+
+
+def square(top: torch.Tensor, left: torch.Tensor, side: int | torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Masks (N, 1, height, width), bool, of squares with these corners (N,)."""
+    rows = torch.arange(height, device=top.device).view(1, 1, -1, 1)
+    columns = torch.arange(width, device=top.device).view(1, 1, 1, -1)
+    side = torch.as_tensor(side, device=top.device).view(-1, 1, 1, 1)
+    top, left = top.view(-1, 1, 1, 1), left.view(-1, 1, 1, 1)
+    return (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+
+
+def _length(shift: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """Length of each shift (N, 3, H, W), (N,); for linf and l2 in the shift's own unit."""
+    if norm == "linf":
+        return shift.flatten(1).abs().amax(dim=1)
+    if norm == "l2":
+        euclidean: torch.Tensor = shift.flatten(1).norm(dim=1)
+        return euclidean
+    changed = (shift != 0).any(dim=1)
+    if norm == "l0":
+        return changed.flatten(1).to(shift).mean(dim=1)
+    extents = []
+    for axis in (1, 2):
+        line = changed.any(dim=axis)  # over rows: the columns with a change, and the other way round
+        places = torch.arange(line.shape[1], device=line.device).expand_as(line)
+        first = torch.where(line, places, line.shape[1]).amin(dim=1)
+        last = torch.where(line, places, -1).amax(dim=1)
+        extents.append((last - first + 1).clamp(min=0))
+    height, width = shift.shape[2:]
+    side = torch.maximum(*extents)
+    return side.to(shift) ** 2 / (height * width)

@@ -95,7 +95,7 @@ class Target:
         return _Counted(self, loss)
 
     def _need(self, access: Access) -> None:
-        allowed = {"gradient": {"gradient", "score"}, "score": {"score"}, "none": set()}[self.access]
+        allowed = {"score": {"score"}, "none": set()}.get(self.access, {"gradient", "score"})
         if access not in allowed:
             raise TargetError(f"the attack declared access={self.access!r} and asked for a {access}")
 

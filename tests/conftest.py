@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from attacks.base import Attack, Generators
+from attacks.fitted import Fit, FittedAttack
 from attacks.objective import Kind, Objective
-from attacks.threat import Threat
+from attacks.threat import Norm, Threat
+from attacks.whole_set import SetAttack
 from bench.target import Target, frozen
 from bench.threat import Stored, store
 from models.base import ModelInfo, QualityModel
@@ -85,6 +87,16 @@ class WrongShapeModel(QualityModel):
         return images.mean(dim=(2, 3))[:, :1]
 
 
+SMALL_THREATS: dict[Norm, Threat] = {
+    "linf": Threat("linf", 2 / 255),
+    "l2": Threat("l2", 0.5),
+    "l0": Threat("l0", 0.05),
+    "patch": Threat("patch", 0.1),
+    "ssim": Threat("ssim", 0.02),
+}
+"""One threat model of each kind, for pictures of a few hundred pixels."""
+
+
 def random_pixels(
     count: int, height: int = 16, width: int = 16, seed: int = 0, low: int = 0, high: int = 256
 ) -> torch.Tensor:
@@ -96,14 +108,34 @@ def random_pixels(
 def craft(
     attack: Attack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat, seeds: list[int] | None = None
 ) -> tuple[torch.Tensor, Stored, Target]:
-    """Run an attack on pictures (N, 3, H, W) uint8 as the arena does; its own output, what is stored of it, the target."""
+    """Run an attack on pictures (N, 3, H, W) uint8 as the arena does; its own output, what is stored of it, the target.
+
+    What has to be fitted is fitted on eight random pictures of the same size; a set-level attack takes `clean` as its set.
+    """
     images = clean.float() / 255
     with frozen(model):
         target = Target(model, len(clean), attack.access, queries=threat.queries)
         quality = torch.full((len(clean),), math.nan) if attack.access == "none" else target.quality(images)
         objective = Objective(kind, quality)
-        attacked = attack.run(target, images, objective, threat, Generators(seeds or list(range(len(clean)))))
+        generators = Generators(seeds or list(range(len(clean))))
+        if isinstance(attack, FittedAttack):
+            learnt = fitted(attack, model, clean, kind, threat)
+            attacked = attack.run(target, images, objective, threat, generators, fit=learnt)
+        else:
+            if isinstance(attack, SetAttack):
+                seen = attack.look(target, images, objective, threat, generators)
+                aims = attack.decide(quality, seen, torch.Generator().manual_seed(0))
+                objective = Objective("target", quality, value=aims)
+            attacked = attack.run(target, images, objective, threat, generators)
     return attacked, store(attacked, clean, threat), target
+
+
+def fitted(attack: FittedAttack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat) -> Fit:
+    """A fit of an attack on eight random pictures of the size of `clean`."""
+    images = random_pixels(8, *clean.shape[2:], seed=99).float() / 255
+    target = Target(model, len(images), attack.access)
+    objective = Objective(kind, target.quality(images))
+    return attack.fit(target, images, objective, threat, Generators([0]))
 
 
 def _pictures() -> dict[str, torch.Tensor]:

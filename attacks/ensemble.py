@@ -1,0 +1,53 @@
+"""Several attacks on every picture, of which one counts."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Access, Attack, Generators, Target
+from attacks.objective import Kind, Objective
+from attacks.threat import Threat
+
+
+class Ensemble(Attack):
+    """Base of ensembles: each member runs with its defaults, and `badness` says which result counts, picture by picture.
+
+    The harness crafts members as cells of their own, so that an ensemble costs nothing where its members are run anyway.
+
+    Class attributes:
+        members: attacks, each with the objective that it follows.
+    """
+
+    access: ClassVar[Access] = "gradient"
+    limited: ClassVar[bool] = False  # its members would have to share what is left
+    members: ClassVar[tuple[tuple[Attack, Kind], ...]]
+
+    @abstractmethod
+    def badness(self, objective: Objective, quality: torch.Tensor) -> torch.Tensor:
+        """How bad it is for the model, (N,), that pictures come out with these qualities (N,); the largest counts."""
+
+    @property
+    def passes(self) -> tuple[int, int] | None:
+        known = [member.passes for member, _ in self.members]
+        if any(cost is None for cost in known):
+            return None
+        return sum(cost[0] for cost in known if cost), sum(cost[1] for cost in known if cost)
+
+    def refusal(self, threat: Threat, height: int, width: int) -> str:
+        reasons = [member.refusal(threat, height, width) for member, _ in self.members]
+        return next(filter(None, reasons), "")
+
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        chosen, worst = images, self.badness(objective, objective.clean)
+        for member, kind in self.members:
+            attacked = member.run(target, images, objective.of_kind(kind), threat, generator)
+            badness = self.badness(objective, target.quality(threat.snap(attacked, images)))
+            better = badness > worst
+            chosen = torch.where(better.view(-1, 1, 1, 1), attacked, chosen)
+            worst = torch.where(better, badness, worst)
+        return chosen

@@ -1,0 +1,55 @@
+"""Attacks that are learnt beforehand, on pictures other than those attacked, and then cost a picture next to nothing."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Access, Attack, Generators, Target
+from attacks.objective import Kind, Objective
+from attacks.threat import Threat
+
+Fit = dict[str, torch.Tensor]
+"""What was learnt: tensors by name, kept as safetensors."""
+
+
+class FittedAttack(Attack):
+    """Base of universal and generative attacks: `fit` learns, `shift` applies.
+
+    The harness fits on pictures of other references than those attacked, keeps the fit under a hash of all that it
+    depends on, and records that hash.
+
+    Class attributes:
+        fit_pictures: how many pictures it is fitted on, at most.
+    """
+
+    access: ClassVar[Access] = "gradient"
+    objectives: ClassVar[tuple[Kind, ...]] = ("raise", "lower")
+    fit_pictures: ClassVar[int] = 48
+
+    @abstractmethod
+    def fit(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators) -> Fit:
+        """Learn from pictures (M, 3, h, w) in [0, 1]; `target` and `objective` are of all M, use their `part`.
+
+        `generator` has a single stream.
+        """
+
+    @abstractmethod
+    def shift(self, fit: Fit, images: torch.Tensor, objective: Objective, threat: Threat) -> torch.Tensor:
+        """What to add to pictures (N, 3, H, W) of any size."""
+
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,
+        fit: Fit | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Apply what was learnt; asks the model nothing.
+
+        Raises:
+            ValueError: without a fit.
+        """
+        if fit is None:
+            raise ValueError(f"{self.name} has to be fitted first")
+        moved = images + self.shift(fit, images, objective, threat)
+        return threat.snap(threat.project(moved, images), images)

@@ -1,0 +1,33 @@
+"""Attacks on a whole image set: what one picture should become depends on all the others."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Access, Attack, Generators, Target
+from attacks.objective import Kind, Objective
+from attacks.threat import Threat
+
+
+class SetAttack(Attack):
+    """Base of set-level attacks: `look` at every picture, `decide` over the set, then `run` toward each picture's aim.
+
+    `look` and `run` see one batch after the other, so pictures stream through; only a few numbers each are kept. `run`
+    gets the objective "target" with each picture's aim as its value.
+    """
+
+    access: ClassVar[Access] = "set"
+    objectives: ClassVar[tuple[Kind, ...]] = ("target",)
+
+    @abstractmethod
+    def look(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        """Some numbers (N, K) about each picture of a batch; arguments as for `run`."""
+
+    @abstractmethod
+    def decide(self, clean: torch.Tensor, seen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The quality (n,) that each picture of the set should get, from all clean qualities (n,) and numbers (n, K)."""
