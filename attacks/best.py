@@ -17,3 +17,14 @@ class Best:
         self.images = torch.where(better.view(-1, 1, 1, 1), images, self.images)
         self.losses = torch.where(better, losses, self.losses)
         return better
+
+    def part(self, index: torch.Tensor) -> Best:
+        """The best of some of the pictures, by an index or mask (N,)."""
+        return Best(self.images[index], self.losses[index])
+
+    def offer_part(self, index: torch.Tensor, images: torch.Tensor, losses: torch.Tensor) -> None:
+        """The same for some of the pictures, by their indices (M,)."""
+        better = losses < self.losses[index]
+        self.images, self.losses = self.images.clone(), self.losses.clone()
+        self.images[index[better]] = images[better]
+        self.losses[index[better]] = losses[better]

@@ -34,7 +34,8 @@ class Ensemble(Attack):
         known = [member.passes for member, _ in self.members]
         if any(cost is None for cost in known):
             return None
-        return sum(cost[0] for cost in known if cost), sum(cost[1] for cost in known if cost)
+        looks = len(known)  # at what each member leaves
+        return sum(cost[0] for cost in known if cost) + looks, sum(cost[1] for cost in known if cost)
 
     def refusal(self, threat: Threat, height: int, width: int) -> str:
         reasons = [member.refusal(threat, height, width) for member, _ in self.members]

@@ -29,6 +29,10 @@ class FittedAttack(Attack):
     objectives: ClassVar[tuple[Kind, ...]] = ("raise", "lower")
     fit_pictures: ClassVar[int] = 48
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 0, 0  # learning is paid once for all pictures and recorded with the fit
+
     @abstractmethod
     def fit(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators) -> Fit:
         """Learn from pictures (M, 3, h, w) in [0, 1]; `target` and `objective` are of all M, use their `part`.

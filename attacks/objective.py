@@ -7,6 +7,9 @@ from typing import Literal, get_args
 
 import torch
 
+CLOSE = 1e-3
+"""Quality units: an aim that is met so nearly is met."""
+
 Kind = Literal["raise", "lower", "reflect", "away", "target"]
 Mirror = Literal["mid", "mean", "label"]
 
@@ -81,3 +84,7 @@ class Objective:
             return (quality - (2 * self.axis - self.clean)) ** 2
         # a picture exactly on the mirror is pushed up
         return torch.where(self.axis >= self.clean, -quality, quality)
+
+    def reached(self, loss: torch.Tensor) -> torch.Tensor:
+        """Whether a loss (N,) leaves nothing to gain, (N,) bool: an aim can be met, a push has no end."""
+        return (loss <= CLOSE**2) if self.kind in ("reflect", "target") else torch.zeros_like(loss, dtype=torch.bool)

@@ -21,6 +21,10 @@ class RandomNoise(Attack):
     access: ClassVar[Access] = "none"
     control: ClassVar[bool] = True
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        return 0, 0
+
     def run(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:

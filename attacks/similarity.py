@@ -29,11 +29,23 @@ def ssim(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     window = torch.exp(-(at**2) / (2 * _SIGMA**2))
     window = window / window.sum()
     x, y = luma(images), luma(clean)
-    maps = torch.cat([x, y, x * x, y * y, x * y])
-    maps = functional.conv2d(functional.conv2d(maps, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
+    # a channel a map: as channels of one picture they are filtered some fifteen times as fast as a batch of pictures
+    maps = torch.cat([x, y, x * x, y * y, x * y]).transpose(0, 1)
+    count = maps.shape[1]
+    maps = functional.conv2d(maps, window.view(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
+    maps = functional.conv2d(maps, window.view(1, 1, -1, 1).expand(count, 1, -1, 1), groups=count).transpose(0, 1)
     mean_x, mean_y, square_x, square_y, product = maps.chunk(5)
     covariance = product - mean_x * mean_y
     variances = (square_x - mean_x**2) + (square_y - mean_y**2)
     similar = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
     similar = similar / ((mean_x**2 + mean_y**2 + _C1) * (variances + _C2))
     return similar.flatten(1).mean(dim=1)
+
+
+def ssim_and_grad(images: torch.Tensor, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """SSIM (N,) and its gradient by the pictures (N, 3, H, W)."""
+    with torch.enable_grad():
+        leaf = images.detach().clone().requires_grad_()
+        similar = ssim(leaf, clean)
+        (gradient,) = torch.autograd.grad(similar.sum(), leaf)
+    return similar.detach(), gradient

@@ -119,11 +119,15 @@ class Threat:
 
         1.9999 levels are 2 in float32's own words, so a hair is added first, but not where that leaves the ball.
         """
+
+        def whole(part: torch.Tensor) -> torch.Tensor:
+            return (part + 1e-4 * shift.sign()).trunc()
+
         if self.norm == "ssim":
             start = (clean * 255).round()
-            stored = self._largest_share(lambda share: ((start + (share * shift).trunc()) / 255).clamp(0, 1), clean)
+            stored = self._largest_share(lambda share: ((start + whole(share * shift)) / 255).clamp(0, 1), clean)
             return (stored * 255).round() - start
-        loose, strict = (shift + 1e-4 * shift.sign()).trunc(), (shift * (1 - 1e-4)).trunc()
+        loose, strict = whole(shift), (shift * (1 - 1e-4)).trunc()
         if self.norm in ("l0", "patch"):
             return loose
         inside = _length(loose.double(), self.norm) <= self.size * 255 * (1 + 1e-9)

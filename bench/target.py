@@ -99,10 +99,13 @@ class Target:
         if access not in allowed:
             raise TargetError(f"the attack declared access={self.access!r} and asked for a {access}")
 
-    def _count_backward(self, gradient: torch.Tensor) -> None:
+    def _count_backward(self, gradient: torch.Tensor, asked: torch.Tensor | None = None) -> None:
+        """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted, all if left out."""
         self.counts.backwards[self.index] += self.draws
         self.counts.gradients[self.index] += 1
         dead = ~(gradient.flatten(1).abs().amax(dim=1) > 0)  # zero or NaN
+        if asked is not None:
+            dead &= asked
         self.counts.zero_gradients[self.index] += dead.cpu().long()
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -126,11 +129,20 @@ class _Counted(nn.Module):
         self.target, self.loss = target, loss
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.requires_grad:
-            images = images.view_as(images)
-            images.register_hook(self.target._count_backward)
-        qualities = self.target._forward(images)
-        return self.loss(qualities)
+        if not images.requires_grad:
+            return self.loss(self.target._forward(images))
+        images = images.view_as(images)
+        losses = self.loss(self.target._forward(images))
+        asked = torch.ones_like(losses, dtype=torch.bool)
+
+        def note(incoming: torch.Tensor) -> None:
+            # a library's own loss may be flat for some of the pictures, which is no fault of the model's
+            asked.copy_(incoming.detach() != 0)
+
+        if losses.requires_grad:
+            losses.register_hook(note)
+        images.register_hook(lambda gradient: self.target._count_backward(gradient, asked))
+        return losses
 
 
 def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:

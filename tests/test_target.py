@@ -184,6 +184,20 @@ def test_zero_gradients_are_counted_picture_by_picture():
     assert target.counts.zero_gradients.tolist() == [0, 1, 0]
 
 
+def test_a_gradient_that_a_library_does_not_want_is_no_dead_one():
+    class Flat(MeanModel):
+        def forward(self, images):
+            return super().forward(images) * torch.tensor([1.0, 1.0, 0.0])
+
+    target = Target(Flat(), 3, "gradient")
+    leaf = IMAGES.clone().requires_grad_()
+    losses = target.module(identity)(leaf)
+    # a hinge that is flat for the first picture: the model is only to blame for the last
+    torch.autograd.grad((losses * torch.tensor([0.0, 1.0, 1.0])).sum(), leaf)
+    assert target.counts.backwards.tolist() == [1, 1, 1]
+    assert target.counts.zero_gradients.tolist() == [0, 0, 1]
+
+
 def test_a_gradient_that_is_not_a_number_counts_as_none():
     target = Target(NaNModel(), 3, "gradient")
     quality, _ = target.quality_and_grad(IMAGES, identity)

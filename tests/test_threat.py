@@ -22,6 +22,7 @@ sizes_l2 = st.one_of(st.sampled_from(L2_SIZES), st.floats(1e-3, 20))
 threats = st.one_of(
     sizes_linf.map(lambda size: Threat("linf", size)),
     sizes_l2.map(lambda size: Threat("l2", size)),
+    st.tuples(st.sampled_from(["l0", "patch"]), st.floats(1 / 34, 1)).map(lambda pair: Threat(*pair)),
 )
 
 
@@ -36,8 +37,8 @@ def attacked_pictures(draw):
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 10**6))))
     if draw(st.booleans()):
         noise = noise.sign()
-    length = 1.0 if threat.norm == "linf" else float(noise[0].norm())
-    images = clean.float() / 255 + noise * (reach * threat.size / length)
+    scale = {"linf": threat.size, "l2": threat.size / float(noise[0].norm())}.get(threat.norm, 0.1)
+    images = clean.float() / 255 + noise * (reach * scale)
     if draw(st.booleans()):
         images = (images * 255).round() / 255
     return clean, images, threat
@@ -133,6 +134,70 @@ def test_distance_is_the_norm_of_the_threat():
     moved = torch.tensor([0.3, -0.4, 0.0]).view(1, 3, 1, 1)
     assert float(Threat("linf", 0.1).distance(moved, clean)) == pytest.approx(0.4)
     assert float(Threat("l2", 0.1).distance(moved, clean)) == pytest.approx(0.5)
+
+
+def test_l0_keeps_the_pixels_that_changed_most():
+    clean = torch.full((1, 3, 2, 4), 0.5)
+    shift = torch.zeros_like(clean)
+    shift[0, 0] = torch.tensor([[0.1, 0.0, 0.2, 0.05], [0.3, 0.0, 0.0, 0.01]])
+    shift[0, 1, 1, 3] = 0.4  # with its other channel the longest change of all
+    threat = Threat("l0", 3 / 8)
+    kept = (threat.project(clean + shift, clean) - clean)[0]
+    assert (kept != 0).any(dim=0).tolist() == [[False, False, True, False], [True, False, False, True]]
+    assert float(threat.distance(clean + shift, clean)) == pytest.approx(5 / 8)
+
+
+def test_a_patch_is_the_square_with_most_of_the_change():
+    clean = torch.full((2, 3, 6, 7), 0.5)
+    shift = torch.zeros_like(clean)
+    shift[0, :, 1:3, 4:6] = 0.2
+    shift[0, 0, 5, 0] = 0.3
+    shift[1, 2, 0, 0], shift[1, 2, 1, 1] = 0.1, 0.1
+    threat = Threat("patch", 4 / 42)  # two by two
+    kept = threat.project(clean + shift, clean) - clean
+    assert kept[0, 0, 5, 0] == 0
+    torch.testing.assert_close(kept[0, :, 1:3, 4:6], shift[0, :, 1:3, 4:6])
+    torch.testing.assert_close(kept[1], shift[1])
+    # around the first picture's changes, rows 1 to 5 and columns 0 to 5, only a square of six by six fits
+    torch.testing.assert_close(threat.distance(clean + shift, clean), torch.tensor([36 / 42, 4 / 42]))
+
+
+@given(st.floats(0.001, 0.5), st.integers(0, 10**6))
+def test_ssim_uses_the_room_that_there_is_and_no_more(size, seed):
+    clean = random_pixels(2, 16, 19, seed=seed)
+    start = clean.float() / 255
+    images = start + 0.6 * torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+    threat = Threat("ssim", size)
+    inside = threat.project(images, start)
+    assert threat.holds(inside, start).all()
+    snapped = threat.snap(inside, start)
+    stored = store(snapped, clean, threat)
+    assert torch.equal(stored.pixels.float(), (snapped * 255).round())
+    assert not stored.left_ball.any()
+    # scikit-image judges what our own SSIM has let through
+    assert verified(store(images, clean, threat).pixels, clean, threat).all()
+    # a share of the shift is found to 2⁻¹²; a shift that fits as it is stays as it is
+    full = threat.distance(images.clamp(0, 1), start).clamp(max=size)
+    assert (threat.distance(inside, start) > 0.97 * full - 1e-3).all()
+
+
+def test_verification_counts_pixels_squares_and_structure():
+    clean = random_pixels(1, 16, 16).repeat(3, 1, 1, 1)
+    pixels = clean.clone()
+    pixels[1, 0, 3, 4] ^= 1
+    pixels[2, 0, 3, 4] ^= 1
+    pixels[2, 2, 5, 5] ^= 1
+    assert verified(pixels, clean, Threat("l0", 1 / 256)).tolist() == [True, True, False]
+    assert verified(pixels, clean, Threat("patch", 1 / 256)).tolist() == [True, True, False]
+    assert verified(pixels, clean, Threat("patch", 9 / 256)).tolist() == [True, True, True]
+    assert verified(255 - clean, clean, Threat("ssim", 0.5)).tolist() == [False] * 3
+
+
+def test_a_threat_that_allows_nothing_says_so():
+    assert "no whole pixel" in Threat("l0", 0.001).refusal(16, 16)
+    assert "no whole pixel" in Threat("patch", 0.001).refusal(16, 16)
+    assert "11×11" in Threat("ssim", 0.1).refusal(10, 40)
+    assert not Threat("l0", 0.004).refusal(16, 16)
 
 
 def test_an_attack_that_leaves_the_ball_is_reported_and_brought_back():
