@@ -12,6 +12,9 @@ from attacks.best import Best
 from attacks.objective import Objective
 from attacks.threat import Norm, Threat
 
+Memory = dict[str, torch.Tensor]
+"""What a run remembers from step to step, by name; empty at its start."""
+
 
 def steepest(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
     """The direction of steepest ascent at unit length in a norm: the sign for linf, the unit vector for l2."""
@@ -19,6 +22,17 @@ def steepest(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
         return gradient.sign()
     length: torch.Tensor = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)
     return gradient / length.view(-1, 1, 1, 1)
+
+
+def noise(images: torch.Tensor, norm: Norm, generator: Generators) -> torch.Tensor:
+    """Random shifts at most 1 long: uniform for linf, of unit length for l2."""
+    drawn = generator.uniform(-1, 1, images.shape[1:]).to(images)
+    return drawn if norm == "linf" else steepest(drawn, "l2")
+
+
+def random_point(images: torch.Tensor, threat: Threat, generator: Generators) -> torch.Tensor:
+    """A random point of the ball around each picture."""
+    return threat.project(images + threat.size * noise(images, threat.norm, generator), images)
 
 
 @dataclass(frozen=True)
@@ -48,16 +62,32 @@ class GradientDescent(Attack):
 
     @property
     def passes(self) -> tuple[int, int]:
-        return self.restarts * (self.steps + 1), self.restarts * self.steps
+        backwards = self.restarts * (self.steps + (self.steps - 1) * self.between)
+        return backwards + self.restarts, backwards
+
+    @property
+    def between(self) -> int:
+        """Gradients that are asked for between two steps, beside the one of each step."""
+        return 0
 
     def aim(self, objective: Objective) -> Objective:
         """The objective that is really followed."""
         return objective
 
-    def start(self, images: torch.Tensor, threat: Threat, generator: Generators) -> torch.Tensor:
-        """A random point of the ball."""
-        noise = generator.uniform(-1, 1, images.shape[1:]).to(images)
-        return threat.project(images + threat.size * (noise if threat.norm == "linf" else steepest(noise, "l2")), images)
+    def outlook(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
+        """The pictures at which the next gradient is taken; inside the ball."""
+        return attacked
+
+    def ask(
+        self, target: Target, stored: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,
+        memory: Memory,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Qualities of the stored pictures, NaN where they were not seen themselves, and gradients of the loss."""
+        return target.quality_and_grad(stored, objective.loss)
+
+    def direction(self, gradient: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
+        """What is stepped against."""
+        return gradient
 
     def run(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
@@ -66,16 +96,19 @@ class GradientDescent(Attack):
         best = Best(images, objective.loss(objective.clean))
         for restart in range(self.restarts):
             left = target.queries_left
-            steps = self.steps if left is None else min(self.steps, left // (self.restarts - restart) - 1)
+            steps = self.steps
+            if left is not None:
+                steps = min(steps, (left // (self.restarts - restart) - 1 + self.between) // (1 + self.between))
+            memory: Memory = {}
             random = restart > 0 or (self.random_start and self.restarts == 1)
-            attacked = self.start(images, threat, generator) if random else images
+            attacked = random_point(images, threat, generator) if random else images
             for step in range(steps):
                 # gradient and score are those of the picture as it would be stored, while steps add up unrounded
-                stored = threat.snap(attacked, images)
-                quality, gradient = target.quality_and_grad(stored, objective.loss)
+                stored = threat.snap(self.outlook(attacked, images, threat, memory), images)
+                quality, gradient = self.ask(target, stored, objective, threat, generator, memory)
                 if random or step > 0:
                     best.offer(stored, objective.loss(quality))
-                move = self.step_size * threat.size * steepest(gradient, threat.norm)
+                move = self.step_size * threat.size * steepest(self.direction(gradient, threat, memory), threat.norm)
                 attacked = threat.project(attacked - move, images)
             if steps > 0:
                 stored = threat.snap(attacked, images)

@@ -1,4 +1,4 @@
-"""`score-reflection` and `score-reflection-away`: the score reflection attack on quality models.
+"""`score-reflection`, `score-reflection-fgsm` and `score-reflection-away`: the score reflection attack on quality models.
 
 Our reconstruction from the abstracts of Wang and Yuan, arXiv 2404.19567, which propose a score reflection attack; no
 equation of theirs is public. A picture of quality q₀ is moved to the mirrored quality 2m − q₀: good pictures come out
@@ -31,6 +31,23 @@ class ScoreReflection(GradientDescent):
 
     def aim(self, objective: Objective) -> Objective:
         return objective.about(self.mirror)
+
+
+@dataclass(frozen=True)
+class ScoreReflectionFGSM(ScoreReflection):
+    """The one-step form: a single step to the edge of the ball along the gradient's sign (l2: along the gradient).
+
+    It always takes the whole ball. Where that carries quality farther past its mirrored value than it was away from it, the
+    clean picture is the better one and counts.
+
+    Attributes:
+        mirror: as for `score-reflection`.
+    """
+
+    name: ClassVar[str] = "score-reflection-fgsm"
+
+    steps: int = 1
+    step_size: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,82 @@
+"""`ddn`: decoupled direction and norm (Rony et al., CVPR 2019, arXiv 1811.09600), a least-norm attack."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Access, Attack, Generators, Target
+from attacks.best import Best
+from attacks.descent import steepest
+from attacks.objective import Kind, Objective
+from attacks.threat import Norm, Threat
+
+
+@dataclass(frozen=True)
+class DDN(Attack):
+    """The shortest change found that moves quality by `amount`; steps turn it, and its length shrinks when that is reached.
+
+    Each step walks down the loss and then sets the length of the change: (1 − γ) times the last one if the picture of the
+    last one was moved by `amount`, (1 + γ) times if not, never beyond the threat's ball. Where no picture within the ball
+    is moved so far, the one that was moved farthest counts.
+
+    Attributes:
+        amount: how far quality is to be moved, in units of quality.
+        steps: gradient steps; fewer where the query limit allows no more.
+        gamma: γ, in (0, 1).
+    """
+
+    name: ClassVar[str] = "ddn"
+    access: ClassVar[Access] = "gradient"
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    objectives: ClassVar[tuple[Kind, ...]] = ("raise", "lower", "away")
+    paper: ClassVar[str] = "https://arxiv.org/abs/1811.09600"
+
+    amount: float = 0.2
+    steps: int = 100
+    gamma: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.amount > 0 or self.steps < 1 or not 0 < self.gamma < 1:
+            raise ValueError(f"{self.name}: amount must be above 0, steps at least 1 and gamma in (0, 1)")
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return self.steps + 1, self.steps
+
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        left = target.queries_left
+        steps = self.steps if left is None else min(self.steps, left - 1)
+        if steps < 1:
+            return images
+        clean = objective.loss(objective.clean)
+        best = Best(images, torch.zeros_like(clean))
+        length = torch.full_like(clean, threat.size)
+        shift = torch.zeros_like(images)
+        for step in range(steps):
+            stored = threat.snap(images + shift, images)
+            quality, gradient = target.quality_and_grad(stored, objective.loss)
+            if step > 0:
+                moved = clean - objective.loss(quality)
+                best.offer(stored, self.rank(moved, threat.distance(stored, images) / threat.size))
+                length = length * torch.where(moved >= self.amount, 1 - self.gamma, 1 + self.gamma)
+                length = length.clamp(max=threat.size)
+            # steps fall along the paper's cosine to a hundredth, but as shares of the length now, not of that at the start:
+            # that is the whole ball here, often ten times what is needed, and each step would forget those before it
+            share = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
+            scale = length.view(-1, 1, 1, 1)
+            shift = scale * steepest(shift - share * scale * steepest(gradient, "l2"), "l2")
+            shift = (images + shift).clamp(0, 1) - images
+        stored = threat.snap(images + shift, images)
+        moved = clean - objective.loss(target.quality(stored))
+        best.offer(stored, self.rank(moved, threat.distance(stored, images) / threat.size))
+        return best.images
+
+    def rank(self, moved: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        """A loss (N,) that puts the shortest first of all that were moved by `amount`, then those moved farthest."""
+        return torch.where(moved >= self.amount, length - 3, -moved / self.amount)

@@ -1,0 +1,31 @@
+"""`ni-fgsm`: Nesterov iterative FGSM (Lin et al., ICLR 2020, arXiv 1908.06281)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.descent import Memory
+from attacks.mi_fgsm import MIFGSM
+from attacks.threat import Threat
+
+
+@dataclass(frozen=True)
+class NIFGSM(MIFGSM):
+    """`mi-fgsm` whose gradient is taken ahead, where the momentum alone would carry the picture: at x − step·decay·v.
+
+    The place ahead is projected into the ball, so that it is a picture that counts as well.
+
+    Attributes:
+        decay: share of the momentum that each step keeps, at least 0; 0 is `i-fgsm`.
+    """
+
+    name: ClassVar[str] = "ni-fgsm"
+    paper: ClassVar[str] = "https://arxiv.org/abs/1908.06281"
+
+    def outlook(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
+        if "velocity" not in memory:
+            return attacked
+        return threat.project(attacked - self.step_size * threat.size * self.decay * memory["velocity"], images)

@@ -1,0 +1,54 @@
+"""`vmi-fgsm`: variance tuning of momentum iterative FGSM (Wang, He, CVPR 2021, arXiv 2103.15571)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Generators, Target
+from attacks.descent import Memory, noise
+from attacks.mi_fgsm import MIFGSM
+from attacks.objective import Objective
+from attacks.threat import Threat
+
+
+@dataclass(frozen=True)
+class VMIFGSM(MIFGSM):
+    """`mi-fgsm` on gradients tuned by how the last step's neighbours differed: ∇ₜ + (mean of ∇ around xₜ₋₁) − ∇ₜ₋₁.
+
+    Attributes:
+        decay: share of the momentum that each step keeps, at least 0.
+        samples: neighbours a step; each costs a forward and a backward pass.
+        beta: how far neighbours lie, in sizes of the threat; they may leave the ball, since they are only asked about.
+    """
+
+    name: ClassVar[str] = "vmi-fgsm"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2103.15571"
+
+    samples: int = 5
+    beta: float = 1.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 1 or not self.beta > 0:
+            raise ValueError(f"{self.name}: samples must be at least 1 and beta above 0")
+
+    @property
+    def between(self) -> int:
+        return self.samples
+
+    def ask(
+        self, target: Target, stored: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,
+        memory: Memory,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        tuning = torch.zeros_like(stored)
+        if "stored" in memory:
+            for _ in range(self.samples):
+                shift = self.beta * threat.size * noise(stored, threat.norm, generator)
+                tuning += target.quality_and_grad((memory["stored"] + shift).clamp(0, 1), objective.loss)[1]
+            tuning = tuning / self.samples - memory["gradient"]
+        quality, gradient = super().ask(target, stored, objective, threat, generator, memory)
+        memory |= {"stored": stored, "gradient": gradient}
+        return quality, gradient + tuning
