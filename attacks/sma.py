@@ -1,0 +1,147 @@
+"""`sma`: the SROCC-MSE attack on a whole image set (Yang, Liu, Li, Jiang, "Beyond Score Changes", arXiv 2404.13277).
+
+The paper: first, the scores that the set should get are optimised through differentiable ranks, for a low rank correlation
+with the clean scores and a large squared error; then each picture is attacked by signed gradients toward its score.
+Ours adds what each picture can reach: it is pushed down and up first, and its aim is chosen between the two ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.apgd import APGD
+from attacks.base import Generators, Target
+from attacks.objective import Objective
+from attacks.threat import Threat
+from attacks.whole_set import SetAttack
+
+_ROUNDS = 300
+_SOFTNESS = (0.05, 0.005)
+"""Width of a soft comparison of two qualities, at the first and at the last round."""
+_RATE = 0.05
+_PAIRS = 2**24
+"""Pairs of pictures whose order is compared at once: bounds memory."""
+
+
+@dataclass(frozen=True)
+class SMA(SetAttack):
+    """Picks a quality within reach for every picture of the set, for the lowest SROCC, then drives each picture there.
+
+    Aims t minimise SROCC(t, q₀) − λ·mean((t − q₀)²), ranks being sums of sigmoids, by Adam, from the mirrored qualities.
+
+    Attributes:
+        steps: gradient steps of each of the three descents: down, up, and to the aim.
+        restarts: runs of the last one.
+        error_weight: λ.
+    """
+
+    name: ClassVar[str] = "sma"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2404.13277"
+
+    steps: int = 50
+    restarts: int = 1
+    error_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.restarts < 1 or self.error_weight < 0:
+            raise ValueError("sma: steps and restarts must be at least 1, error_weight at least 0")
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return (2 + self.restarts) * (self.steps + 1) + 2, (2 + self.restarts) * self.steps
+
+    def look(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        """The lowest and the highest quality that each picture was brought to, (N, 2)."""
+        ends = []
+        for aim, parts in ((objective.of_kind("lower"), 3), (objective.of_kind("raise"), 2)):
+            steps = self._affordable(target, parts)
+            attacked = APGD(steps=steps).run(target, images, aim, threat, generator) if steps > 0 else images
+            left = target.queries_left
+            ends.append(objective.clean if left is not None and left < 1 else target.quality(attacked))
+        return torch.stack([torch.minimum(ends[0], objective.clean), torch.maximum(ends[1], objective.clean)], dim=1)
+
+    def decide(self, clean: torch.Tensor, seen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return rank_destroying(clean, seen[:, 0], seen[:, 1], self.error_weight)
+
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        steps = self._affordable(target, 1)
+        if steps < 1:
+            return images
+        return APGD(steps=steps, restarts=self.restarts).run(target, images, objective, threat, generator)
+
+    def _affordable(self, target: Target, parts: int) -> int:
+        """Steps of a descent when as many parts of the query limit are still to be paid."""
+        left = target.queries_left
+        return self.steps if left is None else min(self.steps, left // parts - 2)
+
+
+def rank_destroying(clean: torch.Tensor, low: torch.Tensor, high: torch.Tensor, error_weight: float) -> torch.Tensor:
+    """Qualities (n,) between `low` and `high` that order the set as wrongly as can be found.
+
+    Args:
+        clean: clean qualities (n,).
+        low, high: what each picture can reach, (n,).
+        error_weight: λ of the squared error's reward.
+
+    Returns:
+        The best of the optimised aims and the mirrored qualities, by SROCC with `clean` less the reward.
+    """
+    clean, low, high = (values.double() for values in (clean, low, high))
+    wanted = _standardised(_hard_ranks(clean))
+    width = (high - low).clamp(min=1e-6)
+    best, least = clean, float("inf")
+    starts = [(1 - clean).clamp(low, high), (2 * clean.mean() - clean).clamp(low, high)]
+    for start in starts:
+        free = (((start - low) / width).clamp(0.02, 0.98)).logit().requires_grad_()
+        adam = torch.optim.Adam([free], lr=_RATE)
+        for turn in range(_ROUNDS):
+            softness = _SOFTNESS[0] * (_SOFTNESS[1] / _SOFTNESS[0]) ** (turn / (_ROUNDS - 1))
+            aims = low + width * free.detach().sigmoid()
+            slope = _rank_correlation_gradient(aims, wanted, softness) - 2 * error_weight * (aims - clean) / len(clean)
+            free.grad = slope * (aims - low) * (high - aims) / width
+            adam.step()
+        for aims in (start, (low + width * free.detach().sigmoid())):
+            order = (_standardised(_hard_ranks(aims)) * wanted).mean()
+            loss = float(order - error_weight * ((aims - clean) ** 2).mean())
+            if loss < least:
+                best, least = aims, loss
+    return best.float()
+
+
+def _standardised(values: torch.Tensor) -> torch.Tensor:
+    centred = values - values.mean()
+    return centred / centred.square().mean().sqrt().clamp(min=1e-12)
+
+
+def _rank_correlation_gradient(values: torch.Tensor, wanted: torch.Tensor, softness: float) -> torch.Tensor:
+    """Gradient (n,) by `values` of the correlation of their soft ranks with standardised ranks `wanted`.
+
+    The soft rank of a value is Σ σ((value − other)/softness) over the others. Pairs are taken some rows at a time.
+    """
+    rows = max(_PAIRS // len(values), 1)
+
+    def compared(part: torch.Tensor) -> torch.Tensor:
+        return ((part[:, None] - values[None, :]) / softness).sigmoid()
+
+    with torch.enable_grad():
+        ranks = torch.cat([compared(part).sum(dim=1) for part in values.split(rows)]).requires_grad_()
+        (by_rank,) = torch.autograd.grad((_standardised(ranks) * wanted).mean(), ranks)
+    found = []
+    for part, own in zip(values.split(rows), by_rank.split(rows), strict=True):
+        share = compared(part)
+        found.append((share * (1 - share) * (own[:, None] - by_rank[None, :])).sum(dim=1) / softness)
+    return torch.cat(found)
+
+
+def _hard_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Mid-ranks (n,)."""
+    _, place, held = torch.unique(values, return_inverse=True, return_counts=True)
+    middle: torch.Tensor = (held.cumsum(0) - (held - 1) / 2).to(values)
+    return middle[place]
