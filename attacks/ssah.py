@@ -1,0 +1,47 @@
+"""`ssah`: only high frequencies move (the low-frequency constraint of Luo et al., CVPR 2022, arXiv 2203.05151)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.nn import functional
+
+from attacks.quality_aware import QualityAware, Shaping, to_the_ball
+from attacks.threat import Threat
+
+
+def low_band(images: torch.Tensor) -> torch.Tensor:
+    """The part of pictures that the LL band of one level of a Haar wavelet transform holds: the mean of each 2×2 block."""
+    height, width = images.shape[2:]
+    means = functional.avg_pool2d(images, 2, ceil_mode=True, count_include_pad=False)
+    return means.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[..., :height, :width]
+
+
+@dataclass(frozen=True)
+class SSAH(QualityAware):
+    """Adam on a shift whose Haar low band is taken out after every step, so that block means stay as they were.
+
+    The authors' loss adds λ·|LL(x) − LL(x₀)|; here it is a constraint, so no λ has to suit the model. Their other part, a
+    similarity of a classifier's features, has no counterpart in a score.
+
+    Attributes:
+        low: share of the shift's low band that is left in; 1 is plain Adam.
+    """
+
+    name: ClassVar[str] = "ssah"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2203.05151"
+
+    low: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.low <= 1:
+            raise ValueError(f"{self.name}: low is a share in [0, 1], not {self.low:g}")
+
+    def shaping(self, images: torch.Tensor) -> Shaping:
+        return lambda gradient, stored: gradient
+
+    def bound(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
+        return to_the_ball(attacked - (1 - self.low) * low_band(attacked - images), images, threat)

@@ -1,0 +1,61 @@
+"""`zhang-dists`: the score's loss and DISTS in one (Zhang et al., NeurIPS 2022, arXiv 2210.00933)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from attacks.dists import DISTS, WEIGHTS, load
+from attacks.quality_aware import QualityAware, Shaping
+from attacks.threat import Threat
+
+
+@dataclass(frozen=True)
+class ZhangDISTS(QualityAware):
+    """Adam down the Lagrangian loss(q) + λ·DISTS, inside the ball; needs a file of weights.
+
+    Attributes:
+        weights: file with the weights of VGG-16 and DISTS, see `attacks.dists`.
+        similarity: λ: quality units that a whole unit of DISTS is worth.
+    """
+
+    name: ClassVar[str] = "zhang-dists"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2210.00933"
+
+    weights: str = ""
+    similarity: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.similarity >= 0:
+            raise ValueError(f"{self.name}: similarity is a weight of at least 0, not {self.similarity:g}")
+
+    def refusal(self, threat: Threat, height: int, width: int) -> str:
+        if not self.weights:
+            return f"{self.name} needs weights=FILE: {WEIGHTS}"
+        if not Path(self.weights).is_file():
+            return f"{self.name}: there is no file {self.weights}; needed is {WEIGHTS}"
+        return super().refusal(threat, height, width)
+
+    def shaping(self, images: torch.Tensor) -> Shaping:
+        dists = _loaded(self.weights).to(images.device)
+        with torch.no_grad():
+            clean = dists.features(images)
+
+        def shaped(gradient: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                leaf = stored.detach().clone().requires_grad_()
+                (distance,) = torch.autograd.grad(dists(leaf, clean).sum(), leaf)
+            return gradient + self.similarity * distance
+
+        return shaped
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str) -> DISTS:
+    """Read once for all batches."""
+    return load(path)
