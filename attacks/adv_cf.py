@@ -1,0 +1,70 @@
+"""`adv-cf`: adversarial colour filter (Zhao, Liu, Larson, TIFS 2023, arXiv 2011.06690).
+
+The same authors' ACE (BMVC 2021, arXiv 2002.01008) is its first form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.threat import Threat
+from attacks.transformed import Transformed
+
+
+@dataclass(frozen=True)
+class AdvCF(Transformed):
+    """A colour curve a channel, piecewise linear and never falling, the same for all pixels of a picture.
+
+    The curve's offsets at its knots are moved, each along the mean of the gradient over the pixels around it (linf: its
+    sign). The paper moves the pieces' slopes and normalises the curve, so that black and white stay; here they may move
+    too, as far as the ball lets them.
+
+    Attributes:
+        steps: gradient steps; fewer where the query limit allows no more.
+        step_size: of the first step, as a share of the curve that reaches the ball's edge; it falls linearly to 0.
+        pieces: of the curve.
+    """
+
+    name: ClassVar[str] = "adv-cf"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2011.06690"
+
+    pieces: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pieces < 1:
+            raise ValueError(f"{self.name}: pieces must be at least 1")
+
+    def identity(self, images: torch.Tensor) -> torch.Tensor:
+        return images.new_zeros(len(images), 3, self.pieces + 1)
+
+    def applied(self, parameters: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        knot, beyond = self._places(images)
+        below, above = parameters.gather(2, knot), parameters.gather(2, knot + 1)
+        return (images + (below + beyond * (above - below)).view_as(images)).clamp(0, 1)
+
+    def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
+        identity = torch.linspace(0, 1, self.pieces + 1, dtype=parameters.dtype, device=parameters.device)
+        return (identity + parameters).cummax(dim=2).values - identity
+
+    def direction(
+        self, parameters: torch.Tensor, images: torch.Tensor, gradient: torch.Tensor, threat: Threat
+    ) -> torch.Tensor:
+        knot, beyond = self._places(images)
+        slope, pixels = torch.zeros_like(parameters), torch.zeros_like(parameters)
+        for at, share in ((knot, 1 - beyond), (knot + 1, beyond)):
+            slope = slope.scatter_add(2, at, share * gradient.flatten(2))
+            pixels = pixels.scatter_add(2, at, share)
+        if threat.norm == "linf":
+            return -slope.sign()
+        mean = slope / pixels.clamp(min=1e-12)
+        return -mean / mean.flatten(1).abs().amax(dim=1).clamp(min=1e-20).view(-1, 1, 1)
+
+    def _places(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The knot below each value, (N, 3, H·W), and how far beyond it the value is, in pieces."""
+        place = images.flatten(2) * self.pieces
+        knot = place.floor().clamp(max=self.pieces - 1)
+        return knot.long(), place - knot
