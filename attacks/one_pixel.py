@@ -1,0 +1,80 @@
+"""`one-pixel`: differential evolution over few pixels (Su, Vargas, Sakurai, IEEE TEC 2019, arXiv 1710.08864)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Generators, Target
+from attacks.objective import Objective
+from attacks.score import ScoreAttack, keep
+from attacks.threat import Norm, Threat
+
+_WEIGHT = 0.5
+"""F, the weight of a difference; the paper's."""
+
+
+@dataclass(frozen=True)
+class OnePixel(ScoreAttack):
+    """Places and colours of few pixels by differential evolution: child = a + F·(b − c), which replaces a worse parent.
+
+    As in the paper there is no crossover. Every picture has a population of its own.
+
+    Attributes:
+        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        pixels: how many may change, at most; fewer where the threat allows no more.
+        population: candidates in a generation, at least 4; 400 in the paper.
+    """
+
+    name: ClassVar[str] = "one-pixel"
+    norms: ClassVar[tuple[Norm, ...]] = ("l0",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/1710.08864"
+
+    pixels: int = 5
+    population: int = 40
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pixels < 1 or self.population < 4:
+            raise ValueError(f"{self.name}: pixels must be at least 1 and population at least 4")
+
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        count, channels, height, width = images.shape
+        pixels = min(self.pixels, threat.pixels(height, width))
+        each = torch.arange(count, device=images.device)
+        sides = torch.tensor([height, width], device=images.device)
+        best, losses = images.clone(), objective.loss(objective.clean).clone()
+        current = images.clone()
+        # genes of a pixel: row, column and channels, all in [0, 1]
+        parents = generator.uniform(0, 1, (self.population, pixels, 2 + channels)).to(images)
+        children, fitness = parents, images.new_full((count, self.population), float("inf"))
+        for query in range(self.allowed(target)):
+            member = query % self.population
+            if member == 0 and query > 0:
+                three = _three_others(self.population, generator).to(images.device)
+                a, b, c = (parents[each[:, None], three[..., i]] for i in range(3))
+                children = (a + _WEIGHT * (b - c)).clamp(0, 1)
+                parents = parents.clone()
+            child = children[:, member]
+            places = (child[..., :2] * sides).long().minimum(sides - 1)
+            for pixel in range(pixels):  # one by one: two may fall on the same place
+                current[each, :, places[:, pixel, 0], places[:, pixel, 1]] = (child[:, pixel, 2:] * 255).round() / 255
+            seen = objective.loss(target.quality(current))
+            keep(best, losses, current, seen)
+            better = seen < fitness[:, member]
+            parents[better, member], fitness[better, member] = child[better], seen[better]
+            for pixel in range(pixels):
+                at = (each, slice(None), places[:, pixel, 0], places[:, pixel, 1])
+                current[at] = images[at]
+        return best
+
+
+def _three_others(population: int, generator: Generators) -> torch.Tensor:
+    """For every member three different others, (N, population, 3)."""
+    drawn = generator.uniform(0, 1, (population, population))
+    drawn.diagonal(dim1=1, dim2=2).fill_(2)
+    return drawn.argsort(dim=2)[..., :3]

@@ -1,0 +1,79 @@
+"""`patch-rs`: Sparse-RS for patches (Croce, Andriushchenko, Singh, Flammarion, Hein, AAAI 2022, arXiv 2006.12834)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Generators, Target
+from attacks.objective import Objective
+from attacks.score import ScoreAttack, windows
+from attacks.square import drawn_window, halvings
+from attacks.threat import Norm, Threat
+
+_FIRST_SQUARES = 100
+"""Squares of random colours that the first patch is made of, the largest first."""
+
+
+@dataclass(frozen=True)
+class PatchRS(ScoreAttack):
+    """One square patch: its content by random search with squares of the colour cube's corners, its place in between.
+
+    Attributes:
+        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        share: of the patch's pixels in the first squares, in (0, 1]; the schedule is that of `square`.
+        period: every so manyth query tries another place; the furthest move shrinks from 3/4 of the picture to one pixel.
+    """
+
+    name: ClassVar[str] = "patch-rs"
+    norms: ClassVar[tuple[Norm, ...]] = ("patch",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/2006.12834"
+
+    share: float = 0.8
+    period: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.period < 1 or not 0 < self.share <= 1:
+            raise ValueError(f"{self.name}: period must be at least 1 and share in (0, 1]")
+
+    def run(
+        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
+    ) -> torch.Tensor:
+        count, channels, height, width = images.shape
+        side = threat.side(height, width)
+        free = torch.tensor([height - side, width - side], device=images.device)
+        patch = images.new_zeros(count, channels, side, side)
+        for step, draw in enumerate(generator.uniform(0, 1, (_FIRST_SQUARES, 2 + channels)).to(images).unbind(1)):
+            size = max(round(side * (1 - step / _FIRST_SQUARES)), 1)
+            patch[drawn_window(draw, size, patch)] = (draw[:, 2:, None, None] < 0.5).to(patch)
+        corner = (generator.uniform(0, 1, (2,)).to(images) * (free + 1)).long().minimum(free)
+        current, losses = images.clone(), torch.full_like(objective.clean, math.inf)
+        queries = self.allowed(target)
+        for query in range(queries):
+            done = query / queries
+            draw = generator.uniform(0, 1, (2 + channels,)).to(images)
+            new_patch, new_corner = patch, corner
+            if query % self.period == self.period - 1:
+                reach = max(0.75 * (1 - done) * max(height, width), 1)
+                moved = corner + ((2 * draw[:, :2] - 1) * (reach + 0.5)).round().long()
+                new_corner = moved.clamp(min=0).minimum(free)
+            elif query > 0:
+                size = min(max(round(side * math.sqrt(self.share / 2 ** halvings(done))), 1), side)
+                at = drawn_window(draw, size, patch)
+                new_patch = patch.clone()
+                new_patch[at] = (draw[:, 2:, None, None] < 0.5).to(patch)
+            old, new = (windows(place[:, 0], place[:, 1], side, channels) for place in (corner, new_corner))
+            current[old] = images[old]
+            current[new] = new_patch
+            seen = objective.loss(target.quality(current))
+            better = seen < losses
+            losses = torch.where(better, seen, losses)
+            patch = torch.where(better.view(-1, 1, 1, 1), new_patch, patch)
+            corner = torch.where(better[:, None], new_corner, corner)
+            current[new] = images[new]
+        current[windows(corner[:, 0], corner[:, 1], side, channels)] = patch
+        return torch.where((losses < objective.loss(objective.clean)).view(-1, 1, 1, 1), current, images)

@@ -1,0 +1,82 @@
+"""What the score-only attacks share: a number of queries, and how they keep to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Access, Attack, Generators, Target
+from attacks.threat import Threat
+
+STARTS = ((1, 1), (2, 2), (8, 8), (0, 1), (4, 4), (1, 0))
+"""Rows and columns of the blocks of first patterns of random signs; 0 is the whole side. Quality models answer most to how
+fine a texture is, and which one helps depends on the model and the direction."""
+
+
+@dataclass(frozen=True)
+class ScoreAttack(Attack):
+    """Base of the attacks that see nothing but scores.
+
+    Attributes:
+        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+    """
+
+    access: ClassVar[Access] = "score"
+
+    queries: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.queries < 1:
+            raise ValueError(f"{self.name}: queries must be at least 1")
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        return self.queries, 0
+
+    def allowed(self, target: Target) -> int:
+        """Queries that may really be made."""
+        left = target.queries_left
+        return self.queries if left is None else min(self.queries, left)
+
+
+def ends(images: torch.Tensor, threat: Threat) -> tuple[torch.Tensor, torch.Tensor]:
+    """The lowest and the highest picture of an ℓ∞ ball that can be stored in 8 bit."""
+    low, high = (threat.snap(threat.project(images + way * threat.size, images), images) for way in (-1, 1))
+    return low, high
+
+
+def signs_in_blocks(images: torch.Tensor, size: tuple[int, int], generator: Generators) -> torch.Tensor:
+    """Random signs (N, C, H, W), the same within blocks of `size` rows and columns."""
+    _, channels, height, width = images.shape
+    signs = generator.signs((channels, -(-height // size[0]), -(-width // size[1]))).to(images)
+    return signs.repeat_interleave(size[0], 2)[:, :, :height].repeat_interleave(size[1], 3)[..., :width]
+
+
+def keep(images: torch.Tensor, losses: torch.Tensor, seen: torch.Tensor, seen_losses: torch.Tensor) -> torch.Tensor:
+    """Writes what is better into `images` and `losses`; returns the mask (N,) of what was. A NaN is never better.
+
+    As `attacks.best.Best`, but in place: most queries improve few pictures, and copying all takes time.
+    """
+    better = seen_losses < losses
+    images[better] = seen[better]
+    losses[better] = seen_losses[better]
+    return better
+
+
+def orders(count: int, generator: Generators) -> torch.Tensor:
+    """Random orders of 0 … count − 1, (N, count)."""
+    return torch.stack([torch.randperm(count, generator=stream) for stream in generator.streams])
+
+
+def windows(
+    top: torch.Tensor, left: torch.Tensor, side: int, channels: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """An index of pictures (N, C, H, W) to one square each (N, C, side, side), by its corner (N,)."""
+    device = top.device
+    along = torch.arange(side, device=device)
+    return (
+        torch.arange(len(top), device=device).view(-1, 1, 1, 1), torch.arange(channels, device=device).view(1, -1, 1, 1),
+        (top[:, None] + along)[:, None, :, None], (left[:, None] + along)[:, None, None, :],
+    )  # fmt: skip

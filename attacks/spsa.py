@@ -1,0 +1,44 @@
+"""`spsa`: simultaneous perturbation stochastic approximation (Uesato et al., ICML 2018, arXiv 1802.05666)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from attacks.base import Generators
+from attacks.descent import Memory, steepest
+from attacks.estimation import GradientEstimation
+from attacks.threat import Threat
+
+_BETA1, _BETA2 = 0.9, 0.999
+
+
+@dataclass(frozen=True)
+class SPSA(GradientEstimation):
+    """Adam on a gradient estimated from pairs of random signs: (ℓ(x + δv) − ℓ(x − δv))/(2δ)·v, v uniform in {−1, 1}.
+
+    Attributes:
+        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        pairs: pairs of probes a step.
+        probe: δ as a share of the threat's size (l2: the length of δv).
+        step_size: Adam's learning rate as a share of the threat's size (l2: the length of its step).
+        tile: side of the square of directions that is repeated over the picture, in pixels; 0 draws every pixel by itself,
+            as the paper does.
+    """
+
+    name: ClassVar[str] = "spsa"
+    paper: ClassVar[str] = "https://arxiv.org/abs/1802.05666"
+
+    def directions(self, shape: tuple[int, ...], generator: Generators) -> torch.Tensor:
+        return generator.signs(shape)
+
+    def move(self, gradient: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
+        nothing = torch.zeros_like(gradient)
+        count = memory.get("count", torch.zeros(())) + 1
+        first = _BETA1 * memory.get("first", nothing) + (1 - _BETA1) * gradient
+        second = _BETA2 * memory.get("second", nothing) + (1 - _BETA2) * gradient.square()
+        memory.update(count=count, first=first, second=second)
+        step = (first / (1 - _BETA1**count)) / ((second / (1 - _BETA2**count)).sqrt() + 1e-12)
+        return -step if threat.norm == "linf" else -steepest(step, "l2")
