@@ -97,6 +97,15 @@ SMALL_THREATS: dict[Norm, Threat] = {
 """One threat model of each kind, for pictures of a few hundred pixels."""
 
 
+SEARCHES = {
+    "torchattacks:Square": "[n_queries=50]", "torchattacks:SPSA": "[nb_iter=2,nb_sample=16]",
+    "torchattacks:OnePixel": "[steps=3]", "torchattacks:Pixle": "[max_iterations=3]", "art:SquareAttack": "[max_iter=20]",
+    "art:SimBA": "[max_iter=40]", "art:HopSkipJump": "[max_iter=1]", "art:BoundaryAttack": "[max_iter=3]",
+    "art:SignOPTAttack": "[query_limit=200]",
+}  # fmt: skip
+"""Searches of other libraries, with budgets for tests of conduct alone."""
+
+
 def random_pixels(
     count: int, height: int = 16, width: int = 16, seed: int = 0, low: int = 0, high: int = 256
 ) -> torch.Tensor:

@@ -1,20 +1,39 @@
 """`torchattacks:CLASS`: attacks of the torchattacks library (Kim, arXiv 2010.01950), on a quality model.
 
-They are written for classifiers: they take logits and raise a cross-entropy. A head of logits [ℓ, 0], ℓ being the
-objective's loss, with the soft label [1, −1] makes their cross-entropy exactly −ℓ, since
-−(1·log p₀ − 1·log p₁) = −(ℓ − 0); raising it makes ℓ small. Only classes whose every step follows that loss are offered.
+They are written for classifiers; see `attacks.bridges.library` for how a score becomes one. The classes of `TorchAttacks`
+and `PGDL2` only raise a cross-entropy: a head of logits [ℓ, 0] with the soft label [1, −1] makes it exactly −ℓ, since
+−(1·log p₀ − 1·log p₁) = −(ℓ − 0). The others have a class of their own here:
+
+    class        head     norms       what it finds on a score                forwards, backwards at the defaults
+    PGDL2        exact    l2          steepest ascent in the ball             10, 10
+    APGD         rank     linf, l2    the best of its iterates                12, 11
+    Square       rank     linf, l2    the best picture, scores only           1001, 0
+    SPSA         rank     linf        the last iterate, scores only           2560, 0
+    OnePixel     rank     l0          the best few pixels, scores only        about 2000, 0
+    Pixle        rank     l0          the best moved pixels, scores only      about 2000, 0
+    CW           margin   l2          least ℓ2 norm that moves `amount`       100, 100 at most
+    DeepFool     margin   l2          least ℓ2 norm that moves `amount`       50, 100 at most
+    FAB          margin   linf, l2    least norm that moves `amount`          23, 20
+    EADEN        margin   l2          least ‖δ‖² + β‖δ‖₁ that moves `amount`  1801, 900 at most
+    EADL1        margin   l0          least ‖δ‖₁ that moves `amount`          1801, 900 at most
+
+Those with the margin head ask up to twelve times more, for the picture as it is stored.
 """
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from attacks.base import Access, Attack, Generators, Target
+from attacks.base import Access, Target
+from attacks.bridges.library import Head, LeastNorm, LibraryAttack, Losses, margin, rank
 from attacks.objective import Objective
 from attacks.threat import Norm, Threat
 
@@ -22,25 +41,69 @@ _CLASSES = (
     "BIM", "DIFGSM", "EOTPGD", "FFGSM", "FGSM", "MIFGSM", "NIFGSM", "PGD", "PIFGSM", "PIFGSMPP", "RFGSM", "SINIFGSM",
     "TIFGSM", "UPGD", "VMIFGSM", "VNIFGSM",
 )  # fmt: skip
+_OWN = ("APGD", "CW", "DeepFool", "EADEN", "EADL1", "FAB", "OnePixel", "PGDL2", "Pixle", "SPSA", "Square")
+_REFUSED = {
+    "APGDT": "its loss sets the picture's class against others, one after another; with a single other class it is APGD",
+    "AutoAttack": "it runs APGD, APGDT, FAB and Square until a class flips; ask for APGD, FAB and Square by name",
+    "GN": "it adds Gaussian noise of a fixed size and asks the model nothing; random-noise does that inside the ball",
+    "JSMA": "it weighs every pair of values of a picture against all classes; a score has no classes, and a picture of "
+    "512×384 has 3·10¹¹ pairs",
+    "Jitter": "it divides the logits by the largest; of a single score that leaves its sign, which has no gradient",
+    "LGV": "it trains surrogate classifiers on labelled data, to transfer from; nothing of it attacks a given score",
+    "MultiAttack": "it runs other attacks until a class flips; ask for those by name",
+    "PGDRS": "it attacks the mean class probabilities of a noise-smoothed classifier, another quantity than the score",
+    "PGDRSL2": "it attacks the mean class probabilities of a noise-smoothed classifier, another quantity than the score",
+    "SparseFool": "it moved resnet-iqa by a fifth of the amount at λ = 1; at λ = 3 it took minutes, and changed 13 "
+    "values of a linear model where 3 do; EADL1 looks for few values too",
+    "TPGD": "it raises a divergence from the clean output, which grows whether quality rises or falls, and has no gradient "
+    "at the clean picture",
+    "VANILA": "it returns the clean picture",
+}
 _SIZE_NAMES = {"PIFGSM": "max_epsilon", "PIFGSMPP": "max_epsilon"}
 """Classes that call the ball's size something else than `eps`."""
+_NORMS = {"linf": "Linf", "l2": "L2"}
 
 
-class _Logits(nn.Module):
-    """[ℓ, 0] for each picture; has a weight, since the library asks the weights for their device."""
+class _Linear(nn.Module):
+    """[ℓ, 0] for each picture."""
 
-    def __init__(self, losses: nn.Module, device: torch.device) -> None:
+    def __init__(self, losses: Losses) -> None:
         super().__init__()
         self.losses = losses
-        self.anchor = nn.Parameter(torch.zeros((), device=device), requires_grad=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         losses = self.losses(images)
         return torch.stack([losses, torch.zeros_like(losses)], dim=1)
 
 
+def _made(variant: str) -> Callable[..., Any]:
+    import torchattacks
+
+    made: Callable[..., Any] = getattr(torchattacks, variant)
+    return made
+
+
 @dataclass(frozen=True)
-class TorchAttacks(Attack):
+class _Exact(LibraryAttack):
+    """Base of the classes whose every step follows a cross-entropy.
+
+    Attributes:
+        parameters: of the constructor, `eps` apart; without `alpha`, a step is a quarter of the threat's size.
+    """
+
+    def craft(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, seed: int) -> torch.Tensor:
+        made = _made(self.variant)
+        options: dict[str, Any] = {_SIZE_NAMES.get(self.variant, "eps"): threat.size}
+        if "alpha" in inspect.signature(made).parameters:
+            # the library's own step is 2/255 whatever the ball; FFGSM makes but one, of 1.25 balls in its paper
+            options["alpha"] = 1.25 * threat.size if self.variant == "FFGSM" else threat.size / 4
+        attack = made(_Linear(Losses(target, objective, "gradient")), **(options | self.given))
+        attacked: torch.Tensor = attack(images, images.new_tensor([[1.0, -1.0]]).expand(len(images), 2))
+        return attacked
+
+
+@dataclass(frozen=True)
+class TorchAttacks(_Exact):
     """One class of the library; `parameters` are those of its constructor. Draws from torch's global stream, seeded here.
 
     Attributes:
@@ -49,37 +112,256 @@ class TorchAttacks(Attack):
     """
 
     name: ClassVar[str] = "torchattacks:"
-    access: ClassVar[Access] = "gradient"
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
-    limited: ClassVar[bool] = False
-    batches: ClassVar[bool] = False  # its random stream is global, and pictures must not depend on their batch
     paper: ClassVar[str] = "https://arxiv.org/abs/2010.01950"
 
     variant: str = "PGD"
-    parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant in _REFUSED:
+            raise ValueError(f"torchattacks:{self.variant} is not offered: {_REFUSED[self.variant]}")
         if self.variant not in _CLASSES:
-            raise ValueError(f"torchattacks:{self.variant} cannot follow a score's loss; offered are {', '.join(_CLASSES)}")
+            offered = ", ".join(sorted(_CLASSES + _OWN))
+            raise ValueError(f"torchattacks:{self.variant} is no attack that is offered; offered are {offered}")
 
     @staticmethod
     def variants() -> tuple[str, ...]:
-        """The classes on offer."""
+        """The classes on offer here; those that need another head are registered by themselves."""
         return _CLASSES
 
-    def run(
-        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
-    ) -> torch.Tensor:
-        import torchattacks
+    @staticmethod
+    def refused() -> dict[str, str]:
+        """The library's other classes, and why they are of no use on a score."""
+        return dict(_REFUSED)
 
-        logits = _Logits(target.module(objective.loss), images.device)
-        with torch.random.fork_rng():
-            torch.manual_seed(generator.seed())
-            made = getattr(torchattacks, self.variant)
-            options: dict[str, Any] = {_SIZE_NAMES.get(self.variant, "eps"): threat.size}
-            if "alpha" in inspect.signature(made).parameters:
-                # the library's own step is 2/255 whatever the ball; FFGSM makes but one, of 1.25 balls in its paper
-                options["alpha"] = 1.25 * threat.size if self.variant == "FFGSM" else threat.size / 4
-            attack = made(logits, **(options | self.parameters))
-            attacked: torch.Tensor = attack(images, images.new_tensor([[1.0, -1.0]]).expand(len(images), 2))
-        return threat.snap(threat.project(attacked, images), images)
+
+@dataclass(frozen=True)
+class PGDL2(_Exact):
+    """Projected gradient descent in the ℓ2 ball, from a random start; the last iterate."""
+
+    name: ClassVar[str] = "torchattacks:PGDL2"
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/1706.06083"
+
+    variant: str = "PGDL2"
+
+
+class _Headed(LibraryAttack):
+    """Base of the classes that see two classes."""
+
+    @abstractmethod
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        """Constructor parameters where none are given."""
+
+    def z(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What becomes of ℓ − ℓ₀."""
+        return rank
+
+    def call(self, attack: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Run the library's object."""
+        attacked: torch.Tensor = attack(images, labels)
+        return attacked
+
+    def craft(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, seed: int) -> torch.Tensor:
+        made = _made(self.variant)
+        options = self.options(threat, images)
+        if "seed" in inspect.signature(made).parameters:
+            options["seed"] = seed  # else it seeds the global stream with 0 itself
+        head = Head(Losses(target, objective, self.access), objective, self.z())
+        attack = made(head, **(options | self.given))
+        attacked = self.call(attack, images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
+        return attacked.detach()
+
+
+class _LeastNorm(_Headed, LeastNorm):
+    """Base of the least-norm classes."""
+
+    def z(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return margin(self.amount)
+
+
+@dataclass(frozen=True)
+class APGD(_Headed):
+    """Auto-PGD: momentum, and steps that are halved where the loss no longer grows; the best iterate counts.
+
+    Its cross-entropy over the rank head is a rising function of −ℓ, and it only takes signs or directions of gradients and
+    compares losses, so its path is that of −ℓ itself. The library's mode for the best loss, which does not stop at success.
+    """
+
+    name: ClassVar[str] = "torchattacks:APGD"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    paper: ClassVar[str] = "https://arxiv.org/abs/2003.01690"
+    set_here: ClassVar[tuple[str, ...]] = ("loss",)
+
+    variant: str = "APGD"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        return {"norm": _NORMS[threat.norm], "eps": threat.size}
+
+    def call(self, attack: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        attacked: torch.Tensor = attack.perturb(images, labels, best_loss=True)[1]
+        return attacked
+
+
+@dataclass(frozen=True)
+class Square(_Headed):
+    """Random search with squares, scores only; all queries are used, since success is never called."""
+
+    name: ClassVar[str] = "torchattacks:Square"
+    access: ClassVar[Access] = "score"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    min_size: ClassVar[int] = 8
+    paper: ClassVar[str] = "https://arxiv.org/abs/1912.00049"
+    set_here: ClassVar[tuple[str, ...]] = ("n_restarts", "loss")
+
+    variant: str = "Square"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        height, width = images.shape[2:]
+        # the first squares must fit into the shorter side
+        largest = (min(height, width) - 2) ** 2 / (height * width)
+        return {"norm": _NORMS[threat.norm], "eps": threat.size, "n_queries": 1000, "p_init": min(0.8, largest)}
+
+    def refusal(self, threat: Threat, height: int, width: int) -> str:
+        tile = max(height // 5, 1)
+        if threat.norm == "l2" and any((height - 5 * tile) // 2 + side // tile * tile > side for side in (height, width)):
+            return f"{self.name} cannot tile {width}×{height} for l2"
+        return super().refusal(threat, height, width)
+
+    def call(self, attack: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        # its `perturb` would give the clean picture back for want of success
+        attack.init_hyperparam(images)
+        attacked: torch.Tensor = attack.attack_single_run(images, labels)[1]
+        return attacked
+
+
+@dataclass(frozen=True)
+class SPSA(_Headed):
+    """Adam on gradients estimated from scores at random ± shifts (simultaneous perturbation); the last iterate."""
+
+    name: ClassVar[str] = "torchattacks:SPSA"
+    access: ClassVar[Access] = "score"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/1802.05666"
+
+    variant: str = "SPSA"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        return {"eps": threat.size, "lr": threat.size / 4, "delta": threat.size, "nb_iter": 10}
+
+
+@dataclass(frozen=True)
+class OnePixel(_Headed):
+    """Differential evolution of the place and colour of up to five pixels, scores only."""
+
+    name: ClassVar[str] = "torchattacks:OnePixel"
+    access: ClassVar[Access] = "score"
+    norms: ClassVar[tuple[Norm, ...]] = ("l0",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/1710.08864"
+
+    variant: str = "OnePixel"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        return {"pixels": min(5, threat.pixels(*images.shape[2:])), "popsize": 50, "steps": 40}
+
+
+@dataclass(frozen=True)
+class Pixle(_Headed):
+    """Puts pixels of the picture to other places in it, and keeps what is best, scores only."""
+
+    name: ClassVar[str] = "torchattacks:Pixle"
+    access: ClassVar[Access] = "score"
+    norms: ClassVar[tuple[Norm, ...]] = ("l0",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/2202.02236"
+
+    variant: str = "Pixle"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        # every round keeps one rectangle's pixels, so that all rounds together stay within the pixels that may change
+        pixels = threat.pixels(*images.shape[2:])
+        rounds = min(50, pixels)
+        side = min(math.isqrt(pixels // rounds), *images.shape[2:])
+        sides = (1, side)
+        return {"x_dimensions": sides, "y_dimensions": sides, "restarts": rounds, "max_iterations": 1000 // rounds}
+
+    def refusal(self, threat: Threat, height: int, width: int) -> str:
+        if abs(height - width) > 1:
+            return f"{self.name} takes rows for columns: only square pictures, not {width}×{height}"
+        return super().refusal(threat, height, width)
+
+
+@dataclass(frozen=True)
+class CW(_LeastNorm):
+    """Carlini and Wagner's ℓ2 attack: Adam on ‖δ‖² + c·max(z, 0) in tanh space; the shortest picture that moved `amount`.
+
+    There is no search for c in the library. Without curvature the hinge is reached where c is above twice the square of the
+    least norm, so c is four times the square of the threat's size: enough for what the ball can hold.
+    """
+
+    name: ClassVar[str] = "torchattacks:CW"
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/1608.04644"
+
+    variant: str = "CW"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        # in tanh space a value moves by at most half a step: a change of the threat's size, evenly spread, takes ten
+        return {"c": 4 * threat.size**2, "lr": 0.2 * threat.size / math.sqrt(images[0].numel()), "steps": 100}
+
+
+@dataclass(frozen=True)
+class DeepFool(_LeastNorm):
+    """Newton steps onto the linearised boundary, two per cent beyond it: a short way to move quality by `amount`."""
+
+    name: ClassVar[str] = "torchattacks:DeepFool"
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/1511.04599"
+
+    variant: str = "DeepFool"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class FAB(_LeastNorm):
+    """Fast adaptive boundary: projections onto the linearised boundary inside the box; least norm that moves `amount`."""
+
+    name: ClassVar[str] = "torchattacks:FAB"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    paper: ClassVar[str] = "https://arxiv.org/abs/1907.02044"
+    set_here: ClassVar[tuple[str, ...]] = ("multi_targeted", "n_classes")
+
+    variant: str = "FAB"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        # what is longer than eps is thrown away; here it is projected into the ball as for the other least-norm attacks
+        return {"norm": _NORMS[threat.norm], "eps": 1.0 if threat.norm == "linf" else math.sqrt(images[0].numel())}
+
+
+@dataclass(frozen=True)
+class EADEN(_LeastNorm):
+    """Elastic-net attack, elastic-net rule: shrinkage steps; least ‖δ‖² + β‖δ‖₁ that moves `amount`."""
+
+    name: ClassVar[str] = "torchattacks:EADEN"
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    paper: ClassVar[str] = "https://arxiv.org/abs/1709.04114"
+
+    variant: str = "EADEN"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class EADL1(EADEN):
+    """Elastic-net attack, ℓ1 rule: shrinkage steps; least ‖δ‖₁, hence few values, that moves `amount`."""
+
+    name: ClassVar[str] = "torchattacks:EADL1"
+    norms: ClassVar[tuple[Norm, ...]] = ("l0",)
+
+    variant: str = "EADL1"
+
+    def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
+        return {"beta": 0.01}
