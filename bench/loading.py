@@ -22,6 +22,8 @@ def load_model(spec: str) -> QualityModel:
     file = parameters.pop("weights", None)
     if parameters:
         raise UserError(f"model {name!r} has no parameter {next(iter(parameters))!r}; its only one is weights=FILE")
+    if made.weights_wanted and not file:
+        raise UserError(f"model {name!r} comes without weights; give {name}[weights=FILE], FILE being {made.weights_wanted}")
     try:
         model = made()
         if made.in_zoo or file:

@@ -51,6 +51,7 @@ class QualityModel(nn.Module, ABC):
 
     info: ModelInfo
     in_zoo: ClassVar[bool] = False  # whether its weights come from `models.zoo`
+    weights_wanted: ClassVar[str] = ""  # of a model whose weights are not shipped: what weights=FILE has to name
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> torch.Tensor:
