@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from attacks.base import Attack, Generators
+from attacks.base import Attack
+from attacks.ensemble import Ensemble
+from attacks.fitted import FittedAttack
 from attacks.objective import Objective
+from bench.crafting import Crafted, Crafter, seed_of
 from bench.datasets.base import ImageDataset
-from bench.distances import distances
 from bench.errors import UserError
+from bench.fits import Fits
 from bench.loading import load_model, told
 from bench.measures import measure_cell
 from bench.plan import Cell, digest
 from bench.provenance import provenance
 from bench.records import IMAGE_COLUMNS
 from bench.registry import ATTACKS, DEFENSES, source_hash
-from bench.target import ModelError, Target, checked_quality, frozen
-from bench.threat import store, verified
+from bench.target import checked_quality, frozen
 from defenses.base import Defense, DoesNotApply
 from models.base import QualityModel
 from models.zoo import WeightsError
 
-CACHED_CRAFTINGS = 8
-"""Sets of attacked pictures that are kept in memory for the cells that share them."""
+CACHED_BYTES = 2**29
+"""Attacked pictures that are kept in memory for the cells and ensembles that share them."""
+
+GRADIENT_ACCESS = ("gradient", "set")
 
 TIMED_PICTURES, TIMED_TURNS = 8, 5
 """For the cost of a defense: few, since it is measured in every run."""
-
-DEAD_SHARE = 0.05
-"""Share of zero or NaN gradients above which a cell is flagged."""
 
 STATUSES = ("ok", "violation", "not-finite", "failed")
 """Of a picture, from good to bad; a cell has the worst of its pictures'."""
@@ -45,17 +47,6 @@ STATUSES = ("ok", "violation", "not-finite", "failed")
 
 class CannotRun(Exception):
     """A cell that makes no sense; the message is the reason, and the cell is skipped."""
-
-
-@dataclass
-class Crafted:
-    """Attacked pictures as stored, and what making them took."""
-
-    pixels: list[torch.Tensor]
-    table: pd.DataFrame  # distances, forwards, backwards, status
-    seconds: float
-    flags: list[str]
-    errors: list[str]
 
 
 class Arena:
@@ -79,12 +70,24 @@ class Arena:
             (sample.image_id, hashlib.sha256(picture.numpy().tobytes()).hexdigest())
             for sample, picture in zip(self.samples, self.pictures, strict=True)
         ]
+        self.shapes = {
+            tuple(picture.shape[1:]): sample.image_id
+            for sample, picture in reversed(list(zip(self.samples, self.pictures, strict=True)))
+        }
         self.extra_models = extra_models or {}
         self._models: dict[str, QualityModel] = {}
         self._defended: dict[tuple[str, str, bool], QualityModel] = {}
         self._clean: dict[tuple[str, str, int], torch.Tensor] = {}
         self._speed: dict[tuple[str, str], tuple[float, float]] = {}
         self._crafted: OrderedDict[str, Crafted] = OrderedDict()
+
+    @functools.cached_property
+    def fits(self) -> Fits:
+        """What fitted attacks learn from."""
+        try:
+            return Fits(self.dataset, [sample.reference_id for sample in self.samples])
+        except UserError as error:
+            raise CannotRun(str(error)) from None
 
     # --- what a cell is made of
 
@@ -119,7 +122,7 @@ class Arena:
 
     def attacked(self, cell: Cell) -> QualityModel:
         """What the attack of a cell asks: the surrogate if it wants gradients, else the deployed model itself."""
-        wants_gradient = ATTACKS.build(cell.attack).access == "gradient"
+        wants_gradient = ATTACKS.build(cell.attack).access in GRADIENT_ACCESS
         return self.defended(cell.model, cell.crafted_on, surrogate=wants_gradient)
 
     def cell_id(self, cell: Cell) -> str:
@@ -129,12 +132,15 @@ class Arena:
             CannotRun: where the cell makes no sense.
         """
         self.check(cell)
-        attack, defense, model = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense), self.model(cell.model)
-        deployed = self.defended(cell.model, cell.defense)
-        code = [source_hash(thing) for thing in (attack, defense, model)]
-        weights = [model.info.weights_sha256, deployed.info.weights_sha256]
-        facts = [model.info.score_range, model.info.higher_is_better]
-        return digest(asdict(cell), code, weights, facts, self.image_list, self.dataset.fingerprint)[:16]
+        return digest(asdict(cell), self._ingredients(cell, cell.defense), self.image_list, self.dataset.fingerprint)[:16]
+
+    def _ingredients(self, cell: Cell, defense: str) -> list[object]:
+        """Code and weights of a cell's attack, of its model and of a defense."""
+        attack, model = ATTACKS.build(cell.attack), self.model(cell.model)
+        members = [member for member, _ in attack.members] if isinstance(attack, Ensemble) else []
+        code = [source_hash(thing) for thing in (attack, *members, DEFENSES.build(defense), model)]
+        weights = [model.info.weights_sha256, self.defended(cell.model, defense).info.weights_sha256]
+        return [code, weights, model.info.score_range, model.info.higher_is_better]
 
     def check(self, cell: Cell) -> None:
         """Whether a cell can be run at all.
@@ -150,15 +156,16 @@ class Arena:
         if cell.objective not in attack.objectives:
             raise CannotRun(f"{cell.attack} cannot {cell.objective}; it can {', '.join(attack.objectives)}")
         if cell.queries is not None and not attack.limited:
-            raise CannotRun(f"{cell.attack} is another library's and cannot keep to a query limit")
-        if attack.access == "gradient" and not seen.info.differentiable:
+            raise CannotRun(f"{cell.attack} cannot keep to a query limit")
+        if attack.access in GRADIENT_ACCESS and not seen.info.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.info.name} has none")
         least = max(model.info.min_size, deployed.info.min_size)
-        for sample, picture in zip(self.samples, self.pictures, strict=True):
-            if min(picture.shape[1:]) < least:
-                raise CannotRun(
-                    f"{sample.image_id} is {picture.shape[2]}×{picture.shape[1]}; {cell.model} needs {least}×{least}"
-                )
+        for (height, width), image_id in self.shapes.items():
+            if min(height, width) < least:
+                raise CannotRun(f"{image_id} is {width}×{height}; {cell.model} needs {least}×{least}")
+            reason = attack.refusal(cell.threat, height, width)
+            if reason:
+                raise CannotRun(reason)
 
     # --- running one
 
@@ -167,6 +174,7 @@ class Arena:
         started, cpu = time.perf_counter(), time.process_time()
         flags: list[str] = []
         errors: list[str] = []
+        fits: list[dict[str, Any]] = []
         images = pd.DataFrame(
             {"image_id": [s.image_id for s in self.samples], "reference_id": [s.reference_id for s in self.samples],
              "mos": [s.mos for s in self.samples], "status": "failed"}
@@ -182,7 +190,7 @@ class Arena:
             crafted = self.crafted(cell)
             crafting_seconds = crafted.seconds if shared else 0.0
             images[list(crafted.table.columns)] = crafted.table
-            flags, errors = list(crafted.flags), list(crafted.errors)
+            flags, errors, fits = list(crafted.flags), list(crafted.errors), crafted.fits
             adversarial = self.score(self.defended(cell.model, cell.defense), crafted.pixels, digest(cell.crafting, "adv"))
             images["adv_quality"] = adversarial.numpy()
             finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
@@ -203,19 +211,20 @@ class Arena:
             "measures": measure_cell(images),
             "costs": _costs(images) | {"seconds": seconds},
             "flags": flags,
-            **self._facts(cell),
+            **self._facts(cell, fits),
             "score_seconds_an_image": {"defended": clean_seconds, "undefended": undefended_seconds},
             "provenance": provenance() | {"cpu_seconds": time.process_time() - cpu, "batch": self.batch},
         }
         return _without_nan(record), images
 
-    def _facts(self, cell: Cell) -> dict[str, Any]:
+    def _facts(self, cell: Cell, fits: list[dict[str, Any]]) -> dict[str, Any]:
         """What a reader of the record wants to know of its parts."""
         attack, defense, model = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense), self.model(cell.model).info
         key = (cell.model, cell.defense, False)
         deployed = self._defended[key].info.weights_sha256 if key in self._defended else ""
         return {
-            "attack": {"access": attack.access, "control": attack.control, "paper": attack.paper, **_parameters(attack)},
+            "attack": {"access": attack.access, "control": attack.control, "paper": attack.paper, "fits": fits,
+                       **_parameters(attack)},
             "defense": {"kind": defense.kind, "stochastic": defense.stochastic, "surrogate": defense.surrogate_kind,
                         "paper": defense.paper, "weights_sha256": deployed, **_parameters(defense)},
             "model": {"paper": model.paper, "weights_sha256": model.weights_sha256, "score_range": list(model.score_range)},
@@ -253,7 +262,7 @@ class Arena:
                 batch = torch.stack([pixels[i] for i in group]).float() / 255
                 with torch.random.fork_rng(enabled=model.info.stochastic):
                     if model.info.stochastic:
-                        torch.manual_seed(_seed(seed, self.samples[group[0]].image_id))
+                        torch.manual_seed(seed_of(seed, self.samples[group[0]].image_id))
                     scores[group] = checked_quality(model, batch)
         return scores
 
@@ -261,78 +270,46 @@ class Arena:
         """The attacked pictures of a cell, made once for all cells that share them."""
         if cell.crafting not in self._crafted:
             self._crafted[cell.crafting] = self._craft(cell)
-            while len(self._crafted) > CACHED_CRAFTINGS:
+            most = max(CACHED_BYTES // max(sum(picture.numel() for picture in self.pictures), 1), 1)
+            while len(self._crafted) > most:
                 self._crafted.popitem(last=False)
         self._crafted.move_to_end(cell.crafting)
         return self._crafted[cell.crafting]
 
     def _craft(self, cell: Cell) -> Crafted:
-        started = time.perf_counter()
         attack: Attack = ATTACKS.build(cell.attack)
-        seen = self.attacked(cell)
-        clean_seen = self.clean(cell.model, cell.crafted_on, cell.seed)
-        data_mean = float(clean_seen[torch.isfinite(clean_seen)].mean())
-        pixels = [picture.clone() for picture in self.pictures]
-        tables: dict[int, pd.DataFrame] = {}
-        flags: set[str] = set()
-        errors: list[str] = []
-        gradients = dead = 0
-        alone = seen.info.stochastic or not attack.batches
-        with frozen(seen):
-            for group in self._groups(self.pictures, 1 if alone else self.batch):
-                clean = torch.stack([self.pictures[i] for i in group])
-                seeds = [_seed(cell.crafting, self.samples[i].image_id) for i in group]
-                target = Target(seen, len(group), attack.access, queries=cell.queries, draws=cell.draws, seed=seeds[0])
-                status = np.full(len(group), "ok", dtype=object)
-                try:
-                    attacked = self._attack(
-                        attack, target, clean, cell, data_mean, [self.samples[i].mos for i in group], seeds
-                    )
-                except (Exception, SystemExit) as error:
-                    errors.append(told(error))
-                    status[:] = "failed"
-                    attacked = clean.float() / 255
-                stored = store(attacked, clean, cell.threat)
-                status[(stored.left_ball & (torch.from_numpy(status == "ok"))).numpy()] = "violation"
-                status[stored.not_finite.numpy()] = "not-finite"
-                held = verified(stored.pixels, clean, cell.threat).numpy()
-                if not held.all():  # the rounding and this check disagree: a bug of ours, never hidden
-                    status[~held] = "violation"
-                if stored.left_ball.any():
-                    flags.add("left-ball")
-                    errors.append(f"pictures came back outside {cell.norm} ≤ {cell.eps:.5g}, and were projected")
-                if stored.not_finite.any():
-                    errors.append("pictures came back with NaN or infinities, and the clean ones were stored")
-                counts = target.counts
-                gradients += int(counts.gradients.sum())
-                dead += int(counts.zero_gradients.sum())
-                table = distances(stored.pixels, clean)
-                table["forwards"], table["backwards"] = counts.forwards.numpy(), counts.backwards.numpy()
-                table["status"] = status
-                for row, index in enumerate(group):
-                    pixels[index] = stored.pixels[row]
-                    tables[index] = table.iloc[[row]]
-        if dead > DEAD_SHARE * gradients:
-            flags.add("zero-gradient")
-        table = pd.concat([tables[i] for i in range(len(pixels))], ignore_index=True)
-        return Crafted(pixels, table, time.perf_counter() - started, sorted(flags), errors)
+        if isinstance(attack, Ensemble):
+            return self._craft_members(cell, attack)
+        clean = self.clean(cell.model, cell.crafted_on, cell.seed)
+        crafter = Crafter(
+            cell, attack, self.attacked(cell), clean, self.samples, self.pictures, self.batch,
+            self.fits if isinstance(attack, FittedAttack) else None, self._ingredients(cell, cell.crafted_on),
+        )  # fmt: skip
+        return crafter.craft()
 
-    def _attack(
-        self, attack: Attack, target: Target, clean: torch.Tensor, cell: Cell, data_mean: float, labels: list[float],
-        seeds: list[int],
-    ) -> torch.Tensor:  # fmt: skip
-        images = clean.float() / 255
-        known = torch.tensor(labels, dtype=torch.float32)
-        quality = torch.full((len(images),), float("nan"))
-        if attack.access != "none":
-            quality = target.quality(images)
-        labels_known = None if known.isnan().any() else known
-        objective = Objective(cell.objective, quality, data_mean, labels_known, cell.target)
-        attacked = attack.run(target, images.clone(), objective, cell.threat, Generators(seeds))
-        if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
-            shape = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
-            raise ModelError(f"{cell.attack}: returned {shape} for pictures of shape {tuple(images.shape)}")
-        return attacked.detach()
+    def _craft_members(self, cell: Cell, ensemble: Ensemble) -> Crafted:
+        """Of each picture, the member's result that is worst for the model that the attacker attacks."""
+        clean = self.clean(cell.model, cell.crafted_on, cell.seed)
+        labels = torch.tensor([sample.mos for sample in self.samples], dtype=torch.float32)
+        objective = Objective(
+            cell.objective, clean, float(clean[torch.isfinite(clean)].mean()), None if labels.isnan().any() else labels
+        )
+        judge = self.defended(cell.model, cell.crafted_on)
+        made, badness = [], []
+        for member, kind in ensemble.members:
+            own = replace(cell, attack=member.name, objective=kind)
+            made.append(self.crafted(own))
+            quality = self.score(judge, made[-1].pixels, digest(own.crafting, "adv"))
+            badness.append(ensemble.badness(objective, quality).nan_to_num(-torch.inf))
+        chosen = torch.stack(badness).argmax(dim=0).tolist()
+        table = pd.concat([made[k].table.iloc[[i]] for i, k in enumerate(chosen)], ignore_index=True)
+        for cost in ("forwards", "backwards"):
+            table[cost] = sum(member.table[cost] for member in made)
+        table["status"] = [max((m.table.status[i] for m in made), key=STATUSES.index) for i in range(len(chosen))]
+        return Crafted(
+            [made[k].pixels[i] for i, k in enumerate(chosen)], table, sum(member.seconds for member in made),
+            sorted({flag for m in made for flag in m.flags}), [error for m in made for error in m.errors],
+        )  # fmt: skip
 
     def _groups(self, pictures: Sequence[torch.Tensor], size: int) -> Iterator[list[int]]:
         """Indices in groups of one picture shape and at most `size`."""
@@ -342,10 +319,6 @@ class Arena:
         for indices in by_shape.values():
             for start in range(0, len(indices), size):
                 yield indices[start : start + size]
-
-
-def _seed(*names: str) -> int:
-    return int(digest(*names)[:15], 16)
 
 
 def _parameters(plugin: object) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+from attacks.fitted import FittedAttack
 from bench.datasets import DATASETS
 from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
 from models.zoo import WeightsError, card_of, weight_file
@@ -25,27 +26,39 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         if entry.made is None:
             entries.append({"name": name, "error": entry.error})
         else:
-            entries.append({"name": name, **facts(entry.made), "error": None})
+            entries.append({"name": name, **facts(name, entry.made), "error": None})
     return entries
+
+
+def refused() -> dict[str, str]:
+    """Attacks of other libraries that are not on offer, by name, with the reason."""
+    found: dict[str, str] = {}
+    for name, entry in sorted(ATTACKS.entries.items()):
+        reasons: dict[str, str] = getattr(entry.made, "refused", dict)()
+        found |= {f"{name}{variant}": reason for variant, reason in sorted(reasons.items())}
+    return found
 
 
 def _about(made: type[Any]) -> str:
     return (inspect.getdoc(made) or "").split("\n")[0]
 
 
-def _attack(made: type[Any]) -> dict[str, Any]:
+def _attack(name: str, made: type[Any]) -> dict[str, Any]:
+    attack = ATTACKS.build(name)
     return {
-        "access": made.access,
-        "norms": list(made.norms),
-        "objectives": list(made.objectives),
-        "control": made.control,
+        "access": attack.access,
+        "norms": list(attack.norms),
+        "objectives": list(attack.objectives),
+        "control": attack.control,
+        "fitted": isinstance(attack, FittedAttack),
+        "cost": dict(zip(("forwards", "backwards"), attack.passes, strict=True)) if attack.passes else None,
         "about": _about(made),
         "paper": made.paper,
         "parameters": _parameters(made),
     }
 
 
-def _defense(made: type[Any]) -> dict[str, Any]:
+def _defense(name: str, made: type[Any]) -> dict[str, Any]:
     trained = [name for name in MODELS.names() if weight_file(name, made.name).is_file()]
     return {
         "kind": made.kind,
@@ -58,7 +71,7 @@ def _defense(made: type[Any]) -> dict[str, Any]:
     }
 
 
-def _model(made: type[Any]) -> dict[str, Any]:
+def _model(name: str, made: type[Any]) -> dict[str, Any]:
     info = made.info
     try:
         card = card_of(weight_file(info.name))

@@ -148,14 +148,18 @@ def attack(
     objective: Annotated[
         str | None, typer.Option(help="raise, lower, reflect, away or target; the attack's usual one if left out")
     ] = None,
-    eps: Annotated[str, typer.Option(help="size of the l-infinity ball")] = "2/255",
+    norm: Annotated[str | None, typer.Option(help="linf, l2, l0, patch or ssim; the attack's usual one if left out")] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(help="size of the threat: linf 2/255, l2 1, l0 0.001, patch 0.02, ssim 0.05 if left out"),
+    ] = None,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("runs/attack"),
 ) -> None:
     """Attack one picture: before, after, difference ×16, scores, norms."""
     from bench.picture import attack_picture
 
-    report = attack_picture(image, model, defense, attack_, objective, eps, seed, out)
+    report = attack_picture(image, model, defense, attack_, objective, norm, eps, seed, out)
     for name, value in report.items():
         typer.echo(f"{name:24} {value}")
 

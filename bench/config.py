@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from attacks.objective import Kind
 from attacks.threat import Norm
@@ -35,14 +35,18 @@ class ThreatConfig(_Strict):
     """One threat model of a suite."""
 
     norm: Norm = "linf"
-    eps: Annotated[float, BeforeValidator(parse_size), Field(gt=0, le=1)] = 2 / 255
+    eps: Annotated[float, BeforeValidator(parse_size), Field(gt=0, allow_inf_nan=False)] = 2 / 255
     queries: Annotated[int, Field(ge=1)] | None = None
 
-    @model_validator(mode="after")
-    def _changes_something(self) -> Self:
-        if self.norm == "linf" and self.eps * 255 * (1 + 1e-9) < 1:
-            raise ValueError(f"eps {self.eps:g} is below 1/255, one level of an 8-bit picture; nothing could change")
-        return self
+    @field_validator("eps")
+    @classmethod
+    def _makes_sense(cls, eps: float, others: ValidationInfo) -> float:
+        norm = others.data.get("norm")
+        if norm != "l2" and eps > 1:
+            raise ValueError("must be at most 1; write 2/255 for two levels of 255")
+        if norm == "linf" and eps * 255 * (1 + 1e-9) < 1:
+            raise ValueError(f"{eps:g} is below 1/255, one level of an 8-bit picture; nothing could change")
+        return eps
 
 
 class AttackConfig(_Strict):

@@ -11,15 +11,21 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from attacks.threat import Norm
 from bench.arena import Arena, CannotRun
 from bench.config import validated
 from bench.datasets.base import ImageDataset, Sample, read_picture
 from bench.datasets.demo import pixel_hash
 from bench.errors import UserError
 from bench.plan import expand
+from bench.registry import ATTACKS
 
 GAIN = 16
 """How many times the difference is enlarged, around mid-grey."""
+
+
+SIZES: dict[str, str] = {"linf": "2/255", "l2": "1", "l0": "0.001", "patch": "0.02", "ssim": "0.05"}
+SYMBOLS: dict[Norm, str] = {"linf": "ℓ∞", "l2": "ℓ2", "l0": "share of pixels", "patch": "share of area", "ssim": "1 − SSIM"}
 
 
 class OnePicture(ImageDataset):
@@ -44,15 +50,23 @@ class OnePicture(ImageDataset):
 
 
 def attack_picture(
-    image: Path, model: str, defense: str, attack: str, objective: str | None, eps: str, seed: int, out: Path
+    image: Path,
+    model: str,
+    defense: str,
+    attack: str,
+    objective: str | None,
+    norm: str | None,
+    eps: str | None,
+    seed: int,
+    out: Path,
 ) -> dict[str, Any]:
     """Attack one picture adaptively; write before, after, difference and a sheet of the three.
 
     Args:
         image: an 8-bit RGB file.
         model, defense, attack: specs.
-        objective: or None for the attack's usual one.
-        eps: ℓ∞ size, number or fraction.
+        objective, norm: or None for the attack's usual one.
+        eps: size of the threat model, number or fraction, or None for one that is usual with the norm.
         seed: of the attack.
         out: folder.
 
@@ -62,9 +76,11 @@ def attack_picture(
     Raises:
         UserError: for anything that the caller can mend.
     """
+    norm = norm or ATTACKS.build(attack).norms[0]
+    eps = eps or SIZES.get(norm, "2/255")
     suite = validated(
         {"models": [model], "defenses": [defense], "attacks": [{"attack": attack, "objectives": objective and [objective]}],
-         "threats": [{"eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "picture"},
+         "threats": [{"norm": norm, "eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "picture"},
         lambda loc: "the command line",
     )  # fmt: skip
     arena = Arena(OnePicture(image), None, 1)
@@ -89,7 +105,9 @@ def attack_picture(
             Image.fromarray(_array(pixels)).save(files[name])
         sheet = out / f"{image.stem}-sheet.png"
         titles = [f"before: quality {row.clean_quality:.3f}", f"after: quality {row.adv_quality:.3f}", f"difference ×{GAIN}"]
-        title = f"{cell.attack} · {cell.objective} · ℓ∞ ≤ {eps} on {model}" + ("" if defense == "none" else f" + {defense}")
+        title = f"{cell.attack} · {cell.objective} · {SYMBOLS[cell.norm]} ≤ {eps} on {model}" + (
+            "" if defense == "none" else f" + {defense}"
+        )
         _sheet([before, after, difference], titles, title).savefig(sheet, dpi=110)
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None

@@ -33,6 +33,7 @@ from defenses.base import Defense
 from models.base import QualityModel
 
 T = TypeVar("T")
+_FOREIGN = ("builtins", "abc", "typing", "torch")
 
 _SPEC = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<parameters>.*)\])?", re.DOTALL)
 
@@ -209,8 +210,13 @@ def _name(made: type[Any]) -> str:
 
 
 def source_hash(thing: object) -> str:
-    """Hash of the code of the module that defines an object's class; comments and docstrings do not matter."""
-    return _module_hash(type(thing).__module__)
+    """Hash of the code that makes an object what it is: the modules of its class and of the bases that it builds on.
+
+    Comments and docstrings do not matter; nor do the contracts in ``base.py`` and what other libraries bring.
+    """
+    modules = [made.__module__ for made in type(thing).__mro__]
+    own = [m for m in dict.fromkeys(modules) if m.partition(".")[0] not in _FOREIGN and not m.endswith(".base")]
+    return "-".join(_module_hash(module) for module in own)
 
 
 @cache

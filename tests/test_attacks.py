@@ -11,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_THREATS, LinearModel, MeanModel, QuadraticModel, craft, random_pixels
+from conftest import SEARCHES, SMALL_THREATS, LinearModel, MeanModel, QuadraticModel, craft, random_pixels
 
 from attacks.base import Generators
+from attacks.bridges.library import LeastNorm
+from attacks.ensemble import Ensemble
 from attacks.fgsm import FGSM
 from attacks.fitted import FittedAttack
 from attacks.objective import Objective
@@ -23,6 +25,7 @@ from attacks.score_reflection import ScoreReflection, ScoreReflectionAway
 from attacks.square import Square
 from attacks.threat import Threat
 from attacks.whole_set import SetAttack
+from bench.errors import UserError
 from bench.registry import ATTACKS
 from bench.target import Target, frozen
 from bench.threat import verified
@@ -30,7 +33,9 @@ from bench.threat import verified
 TWO = Threat("linf", 2 / 255)
 SHORTER = {"queries": 60, "steps": 10, "epochs": 2}
 """Parameters that make an attack long, and what they are cut to where only its conduct is tested."""
-NAMES = ATTACKS.names()
+NEEDS_FILES = {"zhang-dists"}
+"""Attacks that cannot run by their name alone; their own tests give them what they need."""
+NAMES = [name for name in ATTACKS.names() if name not in NEEDS_FILES]
 LINF_OPTIMAL = [
     "fgsm",
     "pgd",
@@ -42,8 +47,23 @@ LINF_OPTIMAL = [
 ]
 
 
+PARTS = {
+    # of *white* weights, smoothing, resizing and spreading over patches keep only part of the signs right, and so do what a
+    # warp, a colour curve or a small network can make; a change at random gets 0 ± 0.05, so the least of these shows that
+    # the loss is followed
+    "ti-fgsm": 0.15, "torchattacks:TIFGSM": 0.15, "di-fgsm": 0.5, "torchattacks:DIFGSM": 0.5, "torchattacks:PIFGSMPP": 0.4,
+    "stadv": 0.25, "adv-cf": 0.3, "facpa": 0.25, "generative-uap": 0.25,
+    # one step of 1.25 balls from a random start: a pixel ends at min(1, u + 1.25) balls, on average 0.859
+    "torchattacks:FFGSM": 0.82,
+    # half a ball in root mean square; and what is left when the means of 2×2 blocks may not move: of four white weights w,
+    # Σ|w − mean| is about √¾ of Σ|w|
+    "madc": 0.45, "ssah": 0.8,
+}  # fmt: skip
+"""What attacks get of the ℓ∞ optimum of a linear model, at least; the others 0.99."""
+
+
 def build(name):
-    attack = ATTACKS.build(name)
+    attack = ATTACKS.build(name + SEARCHES.get(name, ""))
     return replace(attack, **{key: min(most, getattr(attack, key)) for key, most in SHORTER.items() if hasattr(attack, key)})
 
 
@@ -261,6 +281,16 @@ def test_attack_stays_in_the_ball_on_hard_pictures(name, pictures):
             assert verified(stored.pixels, picture[None], threat).all(), f"{label} {norm}"
 
 
+@pytest.mark.parametrize("name", [n for n in NAMES if build(n).passes and not isinstance(build(n), FittedAttack)])
+def test_attack_costs_what_it_says_at_most(name):
+    attack = build(name)
+    for kind in attack.objectives:
+        counts = craft(attack, LinearModel(), random_pixels(2), kind, usual_threat(attack))[2].counts
+        assert (counts.forwards <= attack.passes[0] + (attack.access != "none")).all(), kind  # the clean score's apart
+        assert (counts.backwards <= attack.passes[1]).all(), kind
+        assert (counts.backwards > 0).all() == (attack.passes[1] > 0), kind
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_attack_leaves_its_input_the_model_and_the_global_random_streams_alone(name):
     attack, model = build(name), LinearModel().train()
@@ -299,7 +329,7 @@ def test_attack_gives_the_same_bytes_for_the_same_seed_whatever_the_global_strea
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not build(n).control])
+@pytest.mark.parametrize("name", [n for n in NAMES if not build(n).control and not isinstance(build(n), Ensemble)])
 def test_attack_improves_on_the_clean_picture(name):
     attack, model, clean = build(name), LinearModel(), random_pixels(3)
     kind = kind_of(attack)
@@ -309,10 +339,14 @@ def test_attack_improves_on_the_clean_picture(name):
     assert (loss < objective.loss(objective.clean)).all()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if build(n).access == "gradient"])
+def drives_to_the_rim(attack):
+    """Whether an attack is after all that the ℓ∞ ball gives: not an aim, not the least norm, not one of several."""
+    pushes = not {"raise", "away"}.isdisjoint(attack.objectives)
+    return attack.access == "gradient" and "linf" in attack.norms and pushes and not isinstance(attack, LeastNorm | Ensemble)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if drives_to_the_rim(build(n))])
 def test_gradient_attack_gains_most_of_what_a_linear_model_gives(name):
-    if name == "score-reflection":
-        pytest.skip("stops at the mirrored quality; has its own test")
     attack, model, clean = build(name), LinearModel(), random_pixels(2)
     kind = kind_of(attack)
     objective = Objective(kind, model(clean.float() / 255).detach())
@@ -321,16 +355,12 @@ def test_gradient_attack_gains_most_of_what_a_linear_model_gives(name):
     best = objective.loss(model(moved_by_sign(clean, model, 2 * way).float() / 255).detach())
     loss = objective.loss(model(one_by_one(attack, model, clean, kind, TWO).float() / 255).detach())
     share = (start - loss) / (start - best)
-    # with gradients of *white* weights smoothing (TIFGSM), resizing (DIFGSM) and spreading over patches (PIFGSMPP) keep only
-    # part of the signs right; a change at random gets 0 ± 0.05, so even the least of these shows that the loss is followed
-    # FFGSM makes one step of 1.25 balls from a random start: a pixel ends at min(1, u + 1.25) balls, on average 0.859
-    parts = {"TIFGSM": 0.15, "DIFGSM": 0.5, "PIFGSMPP": 0.4, "FFGSM": 0.82}
-    least = parts.get(name.removeprefix("torchattacks:"), 0.99)
+    least = PARTS.get(name, 0.99)
     assert (share >= least).all(), share
     assert (share <= 1 + 1e-4).all()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if build(n).batches])
+@pytest.mark.parametrize("name", [n for n in NAMES if build(n).batches and not isinstance(build(n), SetAttack)])
 def test_a_picture_is_attacked_alike_alone_and_in_a_batch(name):
     attack, model, clean = build(name), LinearModel(), random_pixels(4)
     for norm in attack.norms:
@@ -356,11 +386,9 @@ def test_parameters_without_sense_are_refused(attack, parameters):
         attack(**parameters)
 
 
-@pytest.mark.parametrize("make", ["torchattacks:CW", "art:DeepFool"])
+@pytest.mark.parametrize("make", ["torchattacks:JSMA", "art:SaliencyMapMethod"])
 def test_library_classes_that_cannot_follow_a_score_are_refused(make):
-    from bench.errors import UserError
-
-    with pytest.raises(UserError, match="offered are"):
+    with pytest.raises(UserError, match="is not offered"):
         ATTACKS.build(make)
 
 

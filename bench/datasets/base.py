@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,16 +64,17 @@ class ImageDataset(ABC):
         """Label in [0, 1], 1 = best; NaN where there is none."""
         return self.samples[index].mos
 
-    def spread(self, limit: int | None) -> list[int]:
-        """Indices of at most `limit` pictures, evenly over the references, the same on every machine.
+    def spread(self, limit: int | None, references: Collection[str] | None = None) -> list[int]:
+        """Indices of at most `limit` pictures (of some references), evenly over the references, the same on every machine.
 
         Within a reference the order is that of a hash of the image id, so a prefix is a fair draw of its versions, and
         a longer list begins with the shorter one.
         """
-        if limit is None or limit >= len(self):
-            return list(range(len(self)))
+        chosen = [i for i, sample in enumerate(self.samples) if references is None or sample.reference_id in references]
+        if limit is None or limit >= len(chosen):
+            return chosen
         queues: dict[str, list[int]] = {}
-        for index in sorted(range(len(self)), key=lambda i: hashlib.sha256(self.samples[i].image_id.encode()).digest()):
+        for index in sorted(chosen, key=lambda i: hashlib.sha256(self.samples[i].image_id.encode()).digest()):
             queues.setdefault(self.samples[index].reference_id, []).append(index)
         rounds = max(len(queue) for queue in queues.values())
         drawn = [queues[ref][turn] for turn in range(rounds) for ref in sorted(queues) if turn < len(queues[ref])]
