@@ -1,0 +1,276 @@
+"""What attacks cost beside the model: their time over that of a bare loop with the same forwards and backwards.
+
+    python tests/attack_speed.py --turns 7
+
+`resnet-iqa`, eight demo pictures in one batch, one thread, budgets cut short. The passes that an attack makes are noted
+once; the bare loop makes the same, on batches of the same sizes. Both are timed in turns, and the medians count; the
+time is the process's own on the CPU, which is wall time but for what other processes take. Exits with 1 where an attack
+takes more than 1.05 times as long, or fails. Attacks that compute something of their own (SSIM, a warp, a network) have
+a table of their own and no limit; other libraries' are not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from attacks.base import Attack, Generators
+from attacks.ensemble import Ensemble
+from attacks.fitted import FittedAttack
+from attacks.objective import Kind, Objective
+from attacks.threat import Norm, Threat
+from attacks.whole_set import SetAttack
+from bench.datasets.demo import Demo
+from bench.errors import UserError
+from bench.loading import load_model, told
+from bench.registry import ATTACKS
+from bench.target import Target, frozen
+from models.base import QualityModel
+
+LIMIT = 1.05
+PICTURES = 8
+SHORTEST = 0.5
+"""Seconds a turn; what takes less is repeated."""
+SHORTER = {"queries": 100, "steps": 10, "epochs": 2}
+THREATS: dict[Norm, Threat] = {
+    "linf": Threat("linf", 4 / 255), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.05), "patch": Threat("patch", 0.05),
+    "ssim": Threat("ssim", 0.05),
+}  # fmt: skip
+OWN_WORK = {
+    "adv-cf": "colour curves",
+    "di-fgsm": "random resize and padding",
+    "facpa": "U-Net, trained",
+    "generative-uap": "U-Net, trained",
+    "ioi": "Fourier transforms",
+    "korhonen": "map of spatial activity",
+    "madc": "reference distance and its gradient",
+    "sma": "ranks of the whole set",
+    "ssah": "Haar transforms",
+    "stadv": "warp",
+    "ti-fgsm": "Gaussian blur of gradients",
+    "zhang-dists": "DISTS network",
+    "zhang-ssim": "SSIM and its gradient",
+}
+"""Attacks that compute something of their own beside the model, and what."""
+
+Call = tuple[int, bool]
+"""A forward pass of so many pictures, and whether a backward pass followed."""
+
+
+class Noting(QualityModel):
+    """A model that notes what it is asked."""
+
+    def __init__(self, model: QualityModel) -> None:
+        super().__init__()
+        self.model, self.info = model, model.info
+        self.calls: list[Call] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls.append((len(images), torch.is_grad_enabled() and images.requires_grad))
+        scores: torch.Tensor = self.model(images)
+        return scores
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every attack is run on."""
+
+    images: torch.Tensor
+    clean: torch.Tensor
+
+    def attack(self, attack: Attack, model: QualityModel) -> None:
+        """Run an attack as the arena does, learning and looking included."""
+        size = len(self.images) if attack.batches else 1
+        for index in torch.arange(len(self.images)).split(size):
+            images, clean = self.images[index], self.clean[index]
+            target = Target(model, len(images), attack.access)
+            objective = Objective(kind_of(attack), clean)
+            generators = Generators(index.tolist())
+            learnt: dict[str, Any] = {}
+            if isinstance(attack, FittedAttack):
+                learnt = {"fit": attack.fit(target, images, objective, threat_of(attack), Generators([0]))}
+            if isinstance(attack, SetAttack):
+                seen = attack.look(target, images, objective, threat_of(attack), generators)
+                objective = replace(objective, value=attack.decide(clean, seen, torch.Generator().manual_seed(0)))
+            attack.run(target, images.clone(), objective, threat_of(attack), generators, **learnt)
+
+    def bare(self, model: QualityModel, calls: list[Call]) -> None:
+        """The same passes, and nothing else."""
+        for count, backward in calls:
+            some = self.images[:count]
+            if backward:
+                leaf = some.clone().requires_grad_()
+                torch.autograd.grad(model.quality(leaf).sum(), leaf)
+            else:
+                with torch.inference_mode():
+                    model.quality(some)
+
+
+def kind_of(attack: Attack) -> Kind:
+    """An objective of the attack; `raise` where it can."""
+    return "raise" if "raise" in attack.objectives else attack.objectives[0]
+
+
+def threat_of(attack: Attack) -> Threat:
+    """A threat model that the attack supports; ℓ∞ where it can."""
+    return THREATS["linf" if "linf" in attack.norms else attack.norms[0]]
+
+
+def shortened(name: str) -> Attack:
+    """An attack with its budget cut."""
+    attack = ATTACKS.build(name)
+    return replace(attack, **{key: min(most, getattr(attack, key)) for key, most in SHORTER.items() if hasattr(attack, key)})  # type: ignore[type-var]
+
+
+def in_turns(one: Callable[[], None], other: Callable[[], None], turns: int) -> tuple[float, float, float]:
+    """Median seconds of two jobs that are run by turns, and the median of the turns' ratios."""
+    seconds: list[tuple[float, float]] = []
+    repeats = 1
+    for turn in range(turns + 1):
+        taken = []
+        for job in (one, other):
+            started = time.process_time()
+            for _ in range(repeats):
+                job()
+            taken.append((time.process_time() - started) / repeats)
+        if turn == 0:  # warms up, and says how often a short job has to be repeated
+            repeats = max(math.ceil(SHORTEST / max(taken)), 1)
+        else:
+            seconds.append((taken[0], taken[1]))
+    first, second = (statistics.median(column) for column in zip(*seconds, strict=True))
+    return first, second, statistics.median(a / b for a, b in seconds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack's line."""
+
+    name: str
+    norm: str
+    forwards: int
+    backwards: int
+    attack: float
+    bare: float
+    ratio: float
+    note: str = ""
+
+    def __str__(self) -> str:
+        passes = f"{self.forwards:>6} {self.backwards:>6}"
+        return (
+            f"{self.name:<28} {self.norm:<5} {passes} {self.attack:>9.3f} {self.bare:>9.3f} {self.ratio:>7.3f}  {self.note}"
+        )
+
+
+HEADER = f"{'attack':<28} {'norm':<5} {'forw.':>6} {'backw.':>6} {'attack s':>9} {'bare s':>9} {'ratio':>7}"
+
+
+def measured(name: str, model: QualityModel, scene: Scene, turns: int) -> Row:
+    """An attack's line; forwards and backwards are calls of the model, whatever their batch."""
+    attack = shortened(name)
+    noting = Noting(model)
+    scene.attack(attack, noting)
+    calls = noting.calls
+    if not calls:
+        started = time.process_time()
+        scene.attack(attack, model)
+        return Row(
+            name, threat_of(attack).norm, 0, 0, time.process_time() - started, 0.0, math.nan, "asks the model nothing"
+        )
+    times = in_turns(lambda: scene.attack(attack, model), lambda: scene.bare(model, calls), turns)
+    backwards = sum(backward for _, backward in calls)
+    note = OWN_WORK.get(name, "SSIM" if threat_of(attack).norm == "ssim" else "")
+    return Row(name, threat_of(attack).norm, len(calls), backwards, *times, note)
+
+
+def low_precision(name: str, images: torch.Tensor, turns: int) -> str:
+    """How much faster gradients are in bfloat16 with channels last, and how well they agree with those in float32."""
+    model = load_model(name)
+    fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    found: dict[str, torch.Tensor] = {}
+
+    def full() -> None:
+        leaf = images.clone().requires_grad_()
+        (found["full"],) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
+
+    def low() -> None:
+        leaf = images.to(memory_format=torch.channels_last).clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            qualities = fast.quality(leaf)
+        (found["low"],) = torch.autograd.grad(qualities.float().sum(), leaf)
+
+    with frozen(model), frozen(fast):
+        full_seconds, low_seconds, ratio = in_turns(full, low, turns)
+    alike = torch.nn.functional.cosine_similarity(found["full"].flatten(1), found["low"].flatten(1)).mean()
+    signs = (found["full"].sign() == found["low"].sign()).float().mean()
+    each = 1000 / len(images)
+    return (
+        f"{name:<12} fp32 {full_seconds * each:6.1f} ms, bf16 + channels_last {low_seconds * each:6.1f} ms a picture: "
+        f"{ratio:.2f} times as fast; gradients' cosine {alike:.3f}, same signs {signs:.1%}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--attacks", nargs="+", help="names; every built-in one if left out")
+    parser.add_argument("--turns", type=int, default=7, help="timed turns of each pair, at least 5 (7)")
+    options = parser.parse_args()
+    turns = max(options.turns, 5)
+    torch.set_num_threads(1)
+    demo = Demo()
+    images = torch.stack([demo.picture(i) for i in demo.spread(PICTURES)]).float() / 255
+    model = load_model("resnet-iqa")
+    names = options.attacks or [name for name in ATTACKS.names() if ":" not in name]
+    plain: list[Row] = []
+    own: list[Row] = []
+    silent: list[Row] = []
+    broken: list[str] = []
+    apart: list[str] = []
+    with frozen(model):
+        with torch.inference_mode():
+            scene = Scene(images, model.quality(images).clone())
+        for name in names:
+            try:
+                made = ATTACKS.build(name)
+                if isinstance(made, Ensemble):
+                    members = ", ".join(f"{member.name} ({kind})" for member, kind in made.members)
+                    apart.append(f"{name}: costs what its members cost: {members}")
+                    continue
+                if reason := made.refusal(threat_of(made), images.shape[2], images.shape[3]):
+                    apart.append(f"{name}: cannot run here: {reason}")
+                    continue
+                row = measured(name, model, scene, turns)
+            except UserError as error:
+                broken.append(str(error))
+            except Exception as error:
+                broken.append(f"{name}: {told(error)}")
+            else:
+                (silent if math.isnan(row.ratio) else own if row.note else plain).append(row)
+                print(f"… {row}", file=sys.stderr, flush=True)
+
+    size = f"{images.shape[3]}×{images.shape[2]}"
+    print(f"resnet-iqa, {PICTURES} pictures of {size}, torch {torch.__version__}, one thread, {turns} turns")
+    for title, rows in (("plain", plain), ("with work of their own", own), ("that ask the model nothing", silent)):
+        if rows:
+            print(f"\nattacks {title}\n{HEADER}", *sorted(rows, key=lambda row: -row.ratio), sep="\n")
+    if apart:
+        print("\nnot measured", *apart, sep="\n")
+    print("\ngradients in low precision (bare forward and backward)")
+    for name in ("resnet-iqa", "cnniqa"):
+        print(low_precision(name, images, turns))
+    over = [row for row in plain if row.ratio > LIMIT]
+    print(f"\n{len(plain) - len(over)} of {len(plain)} plain attacks take at most {LIMIT} times as long as the bare loop")
+    print(*(f"FAIL {row.name} {row.ratio:.3f} > {LIMIT}" for row in over), *(f"FAIL {words}" for words in broken), sep="\n")
+    return int(bool(over or broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
