@@ -117,7 +117,8 @@ class ScoreBoundary(ScoreAttack):
         length = 2.0 if threat.norm == "linf" else 8.0 / math.sqrt(image.numel())
         signs = signs_in_blocks(image, (block, block), generator)
         inside = square(place[0], place[1], side, height, width)
-        return signs * inside * (amplitude * length * threat.size)
+        texture: torch.Tensor = signs * inside * (amplitude * length * threat.size)
+        return texture
 
     def _shrink(
         self, start: torch.Tensor, found: torch.Tensor, gain: float, least: float, clean: float, image: torch.Tensor,

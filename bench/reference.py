@@ -38,8 +38,8 @@ _PAGE = jinja2.Template(
 {{ names | length }} attacks of our own and {{ bridged }} of two libraries. Every one follows the objectives of
 [protocol.md](protocol.md) and is judged alike: what it returns is projected into the threat model, rounded to 8 bit toward
 the clean picture, verified from the stored pixels and scored anew. *Cost* is forwards + backwards a picture at the defaults,
-at most, the clean score's apart. Parameters are given as `{{ "name[parameter=value,…]" }}`. `iqarena list attacks --json` has
-the same as data.
+at most, the clean score's apart. Parameters are given as `{{ "name[parameter=value,…]" }}`. `iqarena list attacks --json`
+has the same as data.
 
 | norm | size is |
 |---|---|
