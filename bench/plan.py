@@ -40,6 +40,11 @@ class Cell:
         return self.defense if self.setting == "adaptive" else "none"
 
     @property
+    def scene(self) -> tuple[object, ...]:
+        """What the attacks of a cell and of its neighbours in the plan have in common."""
+        return (self.model, self.crafted_on, self.threat)
+
+    @property
     def crafting(self) -> str:
         """Names what the attacked pictures depend on; cells that agree in it share them."""
         parts = asdict(self) | {"defense": self.crafted_on}
@@ -54,6 +59,9 @@ def digest(*parts: object) -> str:
 
 def expand(suite: Suite) -> list[Cell]:
     """All cells of a suite, those that share attacked pictures next to each other.
+
+    What an attacker attacks comes first, then the threat model, then the attack: so an ensemble's members, which are cells
+    of their own, are near it.
 
     Raises:
         UserError: for an unknown attack.
@@ -70,5 +78,8 @@ def expand(suite: Suite) -> list[Cell]:
                                 Cell(suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
                                      threat.queries, setting, suite.seed, suite.draws, attack.target)
                             )  # fmt: skip
-    first = {cell.crafting: place for place, cell in reversed(list(enumerate(cells)))}
-    return sorted(dict.fromkeys(cells), key=lambda cell: first[cell.crafting])
+    first: dict[object, int] = {}
+    for place, cell in enumerate(cells):
+        for group in (cell.scene, cell.crafting):
+            first.setdefault(group, place)
+    return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.scene], first[cell.crafting]))

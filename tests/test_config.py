@@ -157,6 +157,13 @@ def test_cells_that_share_their_attacked_pictures_stand_together():
     assert {cell.objective for cell in cells} == {"away"}
 
 
+def test_all_attacks_on_one_model_under_one_threat_stand_together():
+    sizes = [{"eps": "1/255"}, {"eps": "2/255"}]
+    read = validated({"models": ["cnniqa"], "defenses": ["none", "jpeg"], "attacks": ["fgsm", "pgd"], "threats": sizes})
+    scenes = [(cell.crafted_on, cell.eps) for cell in expand(read)]
+    assert sum(one != other for one, other in itertools.pairwise(scenes)) + 1 == len(set(scenes)) == 2 * 2
+
+
 def test_an_attack_without_away_takes_its_own_objectives():
     cells = expand(validated({"models": ["cnniqa"], "attacks": ["score-reflection"], "settings": ["adaptive"]}))
     assert [cell.objective for cell in cells] == ["reflect"]
