@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, is_dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from bench.errors import UserError
 from bench.fits import Fits
 from bench.loading import load_model, told
 from bench.measures import measure_cell
+from bench.pictures import Pictures, Shelf
 from bench.plan import Cell, digest
 from bench.provenance import provenance
 from bench.records import IMAGE_COLUMNS
@@ -65,15 +66,10 @@ class Arena:
         self.dataset, self.batch = dataset, batch
         indices = dataset.spread(limit)
         self.samples = [dataset.samples[i] for i in indices]
-        self.pictures = [dataset.picture(i) for i in indices]
-        self.image_list = [
-            (sample.image_id, hashlib.sha256(picture.numpy().tobytes()).hexdigest())
-            for sample, picture in zip(self.samples, self.pictures, strict=True)
-        ]
-        self.shapes = {
-            tuple(picture.shape[1:]): sample.image_id
-            for sample, picture in reversed(list(zip(self.samples, self.pictures, strict=True)))
-        }
+        self.pictures = Pictures(dataset, indices)
+        ids = [sample.image_id for sample in self.samples]
+        self.image_list = list(zip(ids, self.pictures.hashes, strict=True))
+        self.sizes = dict(reversed(list(zip(self.pictures.sizes, ids, strict=True))))  # of each, the first picture
         self.extra_models = extra_models or {}
         self._models: dict[str, QualityModel] = {}
         self._defended: dict[tuple[str, str, bool], QualityModel] = {}
@@ -160,7 +156,7 @@ class Arena:
         if attack.access in GRADIENT_ACCESS and not seen.info.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.info.name} has none")
         least = max(model.info.min_size, deployed.info.min_size)
-        for (height, width), image_id in self.shapes.items():
+        for (height, width), image_id in self.sizes.items():
             if min(height, width) < least:
                 raise CannotRun(f"{image_id} is {width}×{height}; {cell.model} needs {least}×{least}")
             reason = attack.refusal(cell.threat, height, width)
@@ -242,7 +238,7 @@ class Arena:
         """Seconds a picture of the deployed and of the undefended model: medians of interleaved turns; measured once."""
         if (model, defense) not in self._speed:
             pair = [self.defended(model, defense), self.model(model)]
-            some = self.pictures[:TIMED_PICTURES]
+            some = list(islice(self.pictures, TIMED_PICTURES))
             taken: list[list[float]] = [[], []]
             for turn in range(TIMED_TURNS + 1):
                 for tested, times in zip(pair, taken, strict=True):
@@ -255,10 +251,10 @@ class Arena:
         return self._speed[model, defense]
 
     def score(self, model: QualityModel, pixels: Sequence[torch.Tensor], seed: str) -> torch.Tensor:
-        """Qualities (N,) of stored pictures, uint8, in float32; what is not finite stays so."""
+        """Qualities (N,) of the first N stored pictures, uint8, in float32; what is not finite stays so."""
         scores = torch.empty(len(pixels))
         with frozen(model), torch.inference_mode():
-            for group in self._groups(pixels, 1 if model.info.stochastic else self.batch):
+            for group in self._groups(len(pixels), 1 if model.info.stochastic else self.batch):
                 batch = torch.stack([pixels[i] for i in group]).float() / 255
                 with torch.random.fork_rng(enabled=model.info.stochastic):
                     if model.info.stochastic:
@@ -270,8 +266,7 @@ class Arena:
         """The attacked pictures of a cell, made once for all cells that share them."""
         if cell.crafting not in self._crafted:
             self._crafted[cell.crafting] = self._craft(cell)
-            most = max(CACHED_BYTES // max(sum(picture.numel() for picture in self.pictures), 1), 1)
-            while len(self._crafted) > most:
+            while sum(made.pixels.bytes for made in self._crafted.values()) > CACHED_BYTES and len(self._crafted) > 1:
                 self._crafted.popitem(last=False)
         self._crafted.move_to_end(cell.crafting)
         return self._crafted[cell.crafting]
@@ -306,19 +301,22 @@ class Arena:
         for cost in ("forwards", "backwards"):
             table[cost] = sum(member.table[cost] for member in made)
         table["status"] = [max((m.table.status[i] for m in made), key=STATUSES.index) for i in range(len(chosen))]
+        pixels = Shelf(len(chosen))
+        for place, k in enumerate(chosen):
+            pixels.put(place, made[k].pixels[place])
         return Crafted(
-            [made[k].pixels[i] for i, k in enumerate(chosen)], table, sum(member.seconds for member in made),
+            pixels, table, sum(member.seconds for member in made),
             sorted({flag for m in made for flag in m.flags}), [error for m in made for error in m.errors],
         )  # fmt: skip
 
-    def _groups(self, pictures: Sequence[torch.Tensor], size: int) -> Iterator[list[int]]:
-        """Indices in groups of one picture shape and at most `size`."""
-        by_shape: dict[torch.Size, list[int]] = {}
-        for index, picture in enumerate(pictures):
-            by_shape.setdefault(picture.shape, []).append(index)
-        for indices in by_shape.values():
-            for start in range(0, len(indices), size):
-                yield indices[start : start + size]
+    def _groups(self, count: int, most: int) -> Iterator[list[int]]:
+        """Indices of the first `count` pictures in groups of one size and at most `most`."""
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for index, size in enumerate(self.pictures.sizes[:count]):
+            by_size.setdefault(size, []).append(index)
+        for indices in by_size.values():
+            for start in range(0, len(indices), most):
+                yield indices[start : start + most]
 
 
 def _parameters(plugin: object) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from bench.datasets.base import Sample
 from bench.distances import distances
 from bench.fits import Fits, Learnt
 from bench.loading import told
+from bench.pictures import Pictures, Shelf
 from bench.plan import Cell, digest
 from bench.target import ModelError, Target, frozen
 from bench.threat import store, verified
@@ -33,14 +34,14 @@ class Crafted:
     """Attacked pictures as stored, and what making them took.
 
     Attributes:
-        pixels: (3, H, W) uint8 each.
+        pixels: the pictures.
         table: distances, forwards, backwards, status; a row a picture.
         seconds: wall time.
         flags, errors: of the cell.
         fits: what is to be said of the fits that were used.
     """
 
-    pixels: list[torch.Tensor]
+    pixels: Shelf
     table: pd.DataFrame
     seconds: float
     flags: list[str]
@@ -53,7 +54,7 @@ class _Batch:
     """Some pictures of one shape and one fold that are attacked at once."""
 
     index: list[int]
-    pictures: Sequence[torch.Tensor]  # of the whole set
+    pictures: Pictures  # of the whole set
     target: Target
     labels: torch.Tensor | None
     generators: Generators
@@ -84,7 +85,7 @@ class Crafter:
 
     def __init__(
         self, cell: Cell, attack: Attack, seen: QualityModel, clean: torch.Tensor, samples: Sequence[Sample],
-        pictures: Sequence[torch.Tensor], batch: int, fits: Fits | None, ingredients: object,
+        pictures: Pictures, batch: int, fits: Fits | None, ingredients: object,
     ) -> None:  # fmt: skip
         self.cell, self.attack, self.seen = cell, attack, seen
         self.samples, self.pictures = samples, pictures
@@ -97,7 +98,7 @@ class Crafter:
     def craft(self) -> Crafted:
         """Attack all pictures; what goes wrong in a batch becomes the status of its pictures."""
         started = time.perf_counter()
-        pixels: list[torch.Tensor] = [picture.clone() for picture in self.pictures]
+        pixels = Shelf(len(self.pictures))
         tables: dict[int, pd.DataFrame] = {}
         gradients = dead = 0
         with frozen(self.seen):
@@ -108,7 +109,7 @@ class Crafter:
                 gradients += int(batch.target.counts.gradients.sum())
                 dead += int(batch.target.counts.zero_gradients.sum())
                 for row, index in enumerate(batch.index):
-                    pixels[index] = stored[row]
+                    pixels.put(index, stored[row])
                     tables[index] = table.iloc[[row]]
         if dead > DEAD_SHARE * gradients:
             self.flags.add("zero-gradient")
@@ -120,10 +121,10 @@ class Crafter:
     def _batches(self) -> Iterator[_Batch]:
         """Pictures in batches of one shape, and for a fitted attack of one fold."""
         learnt: dict[int, Learnt] = {}
-        groups: dict[tuple[torch.Size, int], list[int]] = {}
-        for index, (sample, picture) in enumerate(zip(self.samples, self.pictures, strict=True)):
+        groups: dict[tuple[tuple[int, int], int], list[int]] = {}
+        for index, (sample, size) in enumerate(zip(self.samples, self.pictures.sizes, strict=True)):
             fold = self.fits.folds[sample.reference_id] if self.fits else 0
-            groups.setdefault((picture.shape, fold), []).append(index)
+            groups.setdefault((size, fold), []).append(index)
         for (_, fold), indices in groups.items():
             if isinstance(self.attack, FittedAttack) and self.fits and fold not in learnt:
                 learnt[fold] = self.fits.learn(self.attack, self.cell, self.seen, self.ingredients, fold)

@@ -40,6 +40,11 @@ from models.base import QualityModel
 
 NIMA, NIMA_WEIGHTS = "nima-mobilenet", Path("weights") / "nima_mobilenet_technical.safetensors"
 SQUARE_QUERIES = 5000
+BUDGETS = {
+    "art:HopSkipJump": "[max_iter=5,max_eval=500,init_eval=50]", "art:SimBA": "[max_iter=500]",
+    "art:SquareAttack": "[max_iter=300]", "torchattacks:SPSA": "[nb_iter=4]", "torchattacks:Square": "[n_queries=1000]",
+}  # fmt: skip
+"""Other libraries' searches get about as many queries as ours, which is 1,000; by default some ask a hundred times as often."""
 BOTH: tuple[Kind, ...] = ("raise", "lower")
 
 
@@ -227,7 +232,7 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
     root = Path(os.environ["IQARENA_DATA"]) if os.environ.get("IQARENA_DATA") else None
     models, extra = open_models(options.models, root)
     dataset = Kodak.open(root) if options.dataset == "kodak24" else open_dataset("demo")
-    asked = options.attacks or ATTACKS.names()
+    asked = options.attacks or [name + BUDGETS.get(name, "") for name in ATTACKS.names()]
     missing = {spec: reason for spec in asked if (reason := reason_missing(spec))}
     specs = [spec for spec in asked if spec not in missing and "linf" in ATTACKS.build(spec).norms]
 
