@@ -171,16 +171,13 @@ class Arena:
         flags: list[str] = []
         errors: list[str] = []
         fits: list[dict[str, Any]] = []
-        images = pd.DataFrame(
-            {"image_id": [s.image_id for s in self.samples], "reference_id": [s.reference_id for s in self.samples],
-             "mos": [s.mos for s in self.samples], "status": "failed"}
-        )  # fmt: skip
+        images = self._rows()
         crafting_seconds = 0.0
-        clean_seconds = undefended_seconds = float("nan")
+        speed = (float("nan"), float("nan"))
         try:
             undefended = self.clean(cell.model, "none", cell.seed)
             clean = self.clean(cell.model, cell.defense, cell.seed)
-            clean_seconds, undefended_seconds = self.speed(cell.model, cell.defense)
+            speed = self.speed(cell.model, cell.defense)
             images["undefended_clean_quality"], images["clean_quality"] = undefended.numpy(), clean.numpy()
             shared = cell.crafting in self._crafted
             crafted = self.crafted(cell)
@@ -195,21 +192,38 @@ class Arena:
         except (Exception, SystemExit) as error:
             errors.append(told(error))
             images["status"] = "failed"
+        times = {"seconds": time.perf_counter() - started + crafting_seconds, "cpu_seconds": time.process_time() - cpu}
+        return self._record(cell, cell_id, images, flags, errors, fits, times, speed)
+
+    def failed(self, cell: Cell, cell_id: str, reason: str) -> tuple[dict[str, Any], pd.DataFrame]:
+        """What is recorded of a cell that ended otherwise than by itself."""
+        nothing = {"seconds": float("nan"), "cpu_seconds": float("nan")}
+        return self._record(cell, cell_id, self._rows(), [], [reason], [], nothing, (float("nan"), float("nan")))
+
+    def _rows(self) -> pd.DataFrame:
+        """A row a picture, before anything is known."""
+        return pd.DataFrame(
+            {"image_id": [s.image_id for s in self.samples], "reference_id": [s.reference_id for s in self.samples],
+             "mos": [s.mos for s in self.samples], "status": "failed"}
+        )  # fmt: skip
+
+    def _record(
+        self, cell: Cell, cell_id: str, images: pd.DataFrame, flags: list[str], errors: list[str],
+        fits: list[dict[str, Any]], times: dict[str, float], speed: tuple[float, float],
+    ) -> tuple[dict[str, Any], pd.DataFrame]:  # fmt: skip
         images = images.reindex(columns=IMAGE_COLUMNS)
-        seconds = time.perf_counter() - started + crafting_seconds
-        status = max(images.status, key=STATUSES.index)
         record = {
             "cell_id": cell_id,
             "cell": asdict(cell),
-            "status": status,
+            "status": max(images.status, key=STATUSES.index),
             "errors": sorted(set(errors)),
             "n_images": len(images),
             "measures": measure_cell(images),
-            "costs": _costs(images) | {"seconds": seconds},
+            "costs": _costs(images) | {"seconds": times["seconds"]},
             "flags": flags,
             **self._facts(cell, fits),
-            "score_seconds_an_image": {"defended": clean_seconds, "undefended": undefended_seconds},
-            "provenance": provenance() | {"cpu_seconds": time.process_time() - cpu, "batch": self.batch},
+            "score_seconds_an_image": dict(zip(("defended", "undefended"), speed, strict=True)),
+            "provenance": provenance() | {"cpu_seconds": times["cpu_seconds"], "batch": self.batch},
         }
         return _without_nan(record), images
 

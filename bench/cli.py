@@ -40,6 +40,7 @@ class Executor(StrEnum):
     """Ways to run cells."""
 
     local = "local"
+    processes = "processes"
 
 
 @app.command("list")
@@ -80,18 +81,13 @@ def run(
     out: Annotated[Path, typer.Option(help="results folder")] = Path("runs/latest"),
     executor: Annotated[Executor, typer.Option(help="how cells are run")] = Executor.local,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="torch threads of the local executor; all cores if left out")
+        int | None, typer.Option(min=1, help="torch threads (local) or processes; all cores if left out")
     ] = None,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
 ) -> None:
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
-    import torch
-
-    from bench.arena import Arena
     from bench.config import load_suite, validated
-    from bench.datasets import open_dataset
-    from bench.executors import local
-    from bench.plan import expand
+    from bench.executors import execute
     from bench.progress import Reporter
     from bench.records import Records
 
@@ -100,14 +96,9 @@ def run(
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
     chosen = validated(load_suite(suite).model_dump() | changes, lambda loc: "the command line")
-    if workers is not None:
-        torch.set_num_threads(workers)
     with Reporter() as report:
         try:
-            records = Records(out)
-            records.prepare()
-            arena = Arena(open_dataset(chosen.dataset, root), chosen.limit, chosen.batch)
-            outcome = local.run(arena, expand(chosen), records, report, fresh)
+            outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh)
         except KeyboardInterrupt:
             typer.echo("stopped; finished cells are kept, and the same command goes on from here", err=True)
             raise typer.Exit(130) from None

@@ -77,6 +77,8 @@ class Suite(_Strict):
         seed: of everything random.
         batch: pictures at once; changes speed and memory only.
         draws: over how many random draws a gradient on a stochastic target is averaged.
+        seconds: wall time that a cell may take; none is no limit.
+        memory_mib: data that a process which runs cells may hold, in MiB; none is no limit.
     """
 
     name: str = "custom"
@@ -90,6 +92,8 @@ class Suite(_Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     batch: Annotated[int, Field(ge=1)] = 16
     draws: Annotated[int, Field(ge=1)] = 8
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    memory_mib: Annotated[int, Field(ge=1)] | None = None
 
 
 def load_suite(name_or_file: str) -> Suite:

@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench.executors.local import Outcome
+from bench.executors.base import Outcome
 from bench.plan import Cell
 from defenses.training.loop import Progress as TrainingProgress
 
@@ -61,7 +61,7 @@ class _Bar:
 
 
 class Reporter(_Bar):
-    """Progress of a run; called with the events of `bench.executors.local.run`."""
+    """Progress of a run; called with the events of an executor."""
 
     def __call__(self, event: str, cell: Cell | None, done: int, total: int, words: str) -> None:
         if event == "plan":

@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from bench.errors import UserError
 from bench.measures import MEASURES
@@ -53,6 +55,27 @@ class Records:
             probe.unlink()
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written to ({error.strerror}); choose another --out") from None
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The folder is this run's alone as long as the context lasts; when it ends, however, the summary is rebuilt.
+
+        Raises:
+            UserError: where another run has it, or where it cannot be written to.
+        """
+        self.prepare()
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{self.folder}: another run writes to it; wait for its end or choose another --out") from None
+        try:
+            yield
+        finally:
+            try:
+                self.rebuild_summary()
+            finally:
+                lock.release()
 
     def read(self, cell_id: str) -> dict[str, Any] | None:
         """The record of a cell; None where there is none, or where it is damaged and has to be made again."""
