@@ -84,6 +84,7 @@ def run(
         int | None, typer.Option(min=1, help="torch threads (local) or processes; all cores if left out")
     ] = None,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
 ) -> None:
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
     from bench.config import load_suite, validated
@@ -96,6 +97,12 @@ def run(
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
     chosen = validated(load_suite(suite).model_dump() | changes, lambda loc: "the command line")
+    if dry_run:
+        from bench.estimate import dry_run as told
+
+        for line in told(chosen, root, Records(out)):
+            typer.echo(line)
+        return
     with Reporter() as report:
         try:
             outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh)

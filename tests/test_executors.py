@@ -13,8 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from bench.arena import Arena
 from bench.config import Suite, validated
+from bench.datasets import open_dataset
 from bench.errors import UserError
+from bench.estimate import estimate
 from bench.executors import execute
 from bench.executors.base import Outcome
 from bench.executors.processes import tasks
@@ -154,3 +157,24 @@ def test_ctrl_c_ends_a_run_of_processes_soon_and_says_how_to_go_on(root, tmp_pat
         assert time.monotonic() - started < 5
     assert running.returncode == 130
     assert "goes on from here" in said
+
+
+def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
+    chosen = validated(
+        {"models": ["cnniqa"], "dataset": "folder", "defenses": ["none", "jpeg"],
+         "attacks": [{"attack": "pgd[steps=3]", "objectives": ["raise"]}, "parsimonious"],
+         "threats": [{"norm": "l2", "eps": 1}]}
+    )  # fmt: skip
+    records = Records(tmp_path / "out")
+    arena = Arena(open_dataset("folder", root), None, 4)
+    found = estimate(arena, expand(chosen), records)
+    # pgd: 2 defenses × 2 settings, of which both oblivious ones share their pictures with the undefended adaptive one;
+    # each of the two sets takes 3 steps, a last look and the clean score; every cell scores four pictures
+    assert (found.to_do, found.craftings, found.skipped, found.done) == (4, 2, 4, 0)
+    assert (found.forwards, found.backwards) == (2 * 4 * 5 + 4 * 4, 2 * 4 * 3)
+    assert found.seconds > 0
+    assert not (tmp_path / "out" / "summary.csv").exists()
+    execute(chosen, root, records, lambda *_: None)
+    assert pd.read_csv(tmp_path / "out" / "summary.csv").backwards_mean.tolist() == [3] * 4
+    left = estimate(arena, expand(chosen), records)
+    assert (left.to_do, left.done, left.forwards, left.seconds) == (0, 4, 0, 0)
