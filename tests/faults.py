@@ -99,7 +99,7 @@ def main() -> int:
         last = run.wait()
         cells = len(table(calm))
         same = last == 0 and table(wild).equals(table(calm))
-    print(f"{kills} kills of a {options.victim} ({options.executor}); a run takes {length:.0f} s, {finished} ended in between")
+    print(f"{kills} kills of a {options.victim} ({options.executor}); a run takes {length:.0f} s, {finished} ended between")
     print(f"the last table of {cells} cells is {'that of the undisturbed run' if same else 'ANOTHER'}")
     return int(not same)
 
