@@ -1,11 +1,11 @@
-"""Distortions, the embedded data set, the folder reader and pseudo-MOS."""
+"""The embedded data set, and what all data sets share: draws, splits, subsets, worker processes."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,81 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.datasets import DATASETS, open_dataset
-from bench.datasets.base import ImageDataset, Sample, Subset, read_picture
+from bench.datasets.base import ImageDataset, Sample, Subset
 from bench.datasets.demo import CROPS, MANIFEST, SIDE, Demo, pixel_hash, render
 from bench.datasets.distortions import DISTORTIONS
-from bench.datasets.folder import Folder
-from bench.datasets.pseudo_mos import LOWER_IS_BETTER, MEASURES, fit_consensus, load_consensus, pseudo_mos
+from bench.datasets.loading import batches
 from bench.errors import UserError
 
-BY_NAME = pytest.mark.parametrize("distortion", DISTORTIONS, ids=lambda d: d.name)
 COLUMNS = ["image_id", "reference_id", "distortion", "level", "mos", "sha256"]
-
-
-def stream(seed=0):
-    return np.random.RandomState(seed)
 
 
 def one_line(error):
     message = str(error.value)
     assert "\n" not in message
     return message
-
-
-# --- distortions
-
-
-@BY_NAME
-def test_distortion_repeats_exactly_keeps_shape_and_type_and_leaves_its_input_alone(distortion, natural):
-    before = natural.copy()
-    for level in (1, 2.5, 5):
-        first = distortion.apply(natural, level, stream())
-        assert first.dtype == np.uint8
-        assert first.shape == natural.shape
-        assert (first == distortion.apply(natural, level, stream())).all()
-        assert (first != natural).any()
-    assert (natural == before).all()
-
-
-@BY_NAME
-def test_distortion_takes_pictures_that_are_not_square(distortion, natural):
-    assert distortion.apply(natural[:33, :47].copy(), 3, stream()).shape == (33, 47, 3)
-
-
-@BY_NAME
-def test_distortion_does_not_touch_the_global_random_stream(distortion, natural):
-    np.random.seed(3)
-    state = np.random.get_state()[1].copy()
-    distortion.apply(natural, 3, stream())
-    assert (np.random.get_state()[1] == state).all()
-
-
-@BY_NAME
-def test_a_higher_level_is_farther_from_the_picture(distortion, natural):
-    errors = [
-        float(((distortion.apply(natural, level, stream()).astype(float) - natural) ** 2).mean()) for level in range(1, 6)
-    ]
-    # motion blur turns with the picture's own edges and a lens shift may come back into step with a texture, but the
-    # streams are the same for all levels, so even these grow; nothing needs an exception on this crop
-    assert all(low < high for low, high in itertools.pairwise(errors)), errors
-
-
-@BY_NAME
-def test_levels_between_the_five_are_interpolated(distortion):
-    seen = []
-    probe = type(distortion)(
-        distortion.name, distortion.ladder, lambda picture, strength, _: seen.append(strength) or picture
-    )
-    for level in (1, 1.5, 5):
-        probe.apply(np.zeros((1, 1, 3), np.uint8), level, stream())
-    assert seen == pytest.approx([distortion.ladder[0], sum(distortion.ladder[:2]) / 2, distortion.ladder[4]])
-
-
-@BY_NAME
-def test_distortion_copes_with_flat_pictures(distortion):
-    for level in (0, 255):
-        out = distortion.apply(np.full((40, 40, 3), level, np.uint8), 5, stream())
-        assert out.shape == (40, 40, 3)
 
 
 # --- demo
@@ -248,209 +186,105 @@ def test_subset_keeps_pictures_and_labels_together():
     assert int(some.picture(0)[0, 0, 0]) == 2
 
 
-# --- folder
+# --- splits
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder data set of two pictures."""
-    rng = np.random.RandomState(0)
-    for name in ("a.png", "b.png"):
-        Image.fromarray(rng.randint(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / name)
-    (tmp_path / "labels.csv").write_text("image,reference_id,mos\na.png,r1,0.25\nb.png,007,1\n")
-    return tmp_path
+@given(st.lists(st.sampled_from([f"r{i}" for i in range(12)]), min_size=1, max_size=60), st.integers(0, 5))
+def test_a_split_keeps_a_reference_together_and_does_not_depend_on_the_order(references, seed):
+    split = Listed(references).split(seed)
+    where = dict(zip(references, split, strict=True))
+    assert [where[reference] for reference in references] == split
+    assert dict(zip(references[::-1], Listed(references[::-1]).split(seed), strict=True)) == where
 
 
-def test_folder_reads_pictures_and_labels(folder):
-    data = open_dataset("folder", folder)
-    assert isinstance(data, Folder)
-    assert [(s.image_id, s.reference_id, s.mos) for s in data.samples] == [("a.png", "r1", 0.25), ("b.png", "007", 1.0)]
-    assert (data.picture(1).permute(1, 2, 0).numpy() == np.asarray(Image.open(folder / "b.png"))).all()
-    before = data.fingerprint
-    (folder / "labels.csv").write_text("image,reference_id,mos\na.png,r1,0.26\nb.png,007,1\n")
-    assert Folder(folder).fingerprint != before
+def test_a_split_has_its_shares_and_depends_on_the_seed_alone():
+    data = Listed([f"r{i}" for i in range(100) for _ in range(3)])
+    assert Counter(data.split(0)) == {"training": 210, "validation": 30, "test": 60}
+    assert data.split(0) == data.split(0) != data.split(1)
+    # pinned: another split would make other numbers under the same seed
+    assert [i for i in range(100) if data.split(0)[3 * i] == "validation"] == [17, 19, 22, 23, 25, 26, 32, 54, 61, 72]
+
+
+def test_few_references_are_still_split_and_two_are_not():
+    assert set(Listed(["a", "b", "c"]).split()) == {"training", "validation", "test"}
+    assert set(Listed(["a", "b"]).split()) == {"training"}
+
+
+def test_an_official_split_is_kept_whatever_the_seed():
+    data = Listed(["a", "b"])
+    data.official = ["test", "training"]
+    assert data.split(0) == data.split(7) == ["test", "training"]
+
+
+# --- worker processes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_come_in_order_changed_and_whole(workers):
+    data = Listed(["a"] * 7)
+    state = torch.get_rng_state()
+    found = list(batches(data, [6, 0, 3, 1, 5], workers, 2, change=lambda picture, index: picture[:, :2] + 10 * index))
+    assert (torch.get_rng_state() == state).all()
+    assert [batch.indices for batch in found] == [[6, 0], [3, 1], [5]]
+    for batch in found:
+        assert batch.pictures.shape[1:] == (3, 2, 4)
+        assert batch.pictures[:, 0, 0, 0].tolist() == [11 * index for index in batch.indices]
+
+
+class Broken(Listed):
+    def picture(self, index):
+        if index == 2:
+            raise UserError("c.png: no such file")
+        return torch.zeros((3, 4, 4 + index), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("indices", "words"), [([3, 2, 4], "c.png: no such file"), ([0, 1], "4×4 and 4×5")])
+def test_a_picture_that_cannot_be_batched_is_one_line_also_from_a_worker(workers, indices, words):
+    with pytest.raises(UserError) as error:
+        list(batches(Broken(["a"] * 5), indices, workers, 3, change=None))
+    assert words in one_line(error)
+
+
+# --- the registry
+
+
+def test_every_data_set_says_what_it_is():
+    assert set(DATASETS) == {
+        "demo", "folder", "images", "live", "csiq", "tid2013", "kadid10k", "koniq10k", "clive", "vclfer", "spaq", "cid2013",
+        "pipal",
+    } | ({"tid2013-reconstructed"} & set(DATASETS))  # fmt: skip
+    for name, made in DATASETS.items():
+        facts = made.facts()
+        assert made.name == name
+        assert facts["about"].endswith(".")
+        assert facts["label_kind"] in {"MOS", "pseudo-MOS", "none"}
+        if facts["count"]:
+            low, high = facts["raw_range"]
+            assert low < high
+            assert facts["layout"]
+            assert facts["paper"]
+            assert facts["licence"]
+
+
+@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"demo"}))
+def test_a_data_set_on_disk_asks_for_its_root(name, tmp_path):
+    for root in (None, tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError) as error:
+            open_dataset(name, root)
+        assert ("--root" if root is None else str(tmp_path)) in one_line(error)
 
 
 @pytest.mark.parametrize(
-    ("table", "words"),
-    [
-        ("", "labels.csv"),
-        ("image,reference_id\na.png,r\n", "lacks the column"),
-        ("image,mos\na.png,0.5\n", "reference_id"),
-        ("image,reference_id,mos\na.png,r,0.5\nb.png,r,1.5\n", "line 3: mos 1.5"),
-        ("image,reference_id,mos\na.png,r,-0.1\n", "line 2"),
-        ("image,reference_id,mos\na.png,r,good\n", "line 2: mos"),
-        ("image,reference_id,mos\na.png,r,\n", "line 2"),
-        ("image,reference_id,mos\na.png,r,0.5\nb.png,r,0.5,7,8\n", "labels.csv"),
-        ("image,reference_id,mos\n,r,0.5\n", "line 2"),
-        ("image,reference_id,mos\na.png,,0.5\n", "line 2"),
-        ("image,reference_id,mos\n", "labels.csv"),
-        (b"\xff\xfe\x00image", "labels.csv"),
-    ],
+    ("spec", "words"),
+    [("dmeo", "did you mean demo"), ("demo[seed=1]", "takes no parameters"), ("live[a]", "not parameter=value")],
 )
-def test_a_broken_label_table_is_one_line_that_names_it(folder, table, words):
-    (folder / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
-    with pytest.raises(UserError) as error:
-        Folder(folder)
-    message = one_line(error)
-    assert "labels.csv" in message
-    assert words in message
+def test_a_wrong_name_is_one_line(spec, words, tmp_path):
+    with pytest.raises(UserError, match=words) as error:
+        open_dataset(spec, tmp_path)
+    one_line(error)
 
 
-def test_a_folder_without_a_table_and_a_root_that_is_none_are_one_line(tmp_path, folder):
-    for root in (tmp_path / "nowhere", folder / "a.png"):
-        with pytest.raises(UserError) as error:
-            Folder(root)
-        assert str(root) in one_line(error)
-    (tmp_path / "empty" / "labels.csv").mkdir(parents=True)
-    with pytest.raises(UserError) as error:
-        Folder(tmp_path / "empty")
-    assert "labels.csv" in one_line(error)
-
-
-def _write(path, kind):
-    picture = np.random.RandomState(0).randint(0, 256, (20, 24, 3), dtype=np.uint8)
-    if kind == "missing":
-        path.unlink(missing_ok=True)
-    elif kind == "directory":
-        path.unlink()
-        path.mkdir()
-    elif kind == "zero-byte":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("this is no picture")
-    elif kind == "cut":
-        path.write_bytes(path.read_bytes()[:300])
-    elif kind == "grey":
-        Image.fromarray(picture[..., 0]).save(path)
-    elif kind == "alpha":
-        Image.fromarray(np.dstack([picture, picture[..., :1]])).save(path)
-    elif kind == "palette":
-        Image.fromarray(picture).quantize(16).save(path)
-    elif kind == "sixteen-bit":
-        Image.fromarray(picture[..., 0].astype(np.uint16) * 256).save(path)
-    elif kind == "animated":
-        frames = [Image.fromarray(picture), Image.fromarray(picture[::-1].copy())]
-        frames[0].save(path, save_all=True, append_images=frames[1:])
-
-
-KINDS = ["missing", "directory", "zero-byte", "text", "cut", "grey", "alpha", "palette", "sixteen-bit", "animated"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_that_cannot_be_used_is_one_line_that_names_it(folder, kind):
-    path = folder / "a.png"
-    _write(path, kind)
-    data = Folder(folder)
-    with pytest.raises(UserError) as error:
-        data.picture(0)
-    assert str(path) in one_line(error)
-    data.picture(1)  # the other is still good
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged TIFF tags before it gives up or goes on
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff", "webp"])
-def test_a_cut_or_changed_file_is_a_picture_or_a_user_error_never_a_crash(tmp_path, suffix, natural):
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(natural[:40, :48]).save(path)
-    whole = path.read_bytes()
-    rng = np.random.RandomState(0)
-    for turn in range(60):
-        content = bytearray(whole)
-        if turn % 2:
-            content = content[: rng.randint(1, len(whole))]
-        else:
-            for place in rng.randint(0, len(whole), 3):
-                content[place] = rng.randint(256)
-        path.write_bytes(content)
-        refusal = ""
-        try:
-            picture = read_picture(path)
-        except UserError as error:
-            refusal = str(error)
-        if refusal:
-            assert str(path) in refusal
-            assert "\n" not in refusal
-        else:
-            assert picture.dtype == torch.uint8
-            assert picture.shape[0] == 3
-
-
-def test_unknown_data_set_gets_a_hint_and_folder_asks_for_its_root():
-    with pytest.raises(UserError, match="did you mean demo"):
-        open_dataset("dmeo")
-    with pytest.raises(UserError, match="--root"):
-        open_dataset("folder")
-    assert {"demo", "folder"} <= set(DATASETS)
-
-
-def test_a_folder_data_set_on_this_machine_can_be_read(data_root):
-    tables = sorted(data_root.glob("*/labels.csv"))
-    if not tables:
-        pytest.skip(f"no folder with a labels.csv in {data_root}")
-    data = Folder(tables[0].parent)
-    assert data.picture(0).shape[0] == 3
-
-
-# --- pseudo-MOS
-
-PERFECT = np.array([[1.0, 1.0, 1.0, 0.0, 0.0]])  # fsim, haarpsi and vif_p of a picture with itself are 1, gmsd and mdsi 0
-
-
-def test_pseudo_mos_of_a_pristine_picture_is_the_best_but_for_what_vif_counts_as_better():
-    label = float(pseudo_mos(PERFECT, load_consensus())[0])
-    # VIF exceeds 1 for enhanced contrast, in a hundredth of the training set: a fifth of that is missing to 1
-    assert 0.995 < label <= 1
-    assert label == pytest.approx(0.99801, abs=1e-5)  # what the manifest has
-
-
-@given(
-    st.lists(st.floats(0, 1), min_size=5, max_size=5),
-    st.integers(0, 4),
-    st.floats(0, 0.5),
-)
-def test_pseudo_mos_rises_with_every_measure_in_its_own_direction(values, which, more):
-    consensus = load_consensus()
-    table = np.array([values, values])
-    table[1, which] += more
-    before, after = pseudo_mos(table, consensus)
-    assert 0 <= before <= 1
-    if MEASURES[which] in LOWER_IS_BETTER:
-        assert after <= before + 1e-12
-    else:
-        assert after >= before - 1e-12
-
-
-@pytest.mark.parametrize("name", MEASURES)
-def test_pseudo_mos_turns_the_lower_is_better_measures_around(name):
-    consensus = load_consensus()
-    column = MEASURES.index(name)
-    median = np.array([consensus[m][50] for m in MEASURES])
-    table = np.array([median, median])
-    table[0, column], table[1, column] = consensus[name][10], consensus[name][90]
-    low, high = pseudo_mos(table, consensus)
-    assert (name in LOWER_IS_BETTER) == (name in {"gmsd", "mdsi"})
-    # 80 percentiles of one of five measures
-    assert (low - high if name in LOWER_IS_BETTER else high - low) == pytest.approx(0.16)
-
-
-def test_pseudo_mos_of_the_worst_is_zero_and_of_the_median_one_half():
-    consensus = load_consensus()
-    worst = [[consensus[m][100 if m in LOWER_IS_BETTER else 0] for m in MEASURES]]
-    assert float(pseudo_mos(np.array(worst), consensus)[0]) == pytest.approx(0)
-    assert float(pseudo_mos(np.array([[consensus[m][50] for m in MEASURES]]), consensus)[0]) == pytest.approx(0.5)
-
-
-def test_consensus_is_increasing_percentiles():
-    for name, percentiles in load_consensus().items():
-        assert len(percentiles) == 101, name
-        assert (np.diff(percentiles) >= 0).all(), name
-    assert tuple(load_consensus()) == MEASURES
-
-
-def test_labels_of_the_set_that_the_percentiles_are_of_spread_evenly():
-    measures = np.random.default_rng(0).normal(size=(1000, 1)) * np.array([1, 1, 1, -1, -1])
-    consensus = fit_consensus(measures)
-    labels = np.sort(pseudo_mos(measures, consensus))
-    # all five agree, so the label is the rank itself; 101 percentiles are joined by lines
-    np.testing.assert_allclose(labels, np.linspace(0, 1, 1000), atol=0.01)
+def test_a_sample_has_no_label_unless_one_is_given():
+    assert math.isnan(Sample("a", "b").mos)
+    assert math.isnan(Sample("a", "b", 0.5).raw)

@@ -5,20 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.datasets.base import ImageDataset
+from bench.datasets.cid2013 import CID2013
+from bench.datasets.clive import CLIVE
+from bench.datasets.csiq import CSIQ
 from bench.datasets.demo import Demo
 from bench.datasets.folder import Folder
+from bench.datasets.images import Images
+from bench.datasets.kadid10k import KADID10k
+from bench.datasets.koniq10k import KonIQ10k
+from bench.datasets.live import LIVE
+from bench.datasets.pipal import PIPAL
+from bench.datasets.spaq import SPAQ
+from bench.datasets.tid2013 import TID2013
+from bench.datasets.vclfer import VCLFER
 from bench.errors import UserError
-from bench.registry import nearest
+from bench.registry import nearest, parse_spec
 
-DATASETS: dict[str, type[ImageDataset]] = {made.name: made for made in (Demo, Folder)}
+DATASETS: dict[str, type[ImageDataset]] = {
+    made.name: made
+    for made in (
+        Demo, Folder, Images, LIVE, CSIQ, TID2013, KADID10k, KonIQ10k, CLIVE, VCLFER, SPAQ, CID2013, PIPAL,
+    )
+}  # fmt: skip
 
 
-def open_dataset(name: str, root: Path | None = None) -> ImageDataset:
-    """A data set by its registry name.
+def dataset_class(spec: str) -> type[ImageDataset]:
+    """The class behind ``name`` or ``name[parameter=value,…]``.
 
     Raises:
-        UserError: for an unknown name or a root that does not hold it.
+        UserError: for an unknown name.
     """
+    name, _ = parse_spec(spec)
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}; {nearest(name, list(DATASETS))}")
-    return DATASETS[name].open(root)
+    return DATASETS[name]
+
+
+def open_dataset(spec: str, root: Path | None = None) -> ImageDataset:
+    """A data set by its registry name, `folder` with parameters in brackets if need be.
+
+    Raises:
+        UserError: for an unknown name or parameter, or a root that does not hold it.
+    """
+    return dataset_class(spec).open_with(root, parse_spec(spec)[1])

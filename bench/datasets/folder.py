@@ -1,68 +1,146 @@
-"""`folder`: a directory of pictures with a CSV of labels."""
+"""`folder`: a directory of pictures with a CSV of scores, whatever its columns are called.
+
+``folder`` alone reads ``ROOT/labels.csv`` with the columns image, reference_id and mos in [0, 1]. Anything else is named in
+brackets: ``folder[table=scores.csv,image=filename,reference=scene,mos=MOS,low=1,high=5]``. Where there is no column of
+references, ``reference=filename`` makes every picture its own; where low scores are good, ``higher_is_better=false``.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from bench.datasets.base import ImageDataset, Sample, read_picture
+from bench.datasets.tables import read_csv
 from bench.errors import UserError
 
 
-class Folder(ImageDataset):
-    """Reads ``ROOT/labels.csv`` with the columns `image` (path below ROOT), `reference_id` and `mos` in [0, 1].
+@dataclass(frozen=True)
+class Columns:
+    """How a table of scores is to be read.
 
-    An optional column `split` holds "training" or "validation". Labels made by `bench.datasets.make_training_set` are
-    recognised, and called pseudo-MOS, by the ``consensus.json`` that it leaves beside them.
+    Attributes:
+        table: its file below the root.
+        image: column of paths below the root.
+        reference: column of reference pictures' ids.
+        mos: column of scores.
+        split: column of "training", "validation" or "test"; need not be there.
+        low, high: range of the scores.
+        higher_is_better: their direction.
+    """
+
+    table: str = "labels.csv"
+    image: str = "image"
+    reference: str = "reference_id"
+    mos: str = "mos"
+    split: str = "split"
+    low: float = 0.0
+    high: float = 1.0
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
+
+
+class Folder(ImageDataset):
+    """A directory of pictures with a CSV of scores, any column names given.
+
+    Labels made by `bench.datasets.make_training_set` are recognised, and called pseudo-MOS, by the ``consensus.json`` that
+    it leaves beside them.
     """
 
     name = "folder"
+    label_kind = "MOS"
+    layout = """
+        labels.csv with the columns image (path below ROOT), reference_id, mos in [0, 1] and, if you like, split
+        folder[table=…,image=…,reference=…,mos=…,split=…,low=…,high=…,higher_is_better=…] for a table of another form
+    """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, columns: Columns | None = None) -> None:
         """Read the table; pictures are opened on demand.
 
         Args:
             root: the folder.
+            columns: what its table is called and holds.
 
         Raises:
-            UserError: where the table is missing, lacks a column or holds a label outside [0, 1].
+            UserError: where the table is missing, lacks a column, names a picture twice or holds a label out of range.
         """
-        table_file = root / "labels.csv"
+        columns = columns or Columns()
+        table_file = root / columns.table
         try:
-            table = pd.read_csv(table_file, dtype={"image": str, "reference_id": str})
-        except FileNotFoundError:
+            table = read_csv(table_file, dtype={columns.image: str, columns.reference: str})
+        except UserError as error:
+            if table_file.exists():
+                raise
             raise UserError(
-                f"{table_file}: not found; a folder data set needs it, with columns image, reference_id, mos"
-            ) from None
-        except (OSError, ValueError) as error:
-            words = " ".join(str(error).split())
-            raise UserError(f"{table_file}: not a readable CSV ({words})") from None
-        if missing := {"image", "reference_id", "mos"} - set(table.columns):
-            raise UserError(f"{table_file}: lacks the column(s) {', '.join(sorted(missing))}")
+                f"{table_file}: not found; a folder data set needs it, with columns "
+                f"{columns.image}, {columns.reference}, {columns.mos}"
+            ) from error
+        if missing := {columns.image, columns.reference, columns.mos} - set(table.columns):
+            has = ", ".join(map(str, table.columns[:8]))
+            raise UserError(f"{table_file}: lacks the column(s) {', '.join(sorted(missing))}; it has {has}")
         if not len(table):
             raise UserError(f"{table_file}: holds no picture")
-        unnamed = table[table.image.isna() | table.reference_id.isna()]
+        images, references = table[columns.image], table[columns.reference]
+        unnamed = table[images.isna() | references.isna()]
         if len(unnamed):
-            raise UserError(f"{table_file}: line {unnamed.index[0] + 2}: image and reference_id must not be empty")
-        outside = table[~pd.to_numeric(table.mos, errors="coerce").between(0, 1)]
+            raise UserError(
+                f"{table_file}: line {unnamed.index[0] + 2}: {columns.image} and {columns.reference} must not be empty"
+            )
+        if images.duplicated().any():
+            row = int(table.index[images.duplicated()][0])
+            raise UserError(f"{table_file}: line {row + 2}: {images[row]} has a label already")
+        raw = pd.to_numeric(table[columns.mos], errors="coerce")
+        outside = table[~raw.between(columns.low, columns.high)]
         if len(outside):
-            raise UserError(f"{table_file}: line {outside.index[0] + 2}: mos {outside.mos.iloc[0]} is not in [0, 1]")
+            raise UserError(
+                f"{table_file}: line {outside.index[0] + 2}: {columns.mos} {outside[columns.mos].iloc[0]} "
+                f"is not in [{columns.low:g}, {columns.high:g}]"
+            )
         self.root = root
         # a file beside the table says so where nobody rated these pictures
         self.label_kind = "pseudo-MOS" if (root / "consensus.json").is_file() else "MOS"
-        self.samples = [Sample(i, r, float(m)) for i, r, m in zip(table.image, table.reference_id, table.mos, strict=True)]
-        self.splits = list(table["split"]) if "split" in table else ["training"] * len(table)
-        self.fingerprint = hashlib.sha256(table_file.read_bytes()).hexdigest()
+        self.raw_range, self.higher_is_better = (columns.low, columns.high), columns.higher_is_better
+        rows = zip(images, references, raw.astype(float), strict=True)
+        self.samples = [Sample(image, reference, self._label(value), value) for image, reference, value in rows]
+        self.official = list(table[columns.split]) if columns.split in table else None
+        self.splits = self.official or ["training"] * len(table)
+        digest = hashlib.sha256(table_file.read_bytes())
+        if columns != Columns():
+            digest.update(repr(columns).encode())
+        self.fingerprint = digest.hexdigest()
 
     @classmethod
     def open(cls, root: Path | None) -> Folder:
-        """The folder named by `root`."""
+        """The folder named by `root`, with a table of the standard form."""
+        return cls.open_with(root, {})
+
+    @classmethod
+    def open_with(cls, root: Path | None, parameters: Mapping[str, Any]) -> Folder:
+        """The folder named by `root`, its table read as the parameters (see `Columns`) say."""
+        known = [field.name for field in fields(Columns)]
+        if unknown := [key for key in parameters if key not in known]:
+            raise UserError(f"the data set 'folder' has no parameter {unknown[0]!r}; it has {', '.join(known)}")
+        # a column may be called 2019 or true, which brackets read as a number or a truth
+        named = {key: str(v) if key not in ("low", "high", "higher_is_better") else v for key, v in parameters.items()}
+        try:
+            columns = TypeAdapter(Columns).validate_python(named)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"{step}: " for step in first["loc"])
+            raise UserError(f"the data set 'folder': {where}{first['msg'].removeprefix('Value error, ')}") from None
         if root is None:
-            raise UserError("the data set 'folder' needs --root DIR, a folder with a labels.csv in it")
-        return cls(root)
+            raise UserError(f"the data set 'folder' needs --root DIR, a folder with a {columns.table} in it")
+        return cls(root, columns)
 
     def picture(self, index: int) -> torch.Tensor:
         return read_picture(self.root / self.samples[index].image_id)

@@ -1,0 +1,85 @@
+"""Label files of all kinds as pandas frames of text and numbers; what cannot be read is one line."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from bench.errors import UserError
+
+Frame = pd.DataFrame
+
+
+def read_csv(file: Path, **options: Any) -> Frame:
+    """A comma-separated table; names stay text."""
+    return _read(file, pd.read_csv, **options)
+
+
+def read_lines(files: Sequence[Path], columns: Sequence[str], separator: str) -> Frame:
+    """Headless lines of one or several files as one table."""
+    try:
+        text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{files[0]}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
+    return _read(files[0], pd.read_csv, io.StringIO(text), sep=separator, header=None, names=list(columns), index_col=False)
+
+
+def read_sheet(file: Path, sheet: str | int = 0, **options: Any) -> Frame:
+    """One sheet of a workbook."""
+    return _read(file, pd.read_excel, sheet_name=sheet, **options)
+
+
+def _read(file: Path, reader: Any, source: object = None, **options: Any) -> Frame:
+    try:
+        table: Frame = reader(file if source is None else source, **options)
+    except ImportError:
+        raise UserError(
+            f"{file}: reading a workbook needs another package; pip install 'iqarena[data]', or put a labels.csv beside it"
+        ) from None
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    # a broken workbook is a broken zip, a missing sheet a ValueError, a broken record whatever its library meets first
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{file}: not a readable {'table' if reader is pd.read_csv else 'workbook'} ({words})") from None
+    return table
+
+
+def read_mat(file: Path, variable: str) -> NDArray[Any]:
+    """One variable of a MATLAB file, flattened; cells that hold one thing are that thing.
+
+    Raises:
+        UserError: for a file of another kind, version 7.3 included, or without the variable.
+    """
+    try:
+        content = loadmat(file)
+    except Exception as error:  # whatever a broken file makes scipy do
+        raise UserError(f"{file}: not a readable .mat file ({' '.join(str(error).split())})") from None
+    if variable not in content:
+        raise UserError(f"{file}: holds no {variable}: is it of another release?")
+    values = np.asarray(content[variable]).ravel()
+    return np.array([_cell(value) for value in values]) if values.dtype == object else values
+
+
+def _cell(value: Any) -> Any:
+    return np.asarray(value).ravel()[0] if np.size(value) == 1 else value
+
+
+def renamed(table: Frame, file: Path, **columns: str) -> Frame:
+    """The wanted columns under the names that readers use: ``renamed(table, file, image="dist_img", raw="dmos")``.
+
+    Raises:
+        UserError: where one is missing.
+    """
+    table = table.rename(columns=lambda name: str(name).strip())
+    if missing := [column for column in columns.values() if column not in table]:
+        has = ", ".join(map(str, table.columns[:8]))
+        raise UserError(f"{file}: lacks the column(s) {', '.join(missing)} (it has {has}): is it of another release?")
+    return table[list(columns.values())].set_axis(list(columns), axis=1)

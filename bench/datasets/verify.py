@@ -1,0 +1,118 @@
+"""Is a data set whole? Every file of it is looked at; nothing is written."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.datasets import dataset_class, open_dataset
+from bench.datasets.base import ImageDataset
+from bench.datasets.images import SUFFIXES
+from bench.datasets.loading import each
+from bench.datasets.published import Problem, PublishedSet
+from bench.errors import UserError
+
+Size = tuple[int, int]
+"""(width, height)."""
+
+
+def verify(
+    spec: str, root: Path | None, seen: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[int, list[Problem]]:
+    """Look at labels and at every picture.
+
+    Args:
+        spec: registry name of the data set.
+        root: its folder.
+        seen: told how many pictures of how many are done.
+
+    Returns:
+        How many labelled pictures there are, and what is wrong: labels, extra files, pictures in their order, sizes.
+
+    Raises:
+        UserError: where the root is no such data set at all.
+    """
+    made = dataset_class(spec)
+    if not (issubclass(made, PublishedSet) and root is not None):
+        dataset = open_dataset(spec, root)
+        return len(dataset), _pictures(dataset, seen)[1]
+    published = made.indexed(root)
+    sizes, problems = _pictures(published, seen)
+    everything = published.label_problems + _extra(published) + problems + _odd_sizes(published, sizes)
+    return len(published), everything
+
+
+def _pictures(dataset: ImageDataset, seen: Callable[[int, int], None]) -> tuple[list[Size | None], list[Problem]]:
+    """The size of every picture that can be decoded, and what is wrong with the others."""
+    sizes, problems = [], []
+    for index, (size, wrong) in enumerate(each(_Look(dataset), len(dataset), _workers(len(dataset)))):
+        sizes.append(size)
+        if size is None:
+            problems.append(_told(dataset, index, wrong))
+        seen(index + 1, len(dataset))
+    return sizes, problems
+
+
+def _workers(pictures: int) -> int:
+    """Processes that decode; a few pictures are done before any has started."""
+    return (os.cpu_count() or 1) if pictures > 200 else 0
+
+
+class _Look:
+    """Decodes one picture of a data set: its size, or what is wrong with it."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __call__(self, index: int) -> tuple[Size | None, str]:
+        try:
+            picture = self.dataset.picture(index)
+        except UserError as error:
+            return None, str(error)
+        return (picture.shape[2], picture.shape[1]), ""
+
+
+def _told(dataset: ImageDataset, index: int, wrong: str) -> Problem:
+    """Which kind of wrong it is that a picture was refused for."""
+    image_id = dataset.samples[index].image_id
+    path, _, reason = wrong.partition(": ")
+    try:
+        size = Path(path).stat().st_size
+    except OSError:
+        return Problem("missing", image_id, reason)
+    if size == 0:
+        return Problem("truncated", image_id, "0 bytes")
+    # Pillow's words for a file that ends too early, by format
+    early = ("truncated", "Truncated", "broken PNG", "unexpected end")
+    return Problem("truncated" if any(words in reason for words in early) else "unreadable", image_id, reason)
+
+
+def _extra(dataset: PublishedSet) -> list[Problem]:
+    """Pictures where the labelled ones lie that are neither labelled nor official."""
+    labelled = {path for path in dataset.paths if path is not None}
+    return [
+        Problem("extra", path, "has no label and is not of the official release")
+        for low, path in sorted(dataset.tree.files.items())
+        if low.endswith(SUFFIXES) and path not in labelled and low.startswith(tuple(dataset.picture_folders))
+        and not dataset.belongs(low)
+    ]  # fmt: skip
+
+
+def _odd_sizes(dataset: PublishedSet, sizes: list[Size | None]) -> list[Problem]:
+    """Pictures that are not of the stated size or, where none is stated, not of that of most versions of their reference."""
+    stated = dataset.expected_side()
+    of_reference: dict[str, Counter[Size]] = defaultdict(Counter)
+    for sample, size in zip(dataset.samples, sizes, strict=True):
+        if size:
+            of_reference[sample.reference_id][size] += 1
+    problems = []
+    for sample, size in zip(dataset.samples, sizes, strict=True):
+        if size is None:
+            continue
+        wanted = stated or of_reference[sample.reference_id].most_common(1)[0][0]
+        if size != wanted:
+            words = "{}×{}, not {}×{}".format(*size, *wanted)
+            problems.append(Problem("wrong-size", sample.image_id, words))
+    return problems

@@ -1,0 +1,101 @@
+"""How fast data sets are read: ``python tests/reading_speed.py [--labels FILE] [--workers N] [--pictures N]``.
+
+Two numbers, for a look and for comparisons on one machine, not a test:
+
+* seconds to index KADID-10k, its 10,125 pictures being there as empty files, from a label file in its official form (made
+  up here) or from the given one in the form of the IQA-Dataset project;
+* pictures a second of 512×384, decoded, cropped, flipped and batched by `bench.datasets.loading.batches`, against a bare
+  loop over Pillow in as many processes that throws the pixels away. The two are timed in turns, the start of their processes
+  included; what is told is the median.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from scipy import ndimage
+
+from bench.datasets import KADID10k
+from bench.datasets.images import Images
+from bench.datasets.loading import batches
+
+
+def index_kadid(folder: Path, labels: Path | None) -> float:
+    names = [f"I{r:02}_{d:02}_{level:02}" for r in range(1, 82) for d in range(1, 26) for level in range(1, 6)]
+    (folder / "images").mkdir()
+    for name in [*names, *(f"I{r:02}" for r in range(1, 82))]:
+        (folder / "images" / f"{name}.png").touch()
+    if labels:
+        shutil.copyfile(labels, folder / "labels.txt")
+    else:
+        rows = "\n".join(f"{name}.png,{name[:3]}.png,3.5,0.5" for name in names)
+        (folder / "dmos.csv").write_text(f"dist_img,ref_img,dmos,var\n{rows}\n")
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert len(KADID10k.open(folder)) == 10_125
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def crop_and_flip(picture: torch.Tensor, index: int) -> torch.Tensor:
+    crop = picture[:, index % 160 : index % 160 + 224, index % 288 : index % 288 + 224]
+    return crop.flip(2) if index % 2 else crop
+
+
+def bare(path: Path) -> int:
+    with Image.open(path) as opened:
+        return int(np.asarray(opened)[0, 0, 0])
+
+
+def main(
+    labels: Annotated[Path | None, typer.Option(help="KADID-10k's labels in the form of the IQA-Dataset project")] = None,
+    workers: int = 2,
+    pictures: Annotated[int, typer.Option(help="files; each is read five times in a round")] = 400,
+    rounds: int = 5,
+) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"KADID-10k indexed in {index_kadid(Path(folder), labels):.3f} s")
+    for suffix in ("png", "jpg", "bmp"):
+        with tempfile.TemporaryDirectory() as folder:
+            stream = np.random.RandomState(0)
+            for number in range(pictures):  # smooth noise, about as large a file as a photograph's
+                noise = ndimage.gaussian_filter(stream.normal(128, 400, (384, 512, 3)), (3, 3, 0)) + stream.normal(
+                    0, 2, (384, 512, 3)
+                )
+                Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(Path(folder) / f"{number}.{suffix}", quality=90)
+            compare(Path(folder), suffix, workers, rounds)
+
+
+def compare(folder: Path, suffix: str, workers: int, rounds: int) -> None:
+    data = Images(folder)
+    indices = list(range(len(data))) * 5
+    paths = [folder / data.samples[index].image_id for index in indices]
+    ours, theirs = [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            list(pool.imap(bare, paths, chunksize=8))
+            theirs.append(len(paths) / (time.perf_counter() - start))
+        start = time.perf_counter()
+        for _ in batches(data, indices, workers, 32, crop_and_flip):
+            pass
+        ours.append(len(paths) / (time.perf_counter() - start))
+    one, two = statistics.median(ours), statistics.median(theirs)
+    size = sum(path.stat().st_size for path in paths) / len(paths) / 1024
+    print(f"{suffix} ({size:.0f} KiB each): {one:.0f} pictures/s, a bare Pillow loop {two:.0f}: ratio {one / two:.2f}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
