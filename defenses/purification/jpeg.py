@@ -17,9 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from defenses.base import Defense, Kind
-from defenses.purification.base import PurifiedModel
-from models.base import QualityModel
+from defenses.purification.base import Purification, Purifier, clipped
 
 _LUMA_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),
@@ -84,7 +82,7 @@ def differentiable_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
     coded = _quantize_plane(small.flatten(0, 1), table).view_as(small)
     chroma = functional.interpolate(coded, scale_factor=2, mode="bilinear", align_corners=False)
     decoded = torch.einsum("dc,nchw->ndhw", images.new_tensor(_FROM_YCC), torch.cat([luma[:, None], chroma], dim=1))
-    return decoded[:, :, :height, :width].clamp(0, 255) / 255
+    return clipped(decoded[:, :, :height, :width] / 255)
 
 
 def real_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
@@ -98,7 +96,7 @@ def real_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class JPEG(Defense):
+class JPEG(Purification):
     """Recompression at a fixed quality.
 
     Attributes:
@@ -106,7 +104,6 @@ class JPEG(Defense):
     """
 
     name: ClassVar[str] = "jpeg"
-    kind: ClassVar[Kind] = "purification"
     surrogate_kind: ClassVar[Literal["exact", "smooth", "identity"]] = "smooth"
     paper: ClassVar[str] = "https://arxiv.org/abs/1608.00853"
 
@@ -116,8 +113,8 @@ class JPEG(Defense):
         if not 1 <= self.quality <= 100:
             raise ValueError(f"jpeg: quality {self.quality} is outside 1 … 100")
 
-    def protect(self, model: QualityModel) -> QualityModel:
-        return PurifiedModel(model, lambda images: real_jpeg(images, self.quality))
+    def purifier(self) -> Purifier:
+        return lambda images: real_jpeg(images, self.quality)
 
-    def surrogate(self, model: QualityModel) -> QualityModel:
-        return PurifiedModel(model, lambda images: differentiable_jpeg(images, self.quality))
+    def stand_in(self) -> Purifier:
+        return lambda images: differentiable_jpeg(images, self.quality)

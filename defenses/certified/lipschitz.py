@@ -1,0 +1,110 @@
+"""`lipschitz`: a network that cannot be steep, so that its score is certified without drawing anything.
+
+Almost-orthogonal layers (Prach and Lampert, arXiv 2208.03160) and MaxMin (Anil, Lucas, Grosse, arXiv 1811.05381) move the
+features of a picture no further than the picture moves; averaging them over P places divides by √P; the head is a unit
+vector times a fixed slope. The product of the three is the certificate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from defenses.base import Kind, TrainedDefense
+from defenses.certified.base import Certificate, CertifiedDefense, checked_radius
+from defenses.certified.layers import BoundedConv2d, MaxMin
+from defenses.training.loop import regression
+from models.base import ModelInfo, QualityModel
+
+WIDTHS = (32, 64, 96)
+FOLD = 2 ** len(WIDTHS)
+"""Side of the blocks of pixels that end up in one place of the last feature maps."""
+
+ROUNDING = 1e-5
+"""Quality units by which float32 may miss the exact value of the network: some 10 layers of relative error 1e-6, on features
+of length about 10 a place that the head scales by about 1."""
+
+
+class LipschitzIQA(QualityModel):
+    """Three stages of a 2×2 patch-wise and a 3×3 bounded convolution; mean over places; bounded head; quality about [0, 1].
+
+    Any picture of at least 16×16 pixels; sides are filled up with mid-grey to a multiple of 8.
+
+    Args:
+        slope: K in |q(x) − q(y)| ≤ K · rms(x − y), where rms is over all values of the picture.
+        info: of the model that it takes the place of.
+    """
+
+    def __init__(self, slope: float, info: ModelInfo) -> None:
+        super().__init__()
+        self.slope = slope
+        self.info = replace(info, score_range=(0.0, 1.0), higher_is_better=True, min_size=16, differentiable=True,
+                            stochastic=False)  # fmt: skip
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in WIDTHS:
+            layers += [BoundedConv2d(channels, width, 2, patches=True), MaxMin()]
+            layers += [BoundedConv2d(width, width, 3), MaxMin()]
+            channels = width
+        self.body = nn.Sequential(*layers)
+        self.neck = nn.Sequential(BoundedConv2d(channels, channels, 1), MaxMin())
+        self.direction = nn.Parameter(torch.randn(channels))
+        self.offset = nn.Parameter(torch.tensor(0.5))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Feature maps (N, 96, h, w) of pictures; no further from those of another picture than the pictures are apart."""
+        height, width = images.shape[2:]
+        filled = functional.pad(images - 0.5, (0, -width % FOLD, 0, -height % FOLD))
+        maps: torch.Tensor = self.body(filled)
+        return maps
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = self.neck(self.features(images).mean(dim=(2, 3), keepdim=True)).flatten(1)
+        unit = functional.normalize(self.direction, dim=0)
+        scores: torch.Tensor = self.offset + self.slope / (FOLD * math.sqrt(3)) * (pooled * unit).sum(1)
+        return scores
+
+    def constant(self, height: int, width: int) -> float:
+        """L in |q(x) − q(y)| ≤ L · ‖x − y‖₂ for pictures of that size: K / √(values of the filled-up picture)."""
+        return self.slope / math.sqrt(3 * (height + -height % FOLD) * (width + -width % FOLD))
+
+
+@dataclass(frozen=True)
+class Lipschitz(CertifiedDefense, TrainedDefense):
+    """A bounded network takes the model's place: its quality moves at most K times the change's rms, which is a proof.
+
+    Nothing of the model is left but its name. Trained by squared error, one pass a picture.
+
+    Attributes:
+        slope: K; 2/255 in every pixel then moves quality by at most K · 2/255.
+    """
+
+    name: ClassVar[str] = "lipschitz"
+    kind: ClassVar[Kind] = "certified"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2208.03160"
+    passes_an_image: ClassVar[int] = 1
+
+    slope: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.slope < math.inf:
+            raise ValueError(f"lipschitz: slope {self.slope:g} is not above 0")
+
+    def prepare(self, model: QualityModel) -> QualityModel:
+        return LipschitzIQA(self.slope, model.info)
+
+    def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        return regression(model, images, labels).mean()
+
+    def certify(self, model: QualityModel, images: torch.Tensor, radius: float) -> Certificate:
+        network = self.protect(model)
+        assert isinstance(network, LipschitzIQA)
+        reach = network.constant(*images.shape[2:]) * checked_radius(self.name, radius) + ROUNDING
+        with torch.inference_mode():
+            quality = torch.cat([network.quality(image[None]) for image in images]).double()
+        return Certificate(quality - reach, quality + reach, radius, 1.0)

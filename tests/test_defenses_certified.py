@@ -1,0 +1,551 @@
+"""Certificates against binomial sums, closed forms and brute force; layers against SciPy's SVD; certificates are kept."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from certificates import CASES, Bumpy, Untrained, small, trial
+from conftest import LinearModel, MeanModel, NaNModel, random_pixels
+from scipy import linalg, stats
+
+from attacks.threat import Threat
+from bench.certificates import (
+    _exact_order,
+    _pair_bound,
+    _place_bound,
+    certified_srocc,
+    certify,
+    measure_certificates,
+    radius_of,
+    unsound,
+)
+from bench.loading import load_model
+from bench.registry import DEFENSES
+from defenses.base import DoesNotApply
+from defenses.certified.layers import BoundedConv2d, MaxMin
+from defenses.certified.lipschitz import Lipschitz, LipschitzIQA
+from defenses.certified.median import DenoisedMedianSmoothing, MedianSmoothing, upper_rank
+from defenses.certified.randomized import DenoisedRandomizedSmoothing, RandomizedSmoothing, share_shown
+from defenses.certified.smoothing import draws_needed, noisy_qualities, quorum, share_needed
+from defenses.purification.denoiser import ResidualDenoiser
+from models.base import ModelInfo, QualityModel
+from models.resnet_iqa import ResNetIQA
+from models.zoo import save_weights
+
+SMOOTHED = [MedianSmoothing, RandomizedSmoothing]
+DENOISED = [DenoisedMedianSmoothing, DenoisedRandomizedSmoothing]
+
+# --- the statistics
+
+
+def binomial_below(least: int, draws: int, share: float) -> float:
+    """P(Bin(draws, share) < least), summed term by term."""
+    return math.fsum(math.comb(draws, k) * share**k * (1 - share) ** (draws - k) for k in range(least))
+
+
+@pytest.mark.parametrize(("draws", "share", "risk"), [(1000, 0.6615, 0.001), (100, 0.5, 0.01), (37, 0.9, 0.05)])
+def test_rank_is_the_least_whose_order_statistic_reaches_the_quantile(draws, share, risk):
+    rank = upper_rank(draws, share, risk)
+    assert binomial_below(rank, draws, share) >= 1 - risk > binomial_below(rank - 1, draws, share)
+
+
+def test_ideal_ranks_are_the_peers_at_their_parameters():
+    # σ 0.12, N 1000, ε 0.05, .001 a side: the least q with cdf(q − 1; N, Φ(ε/σ)) > .999, the greatest with 1 − cdf > .999
+    above, below = stats.norm.cdf([0.05 / 0.12, -0.05 / 0.12])
+    high = next(q for q in range(1001) if stats.binom.cdf(q - 1, 1000, above) > 0.999)
+    low = max(q for q in range(1001) if 1 - stats.binom.cdf(q - 1, 1000, below) > 0.999)
+    rank = upper_rank(1000, share_needed(0.5, 0.05 / 0.12), 0.001)
+    assert (rank, 1001 - rank) == (high, low)
+
+
+@pytest.mark.parametrize(("draws", "risk"), [(1, 0.01), (2, 0.01), (100, 0.00025), (101, 0.05)])
+def test_quorum_makes_more_than_half_agree_save_for_the_risk(draws, risk):
+    assert stats.binom.sf(draws // 2, draws, quorum(draws, risk)) == pytest.approx(1 - risk, abs=1e-9)
+
+
+def test_share_needed_is_cohens_for_a_half_and_grows_with_the_step():
+    assert share_needed(0.5, 0.4) == pytest.approx(stats.norm.cdf(0.4))
+    # Φ(Φ⁻¹(share) − step) is what is left of it
+    assert stats.norm.cdf(stats.norm.ppf(share_needed(0.7, 1.5)) - 1.5) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("share", "risk"), [(0.9, 0.001), (0.99, 0.01), (0.5, 0.2)])
+def test_draws_needed_is_the_least_number_with_a_finite_order_statistic(share, risk):
+    needed = int(draws_needed(share, risk))
+    assert upper_rank(needed, share, risk) <= needed
+    assert upper_rank(needed - 1, share, risk) > needed - 1
+    assert share_shown(needed, needed, risk) >= share > share_shown(needed - 1, needed - 1, risk)
+
+
+@pytest.mark.parametrize(("inside", "draws", "risk"), [(0, 10, 0.1), (7, 10, 0.05), (990, 1000, 0.001), (50, 50, 0.01)])
+def test_share_shown_is_clopper_and_pearsons(inside, draws, risk):
+    expected = stats.binomtest(inside, draws, alternative="greater").proportion_ci(1 - risk, "exact").low
+    assert share_shown(inside, draws, risk) == pytest.approx(expected, abs=1e-9)
+
+
+# --- smoothing on a linear model, where all is known: f(x + σn) is normal around f(x) with deviation σ‖w‖
+
+
+@pytest.mark.parametrize("radius", [0.02, 0.1])
+def test_median_interval_of_a_linear_model_holds_the_exact_one_and_is_near_it(radius):
+    model, images = LinearModel(8, 8), random_pixels(3, 8, 8).float() / 255
+    defense = MedianSmoothing(certify_draws=4000, batch=4000)
+    steepness = defense.sigma * float(model.weight.detach().norm())
+    torch.manual_seed(0)
+    certificate = defense.certify(model, images, radius, ideal=True)
+    centre = model.quality(images).detach().double()
+    out = radius / defense.sigma * steepness  # ε‖w‖
+    rank = upper_rank(4000, share_needed(0.5, radius / defense.sigma), 0.0005)
+    # the rank-th smallest of 4,000 is above that quantile with probability 1e-6 (its share of a uniform draw is a Beta)
+    most = stats.norm.ppf(stats.beta.ppf(1 - 1e-6, rank, 4000 - rank + 1)) * steepness
+    for side in (certificate.upper - centre, centre - certificate.lower):
+        assert (side >= out).all()
+        assert (side <= most).all()
+    # "near": 3.3 (the risk) + 4.8 (1e-6) standard errors of a quantile, √(p(1 − p)/4000) over the density, 0.023 at most
+    assert most < out + 0.19 * steepness
+
+
+def test_interval_of_the_deployed_median_is_wider_than_the_papers_and_narrows_with_its_draws():
+    model, images = LinearModel(8, 8), random_pixels(1, 8, 8).float() / 255
+    widths = []
+    for draws, ideal in ((10, False), (100, False), (1000, False), (1000, True)):
+        torch.manual_seed(0)
+        certificate = MedianSmoothing(draws=draws, batch=1000).certify(model, images, 0.05, ideal=ideal)
+        widths.append(float(certificate.upper - certificate.lower))
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) == 4
+
+
+def test_a_bin_is_certified_exactly_up_to_cohens_radius():
+    model, images = LinearModel(8, 8, reach=1.0), torch.full((1, 3, 8, 8), 0.5)  # quality 0.5 is an edge of the ten bins
+    torch.manual_seed(0)
+    edge = RandomizedSmoothing(batch=1000).certify(model, images, 0.05)
+    assert (float(edge.lower), float(edge.upper)) == pytest.approx((-0.1, 1.1))  # half of the draws on each side: abstains
+    odd = RandomizedSmoothing(bins=5, batch=1000, confidence=0.999)  # the middle of bin [0.4, 0.6)
+    certificate = odd.certify(model, images, 0.05, ideal=True)
+    assert (float(certificate.lower), float(certificate.upper)) == pytest.approx((0.4, 0.6))
+    assert float(certificate.upper) < 0.6
+    # all 1,000 draws are inside (0.1 is 11 deviations away), so Cohen's radius is σΦ⁻¹(risk^(1/1000))
+    radius = 0.12 * stats.norm.ppf(0.001 ** (1 / 1000))
+    odd.certify(model, images, radius * 0.999, ideal=True)
+    with pytest.raises(ValueError, match="1000 draws cannot certify"):
+        odd.certify(model, images, radius * 1.001, ideal=True)
+
+
+def test_bins_are_half_open_with_two_outside():
+    values = torch.tensor([-0.01, 0.0, 0.099, 0.1, 0.95, 0.9999, 1.0, 3.0], dtype=torch.float64)
+    assert RandomizedSmoothing().bin_of(values).tolist() == [0, 1, 1, 2, 10, 10, 11, 11]
+    votes = torch.tensor([0.12, 0.13, 0.55], dtype=torch.float64)
+    assert float(RandomizedSmoothing().vote(votes)) == pytest.approx(0.15)
+    assert float(RandomizedSmoothing().vote(torch.tensor([2.0]))) == pytest.approx(1.05)
+
+
+# --- deployment
+
+
+class Watched(MeanModel):
+    """Notes the largest batch that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def forward(self, images):
+        self.largest = max(self.largest, len(images))
+        return super().forward(images)
+
+
+def test_a_thousand_draws_stream_and_do_not_depend_on_the_batch():
+    image = random_pixels(1, 9, 7)[0].float() / 255
+    found = []
+    for batch in (1, 7, 64):
+        model = Watched()
+        torch.manual_seed(3)
+        found.append(noisy_qualities(model, image, 1000, 0.12, batch))
+        assert model.largest == batch
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+    assert abs(float(found[0].std()) - 0.12 / math.sqrt(189)) < 0.1 * 0.12 / math.sqrt(189)  # σ/√n; 4.5 standard errors
+
+
+@pytest.mark.parametrize("made", SMOOTHED)
+def test_deployed_scores_are_seeded_votes_without_a_graph(made):
+    defense, model, images = made(draws=20), Bumpy(), small(3, 0)
+    protected = defense.protect(model)
+    assert protected.info.stochastic
+    scores = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        scores.append(protected(images.clone().requires_grad_()))
+    assert torch.equal(scores[0], scores[1])
+    assert not scores[0].requires_grad
+    torch.manual_seed(0)
+    by_hand = [defense.vote(noisy_qualities(model, image, 20, 0.12, 16)) for image in images]
+    torch.testing.assert_close(scores[0], torch.stack(by_hand).float())
+    assert not torch.equal(MedianSmoothing(draws=20).protect(model)(images), scores[2])
+
+
+@pytest.mark.parametrize("made", SMOOTHED)
+def test_quality_of_a_model_on_another_scale_is_the_same(made):
+    class Reversed(MeanModel):
+        info = ModelInfo("reversed", score_range=(10, 30), higher_is_better=False, min_size=1)
+
+        def forward(self, images):
+            return 30 - 20 * super().forward(images)
+
+    images = random_pixels(2).float() / 255
+    found = []
+    for model in (MeanModel(), Reversed()):
+        for smoothed in (made(draws=20).protect(model), made().surrogate(model)):
+            torch.manual_seed(0)
+            found.append(smoothed.quality(images).detach())
+    torch.testing.assert_close(found[0], found[2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1], found[3], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("made", SMOOTHED)
+def test_what_is_not_a_number_is_passed_on_and_certifies_nothing(made):
+    images = random_pixels(1).float() / 255
+    assert made(draws=5).protect(NaNModel())(images).isnan().all()
+    certificate = made(certify_draws=500).certify(NaNModel(), images, 0.01)
+    assert (float(certificate.lower), float(certificate.upper)) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("made", SMOOTHED)
+def test_surrogate_climbs_what_is_deployed(made, natural):
+    model = load_model("resnet-iqa")
+    images = torch.from_numpy(natural.transpose(2, 0, 1).copy())[None].float() / 255
+    defense = made(draws=100)
+    torch.manual_seed(0)
+    leaf = images.clone().requires_grad_()
+    stand_in = defense.surrogate(model).quality(leaf)
+    (gradient,) = torch.autograd.grad(stand_in.sum(), leaf)
+    assert torch.isfinite(gradient).all()
+    assert (gradient != 0).float().mean() > 0.99
+    deployed = defense.protect(model)
+    before, high, low = (
+        float(deployed.quality(images + step * gradient / gradient.norm()))
+        for step in (0.0, 3.0, -3.0)
+    )  # fmt: skip
+    # the mean of four draws beside the vote of a hundred: four draws of this model scatter by about 0.05, half a bin is 0.05
+    assert abs(before - float(stand_in.detach())) < 0.15
+    assert high > low + 0.05
+
+
+@pytest.mark.parametrize("made", DENOISED)
+def test_denoised_variants_put_the_denoiser_of_a_file_before_the_model(made, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network, path = ResidualDenoiser(), tmp_path / "d.safetensors"
+    torch.nn.init.normal_(network.body[-1].weight, std=0.05)
+    save_weights(network, path, {})
+    images, model = random_pixels(2).float() / 255, MeanModel()
+    defense = made(weights=str(path), draws=10)
+    torch.manual_seed(1)
+    found = defense.protect(model)(images)
+    torch.manual_seed(1)
+    votes = []
+    for image in images:
+        noisy = image + 0.12 * torch.stack([torch.randn(image.shape) for _ in range(10)])
+        with torch.no_grad():
+            votes.append(defense.vote(model.quality(network(noisy).clamp(0, 1)).double()))
+    torch.testing.assert_close(found, torch.stack(votes).float())
+    assert defense.protect(model).info.weights_sha256 != model.info.weights_sha256
+    leaf = images.clone().requires_grad_()
+    assert torch.autograd.grad(defense.surrogate(model)(leaf).sum(), leaf)[0].abs().sum() > 0
+    monkeypatch.setattr("defenses.purification.trained.weight_file", lambda name: tmp_path / "none.safetensors")
+    with pytest.raises(DoesNotApply, match="no trained weights of denoiser"):
+        made().protect(model)
+
+
+@pytest.mark.parametrize("name", ["median-smoothing", "randomized-smoothing", "lipschitz"])
+@pytest.mark.parametrize("radius", [0.0, -1.0, math.nan, math.inf])
+def test_a_radius_that_is_not_above_zero_is_refused(name, radius, tmp_path):
+    with pytest.raises(ValueError, match=r"radius .* is not above 0"):
+        (Untrained() if name == "lipschitz" else DEFENSES.build(name)).certify(MeanModel(), small(1, 0), radius)
+
+
+@pytest.mark.parametrize("made", SMOOTHED)
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [({"sigma": 0.0}, "sigma 0 is not above 0"), ({"sigma": -0.1}, "sigma -0.1"), ({"confidence": 1.0}, "outside"),
+     ({"draws": 0}, "draws 0 is below 1"), ({"batch": 0}, "batch 0")],
+)  # fmt: skip
+def test_bad_parameters_are_refused_in_one_line(made, parameters, words):
+    with pytest.raises(ValueError, match=words):
+        made(**parameters)
+
+
+@pytest.mark.parametrize("made", SMOOTHED)
+def test_too_few_draws_say_how_many_are_needed(made):
+    with pytest.raises(ValueError, match=r"20 draws cannot certify .* it takes certify_draws=(\d+) ") as error:
+        made(certify_draws=20).certify(MeanModel(), small(1, 0), 0.05)
+    needed = int(str(error.value).partition("certify_draws=")[2].split()[0])
+    assert made(certify_draws=needed).certify(MeanModel(), small(1, 0), 0.05).lower.isfinite().all()
+    with pytest.raises(ValueError, match=f"{needed - 1} draws cannot"):
+        made(certify_draws=needed - 1).certify(MeanModel(), small(1, 0), 0.05)
+    with pytest.raises(ValueError, match="it takes a larger sigma"):
+        made().certify(MeanModel(), small(1, 0), 50.0)
+
+
+# --- certificates are kept (tests/certificates.py has the full count)
+
+
+@pytest.mark.parametrize(("defense", "model", "radius"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize("attacked", [False, True])
+def test_certificates_are_kept(defense, model, radius, attacked):
+    torch.manual_seed(5)
+    kept = trial(defense, model, small(20, 5), radius, attacked)
+    assert kept.sound, kept
+
+
+def test_a_certificate_for_a_shorter_radius_than_was_used_is_found_out():
+    torch.manual_seed(6)
+    defense = MedianSmoothing(certify_draws=300, batch=300, draws=300, confidence=0.9)
+    assert not trial(defense, LinearModel(reach=5.0), small(20, 6), 0.3, attacked=True, certified_radius=0.1).sound
+    assert not trial(Untrained(slope=200.0), LinearModel(), small(20, 6), 50.0, attacked=True, certified_radius=0.001).sound
+
+
+# --- lipschitz
+
+
+def matrix_of(layer: torch.nn.Module, channels: int, height: int, width: int) -> np.ndarray:
+    """The explicit matrix of a layer on maps of that size, without its bias."""
+    inputs = torch.eye(channels * height * width).view(-1, channels, height, width)
+    with torch.no_grad():
+        zero = layer(torch.zeros_like(inputs[:1]))
+        return (layer(inputs) - zero).flatten(1).T.double().numpy()
+
+
+@pytest.mark.parametrize("patches", [False, True])
+@pytest.mark.parametrize(("channels_in", "channels_out"), [(3, 8), (6, 4)])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 10.0])
+def test_layers_have_a_spectral_norm_of_at_most_one(patches, channels_in, channels_out, spread):
+    torch.manual_seed(0)
+    layer = BoundedConv2d(channels_in, channels_out, 2 if patches else 3, patches)
+    with torch.no_grad():
+        layer.weight += spread * torch.randn_like(layer.weight)
+        layer.bias.normal_()
+    norm = linalg.svdvals(matrix_of(layer, channels_in, 6, 6)).max()
+    assert norm <= 1 + 1e-6  # float32
+    assert norm > (0.999 if spread == 0 else 0.3), "a bound that silences the layer is of no use"
+
+
+def test_a_layer_of_zeros_is_zero():
+    layer = BoundedConv2d(2, 4, 3)
+    torch.nn.init.zeros_(layer.weight)
+    assert layer(torch.rand(1, 2, 5, 5)).abs().sum() == 0
+
+
+def test_maxmin_sorts_pairs_and_lengthens_nothing():
+    a, b = torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(0))
+    sorted_a, sorted_b = MaxMin()(a), MaxMin()(b)
+    torch.testing.assert_close(sorted_a[:, :4], torch.maximum(a[:, :4], a[:, 4:]))
+    torch.testing.assert_close(sorted_a[:, 4:], torch.minimum(a[:, :4], a[:, 4:]))
+    assert ((sorted_a - sorted_b).norm(dim=1) <= (a - b).norm(dim=1) + 1e-6).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (24, 40), (19, 33)])
+def test_gradient_of_the_network_is_no_longer_than_its_constant(size):
+    torch.manual_seed(0)
+    model = LipschitzIQA(20.0, MeanModel.info).eval()
+    for spread in (0.0, 0.02):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(spread * torch.randn_like(weight))
+        leaf = torch.rand(20, 3, *size).requires_grad_()
+        (gradient,) = torch.autograd.grad(model(leaf).sum(), leaf)
+        lengths = gradient.flatten(1).norm(dim=1)
+        assert (lengths <= model.constant(*size) * (1 + 1e-4)).all()
+        assert (lengths > 0).all()
+        x, y = torch.rand(2, 20, 3, *size)
+        moved = (model(x) - model(y)).abs()
+        assert (moved <= model.constant(*size) * (x - y).flatten(1).norm(dim=1) + 1e-5).all()
+
+
+def test_constant_in_words_of_the_picture_is_slope_times_rms():
+    model = LipschitzIQA(20.0, MeanModel.info)
+    shift = 2 / 255 * math.sqrt(3 * 64 * 48)  # 2/255 in every value
+    assert model.constant(64, 48) * shift == pytest.approx(20 * 2 / 255)
+
+
+def test_lipschitz_is_trained_saved_and_certified_as_one(tmp_path):
+    torch.manual_seed(0)
+    recipe, model = Lipschitz(), ResNetIQA()
+    with pytest.raises(DoesNotApply, match="`iqarena train --model elsewhere --defense lipschitz"):
+        recipe.protect(MeanModel.__new__(type("Elsewhere", (MeanModel,), {"info": ModelInfo("elsewhere")})))
+    network = recipe.prepare(model).train()
+    images = torch.rand(8, 3, 32, 32) * torch.linspace(0.2, 1, 8).view(-1, 1, 1, 1)
+    labels = torch.linspace(0, 1, 8)
+    optimizer, losses = torch.optim.AdamW(network.parameters(), 5e-3), []
+    for _ in range(30):
+        with torch.autocast("cpu", torch.bfloat16):  # as the training loop does
+            loss = recipe.loss(network, images, labels, 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    path = tmp_path / "w.safetensors"
+    save_weights(network, path, {"recipe": {"slope": 20.0}})
+    made = Lipschitz(weights=str(path))
+    certificate = made.certify(model, images, 0.5)
+    centre = made.protect(model).quality(images).detach().double()
+    width = certificate.upper - certificate.lower
+    torch.testing.assert_close((certificate.upper + certificate.lower) / 2, centre, atol=1e-6, rtol=0)
+    assert certificate.confidence == 1
+    assert (width - 2 * 0.5 * 20 / math.sqrt(3 * 32 * 32)).abs().max() < 1e-4
+    with pytest.raises(DoesNotApply, match=r"trained with slope=20\.0, not 5"):
+        Lipschitz(weights=str(path), slope=5.0).protect(model)
+    with pytest.raises(ValueError, match="slope 0 is not above 0"):
+        Lipschitz(slope=0.0)
+
+
+# --- the worst ranking
+
+
+def brute_force(lower, upper, labels) -> float:
+    """Least SROCC over qualities at every end, between every two and a hair beside them: all orders with all ties."""
+    ends = np.unique(np.concatenate([lower, upper]))
+    inside = [end + step for end in ends for step in (0, 1e-3, -1e-3)]
+    grid = np.unique(np.concatenate([inside, (ends[:-1] + ends[1:]) / 2]))
+    choices = [grid[(grid >= low) & (grid <= high)] for low, high in zip(lower, upper, strict=True)]
+    every = np.array(list(itertools.product(*choices)))
+    ranked = np.apply_along_axis(stats.rankdata, 1, every)
+    ranked -= ranked.mean(axis=1, keepdims=True)
+    own = stats.rankdata(labels) - (len(labels) + 1) / 2
+    varies = (ranked**2).sum(axis=1) > 0
+    return float((ranked[varies] @ own / np.sqrt((ranked[varies] ** 2).sum(axis=1) * (own**2).sum())).min())
+
+
+def orders_by_force(weights, before) -> float:
+    """Least Σ weight · place over all permutations that keep what must come before."""
+    found = math.inf
+    for order in itertools.permutations(range(len(weights))):
+        if not any(before[b, a] for a, b in itertools.combinations(order, 2)):
+            found = min(found, sum(weights[item] * place for place, item in enumerate(order, 1)))
+    return found
+
+
+def random_intervals(count, generator, spread):
+    centre, half = generator.random(count), spread * generator.random(count)
+    return centre - half, centre + half
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+@pytest.mark.parametrize("spread", [0.1, 0.3, 0.6])
+def test_worst_order_is_that_of_brute_force(count, spread):
+    generator = np.random.default_rng(count)
+    for _ in range(3):
+        lower, upper = random_intervals(count, generator, spread)
+        weights = stats.rankdata(generator.random(count))
+        before = upper[:, None] < lower[None, :]
+        expected = orders_by_force(weights, before)
+        least, order = _exact_order(weights, before)
+        assert least == pytest.approx(expected)
+        assert (weights[order] * np.arange(1, count + 1)).sum() == pytest.approx(expected)
+        assert max(_pair_bound(weights, before), _place_bound(weights, before)) <= expected + 1e-9
+        found = certified_srocc(lower, upper, weights)
+        assert found.bound == pytest.approx(found.found, abs=1e-9)
+
+
+@pytest.mark.parametrize("labels", [(1, 2, 3, 4), (1, 1, 2, 2), (1, 2, 2, 3), (4, 1, 2, 2)])
+def test_no_qualities_with_ties_undercut_the_bound(labels):
+    generator = np.random.default_rng(sum(labels))
+    exact = 0
+    for step in (0.25, 0.5):  # coarse ends, so that intervals touch and are points
+        for _ in range(4):
+            ends = np.sort(np.round(generator.random((2, 4)) / step) * step, axis=0)
+            found = certified_srocc(*ends, np.array(labels, dtype=float))
+            if all(low == high for low, high in ends.T) and np.ptp(ends) == 0:
+                continue
+            expected = brute_force(*ends, np.array(labels, dtype=float))
+            assert found.bound <= expected + 1e-9
+            assert math.isnan(found.found) or found.found >= expected - 1e-9
+            exact += found.bound == pytest.approx(expected, abs=1e-6)
+    assert exact >= 1
+
+
+def test_above_the_exact_size_the_truth_is_between_bound_and_found():
+    generator = np.random.default_rng(0)
+    for count, spread in ((17, 0.05), (40, 0.2), (40, 0.02)):
+        labels = generator.random(count)
+        lower, upper = random_intervals(count, generator, spread)
+        found = certified_srocc(lower, upper, labels)
+        assert -1 <= found.bound <= found.found + 1e-9
+        drawn = [stats.spearmanr(generator.uniform(lower, upper), labels).statistic for _ in range(300)]
+        assert found.found < min(drawn)
+        weights, before = stats.rankdata(labels), upper[:, None] < lower[None, :]
+        some = generator.permutation(count)[:14]  # the relaxations hold for any part of the set, too
+        part = stats.rankdata(labels[some]), before[np.ix_(some, some)]
+        assert max(_pair_bound(*part), _place_bound(*part)) <= _exact_order(*part)[0]
+        assert _pair_bound(weights, before) > 0
+
+
+def test_points_have_their_own_srocc_and_whole_lines_its_reverse():
+    generator = np.random.default_rng(1)
+    labels, quality = generator.random((2, 30))
+    certain = certified_srocc(quality, quality, labels)
+    assert certain.bound == pytest.approx(stats.spearmanr(quality, labels).statistic)
+    assert certain.found == pytest.approx(certain.bound)
+    unknown = certified_srocc(np.full(30, -np.inf), np.where(labels > 0.5, np.inf, np.nan), labels)
+    assert (unknown.bound, unknown.found) == pytest.approx((-1, -1))
+
+
+def test_without_labels_there_is_no_certified_srocc():
+    for labels in ([0.1, np.nan], [0.5, 0.5], [0.5]):
+        lower = np.zeros(len(labels))
+        assert math.isnan(certified_srocc(lower, lower + 1, np.array(labels)).bound)
+
+
+# --- certificates of an image set
+
+
+def test_radius_of_a_threat_is_the_longest_change_that_it_allows():
+    assert radius_of(Threat("l2", 0.7), 10, 20) == 0.7
+    assert radius_of(Threat("linf", 2 / 255), 10, 20) == pytest.approx(float(torch.full((3, 10, 20), 2 / 255).norm()))
+    changed = torch.zeros(3, 10, 20)
+    changed[:, :2] = 1  # a fifth of the pixels
+    for norm in ("l0", "patch"):
+        assert radius_of(Threat(norm, 0.2), 10, 20) == pytest.approx(float(changed.norm()))
+    assert radius_of(Threat("ssim", 0.1), 10, 20) is None
+
+
+def test_certificates_of_a_set_do_not_depend_on_order_and_company():
+    pictures, seeds = [*random_pixels(3), random_pixels(1, 20, 24)[0]], [5, 6, 7, 8]
+    defense, model = MedianSmoothing(certify_draws=200, batch=200), Bumpy().train()
+    pictures[3] = random_pixels(1, 16, 16, seed=9)[0]
+    whole = certify(defense, model, pictures, seeds, Threat("l2", 0.02))
+    state = torch.get_rng_state()
+    turned = certify(defense, model, pictures[::-1], seeds[::-1], Threat("l2", 0.02))
+    assert torch.equal(whole.lower, turned.lower.flip(0))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert certify(defense, model, pictures, seeds, Threat("ssim", 0.1)) is None
+
+
+def test_measures_of_certificates():
+    lower, upper = np.array([0.0, 0.4, 0.7]), np.array([0.2, 0.6, 0.9])
+    found = measure_certificates(lower, upper, np.array([1.0, 2, 3]), np.array([0.1, 0.61, np.nan]), 0.99)
+    assert found == pytest.approx({"certified_srocc": 1, "certified_srocc_found": 1, "certificate_width": 0.2,
+                                   "certificate_confidence": 0.97, "certificates_left": 1})  # fmt: skip
+    assert not unsound(0, 100, 1.0)
+    assert unsound(1, 100, 1.0)
+    assert not unsound(3, 200, 0.99)
+    assert unsound(12, 200, 0.99)
+
+
+@pytest.mark.parametrize("name", ["median-smoothing", "randomized-smoothing", "lipschitz"])
+def test_certified_defenses_are_registered_as_such(name):
+    assert DEFENSES.build(name).kind == "certified"
+    assert replace(DEFENSES.build(name)) == DEFENSES.build(name)
+
+
+def test_an_untrained_model_of_the_trial_is_bounded_like_the_real_one():
+    protected = Untrained(slope=200.0).protect(LinearModel())
+    assert isinstance(protected, QualityModel)
+    assert protected.constant(16, 16) == pytest.approx(200 / math.sqrt(3 * 256))
