@@ -1,17 +1,25 @@
-"""Trained weights: safetensors with a YAML card each, named ``MODEL.safetensors`` or ``MODEL+DEFENSE.safetensors``."""
+"""Trained weights: safetensors with a YAML card each, named ``MODEL.safetensors`` or ``MODEL+DEFENSE.safetensors``.
+
+Weights of others may also come as PyTorch's own ``.pt`` or ``.pth``, of which nothing but tensors is read.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import pickle
+import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 ZOO = Path(__file__).parent
+PYTORCH = (".pt", ".pth")
 
 
 class WeightsError(Exception):
@@ -51,17 +59,30 @@ def sha256_of(path: Path) -> str:
         ) from None
 
 
+def state_sha256(module: nn.Module) -> str:
+    """Hash of the names and values of all weights of a module, wherever they came from."""
+    found = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        found.update(key.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def load_weights(module: nn.Module, path: Path) -> str:
     """Load weights into a module; returns their sha256.
 
+    Args:
+        module: what they are for.
+        path: a safetensors file, or a ``.pt`` or ``.pth`` of PyTorch with a state dict, alone or in a checkpoint that holds
+            one only; a leading ``module.`` of parallel training is taken off.
+
     Raises:
-        WeightsError: where the file is missing, is no safetensors file, differs from its card or does not fit.
+        WeightsError: where the file is missing, is of another kind, holds code, differs from its card or does not fit.
     """
     sha256 = sha256_of(path)
     if (expected := card_of(path).get("sha256", sha256)) != sha256:
         raise WeightsError(f"{path}: sha256 {sha256[:12]}… is not the {expected[:12]}… of its card; restore the file")
     try:
-        module.load_state_dict(load_file(path))
+        module.load_state_dict(_pytorch_file(path) if path.suffix in PYTORCH else load_file(path))
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from None
     except RuntimeError as error:
@@ -69,6 +90,36 @@ def load_weights(module: nn.Module, path: Path) -> str:
             f"{path}: not the weights of {type(module).__name__} ({str(error).splitlines()[-1].strip()})"
         ) from None
     return sha256
+
+
+def _pytorch_file(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a file of PyTorch's.
+
+    Raises:
+        WeightsError: where it cannot be read, or only by running what it says.
+    """
+    # of this old format torch < 2.6 runs code even with weights_only=True (CVE-2025-32434); newer ones refuse it as well
+    if tarfile.is_tarfile(path):
+        raise WeightsError(f"{path}: an archive of an old kind, which may hold code; save its state dict as safetensors")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        raise WeightsError(f"{path}: refused, not tensors alone ({reason}); save its state dict as safetensors") from None
+    except Exception as error:  # a damaged file fails in as many ways as there are parsers in it
+        raise WeightsError(f"{path}: not a weight file of PyTorch ({' '.join(str(error).split())[:200]})") from None
+    whole = loaded if isinstance(loaded, Mapping) else {}
+    found = [inner for inner in (whole, *whole.values()) if _is_state(inner)]
+    if len(found) != 1:
+        keys = ", ".join(map(str, list(whole)[:8]))
+        raise WeightsError(f"{path}: holds {len(found)} state dicts ({keys or type(loaded).__name__}); save the one alone")
+    state = dict(found[0])
+    nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
+    return state
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(inner, torch.Tensor) for inner in value.values())
 
 
 def save_weights(module: nn.Module, path: Path, card: dict[str, Any]) -> None:

@@ -1,0 +1,104 @@
+"""`pyiqa:METRIC`: no-reference metrics of IQA-PyTorch (Chen, Mo; https://github.com/chaofengc/IQA-PyTorch), extra ``pyiqa``.
+
+The library is under the PolyForm Noncommercial licence. It fetches a metric's weights when the metric is first made, so
+naming one is asking for the download; which weights came is in the record, as a hash of all parameters. They are loaded
+with ``weights_only=True`` whatever the library asks for. Other parameters than the facts are those of the metric's own
+constructor: ``pyiqa:cnniqa[pretrained_model_path=FILE]``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import pickle
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from models.bridges import Bridge, Facts
+from models.zoo import state_sha256
+
+_EXACT = re.compile(r"\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*")
+
+
+class PyIQA(Bridge):
+    """A no-reference metric of pyiqa. Direction and range are the library's own; a range it calls approximate is measured.
+
+    Some metrics draw random crops from NumPy's global stream; here that stream follows torch's, as the harness seeds it.
+    """
+
+    name: ClassVar[str] = "pyiqa:"
+    about: ClassVar[str] = "a no-reference metric of pyiqa, such as pyiqa:musiq"
+
+    def __init__(self, what: str, **options: Any) -> None:
+        super().__init__(what)
+        with _quiet(), _weights_only():
+            try:
+                library = import_module("pyiqa")
+            except ModuleNotFoundError as error:
+                raise ValueError(f"pyiqa: models need pyiqa; pip install 'iqarena[pyiqa]' ({error})") from None
+            known = library.list_models(metric_mode="NR")
+            if what not in known:
+                close = difflib.get_close_matches(what, known, n=3) or known
+                raise ValueError(f"pyiqa has no no-reference metric {what!r}; did you mean {', '.join(close)}?")
+            try:
+                # as a loss it lets gradients through
+                self.metric = library.create_metric(what, as_loss=True, loss_reduction="none", device="cpu", **options)
+            except pickle.UnpicklingError:
+                raise ValueError(f"{self.info.name}: its weight file is refused, it holds more than tensors") from None
+            except OSError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(f"{self.info.name}: its weights cannot be fetched or read ({reason})") from None
+        exact = _EXACT.fullmatch(str(self.metric.score_range))
+        low, high = map(float, exact.groups()) if exact else (None, None)
+        self.stated = Facts(low, high, higher_is_better=not self.metric.lower_better)
+        self.info = replace(self.info, licence="PolyForm Noncommercial (pyiqa); the weights are their authors'")
+        # parameters that a metric holds outside of its state, as niqe does, follow from the version
+        made = repr((library.__version__, what, sorted(options.items()), state_sha256(self.metric)))
+        self.sha256 = hashlib.sha256(made.encode()).hexdigest()
+
+    def ask(self, images: torch.Tensor) -> torch.Tensor:
+        with _numpy_follows_torch() if self.info.stochastic else contextlib.nullcontext():
+            scores: torch.Tensor = self.metric(images)
+        return scores
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the library prints goes to stderr, where it spoils no data; warnings of what it imports are silenced."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """torch.load takes tensors only, even where it is called with weights_only=False."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
+def _numpy_follows_torch() -> Iterator[None]:
+    state = np.random.get_state()
+    np.random.seed(int(torch.randint(2**31, ())))
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
