@@ -41,6 +41,11 @@ class Executor(StrEnum):
 
     local = "local"
     processes = "processes"
+    ray = "ray"
+
+
+data = typer.Typer(no_args_is_help=True, help="What a data set needs on disk.")
+app.add_typer(data, name="data")
 
 
 @app.command("list")
@@ -83,6 +88,7 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="torch threads (local) or processes; all cores if left out")
     ] = None,
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster; one is started here if left out")] = None,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
 ) -> None:
@@ -105,7 +111,7 @@ def run(
         return
     with Reporter() as report:
         try:
-            outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh)
+            outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address)
         except KeyboardInterrupt:
             typer.echo("stopped; finished cells are kept, and the same command goes on from here", err=True)
             raise typer.Exit(130) from None
@@ -191,3 +197,57 @@ def train(
     with TrainingReporter() as report:
         written = fit(model, defense, open_dataset(dataset, root), schedule, out, start=start, report=report)
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="a registry name, or a file: .py with classes, or a network (.pt, .onnx)")],
+    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Look whether a plugin does what it says of itself. Exit 0 if all is well, 1 if not."""
+    from rich.console import Console
+
+    from bench.conformance import check as checked
+
+    reports = checked(name)
+    if json_:
+        typer.echo(json.dumps([report.as_data() for report in reports], indent=1, ensure_ascii=False))
+    else:
+        for report in reports:
+            Console().print(*report.tables(), sep="\n")
+    if not all(report.ok for report in reports):
+        raise typer.Exit(1)
+
+
+@data.command("verify")
+def data_verify(
+    dataset: Annotated[str, typer.Argument(help="registry name")],
+    root: Annotated[Path | None, typer.Option(help="its folder")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Look at the labels and every picture of a data set; writes nothing. Exit 0 if it is whole, 2 if not."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from bench.datasets.verify import verify
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(f"looking at {dataset}")
+        pictures, problems = verify(dataset, root, lambda done, all_: progress.update(task, completed=done, total=all_))
+    if json_:
+        found = [asdict(problem) for problem in problems]
+        typer.echo(json.dumps({"dataset": dataset, "pictures": pictures, "problems": found}, indent=1, ensure_ascii=False))
+    elif problems:
+        table = Table(*(Column(word, overflow="fold") for word in ("kind", "file", "about")), box=None, pad_edge=False)
+        for problem in problems:
+            table.add_row(*map(Text, (problem.kind, problem.file, problem.about)))
+        Console().print(table)
+    if problems:
+        typer.echo(f"iqarena: {dataset} has {len(problems):,} problem(s) in {pictures:,} labelled pictures", err=True)
+        raise typer.Exit(2)
+    if not json_:
+        typer.echo(f"{dataset} is whole: {pictures:,} pictures")

@@ -79,6 +79,7 @@ class Suite(_Strict):
         draws: over how many random draws a gradient on a stochastic target is averaged.
         seconds: wall time that a cell may take; none is no limit.
         memory_mib: data that a process which runs cells may hold, in MiB; none is no limit.
+        gpus: of a task on a Ray cluster; may be a share of one.
     """
 
     name: str = "custom"
@@ -94,6 +95,7 @@ class Suite(_Strict):
     draws: Annotated[int, Field(ge=1)] = 8
     seconds: Annotated[float, Field(gt=0)] | None = None
     memory_mib: Annotated[int, Field(ge=1)] | None = None
+    gpus: Annotated[float, Field(ge=0)] = 0.0
 
 
 def load_suite(name_or_file: str) -> Suite:

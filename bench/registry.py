@@ -16,7 +16,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -30,12 +30,15 @@ from pydantic import TypeAdapter, ValidationError
 from attacks.base import Attack
 from bench.errors import UserError
 from defenses.base import Defense
+from defenses.chain import Chain
 from models.base import QualityModel
 
 T = TypeVar("T")
 _FOREIGN = ("builtins", "abc", "typing", "torch")
 
 _SPEC = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<parameters>.*)\])?", re.DOTALL)
+_LINK = re.compile(r"\+(?![^\[]*\])(?!(?:(?!file:).)*\.py:)")
+"""The + between the links of a chain, not one in brackets or in a file's path."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 class Registry(Generic[T]):
-    """All classes of one kind."""
+    """All classes of one kind; `chained` makes one object of the links of ``a+b``, where that has a meaning."""
 
-    def __init__(self, kind: str, package: str, base: type[T]) -> None:
-        self.kind, self.package, self.base = kind, package, base
+    def __init__(self, kind: str, package: str, base: type[T], chained: Callable[[tuple[T, ...]], T] | None = None) -> None:
+        self.kind, self.package, self.base, self.chained = kind, package, base, chained
 
     @cached_property
     def entries(self) -> dict[str, Entry[T]]:
@@ -170,11 +173,16 @@ class Registry(Generic[T]):
         return sorted(out)
 
     def build(self, spec: str) -> T:
-        """An object from ``name`` or ``name[parameter=value,…]``.
+        """An object from ``name`` or ``name[parameter=value,…]``, or a chain of them.
 
         Raises:
             UserError: for unknown names or parameters, or values of the wrong type.
         """
+        if self.chained and len(links := _LINK.split(spec)) > 1:
+            try:
+                return self.chained(tuple(map(self.build, links)))
+            except ValueError as error:
+                raise UserError(f"{self.kind} {spec!r}: {error}") from None
         name, parameters = parse_spec(spec)
         made = self.find(name)
         if not is_dataclass(made):
@@ -214,7 +222,7 @@ def source_hash(thing: object) -> str:
 
     Comments and docstrings do not matter; nor do the contracts in ``base.py`` and what other libraries bring.
     """
-    modules = [made.__module__ for made in type(thing).__mro__]
+    modules = [made.__module__ for part in (thing, *getattr(thing, "links", ())) for made in type(part).__mro__]
     own = [m for m in dict.fromkeys(modules) if m.partition(".")[0] not in _FOREIGN and not m.endswith(".base")]
     return "-".join(_module_hash(module) for module in own)
 
@@ -234,5 +242,5 @@ def _module_hash(module: str) -> str:
 
 
 MODELS: Registry[QualityModel] = Registry("model", "models", QualityModel)  # type: ignore[type-abstract]
-DEFENSES: Registry[Defense] = Registry("defense", "defenses", Defense)  # type: ignore[type-abstract]
+DEFENSES: Registry[Defense] = Registry("defense", "defenses", Defense, Chain)  # type: ignore[type-abstract]
 ATTACKS: Registry[Attack] = Registry("attack", "attacks", Attack)  # type: ignore[type-abstract]

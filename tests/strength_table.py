@@ -44,7 +44,7 @@ BUDGETS = {
     "art:HopSkipJump": "[max_iter=5,max_eval=500,init_eval=50]", "art:SimBA": "[max_iter=500]",
     "art:SquareAttack": "[max_iter=300]", "torchattacks:SPSA": "[nb_iter=4]", "torchattacks:Square": "[n_queries=1000]",
 }  # fmt: skip
-"""Other libraries' searches get about as many queries as ours, which is 1,000; by default some ask a hundred times as often."""
+"""Other libraries' searches get about as many queries as ours, 1,000; by default some ask a hundred times as often."""
 BOTH: tuple[Kind, ...] = ("raise", "lower")
 
 

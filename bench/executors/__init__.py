@@ -10,17 +10,17 @@ import torch
 from bench.arena import Arena
 from bench.config import Suite
 from bench.datasets import open_dataset
-from bench.executors import local, processes
+from bench.executors import local, processes, ray
 from bench.executors.base import Outcome, Report
 from bench.plan import expand
 from bench.records import Records
 
-Executor = Literal["local", "processes"]
+Executor = Literal["local", "processes", "ray"]
 
 
 def execute(
     suite: Suite, root: Path | None, records: Records, report: Report, executor: Executor = "local",
-    workers: int | None = None, fresh: bool = False,
+    workers: int | None = None, fresh: bool = False, address: str | None = None,
 ) -> Outcome:  # fmt: skip
     """Run what is missing of a suite.
 
@@ -29,26 +29,28 @@ def execute(
         root: folder of a data set that is not embedded.
         records: where finished cells go.
         report: told of progress.
-        executor: "local", in this process; "processes", in several, of which each may die. A suite with limits of time
-            or memory always gets a process of its own.
+        executor: "local", in this process; "processes", in several, of which each may die; "ray", on a Ray cluster. A
+            suite with limits of time or memory always gets a process of its own.
         workers: torch threads (local) or processes; all cores if left out.
         fresh: run finished cells again too.
+        address: of a Ray cluster that is running; one is started here if left out.
 
     Raises:
         UserError: for anything that the caller can mend.
     """
     records.prepare()
-    apart = executor == "processes" or suite.seconds is not None or suite.memory_mib is not None
     if executor == "local" and workers is not None:
         torch.set_num_threads(workers)
     cores = processes.usable_cores()
-    count = (workers or cores) if executor == "processes" else 1
+    count = 1 if executor == "local" else workers or cores
     scene = processes.Scene(
         suite.dataset, root, suite.limit, suite.batch,
-        threads=max(cores // count, 1) if executor == "processes" else torch.get_num_threads(),
-        seconds=suite.seconds, memory=None if suite.memory_mib is None else suite.memory_mib * 2**20,
+        threads=torch.get_num_threads() if executor == "local" else max(cores // count, 1),
+        seconds=suite.seconds, memory=None if suite.memory_mib is None else suite.memory_mib * 2**20, gpus=suite.gpus,
     )  # fmt: skip
-    arena = Arena(open_dataset(suite.dataset, root), suite.limit, suite.batch)
-    if apart:
-        return processes.run(scene, arena, expand(suite), records, report, count, fresh)
-    return local.run(arena, expand(suite), records, report, fresh)
+    arena, cells = Arena(open_dataset(suite.dataset, root), suite.limit, suite.batch), expand(suite)
+    if executor == "ray":
+        return ray.run(scene, arena, cells, records, report, count, address, fresh)
+    if executor == "processes" or suite.seconds is not None or suite.memory_mib is not None:
+        return processes.run(scene, arena, cells, records, report, count, fresh)
+    return local.run(arena, cells, records, report, fresh)

@@ -46,6 +46,7 @@ class Scene:
         threads: torch threads of a process.
         seconds: wall time a cell; None is no limit.
         memory: bytes of a process's data; None is no limit.
+        gpus: of a task on a Ray cluster; may be a share of one.
     """
 
     dataset: str
@@ -55,6 +56,7 @@ class Scene:
     threads: int = 1
     seconds: float | None = None
     memory: int | None = None
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
