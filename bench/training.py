@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.datasets.base import ImageDataset, Subset
+from bench.datasets.base import SPLITS, ImageDataset, Subset
 from bench.datasets.demo import Demo
 from bench.errors import UserError
 from bench.provenance import provenance
@@ -35,7 +35,7 @@ def fit(
     Args:
         model_name: registry name of the architecture.
         defense_spec: `none` or a training defense, with parameters.
-        dataset: labelled; one with splits is trained on "training" and watched on "validation".
+        dataset: labelled; its "training" split is trained on, "validation" watched, "test" scored once, at the end.
         schedule: budget and speed.
         out: folder for weights, card and, meanwhile, the checkpoint.
         start: undefended weights to start from; random ones if left out.
@@ -61,7 +61,7 @@ def fit(
         if start is not None:
             load_weights(model, start)
         prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-        training, validation = _splits(dataset)
+        training, validation, test = _splits(dataset, schedule.seed)
         facts = train(
             prepared, recipe.loss, recipe.passes_an_image, training, schedule,
             checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
@@ -73,8 +73,9 @@ def fit(
         # what a reading process raised comes with its traceback before the line that matters
         raise UserError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from None
     measured = {"demo_srocc_pseudo_mos": round(srocc(prepared, Demo()), 4)}
-    if validation is not None:
-        measured["validation_srocc"] = round(srocc(prepared, validation), 4)
+    for name, part in (("validation", validation), ("test", test)):
+        if part is not None:
+            measured[f"{name}_srocc"] = round(srocc(prepared, part), 4)
     card = {
         "model": model.info.name,
         "defense": recipe.name,
@@ -94,13 +95,15 @@ def fit(
     return target
 
 
-def _splits(dataset: ImageDataset) -> tuple[Subset, Subset | None]:
-    splits = getattr(dataset, "splits", None) or ["training"] * len(dataset)
-    training = [i for i, split in enumerate(splits) if split == "training"]
-    validation = [i for i, split in enumerate(splits) if split == "validation"]
-    if not training:
+def _splits(dataset: ImageDataset, seed: int) -> tuple[Subset, Subset | None, Subset | None]:
+    """Training, validation and test, the latter two where there are any."""
+    indices: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for index, name in enumerate(dataset.split(seed)):
+        indices[name].append(index)
+    if not indices["training"]:
         raise UserError(f"the data set {dataset.name} has no picture in its training split")
-    return Subset(dataset, training), Subset(dataset, validation) if validation else None
+    training, validation, test = (Subset(dataset, some) for some in indices.values())
+    return training, validation if len(validation) else None, test if len(test) else None
 
 
 def _references(dataset: ImageDataset, some: Subset) -> int:
