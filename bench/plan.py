@@ -91,7 +91,8 @@ def _views(suite: Suite, model: str) -> list[tuple[Setting, str]]:
 
     A model's transfer to itself is its oblivious cell.
     """
-    wanted: list[Setting] = [*suite.settings, *(["transfer"] if suite.transfer_from else [])]
     sources = [source for source in suite.transfer_from or suite.models if source != model]
-    views = [[(setting, source) for source in sources] if setting == "transfer" else [(setting, "")] for setting in wanted]
-    return list(dict.fromkeys(view for one in views for view in one))
+    settings = dict.fromkeys(suite.settings)
+    if suite.transfer_from:
+        settings["transfer"] = None
+    return [(setting, source) for setting in settings for source in (sources if setting == "transfer" else [""])]
