@@ -63,7 +63,7 @@ def fit(
         prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
         training, validation = _splits(dataset)
         facts = train(
-            prepared, recipe.loss, recipe.passes_an_image, training, schedule,
+            prepared, recipe.losses, recipe.passes_an_image, training, schedule,
             checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
             validation=validation, report=report,
         )  # fmt: skip
