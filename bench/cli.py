@@ -196,6 +196,9 @@ def train(
     dataset: Annotated[str, typer.Option(help="labelled pictures")] = "folder",
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
     start: Annotated[Path | None, typer.Option(help="undefended weights to start from")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="file with ImageNet weights of the backbone, or imagenet: torchvision fetches them")
+    ] = None,
     passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one picture")] = 600_000,
     batch: Annotated[int, typer.Option(min=2)] = 32,
     crop: Annotated[int, typer.Option(min=32)] = 128,
@@ -216,7 +219,9 @@ def train(
         torch.set_num_threads(threads)
     schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
     with TrainingReporter() as report:
-        written = fit(model, defense, open_dataset(dataset, root), schedule, out, start=start, report=report)
+        written = fit(
+            model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
+        )
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
 
 
