@@ -94,7 +94,7 @@ def test_the_label_of_an_attacked_picture_falls_by_one_minus_ssim(batch):
         for pair in zip(attacked.double(), images.double(), strict=True)
     ]  # fmt: skip
     lowered = (labels - 3 * (1 - torch.tensor(like))).clamp(min=0)
-    assert 0 < float((labels - lowered).max())
+    assert float((labels - lowered).max()) > 0
     assert float(lowered[0]) == 0  # 0.1 − 3·(1 − SSIM) would be below
     errors = ((model(images) - labels) ** 2).mean() + ((model(attacked) - lowered) ** 2).mean()
     found = loss_of(f"adversarial-training-label[epsilon={EPSILON},penalty=3]", batch)
