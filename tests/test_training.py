@@ -19,8 +19,9 @@ from bench.datasets.folder import Folder
 from bench.errors import UserError
 from bench.loading import load_model
 from bench.progress import TrainingReporter
-from bench.registry import MODELS, Entry
+from bench.registry import DEFENSES, MODELS, Entry
 from bench.training import fit
+from defenses.base import TrainedDefense
 from defenses.training.loop import Progress, Schedule, inner_attack
 from models.base import FeatureModel, ModelInfo
 from models.zoo import load_weights
@@ -75,8 +76,12 @@ def schedule(passes: int, **changes: float) -> Schedule:
     return Schedule(passes=passes, batch=16, crop=32, learning_rate=0.02, ema=0.9, workers=0, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("defense", "passes"), [("none", 3200), ("adversarial-training", 12_800), ("cprl", 12_800)])
-def test_every_recipe_learns_within_its_budget(noisy: Folder, tmp_path: Path, defense: str, passes: int) -> None:
+RECIPES = sorted(name for name, entry in DEFENSES.entries.items() if entry.made and issubclass(entry.made, TrainedDefense))
+
+
+@pytest.mark.parametrize("defense", RECIPES)
+def test_every_recipe_learns_within_its_budget(noisy: Folder, tmp_path: Path, defense: str) -> None:
+    passes = 3200 * DEFENSES.build(defense).passes_an_image
     told: list[Progress] = []
     file = fit("tiny", defense, noisy, schedule(passes), tmp_path / "out", report=told.append)
     card = yaml.safe_load(file.with_suffix(".yaml").read_text())
