@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import multiprocessing
+import re
 from collections import Counter
 from functools import partial
 
@@ -23,6 +24,7 @@ from bench.datasets.distortions import DISTORTIONS
 from bench.datasets.loading import FEW, decoders, each
 from bench.errors import UserError
 from bench.pictures import Pictures
+from bench.reference import DOCS, datasets_page
 
 COLUMNS = ["image_id", "reference_id", "distortion", "level", "mos", "sha256"]
 
@@ -49,12 +51,13 @@ def first_crop():
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch, first_crop):
-    """The data set with a cache folder that holds the first crop only."""
+    """The data set with a cache folder that holds some pictures of the first crop only."""
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path))
     data = Demo()
     folder = tmp_path / f"demo-{data.fingerprint[:16]}"
     folder.mkdir()
-    for image_id, *_, picture in first_crop:
+    for index in (0, 2, 3, 4, 7, 95):
+        image_id, *_, picture = first_crop[index]
         Image.fromarray(picture).save(folder / f"{image_id}.png", compress_level=1)
     return data
 
@@ -313,3 +316,10 @@ def test_a_wrong_name_is_one_line(spec, words, tmp_path):
 def test_a_sample_has_no_label_unless_one_is_given():
     assert math.isnan(Sample("a", "b").mos)
     assert math.isnan(Sample("a", "b", 0.5).raw)
+
+
+def test_the_page_of_data_sets_is_what_the_registry_says():
+    page = (DOCS / "datasets.md").read_text(encoding="utf-8")
+    assert page == datasets_page(), "run python -m bench.reference"
+    for link in re.findall(r"\]\(([\w.-]+\.md)\)", page):
+        assert (DOCS / link).is_file(), link
