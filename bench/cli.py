@@ -169,12 +169,36 @@ def attack(
 
 
 @app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
+    model: Annotated[str, typer.Option("--model", "-m")],
+    defense: Annotated[str, typer.Option("--defense", "-d", help="cprl or cprl-sortmask")] = "cprl",
+    attack_: Annotated[str, typer.Option("--attack", "-a", help="crafted through the defense")] = "score-reflection-away",
+    eps: Annotated[str, typer.Option(help="size of the l-infinity ball")] = "2/255",
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="folder for picture and table")] = Path("runs/explain"),
+) -> None:
+    """CPR and N-CPR maps, channels and swap test of a picture, clean beside attacked."""
+    from bench.explain import explain as explained
+    from bench.explain import write
+
+    found = explained(image, model, defense, attack=attack_, eps=eps, seed=seed)
+    typer.echo(found.swaps.to_string(index=False, float_format="%.3f"))
+    typer.echo(f"channels: {found.overlap_words}")
+    for path in write(found, image.stem, out):
+        typer.echo(path)
+
+
+@app.command()
 def train(
     model: Annotated[str, typer.Option("--model", "-m")],
     defense: Annotated[str, typer.Option("--defense", "-d", help="a training recipe; none is plain regression")] = "none",
     dataset: Annotated[str, typer.Option(help="labelled pictures")] = "folder",
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
     start: Annotated[Path | None, typer.Option(help="undefended weights to start from")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="file with ImageNet weights of the backbone, or imagenet: torchvision fetches them")
+    ] = None,
     passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one picture")] = 600_000,
     batch: Annotated[int, typer.Option(min=2)] = 32,
     crop: Annotated[int, typer.Option(min=32)] = 128,
@@ -195,7 +219,9 @@ def train(
         torch.set_num_threads(threads)
     schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
     with TrainingReporter() as report:
-        written = fit(model, defense, open_dataset(dataset, root), schedule, out, start=start, report=report)
+        written = fit(
+            model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
+        )
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
 
 

@@ -61,7 +61,7 @@ def test_the_interval_of_a_mean_covers_the_truth_of_clustered_data_and_one_that_
         weights = resample_weights([f"r{i}" for i in references], 1000)
         means = (weights / weights.sum(1, keepdims=True)) @ shift.T  # a column a data set
         covered[name] = coverage(*np.percentile(means[1:], [2.5, 97.5], axis=0), 1)
-    # 95 %, give or take four binomial errors of 0.5 % that 2,000 sets have: as the percentile bootstrap of 100 references does
+    # 95 % give or take four binomial errors of 0.5 %, that of 2,000 sets
     assert 0.93 <= covered["references"] <= 0.97
     assert covered["pictures"] < 0.85
 
