@@ -44,7 +44,7 @@ def _dot(a: Reals, b: Reals) -> Reals:
     return np.asarray(np.einsum("ij,ij->j", a, b))
 
 
-def _grouped(values: Reals) -> tuple[Places, Places]:
+def _grouped(values: Reals | Places) -> tuple[Places, Places]:
     """The order of rising values, and where in it each distinct value begins."""
     order = np.argsort(values, kind="stable")
     rising = values[order]
