@@ -66,12 +66,27 @@ def rank_correlations(one: Reals, others: Sequence[Reals], weights: Reals) -> li
         return [np.full(weights.shape[1], np.nan)] * len(others)
     order, starts = _grouped(one)
     held = _held(weights, order, starts)
-    cube = weights.sum(0) ** 3
-    power = cube - _dot(held * held, held)
     place = np.empty(len(one), dtype=np.intp)
     place[order] = np.repeat(np.arange(len(starts)), np.diff([*starts, len(one)]))
     shares = (_middles(held) - weights.sum(0) / 2)[place] * weights  # of each picture: count × rank, less the mean rank
-    return [_rank_correlation(shares, power, other, weights, cube) for other in others]
+    power = weights.sum(0) ** 3 - _cubes(held)
+    # where nothing ties, these are the same for every order
+    alone, half = weights.sum(0) ** 3 - _cubes(weights), _dot(shares, weights) / 2
+    found = []
+    for other in others:
+        if np.isnan(other).any():
+            found.append(np.full(weights.shape[1], np.nan))
+            continue
+        order, starts = _grouped(other)
+        held = _held(weights, order, starts)
+        if len(starts) == len(other):
+            covariance, spread = _dot(np.cumsum(held, axis=0, out=held), shares[order]) - half, alone
+        else:
+            covariance, spread = _dot(_middles(held), _held(shares, order, starts)), weights.sum(0) ** 3 - _cubes(held)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            correlation = np.clip(12 * covariance / np.sqrt(power * spread), -1, 1)
+        found.append(np.where(power * spread > 0, correlation, np.nan))
+    return found
 
 
 def _middles(held: Reals) -> Reals:
@@ -81,15 +96,8 @@ def _middles(held: Reals) -> Reals:
     return np.asarray(found)
 
 
-def _rank_correlation(shares: Reals, power: Reals, other: Reals, weights: Reals, cube: Reals) -> Reals:
-    if np.isnan(other).any():
-        return np.full(weights.shape[1], np.nan)
-    order, starts = _grouped(other)
-    held = _held(weights, order, starts)
-    both = power * (cube - _dot(held * held, held))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = 12 * _dot(_middles(held), _held(shares, order, starts)) / np.sqrt(both)
-    return np.where(both > 0, np.clip(found, -1, 1), np.nan)
+def _cubes(held: Reals) -> Reals:
+    return _dot(held * held, held)
 
 
 def same_pairs(values: Reals, weights: Reals) -> Reals:
