@@ -175,6 +175,7 @@ class Arena:
         flags: list[str] = []
         errors: list[str] = []
         fits: list[dict[str, Any]] = []
+        curve: dict[str, Any] = {}
         images = self._rows()
         crafting_seconds = 0.0
         speed = (float("nan"), float("nan"))
@@ -187,7 +188,7 @@ class Arena:
             crafted = self.crafted(cell)
             crafting_seconds = crafted.seconds if shared else 0.0
             images[list(crafted.table.columns)] = crafted.table
-            flags, errors, fits = list(crafted.flags), list(crafted.errors), crafted.fits
+            flags, errors, fits, curve = list(crafted.flags), list(crafted.errors), crafted.fits, crafted.curve
             adversarial = self.score(self.defended(cell.model, cell.defense), crafted.pixels, digest(cell.crafting, "adv"))
             images["adv_quality"] = adversarial.numpy()
             finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
@@ -197,7 +198,7 @@ class Arena:
             errors.append(told(error))
             images["status"] = "failed"
         times = {"seconds": time.perf_counter() - started + crafting_seconds, "cpu_seconds": time.process_time() - cpu}
-        return self._record(cell, cell_id, images, flags, errors, fits, times, speed)
+        return self._record(cell, cell_id, images, flags, errors, fits, times, speed, curve)
 
     def failed(self, cell: Cell, cell_id: str, reason: str) -> tuple[dict[str, Any], pd.DataFrame]:
         """What is recorded of a cell that ended otherwise than by itself."""
@@ -213,7 +214,7 @@ class Arena:
 
     def _record(
         self, cell: Cell, cell_id: str, images: pd.DataFrame, flags: list[str], errors: list[str],
-        fits: list[dict[str, Any]], times: dict[str, float], speed: tuple[float, float],
+        fits: list[dict[str, Any]], times: dict[str, float], speed: tuple[float, float], curve: dict[str, Any] | None = None,
     ) -> tuple[dict[str, Any], pd.DataFrame]:  # fmt: skip
         images = images.reindex(columns=IMAGE_COLUMNS)
         record = {
@@ -225,6 +226,7 @@ class Arena:
             "measures": measure_cell(images),
             "costs": _costs(images) | {"seconds": times["seconds"]},
             "flags": flags,
+            "curve": curve or {},
             **self._facts(cell, fits),
             "score_seconds_an_image": dict(zip(("defended", "undefended"), speed, strict=True)),
             "provenance": provenance() | {"cpu_seconds": times["cpu_seconds"], "batch": self.batch},
