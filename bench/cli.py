@@ -203,6 +203,9 @@ def train(
     batch: Annotated[int, typer.Option(min=2)] = 32,
     crop: Annotated[int, typer.Option(min=32)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
+    ema: Annotated[
+        float, typer.Option(min=0, max=0.99999, help="decay a step of the averaged weights, which are kept")
+    ] = 0.999,
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
@@ -217,7 +220,7 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
+    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, ema=ema, seed=seed)
     with TrainingReporter() as report:
         written = fit(
             model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
