@@ -347,6 +347,7 @@ def _costs(images: pd.DataFrame) -> dict[str, float]:
         "linf_max": float(made.linf.max()),
         "psnr_mean": float(made.psnr.mean()),
         "ssim_mean": float(made.ssim.mean()),
+        "ms_ssim_mean": float(made.ms_ssim.mean()),
         "forwards_mean": float(images.forwards.mean()),
         "backwards_mean": float(images.backwards.mean()),
     }
