@@ -119,7 +119,7 @@ class Arena:
     def attacked(self, cell: Cell) -> QualityModel:
         """What the attack of a cell asks: the surrogate if it wants gradients, else the deployed model itself."""
         wants_gradient = ATTACKS.build(cell.attack).access in GRADIENT_ACCESS
-        return self.defended(cell.model, cell.crafted_on, surrogate=wants_gradient)
+        return self.defended(*cell.crafted_on, surrogate=wants_gradient)
 
     def cell_id(self, cell: Cell) -> str:
         """Hash of everything that a cell's numbers depend on.
@@ -128,14 +128,17 @@ class Arena:
             CannotRun: where the cell makes no sense.
         """
         self.check(cell)
-        return digest(asdict(cell), self._ingredients(cell, cell.defense), self.image_list, self.dataset.fingerprint)[:16]
+        made_of = [self._ingredients(cell, cell.model, cell.defense)]
+        if cell.source:
+            made_of.append(self._ingredients(cell, *cell.crafted_on))
+        return digest(asdict(cell), made_of, self.image_list, self.dataset.fingerprint)[:16]
 
-    def _ingredients(self, cell: Cell, defense: str) -> list[object]:
-        """Code and weights of a cell's attack, of its model and of a defense."""
-        attack, model = ATTACKS.build(cell.attack), self.model(cell.model)
+    def _ingredients(self, cell: Cell, name: str, defense: str) -> list[object]:
+        """Code and weights of a cell's attack, of a model and of a defense."""
+        attack, model = ATTACKS.build(cell.attack), self.model(name)
         members = [member for member, _ in attack.members] if isinstance(attack, Ensemble) else []
         code = [source_hash(thing) for thing in (attack, *members, DEFENSES.build(defense), model)]
-        weights = [model.info.weights_sha256, self.defended(cell.model, defense).info.weights_sha256]
+        weights = [model.info.weights_sha256, self.defended(name, defense).info.weights_sha256]
         return [code, weights, model.info.score_range, model.info.higher_is_better]
 
     def check(self, cell: Cell) -> None:
@@ -155,10 +158,11 @@ class Arena:
             raise CannotRun(f"{cell.attack} cannot keep to a query limit")
         if attack.access in GRADIENT_ACCESS and not seen.info.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.info.name} has none")
-        least = max(model.info.min_size, deployed.info.min_size)
+        needs = [(cell.model, max(model.info.min_size, deployed.info.min_size)), (cell.crafted_on[0], seen.info.min_size)]
         for (height, width), image_id in self.sizes.items():
-            if min(height, width) < least:
-                raise CannotRun(f"{image_id} is {width}×{height}; {cell.model} needs {least}×{least}")
+            for name, least in needs:
+                if min(height, width) < least:
+                    raise CannotRun(f"{image_id} is {width}×{height}; {name} needs {least}×{least}")
             reason = attack.refusal(cell.threat, height, width)
             if reason:
                 raise CannotRun(reason)
@@ -289,21 +293,21 @@ class Arena:
         attack: Attack = ATTACKS.build(cell.attack)
         if isinstance(attack, Ensemble):
             return self._craft_members(cell, attack)
-        clean = self.clean(cell.model, cell.crafted_on, cell.seed)
+        clean = self.clean(*cell.crafted_on, cell.seed)
         crafter = Crafter(
             cell, attack, self.attacked(cell), clean, self.samples, self.pictures, self.batch,
-            self.fits if isinstance(attack, FittedAttack) else None, self._ingredients(cell, cell.crafted_on),
+            self.fits if isinstance(attack, FittedAttack) else None, self._ingredients(cell, *cell.crafted_on),
         )  # fmt: skip
         return crafter.craft()
 
     def _craft_members(self, cell: Cell, ensemble: Ensemble) -> Crafted:
         """Of each picture, the member's result that is worst for the model that the attacker attacks."""
-        clean = self.clean(cell.model, cell.crafted_on, cell.seed)
+        clean = self.clean(*cell.crafted_on, cell.seed)
         labels = torch.tensor([sample.mos for sample in self.samples], dtype=torch.float32)
         objective = Objective(
             cell.objective, clean, float(clean[torch.isfinite(clean)].mean()), None if labels.isnan().any() else labels
         )
-        judge = self.defended(cell.model, cell.crafted_on)
+        judge = self.defended(*cell.crafted_on)
         made, badness = [], []
         for member, kind in ensemble.members:
             own = replace(cell, attack=member.name, objective=kind)

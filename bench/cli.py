@@ -169,6 +169,27 @@ def attack(
 
 
 @app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
+    model: Annotated[str, typer.Option("--model", "-m")],
+    defense: Annotated[str, typer.Option("--defense", "-d", help="cprl or cprl-sortmask")] = "cprl",
+    attack_: Annotated[str, typer.Option("--attack", "-a", help="crafted through the defense")] = "score-reflection-away",
+    eps: Annotated[str, typer.Option(help="size of the l-infinity ball")] = "2/255",
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="folder for picture and table")] = Path("runs/explain"),
+) -> None:
+    """CPR and N-CPR maps, channels and swap test of a picture, clean beside attacked."""
+    from bench.explain import explain as explained
+    from bench.explain import write
+
+    found = explained(image, model, defense, attack=attack_, eps=eps, seed=seed)
+    typer.echo(found.swaps.to_string(index=False, float_format="%.3f"))
+    typer.echo(f"channels: {found.overlap_words}")
+    for path in write(found, image.stem, out):
+        typer.echo(path)
+
+
+@app.command()
 def train(
     model: Annotated[str, typer.Option("--model", "-m")],
     defense: Annotated[str, typer.Option("--defense", "-d", help="a training recipe; none is plain regression")] = "none",
@@ -182,6 +203,9 @@ def train(
     batch: Annotated[int, typer.Option(min=2)] = 32,
     crop: Annotated[int, typer.Option(min=32)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
+    ema: Annotated[
+        float, typer.Option(min=0, max=0.99999, help="decay a step of the averaged weights, which are kept")
+    ] = 0.999,
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
@@ -196,7 +220,7 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
+    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, ema=ema, seed=seed)
     with TrainingReporter() as report:
         written = fit(
             model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report

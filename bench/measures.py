@@ -37,11 +37,18 @@ def ranks(values: Reals, weights: Reals) -> Reals:
     """Mid-ranks (B, n) of values (n,) in a sample that holds each value `weights` (B, n) times."""
     if np.isnan(values).any():  # a picture without a label: no rank, and no measure that needs one
         return np.full((len(weights), len(values)), np.nan)
-    distinct, place = np.unique(values, return_inverse=True)
-    held = np.zeros((len(weights), len(distinct)))
-    np.add.at(held.T, place, weights.T)
-    below = np.cumsum(held, axis=1) - held
-    return np.asarray((below + (held + 1) / 2)[:, place])
+    order = np.argsort(values, kind="stable")
+    new = np.r_[True, np.diff(values[order]) > 0]
+    held = weights.T[order]  # (n, B), so that numpy copies and adds whole resamples at once
+    if not new.all():
+        held = np.add.reduceat(held, np.flatnonzero(new), axis=0)
+    middle = np.cumsum(held, axis=0)
+    held -= 1  # in place: for arrays of this size, asking for memory takes longer than the sums
+    held *= 0.5
+    middle -= held
+    place = np.empty(len(values), dtype=np.intp)
+    place[order] = np.cumsum(new) - 1
+    return np.asarray(middle[place].T)
 
 
 def spearman(a: Reals, b: Reals, weights: Reals) -> Reals:

@@ -20,11 +20,15 @@ Interval = tuple[float, float, float]
 
 NOTHING: Interval = (float("nan"),) * 3
 FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
+TRANSFER = "transfer from "
 SAME_QUALITY = 1e-3  # quality units; machines differ by less, other weights by more
 
 
 class Key(NamedTuple):
-    """What a cell is, within its model, defense and track. `variant` tells seeds and budgets apart where they differ."""
+    """What a cell is, within its model, defense and track.
+
+    `setting` names a transfer's source too; `variant` tells seeds and budgets apart where they differ.
+    """
 
     attack: str
     objective: str
@@ -134,7 +138,8 @@ def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[_Cell]:
     for record in found:
         cell, images = record["cell"], records.images(record["cell_id"]).sort_values("image_id")
         variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
-        key = Key(cell["attack"], cell["objective"], cell["setting"], variant)
+        setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
+        key = Key(cell["attack"], cell["objective"], setting, variant)
         cells.append(_Cell(key, record, tuple(zip(images.image_id, images.reference_id, strict=True)), image_table(images)))
     return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
 
@@ -224,6 +229,7 @@ def _missing(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], standa
             errors = cell.record.get("errors") or [""]
             why[cell.key] = f" ({cell.record['status']}{': ' if errors[0] else ''}{errors[0][:120]})"
     elsewhere = {cell.key for cell in own if cell.ok} - done
+    standard = {key for key in standard if key.setting != TRANSFER + own[0].record["cell"]["model"]}  # that is `oblivious`
     for key in standard - done - set(why):
         why[key] = " (run on other pictures)" if key in elsewhere else ""
     lines = [f"{key}{reason}" for key, reason in sorted(why.items())]

@@ -25,7 +25,7 @@ IMAGE_COLUMNS = [
 CELL_COLUMNS = ["dataset", "model", "defense", "attack", "objective", "norm", "eps", "setting", "seed"]
 MEASURE_COLUMNS = [f"{name}{end}" for name in MEASURES for end in ("", "_lo", "_hi")]
 COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backwards_mean", "seconds", "flags"]
-SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *MEASURE_COLUMNS, *COST_COLUMNS]
+SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *MEASURE_COLUMNS, *COST_COLUMNS, "source"]
 
 
 _NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags", "attack", "defense", "model", "dataset"}
@@ -133,7 +133,8 @@ class Records:
         """Write ``summary.csv`` from the records, one row a cell, and return it."""
         rows = [
             {"cell_id": record["cell_id"], **{c: record["cell"][c] for c in CELL_COLUMNS}, "n_images": record["n_images"],
-             "status": record["status"], **record["measures"], **record["costs"], "flags": " ".join(record["flags"])}
+             "status": record["status"], **record["measures"], **record["costs"], "flags": " ".join(record["flags"]),
+             "source": record["cell"].get("source", "")}
             for record in self.all()
         ]  # fmt: skip
         table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)

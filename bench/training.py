@@ -75,7 +75,7 @@ def fit(
             identity = {"recipe": [recipe.name, asdict(recipe)], "data": dataset.fingerprint, "start": began}
             prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
             facts = train(
-                prepared, recipe.loss, recipe.passes_an_image, training, schedule,
+                prepared, recipe.losses, recipe.passes_an_image, training, schedule,
                 checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
                 validation=validation, report=report,
             )  # fmt: skip
