@@ -26,6 +26,7 @@ from bench.loading import load_model, told
 from bench.measures import measure_cell
 from bench.pictures import Pictures, Shelf
 from bench.plan import Cell, digest
+from bench.probe import probed
 from bench.provenance import provenance
 from bench.records import IMAGE_COLUMNS
 from bench.registry import ATTACKS, DEFENSES, source_hash
@@ -197,7 +198,9 @@ class Arena:
             errors.append(told(error))
             images["status"] = "failed"
         times = {"seconds": time.perf_counter() - started + crafting_seconds, "cpu_seconds": time.process_time() - cpu}
-        return self._record(cell, cell_id, images, flags, errors, fits, times, speed)
+        record, images = self._record(cell, cell_id, images, flags, errors, fits, times, speed)
+        record["model"]["probe"] = probed(self.model(cell.model))
+        return record, images
 
     def failed(self, cell: Cell, cell_id: str, reason: str) -> tuple[dict[str, Any], pd.DataFrame]:
         """What is recorded of a cell that ended otherwise than by itself."""
