@@ -225,9 +225,7 @@ def train(
             "seconds": round(state.seconds)}  # fmt: skip
 
 
-def batches(
-    pictures: LabelledPictures, schedule: Schedule, step: int, steps: int
-) -> DataLoader[tuple[torch.Tensor, float]]:
+def batches(pictures: LabelledPictures, schedule: Schedule, step: int, steps: int) -> DataLoader[tuple[torch.Tensor, float]]:
     """What is left of the training from a step on: pictures (N, 3, crop, crop) uint8 and labels (N,)."""
     return DataLoader(
         _Crops(pictures, schedule.crop, schedule.seed),
