@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -68,18 +69,18 @@ def fit(
         if isinstance(model, FittedModel):
             if recipe.name != "none" or start is not None or backbone is not None:
                 raise UserError(f"{model.info.name} is fitted in one go, without a recipe or weights to start from")
-            prepared, facts = model, model.fit(_reported(training, report))
-            how: dict[str, Any] = {"fit": facts}
+            prepared = model
+            how: dict[str, Any] = {"fit": model.fit(_reported(training, report))}
         else:
             began = _began(model, start, backbone)
             identity = {"recipe": [recipe.name, asdict(recipe)], "data": dataset.fingerprint, "start": began}
             prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-            facts = train(
+            budget = train(
                 prepared, recipe.losses, recipe.passes_an_image, training, schedule,
                 checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
                 validation=validation, report=report,
             )  # fmt: skip
-            how = {"passes_an_image": recipe.passes_an_image, "schedule": asdict(schedule), "budget": facts, "start": began}
+            how = {"passes_an_image": recipe.passes_an_image, "schedule": asdict(schedule), "budget": budget, "start": began}
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written to ({error.strerror}); choose another --out") from None
     except (DoesNotApply, WeightsError, ValueError, UserError) as error:
@@ -107,10 +108,11 @@ def fit(
 
 def _reported(pictures: Subset, report: Callable[[Progress], None]) -> Iterator[tuple[torch.Tensor, float]]:
     """Each picture (3, H, W) in [0, 1] with its label, while progress is told."""
+    started = time.monotonic()
     for i in range(len(pictures)):
         yield pictures.picture(i).float() / 255, pictures.mos(i)
         if (i + 1) % 50 == 0 or i + 1 == len(pictures):
-            report(Progress((i + 1) / len(pictures), math.nan, None))
+            report(Progress((i + 1) / len(pictures), math.nan, None, time.monotonic() - started))
 
 
 def _began(model: QualityModel, start: Path | None, backbone: str | None) -> dict[str, Any] | str:
