@@ -34,8 +34,8 @@ def optimises(model: QualityModel, images: torch.Tensor) -> bool:
     return noticed.seen
 
 
-def differ(scorings: Sequence[torch.Tensor], score_range: tuple[float, float] = (0.0, 1.0)) -> bool:
-    """Whether several scorings (N,) of the same pictures differ by more than rounding does."""
-    first, width = scorings[0], score_range[1] - score_range[0]
-    scale = first.abs().clamp(min=width)
+def differ(scorings: Sequence[torch.Tensor]) -> bool:
+    """Whether several lists of qualities (N,) of the same pictures differ by more than rounding does."""
+    first = scorings[0]
+    scale = first.abs().clamp(min=1)
     return any(bool(((other - first).abs() > REPEATED * scale).any()) for other in scorings[1:])
