@@ -17,7 +17,7 @@ class _GradientsOn(TorchDispatchMode):
     """Notices an operation that is computed while gradients are switched on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = False
 
     def __torch_dispatch__(
