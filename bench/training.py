@@ -68,6 +68,9 @@ def fit(
         if isinstance(model, FittedModel):
             if recipe.name != "none" or start is not None or backbone is not None:
                 raise UserError(f"{model.info.name} is fitted in one go, without a recipe or weights to start from")
+            if model.most_pictures is not None and len(training) > model.most_pictures:
+                steps = range(model.most_pictures)
+                training = Subset(dataset, [training.indices[i * len(training) // len(steps)] for i in steps])
             prepared, facts = model, model.fit(_reported(training, report))
             how: dict[str, Any] = {"fit": facts}
         else:
