@@ -14,9 +14,10 @@ from urllib.parse import quote
 import numpy as np
 
 from bench import plots
+from bench.bootstrap import Interval
 from bench.errors import UserError
 from bench.plots import signed
-from bench.ranking import FEW_REFERENCES, CellValue, Interval, Key, Row, Track, tracks
+from bench.ranking import FEW_REFERENCES, CellValue, Key, Row, Track, tracks
 from bench.records import Records
 
 

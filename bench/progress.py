@@ -104,5 +104,5 @@ class TrainingReporter(_Bar):
             self.validation = f" · validation SROCC {progress.validation_srocc:.3f}"
         words = "looking at pictures" if math.isnan(progress.loss) else f"loss {progress.loss:.4f}{self.validation}"
         self.update(words, round(100 * progress.share), 100)
-        left = (time.monotonic() - self.started) * (1 - progress.share) / progress.share
+        left = progress.seconds * (1 - progress.share) / progress.share
         self.line(f"{progress.share:6.1%} · {words} · {left:.0f} s left at this pace", always=progress.share == 1)

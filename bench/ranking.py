@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.measures import MEASURES, Reals, image_table, interval, resample_weights, spearman
+from bench.bootstrap import Interval, interval, shared_ranks
+from bench.measures import image_table
 from bench.records import Records
+from bench.sample import Sample
+from bench.weighted import Reals
 
 Track = tuple[str, str, str, float]
 """(dataset, label_kind, norm, eps)"""
-Interval = tuple[float, float, float]
-"""(value, lo, hi), 95 %; NaN where there is none."""
-
 NOTHING: Interval = (float("nan"),) * 3
 FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
 TRANSFER = "transfer from "
@@ -116,19 +116,22 @@ def _rows(records: Records, found: Sequence[dict[str, Any]]) -> list[Row]:
     cells = _cells(records, found)
     counts = Counter(cell.pictures for cell in cells if cell.ok)
     pictures = max(counts, key=lambda p: (counts[p], len(p), p), default=())
-    weights = resample_weights([reference for _, reference in pictures]) if pictures else np.ones((1, 0))
+    sample = Sample.of([reference for _, reference in pictures]) if pictures else Sample(np.ones((1, 0)))
     standard = {cell.key for cell in cells if cell.ok and not cell.control and cell.pictures == pictures}
     names = sorted({(c.record["cell"]["model"], c.record["cell"]["defense"]) for c in cells})
     rows = []
     for name in names:
         own = [c for c in cells if (c.record["cell"]["model"], c.record["cell"]["defense"]) == name]
-        rows.append(_row(own, pictures, weights, standard))
+        rows.append(_row(own, pictures, sample, standard))
     complete = [row for row in rows if row.complete]
-    ranked = [
-        replace(row, rank=1 + sum(other.robust[1] > row.robust[2] for other in complete)) if row.complete else row
-        for row in rows
-    ]
-    return sorted(ranked, key=lambda r: (not r.complete, -np.nan_to_num(r.robust[0], nan=-2.0), r.model, r.defense))
+    ranks = shared_ranks([row.robust for row in complete])
+    ranked = [replace(row, rank=rank) for row, rank in zip(complete, ranks, strict=True)]
+    unranked = [row for row in rows if not row.complete]
+    return [*sorted(ranked, key=_place), *sorted(unranked, key=_place)]
+
+
+def _place(row: Row) -> tuple[float, str, str]:
+    return -np.nan_to_num(row.robust[0], nan=-2.0), row.model, row.defense
 
 
 def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[_Cell]:
@@ -158,11 +161,11 @@ def _finished(cell: _Cell) -> tuple[str, str]:
     return str(cell.record.get("provenance", {}).get("finished", "")), cell.record["cell_id"]
 
 
-def _row(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], weights: Reals, standard: set[Key]) -> Row:
+def _row(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], sample: Sample, standard: set[Key]) -> Row:
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
     attacks = [cell for cell in usable if not cell.control]  # they come first
-    sroccs = [_srocc(cell.table["mos"], cell.table["adv"], weights) for cell in usable]
-    shifts = [MEASURES["abs_gain"](cell.table, weights) for cell in usable]
+    sroccs = [_srocc(cell.table["mos"], cell.table["adv"], sample) for cell in usable]
+    shifts = [sample.mean(np.abs(cell.table["adv"] - cell.table["clean"])) for cell in usable]
     references = len({reference for _, reference in pictures})
 
     def bounded(values: Iterable[Reals], extreme: Callable[..., Reals]) -> Interval:
@@ -172,7 +175,7 @@ def _row(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], weights: R
         return (value, low, high) if references > 1 else (value, float("nan"), float("nan"))
 
     robust = bounded(sroccs[: len(attacks)], np.min)
-    clean = [_srocc(cell.table["mos"], cell.table["clean"], weights) for cell in usable[:1]]
+    clean = [_srocc(cell.table["mos"], cell.table["clean"], sample) for cell in usable[:1]]
     missing = _missing(own, pictures, standard)
     if not missing and not np.isfinite(robust[0]):
         missing = ("labels that differ: SROCC is not defined",)
@@ -200,12 +203,12 @@ def _row(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], weights: R
     )
 
 
-def _srocc(mos: Reals, quality: Reals, weights: Reals) -> Reals:
+def _srocc(mos: Reals, quality: Reals, sample: Sample) -> Reals:
     """SROCC (B,), 0 where all qualities are equal: they tell nothing apart, and an undefined value must not look robust."""
-    found = spearman(mos, quality, weights)
+    found = sample.spearman(mos, quality)
     undefined = np.isnan(found)
     if undefined.any():
-        found[undefined & np.isfinite(spearman(mos, mos, weights))] = 0
+        found[undefined & np.isfinite(sample.spearman(mos, mos))] = 0
     return found
 
 

@@ -15,17 +15,18 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from bench.errors import UserError
-from bench.measures import MEASURES
+from bench.measures import FIXED, LATER, columns
 
 VERSION = 1
 IMAGE_COLUMNS = [
     "image_id", "reference_id", "mos", "clean_quality", "adv_quality", "undefended_clean_quality", "linf", "l2", "l0",
-    "psnr", "ssim", "forwards", "backwards", "status",
+    "psnr", "ssim", "forwards", "backwards", "status", "ms_ssim",
 ]  # fmt: skip
 CELL_COLUMNS = ["dataset", "model", "defense", "attack", "objective", "norm", "eps", "setting", "seed"]
-MEASURE_COLUMNS = [f"{name}{end}" for name in MEASURES for end in ("", "_lo", "_hi")]
 COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backwards_mean", "seconds", "flags"]
-SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *MEASURE_COLUMNS, *COST_COLUMNS, "source"]
+LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean"]
+"""What came later stands behind what was there, so that a script that counts columns still finds its own."""
+SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *columns(FIXED), *COST_COLUMNS, *LATER_COLUMNS]
 
 
 _NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags", "attack", "defense", "model", "dataset"}

@@ -14,9 +14,9 @@ import pytest
 from scipy.stats import rankdata, spearmanr
 
 from bench import plots
+from bench.bootstrap import resample_weights
 from bench.errors import UserError
 from bench.leaderboard import check, render, size
-from bench.measures import resample_weights
 from bench.ranking import Row, tracks
 from bench.records import IMAGE_COLUMNS, Records
 
