@@ -1,11 +1,10 @@
-"""Writes docs/attacks.md from the registry: ``python -m bench.reference``; with ``--check`` it only compares."""
+"""Writes docs/attacks.md and models.md: ``python -m bench.reference``; with ``--check`` it only compares."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,10 @@ from attacks.base import Attack
 from attacks.ensemble import Ensemble
 from attacks.fitted import FittedAttack
 from bench.catalogue import refused
+from bench.docstrings import cell as _cell
+from bench.docstrings import prose as _prose
+from bench.docstrings import source as _source
+from bench.reference_models import models_page
 from bench.registry import ATTACKS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -154,38 +157,25 @@ def _bridge(prefix: str) -> dict[str, Any]:
     return {"name": prefix, "about": about, "source": _source(made), "variants": variants}
 
 
-def _source(attack: object) -> str:
-    """The module's docstring without the title's own name."""
-    text = inspect.getdoc(sys.modules[attack.__module__ if inspect.isclass(attack) else type(attack).__module__]) or ""
-    return _prose(text)
-
-
-def _prose(*parts: str | None) -> str:
-    """Paragraphs, each on one line; an indented block stays as it is."""
-    out = []
-    for paragraph in "\n\n".join(filter(None, parts)).split("\n\n"):
-        code = paragraph.startswith("    ") or "\n    " in paragraph
-        out.append(f"```text\n{inspect.cleandoc(paragraph)}\n```" if code else " ".join(paragraph.split()))
-    return "\n\n".join(out)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+PAGES = {"attacks.md": attacks_page, "models.md": models_page}
 
 
 def main(
-    check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the page differs")] = False,
+    check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where a page differs")] = False,
 ) -> None:
-    """Write docs/attacks.md."""
-    path, text = DOCS / "attacks.md", attacks_page()
-    if check:
-        same = path.is_file() and path.read_text(encoding="utf-8") == text
-        typer.echo(
-            f"{path.name} is what the registry says" if same else f"{path.name} differs: run python -m bench.reference"
-        )
-        raise typer.Exit(0 if same else 1)
-    path.write_text(text, encoding="utf-8")
-    typer.echo(path)
+    """Write the pages of docs/ that say what the registries say."""
+    differs = False
+    for name, made in PAGES.items():
+        path, text = DOCS / name, made()
+        if not check:
+            path.write_text(text, encoding="utf-8")
+            typer.echo(path)
+        elif path.is_file() and path.read_text(encoding="utf-8") == text:
+            typer.echo(f"{name} is what the registry says")
+        else:
+            typer.echo(f"{name} differs: run python -m bench.reference")
+            differs = True
+    raise typer.Exit(1 if differs else 0)
 
 
 if __name__ == "__main__":
