@@ -222,7 +222,7 @@ def links(row: Row, out: Path) -> dict[str, str]:
 
 
 def card(row: Row) -> Path | None:
-    """The card of a row's weights, if they are shipped and still the same; of the undefended ones where a defense has none."""
+    """The card of a row's weights, if they are shipped and still the same; the model's own where a defense has none."""
     for defense, sha256 in ((row.defense, row.weights[1]), ("none", row.weights[0])):
         path = weight_file(row.model, defense)
         if sha256 and path.is_file() and card_of(path).get("sha256") == sha256:

@@ -39,7 +39,8 @@ def render(records: Records, out: Path) -> list[Path]:
 def check(records: Records, out: Path) -> list[str]:
     """A line for each file that is not what the records give; empty where all is well.
 
-    Texts are compared byte for byte. Pictures need only be there: their bytes change with the versions of matplotlib and Pillow.
+    Texts are compared byte for byte. Pictures need only be there: their bytes change with the versions of other
+    libraries.
 
     Raises:
         UserError: without records.

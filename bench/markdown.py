@@ -22,12 +22,12 @@ INTRO = """\
 Each row is an image quality model behind a defense. Attacks change the pictures inside the track's limit; the deployed,
 defended model then scores the stored 8-bit pictures. **Robust SROCC** is the rank correlation of those scores with the
 labels, the *least* over all attacks, objectives and settings (oblivious: crafted on the undefended model; adaptive: through
-the defense; transfer: on another model). Brackets are 95 % bootstrap intervals over reference pictures; the least is taken
-anew in every resample. Rank is 1 + the number of rows whose interval lies wholly above this one's, so **overlapping intervals
-share a rank**, and a wide interval is no merit. **Mean |shift|** is how far an attack moves quality on average (1 is the whole
-scale), the largest over attacks; both numbers stand here because they disagree. Random noise of the same size is a control
-and never ranks. Scores that are all equal count as SROCC 0. Cost is seconds an image against the undefended model. Rows with
-missing or failed cells are not ranked."""
+the defense; transfer: on another model). Brackets are 95 % bootstrap intervals over reference pictures; the least is
+taken anew in every resample. Rank is 1 + the number of rows whose interval lies wholly above this one's, so
+**overlapping intervals share a rank**, and a wide interval is no merit. **Mean |shift|** is how far an attack moves quality
+on average (1 is the whole scale), the largest over attacks; both numbers stand here because they disagree. Random noise of
+the same size is a control and never ranks. Scores that are all equal count as SROCC 0. Cost is seconds an image against the
+undefended model. Rows with missing or failed cells are not ranked."""
 RECONSTRUCTION = "CPRL and score reflection are our reconstruction from the abstracts of [arXiv 2404.19567](https://arxiv.org/abs/2404.19567)."
 ABOUT = (INTRO, RECONSTRUCTION)
 """Said here and on the page."""
@@ -38,8 +38,9 @@ PSEUDO = (
 CERTIFIED = "**Certified SROCC** is what no change within the limit can undercut, if the certificates of all pictures hold."
 CLAIMED = "**Claimed** is the robust SROCC that a paper states for this data set, model, defense and limit."
 UNLABELLED = (
-    "Nobody rated these pictures, so there is no SROCC with labels: **stability SROCC** is the rank correlation of attacked with "
-    "clean qualities, the least over all attacks, and ranks like robust SROCC elsewhere. 1 is what an attack that does nothing leaves."
+    "Nobody rated these pictures, so there is no SROCC with labels: **stability SROCC** is the rank correlation of attacked "
+    "with clean qualities, the least over all attacks, and ranks like robust SROCC elsewhere. An attack that does nothing "
+    "leaves 1."
 )
 UNSHIPPED = """\
 These weights are published by others and do not come with this project; the rows are made by whoever has the files."""
@@ -58,8 +59,9 @@ def markdown(records: Records, out: Path, content: Content) -> str:
     parts += [PSEUDO.format(kind=kind) for kind in kinds]
     parts += [
         RECONSTRUCTION,
-        f"Made from the records by `iqarena leaderboard --results {shlex.quote(results)}`; never edited. The same with sortable "
-        f"tables, every attack and every command is one file that works from disk: [site/index.html]({quote(site)}).",
+        f"Made from the records by `iqarena leaderboard --results {shlex.quote(results)}`; never edited. The same with "
+        "sortable tables, every attack and every command is one file that works from disk: "
+        f"[site/index.html]({quote(site)}).",
     ]
     if len(boards) > 1:
         parts.append("\n".join(f"- [{board.title}](#{_anchor(board.title)}): {len(board.rows)} rows" for board in boards))

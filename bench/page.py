@@ -97,7 +97,9 @@ def _row(board: Board, row: Row, place: dict[Key, int], folder: Path, results: s
         "missingMore": max(len(row.missing) - 8, 0),
         "links": links(row, folder),
         "command": board.commands(row, results),
-        "cells": [[place[c.key], *_numbers(c.srocc), _number(c.stability), _number(c.shift), list(c.flags)] for c in row.cells],
+        "cells": [
+            [place[c.key], *_numbers(c.srocc), _number(c.stability), _number(c.shift), list(c.flags)] for c in row.cells
+        ],
         "reflection": _reflection(reflected(row)),
     }  # fmt: skip
 

@@ -37,7 +37,8 @@ class Rerun:
 
     def command(self, model: str, defense: str, results: str) -> str:
         """What makes the cells of one row again; `results` is the folder as seen from where the command is run."""
-        parts = ["iqarena", "run", posixpath.normpath(f"{results}/suites/{self.name}"), "--model", model, "--defense", defense]
+        suite = posixpath.normpath(f"{results}/suites/{self.name}")
+        parts = ["iqarena", "run", suite, "--model", model, "--defense", defense]
         return shlex.join([*parts, *(["--root", "PICTURES"] if self.root else []), "--out", "runs/again"])
 
 
@@ -52,7 +53,7 @@ def reruns(found: Sequence[dict[str, Any]], names: Mapping[Track, str]) -> dict[
     for record in found:
         cell = record["cell"]
         track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
-        rest = tuple(cell.get(name) for name in ("seed", "draws", "queries")) + (record["n_images"],)
+        rest = (cell.get("seed"), cell.get("draws"), cell.get("queries"), record["n_images"])
         grouped[track].setdefault(rest, []).append(record)
     made = {}
     for track, groups in grouped.items():

@@ -1,8 +1,8 @@
 """How fast a board is rendered: ``python tests/board_speed.py [--records N] [--tracks N] [--results DIR] [--keep DIR]``.
 
-Makes a results folder of N records from the committed ones under other names, sizes of ε and slightly other qualities, renders
-board, plots and page from it in a process of its own, and tells the seconds that took, the peak of its memory and the page's
-size. For a look and for comparisons on one machine, not a test.
+Makes a results folder of N records from the committed ones under other names, sizes of ε and slightly other qualities,
+renders board, plots and page from it in a process of its own, and tells the seconds that took, the peak of its memory and
+the page's size. For a look and for comparisons on one machine, not a test.
 """
 
 from __future__ import annotations

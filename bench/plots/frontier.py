@@ -37,7 +37,7 @@ def frontier(board: Board) -> Figure:
             _bars(axes, row)
         axes.plot(
             row.clean[0], row.robust[0], MARKERS[models.index(row.model) % len(MARKERS)], color=color(row),
-            markersize=mark_size(row.cost_ratio), markeredgecolor="white", alpha=0.9 if row.rank is not None else 0.4, zorder=4,
+            markersize=mark_size(row.cost_ratio), markeredgecolor="white", alpha=0.4 if row.rank is None else 0.9, zorder=4,
         )  # fmt: skip
     axes.set(xlim=xlim, ylim=ylim, xlabel=f"clean {board.measure}", ylabel=f"robust {board.measure}")
     axes.grid(color=FAINT, linewidth=0.6)

@@ -10,7 +10,7 @@ const lowest = (value) => value ?? Number.NEGATIVE_INFINITY;
 /** [key, heading, what it sorts by, cell, far: hidden on a phone, numeric] */
 function columns(track) {
   return [
-    ["rank", "rank", (row) => row.rank ?? 1e9, null, false, true],
+    ["rank", "rank", (row) => row.rank ?? 1e9],
     ["model", "model", (row) => row.model, (row) => make("td", { class: "name" }, row.model)],
     ["defense", "defense", (row) => row.defense, (row) => make("td", { class: "name" }, make("span", { class: "dot", style: `background:${color(row.kind)}` }), row.defense, make("span", { class: "span far" }, row.kind === "none" ? "" : ` ${row.kind}`))],
     track.labelled && ["clean", "clean SROCC", (row) => lowest(row.clean[0]), (row) => spanCell(row.clean, true), true, true],
