@@ -9,6 +9,7 @@ from typing import Any
 from attacks.fitted import FittedAttack
 from bench.datasets import DATASETS
 from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
+from defenses.base import TrainedDefense
 from models.zoo import WeightsError, card_of, weight_file
 
 
@@ -64,7 +65,7 @@ def _defense(name: str, made: type[Any]) -> dict[str, Any]:
         "kind": made.kind,
         "stochastic": made.stochastic,
         "surrogate": made.surrogate_kind,
-        "trained_for": trained if made.kind == "training" else None,
+        "trained_for": trained if issubclass(made, TrainedDefense) and made.kind != "none" else None,
         "about": _about(made),
         "paper": made.paper,
         "parameters": _parameters(made),

@@ -196,10 +196,16 @@ def train(
     dataset: Annotated[str, typer.Option(help="labelled pictures")] = "folder",
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
     start: Annotated[Path | None, typer.Option(help="undefended weights to start from")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="file with ImageNet weights of the backbone, or imagenet: torchvision fetches them")
+    ] = None,
     passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one picture")] = 600_000,
     batch: Annotated[int, typer.Option(min=2)] = 32,
     crop: Annotated[int, typer.Option(min=32)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
+    ema: Annotated[
+        float, typer.Option(min=0, max=0.99999, help="decay a step of the averaged weights, which are kept")
+    ] = 0.999,
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
@@ -214,9 +220,11 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
+    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, ema=ema, seed=seed)
     with TrainingReporter() as report:
-        written = fit(model, defense, open_dataset(dataset, root), schedule, out, start=start, report=report)
+        written = fit(
+            model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
+        )
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
 
 

@@ -248,7 +248,8 @@ def _figure(found: Explanation) -> Any:
         figure = Figure(figsize=(12, 8.6), layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(f"{found.title}\nour reconstruction of CPRL from the abstracts", fontsize=11, color=INK)
-        upper, lower = figure.subfigures(2, 1, height_ratios=[1.9, 1])
+        halves: Any = figure.subfigures(2, 1, height_ratios=[1.9, 1])
+        upper, lower = halves
         most = float(max(map(np.max, (found.cpr, found.ncpr, found.cpr_attacked, found.ncpr_attacked))))
         grid = upper.subplots(2, 3)
         for axes, name, pixels, quality, parts in (

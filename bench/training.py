@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +18,9 @@ from bench.provenance import provenance
 from bench.registry import DEFENSES, MODELS
 from defenses.base import DoesNotApply, TrainedDefense
 from defenses.training.loop import Progress, Schedule, srocc, train
-from models.zoo import WeightsError, card_of, load_weights, save_weights, sha256_of, weight_file
+from models.base import QualityModel
+from models.imagenet import OnImageNet, load_backbone
+from models.zoo import WeightsError, card_of, load_weights, save_weights, weight_file
 
 
 def fit(
@@ -28,6 +31,7 @@ def fit(
     out: Path,
     *,
     start: Path | None = None,
+    backbone: str | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Train a model under a recipe; goes on where a killed run stopped.
@@ -39,6 +43,7 @@ def fit(
         schedule: budget and speed.
         out: folder for weights, card and, meanwhile, the checkpoint.
         start: undefended weights to start from; random ones if left out.
+        backbone: file with ImageNet weights of the model's backbone, or "imagenet" to fetch them through torchvision.
         report: told of progress.
 
     Returns:
@@ -53,17 +58,16 @@ def fit(
     if dataset.label_kind == "none" or any(math.isnan(sample.mos) for sample in dataset.samples):
         raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
     torch.manual_seed(schedule.seed)
-    identity = {"recipe": [recipe.name, asdict(recipe)], "data": dataset.fingerprint, "start": start and sha256_of(start)}
     try:
         out.mkdir(parents=True, exist_ok=True)
         model = MODELS.build(model_name)
         target = weight_file(model.info.name, recipe.name, out)
-        if start is not None:
-            load_weights(model, start)
+        began = _began(model, start, backbone)
+        identity = {"recipe": [recipe.name, asdict(recipe)], "data": dataset.fingerprint, "start": began}
         prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
         training, validation = _splits(dataset)
         facts = train(
-            prepared, recipe.loss, recipe.passes_an_image, training, schedule,
+            prepared, recipe.losses, recipe.passes_an_image, training, schedule,
             checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
             validation=validation, report=report,
         )  # fmt: skip
@@ -82,7 +86,7 @@ def fit(
         "passes_an_image": recipe.passes_an_image,
         "schedule": asdict(schedule),
         "budget": facts,
-        "start": {"weights_sha256": sha256_of(start), "card": card_of(start)} if start else "random weights",
+        "start": began,
         "data": {"name": dataset.name, "label_kind": dataset.label_kind, "fingerprint": dataset.fingerprint,
                  "training_pictures": len(training), "training_references": _references(dataset, training)},
         "measured": measured,
@@ -92,6 +96,25 @@ def fit(
     save_weights(prepared, target, card)
     target.with_suffix(".checkpoint").unlink(missing_ok=True)
     return target
+
+
+def _began(model: QualityModel, start: Path | None, backbone: str | None) -> dict[str, Any] | str:
+    """Give a model the weights that its training begins with; what the card says of them.
+
+    Raises:
+        UserError, WeightsError: where there are none, or no training can change them.
+    """
+    if not any(True for _ in model.parameters()):
+        raise UserError(f"{model.info.name} has no weights to train")
+    if start is not None and backbone is not None:
+        raise UserError("a training starts from whole weights or from those of a backbone; name one of the two")
+    if start is not None:
+        return {"weights_sha256": load_weights(model, start), "card": card_of(start)}
+    if backbone is None:
+        return "random weights"
+    if not isinstance(model, OnImageNet):
+        raise UserError(f"{model.info.name} has no ImageNet backbone")
+    return {"backbone": model.imagenet, "backbone_sha256": load_backbone(model, backbone)}
 
 
 def _splits(dataset: ImageDataset) -> tuple[Subset, Subset | None]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,15 @@ class QualityModel(nn.Module, ABC):
     def quality(self, images: torch.Tensor) -> torch.Tensor:
         """Qualities (N,) of pictures (N, 3, H, W) in [0, 1]: 1 is best; not clamped."""
         return self.to_quality(self(images))
+
+    def training_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What plain training brings down, a scalar: the squared error of qualities, where the paper has nothing of its own.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1].
+            labels: (N,) in [0, 1], 1 = best.
+        """
+        return functional.mse_loss(self.quality(images).float(), labels)
 
 
 class FeatureModel(QualityModel):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,13 +19,13 @@ from models.cnniqa import CNNIQA, FILTERS, KERNEL, PATCH, normalize_contrast
 NAMES = MODELS.names()
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(scope="module", params=NAMES)
 def model(request):
     """Each registered model with seeded weights; the contract holds for any weights."""
     torch.manual_seed(0)
-    made = MODELS.find(request.param)().eval()
+    made = MODELS.find(request.param)().eval().requires_grad_(False)
     for part in made.modules():  # running statistics as after training: not those of a fresh network
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.5, 2)
     return made
@@ -76,7 +78,7 @@ def test_gradient_reaches_pixels_all_over_the_picture(model):
 
 
 def test_gradient_predicts_a_small_change_of_the_score(model):
-    model = model.double()
+    model = copy.deepcopy(model).double()
     side = model.info.min_size
     images = (random_pixels(1, side, side).double() / 255).requires_grad_()
     scores = model(images)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property, partial
 from hashlib import sha256
@@ -82,6 +82,10 @@ class Restoration(QualityModel):
         return (restored.float() - images).square().mean(dim=(1, 2, 3))
 
 
+def _errors(model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> Iterator[torch.Tensor]:
+    yield model(images).mean()
+
+
 def noisy(images: torch.Tensor, generator: torch.Generator, sigma: float | None = None) -> torch.Tensor:
     """Gaussian noise of a standard deviation, drawn evenly up to `MOST_NOISE` for each picture if left out; not clipped."""
     if sigma is None:
@@ -144,7 +148,7 @@ def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule
     out.mkdir(parents=True, exist_ok=True)
     passes = 1 + INNER_STEPS if by_attack else 1
     facts = train(
-        Restoration(network, spoil), lambda model, images, *_: model(images).mean(), passes, pictures, schedule,
+        Restoration(network, spoil), _errors, passes, pictures, schedule,
         checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps([name, pictures.fingerprint]), report=report,
     )  # fmt: skip
     network.eval()
