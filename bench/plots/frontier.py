@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.boards import Board
-from bench.plots.style import FAINT, GREY, INK, MARKERS, WIDTH, color, head, kinds, part_of, ranked, spread
-from bench.ranking import Interval, Row
+from bench.plots.style import FAINT, GREY, INK, MARKERS, WIDTH, color, head, kinds, legend, part_of, ranked, spread
+from bench.ranking import Interval, Row, brief
 
 NAMED = 24
 """Rows that are all named; of more, those of the frontier are."""
@@ -36,20 +36,25 @@ def frontier(board: Board) -> Figure:
         if not many:
             _bars(axes, row)
         axes.plot(
-            row.clean[0], row.robust[0], MARKERS[models.index(row.model) % len(MARKERS)], color=color(row),
+            row.clean[0], row.robust[0], _marker(row, models), color=color(row),
             markersize=mark_size(row.cost_ratio), markeredgecolor="white", alpha=0.4 if row.rank is None else 0.9, zorder=4,
         )  # fmt: skip
     axes.set(xlim=xlim, ylim=ylim, xlabel=f"clean {board.measure}", ylabel=f"robust {board.measure}")
     axes.grid(color=FAINT, linewidth=0.6)
     _name_marks(axes, [row for row in rows if row in best] if many else rows, 0.18 / (figure.get_figheight() - 1.5))
     head(figure, "Clean against robust SROCC; area grows with seconds an image", part_of(board, len(board.rows)))
-    figure.legend(handles=_legend(rows, models), loc="outside lower left", ncols=6, columnspacing=1.2, handletextpad=0.4)
+    legend(figure, _legend(rows, models))
     return figure
 
 
 def mark_size(cost: float) -> float:
     """Points across: the area doubles where the cost grows eightfold."""
     return 7.5 * float(np.clip(cost if np.isfinite(cost) else 1.0, 0.5, 1000)) ** (1 / 6)
+
+
+def _marker(row: Row, models: Sequence[str]) -> str:
+    """Of its model, as long as there are enough shapes for all of them."""
+    return MARKERS[models.index(row.model)] if len(models) <= len(MARKERS) else "o"
 
 
 def _best(rows: Sequence[Row]) -> list[Row]:
@@ -90,8 +95,9 @@ def _name_marks(axes: Axes, rows: Sequence[Row], gap: float) -> None:
 def _legend(rows: Sequence[Row], models: Sequence[str]) -> list[Line2D]:
     handles = kinds(rows)
     handles += [
-        Line2D([], [], color=INK, marker=MARKERS[place % len(MARKERS)], linestyle="none", markersize=6, label=model)
-        for place, model in enumerate(models)
+        Line2D([], [], color=INK, marker=marker, linestyle="none", markersize=6, label=brief(model))
+        for model, marker in zip(models, MARKERS, strict=False)
+        if len(models) <= len(MARKERS)
     ]
     highest = max((row.cost_ratio for row in rows if np.isfinite(row.cost_ratio)), default=1.0)
     handles += [

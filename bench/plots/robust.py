@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.boards import Board, shown
-from bench.plots.style import FAINT, GREY, INK, WIDTH, color, head, kinds, part_of, ranked
+from bench.plots.style import FAINT, GREY, INK, WIDTH, color, head, kinds, legend, part_of, ranked
 
 MOST = 48
 
@@ -45,5 +45,5 @@ def robust(board: Board) -> Figure:
         handles.append(
             Line2D([], [], color=GREY, alpha=0.35, marker="o", markersize=6, linewidth=2.4, label="pale: not ranked")
         )
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), columnspacing=1.2, handletextpad=0.3)
+    legend(figure, handles)
     return figure

@@ -32,6 +32,13 @@ def head(figure: Figure, heading: str, below: str) -> None:
     figure.suptitle(f"{heading}\n{below}", x=0.01, ha="left", fontsize=9.5)
 
 
+def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Below, in as many columns as fit."""
+    widest = 0.45 + 0.078 * max(len(str(handle.get_label())) for handle in handles)  # inches
+    columns = max(min(int(figure.get_figwidth() / widest), len(handles)), 1)
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, columnspacing=1.2, handletextpad=0.4)
+
+
 def part_of(board: Board, count: int) -> str:
     """Title and pictures of a track, and how many of its rows are drawn where that is not all."""
     some = f" · {count} of {len(board.rows)} rows" if count < len(board.rows) else ""
