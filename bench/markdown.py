@@ -27,7 +27,8 @@ taken anew in every resample. Rank is 1 + the number of rows whose interval lies
 **overlapping intervals share a rank**, and a wide interval is no merit. **Mean |shift|** is how far an attack moves quality
 on average (1 is the whole scale), the largest over attacks; both numbers stand here because they disagree. Random noise of
 the same size is a control and never ranks. Scores that are all equal count as SROCC 0. Cost is seconds an image against the
-undefended model. Rows with missing or failed cells are not ranked."""
+undefended model. Rows with missing or failed cells are not ranked; an attack that was tried on less than half of the rows
+counts against those, but is missing nowhere else."""
 RECONSTRUCTION = "CPRL and score reflection are our reconstruction from the abstracts of [arXiv 2404.19567](https://arxiv.org/abs/2404.19567)."
 ABOUT = (INTRO, RECONSTRUCTION)
 """Said here and on the page."""

@@ -53,8 +53,8 @@ class Key(NamedTuple):
 
 
 def brief(spec: str) -> str:
-    """A spec without the folders of the files that it names."""
-    return re.sub(r"(?<==)[^,\[\]]*/(?=[^,\[\]/])", "", spec)
+    """A spec without the folder of its weights."""
+    return re.sub(r"(?<=[\[,]weights=)[^,\[\]]*/(?=[^,\[\]/])", "", spec)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _rows(records: Records, track: Track, found: Sequence[dict[str, Any]]) -> li
     counts = Counter(cell.pictures for cell in cells if cell.ok)
     pictures = max(counts, key=lambda p: (counts[p], len(p), p), default=())
     resamples = _Resamples([reference for _, reference in pictures])
-    standard = {cell.key for cell in cells if cell.ok and not cell.control and cell.pictures == pictures}
+    standard = _standard(cells, pictures)
     grouped: dict[tuple[str, str], list[_Cell]] = {}
     for cell in cells:
         grouped.setdefault((cell.record["cell"]["model"], cell.record["cell"]["defense"]), []).append(cell)
@@ -213,6 +213,20 @@ def _rows(records: Records, track: Track, found: Sequence[dict[str, Any]]) -> li
         for row in rows
     ]
     return sorted(ranked, key=lambda r: (not r.complete, -np.nan_to_num(r.robust[0], nan=-2.0), r.model, r.defense))
+
+
+def _standard(cells: Sequence[_Cell], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
+    """What a row needs to be complete: that went well on the track's pictures, and was tried on half of the rows at least.
+
+    So an attack that somebody tried on a few rows counts against those, and takes nobody else's rank away.
+    """
+    tried: dict[Key, set[tuple[str, str]]] = {}
+    for cell in cells:
+        if not cell.control:
+            tried.setdefault(cell.key, set()).add((cell.record["cell"]["model"], cell.record["cell"]["defense"]))
+    rows = {name for names in tried.values() for name in names}
+    went_well = {cell.key for cell in cells if cell.ok and cell.pictures == pictures}
+    return {key for key, names in tried.items() if key in went_well and 2 * len(names) >= len(rows)}
 
 
 def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[_Cell]:

@@ -113,6 +113,16 @@ def test_rows_with_missing_or_failed_cells_are_listed_last_and_unranked(records:
     assert rows["m", "lacking"].robust[0] == 1
 
 
+def test_an_attack_tried_on_few_rows_counts_there_and_takes_no_rank_elsewhere(records: Records) -> None:
+    for model in ("a", "b", "c"):
+        put(records, GOOD, model=model)
+    put(records, BAD, model="a", attack="new")
+    rows = only(records)
+    assert all(row.complete for row in rows.values())
+    assert rows["a", "none"].worst_attack.startswith("new")
+    assert {name: row.rank for (name, _), row in rows.items()} == {"b": 1, "c": 1, "a": 3}
+
+
 @pytest.mark.usefixtures("unplotted")
 def test_a_row_without_any_ok_cell_is_there_without_values(records: Records) -> None:
     put(records, GOOD, model="a")
