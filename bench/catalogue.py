@@ -16,7 +16,7 @@ from models.zoo import WeightsError, card_of, weight_file
 def catalogue(kind: str) -> list[dict[str, Any]]:
     """One dictionary a registered name, sorted by name; broken ones have an `error`."""
     if kind == "datasets":
-        return [{"name": name, "about": _about(made), "error": None} for name, made in sorted(DATASETS.items())]
+        return [{"name": name, **made.facts(), "error": None} for name, made in sorted(DATASETS.items())]
     entries: list[dict[str, Any]] = []
     registries: dict[str, Registry[Any]] = {"models": MODELS, "defenses": DEFENSES, "attacks": ATTACKS}
     registry = registries[kind]

@@ -14,7 +14,8 @@ import numpy as np
 
 from bench import plots
 from bench.boards import PROJECT, Board, Content, Family, link, links, signed
-from bench.ranking import FEW_REFERENCES, Interval, Row, brief
+from bench.bootstrap import Interval
+from bench.ranking import FEW_REFERENCES, Row, brief
 from bench.records import Records
 from bench.registry import MODELS, parse_spec
 

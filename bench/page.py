@@ -13,11 +13,11 @@ from typing import Any
 
 from bench.boards import Board, Content, Curve, Family, links, reflected, size
 from bench.markdown import ABOUT
-from bench.measures import Reals
 from bench.plots.heat import transfer_matrix
 from bench.plots.style import COLORS, OTHER
 from bench.ranking import CellValue, Key, Row, brief
 from bench.records import Records
+from bench.weighted import Reals
 
 SITE = Path(__file__).with_name("site")
 SCRIPTS = ("words.js", "charts.js", "detail.js", "table.js", "main.js")

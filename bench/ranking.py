@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.measures import MEASURES, Reals, interval, pearson, ranks, resample_weights, spearman
-from bench.records import Records, Scores
-
-Interval = tuple[float, float, float]
-"""(value, lo, hi), 95 %; NaN where there is none."""
+from bench.bootstrap import Interval, interval, shared_ranks
+from bench.records import Records, Scored
+from bench.sample import Sample
+from bench.weighted import Reals
 
 NOTHING: Interval = (float("nan"),) * 3
 FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
@@ -137,7 +136,7 @@ class Row:
 class _Cell:
     key: Key
     record: dict[str, Any]
-    scores: Scores
+    scores: Scored
 
     @property
     def pictures(self) -> tuple[tuple[str, str], ...]:
@@ -169,27 +168,25 @@ def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> d
     return {track: _rows(records, track, grouped[track]) for track in sorted(grouped)}
 
 
-class _Resamples:
-    """The sample and its bootstrap over reference pictures."""
+class _Sample:
+    """Statistics of the pictures of a track, (B,) each: of themselves, then of resamples over reference pictures."""
 
     def __init__(self, references: Sequence[str]) -> None:
-        self.weights = resample_weights(references) if references else np.ones((1, 0))
+        self.sample = Sample.of(references) if references else Sample(np.ones((1, 0)))
+        self.alone = Sample(np.ones((1, len(references))))
         self.references = len(set(references))
-        self._labels: tuple[bytes, Reals, Reals] = (b"", self.weights, self.weights)
 
-    def srocc(self, labels: Reals, qualities: Reals) -> Reals:
-        """SROCC (B,), 0 where all qualities are equal: that tells nothing apart, and no value must not look robust."""
-        if self._labels[0] != labels.tobytes():  # mostly the same as last time
-            own = ranks(labels, self.weights)
-            self._labels = (labels.tobytes(), own, np.isfinite(pearson(own, own, self.weights)))
-        _, own, defined = self._labels
-        found = pearson(own, ranks(qualities, self.weights), self.weights)
-        found[np.isnan(found) & defined.astype(bool)] = 0
+    def sroccs(self, labels: Reals, qualities: Sequence[Reals]) -> list[Reals]:
+        """SROCC with the labels; 0 where all qualities are equal, since no value must not look robust."""
+        found = self.sample.spearmans(labels, qualities)
+        if any(np.isnan(values).any() for values in found):
+            defined = np.isfinite(self.sample.spearman(labels, labels))
+            found = [np.where(np.isnan(values) & defined, 0.0, values) for values in found]
         return found
 
-    def shift(self, clean: Reals, adv: Reals) -> Reals:
-        """Mean |quality shift| (B,)."""
-        return MEASURES["abs_gain"]({"clean": clean, "adv": adv}, self.weights)
+    def shift(self, scores: Scored) -> Reals:
+        """Mean |quality shift|."""
+        return self.sample.mean(np.abs(scores.adv - scores.clean))
 
     def bounded(self, values: Sequence[Reals], extreme: Callable[..., Reals]) -> Interval:
         """The extreme over cells, taken anew in every resample; without two references there is no interval."""
@@ -201,18 +198,21 @@ def _rows(records: Records, track: Track, found: Sequence[dict[str, Any]]) -> li
     cells = _cells(records, found)
     counts = Counter(cell.pictures for cell in cells if cell.ok)
     pictures = max(counts, key=lambda p: (counts[p], len(p), p), default=())
-    resamples = _Resamples([reference for _, reference in pictures])
+    sample = _Sample([reference for _, reference in pictures])
     standard = _standard(cells, pictures)
     grouped: dict[tuple[str, str], list[_Cell]] = {}
     for cell in cells:
         grouped.setdefault((cell.record["cell"]["model"], cell.record["cell"]["defense"]), []).append(cell)
-    rows = [_row(grouped[name], track.labelled, pictures, resamples, standard) for name in sorted(grouped)]
+    rows = [_row(grouped[name], track.labelled, pictures, sample, standard) for name in sorted(grouped)]
     complete = [row for row in rows if row.complete]
-    ranked = [
-        replace(row, rank=1 + sum(other.robust[1] > row.robust[2] for other in complete)) if row.complete else row
-        for row in rows
-    ]
-    return sorted(ranked, key=lambda r: (not r.complete, -np.nan_to_num(r.robust[0], nan=-2.0), r.model, r.defense))
+    ranks = shared_ranks([row.robust for row in complete])
+    ranked = [replace(row, rank=rank) for row, rank in zip(complete, ranks, strict=True)]
+    unranked = [row for row in rows if not row.complete]
+    return [*sorted(ranked, key=_place), *sorted(unranked, key=_place)]
+
+
+def _place(row: Row) -> tuple[float, str, str]:
+    return -np.nan_to_num(row.robust[0], nan=-2.0), row.model, row.defense
 
 
 def _standard(cells: Sequence[_Cell], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
@@ -257,48 +257,51 @@ def _finished(cell: _Cell) -> tuple[str, str]:
 
 
 def _row(
-    own: Sequence[_Cell], labelled: bool, pictures: tuple[tuple[str, str], ...], resamples: _Resamples, standard: set[Key]
+    own: Sequence[_Cell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: _Sample, standard: set[Key]
 ) -> Row:
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
     attacks = [cell for cell in usable if not cell.control]  # they come first
-    sroccs = [resamples.srocc(c.scores.mos if labelled else c.scores.clean, c.scores.adv) for c in usable]
-    shifts = [resamples.shift(cell.scores.clean, cell.scores.adv) for cell in usable]
-    robust = resamples.bounded(sroccs[: len(attacks)], np.min)
-    clean = [resamples.srocc(cell.scores.mos, cell.scores.clean) for cell in usable[:1] if labelled]
+    sroccs, clean = [], []
+    if usable:
+        first = usable[0].scores
+        sroccs = sample.sroccs(first.mos if labelled else first.clean, [cell.scores.adv for cell in usable])
+        clean = sample.sroccs(first.mos, [first.clean]) if labelled else []
+    shifts = [sample.shift(cell.scores) for cell in usable]
+    robust = sample.bounded(sroccs[: len(attacks)], np.min)
     missing = _missing(own, pictures, standard)
     if not missing and not np.isfinite(robust[0]):
         what = "labels" if labelled else "clean qualities"
         missing = (f"{what} that differ: SROCC is not defined",)
-    first = own[0].record
+    record = own[0].record
     return Row(
-        model=first["cell"]["model"],
-        defense=first["cell"]["defense"],
-        kind=first["defense"]["kind"],
+        model=record["cell"]["model"],
+        defense=record["cell"]["defense"],
+        kind=record["defense"]["kind"],
         rank=None,
-        clean=resamples.bounded(clean, np.min),
+        clean=sample.bounded(clean, np.min),
         robust=robust,
         worst_attack=_culprit(attacks, [-s[0] for s in sroccs]),
-        shift=resamples.bounded(shifts[: len(attacks)], np.max),
+        shift=sample.bounded(shifts[: len(attacks)], np.max),
         shift_attack=_culprit(attacks, [s[0] for s in shifts]),
-        noise=resamples.bounded(shifts[len(attacks) :], np.max),
+        noise=sample.bounded(shifts[len(attacks) :], np.max),
         certified=_certified([cell.record for cell in usable]),
         cost_ratio=_cost_ratio([cell.record for cell in usable]),
         complete=not missing,
         missing=missing,
         flags=tuple(sorted({flag for cell in own if not cell.control for flag in cell.record["flags"]})),
-        cells=tuple(_value(*parts, resamples) for parts in zip(usable, sroccs, shifts, strict=True)),
+        cells=tuple(_value(*parts, sample) for parts in zip(usable, sroccs, shifts, strict=True)),
         image_ids=tuple(image_id for image_id, _ in pictures),
-        references=resamples.references,
-        papers=(first["model"].get("paper", ""), first["defense"].get("paper", "")),
-        weights=(first["model"].get("weights_sha256", ""), first["defense"].get("weights_sha256", "")),
+        references=sample.references,
+        papers=(record["model"].get("paper", ""), record["defense"].get("paper", "")),
+        weights=(record["model"].get("weights_sha256", ""), record["defense"].get("weights_sha256", "")),
     )
 
 
-def _value(cell: _Cell, sroccs: Reals, shifts: Reals, resamples: _Resamples) -> CellValue:
+def _value(cell: _Cell, sroccs: Reals, shifts: Reals, sample: _Sample) -> CellValue:
     scores = cell.scores
-    stability = float(spearman(scores.clean, scores.adv, resamples.weights[:1])[0])
+    stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
     return CellValue(
-        cell.key, cell.control, cell.record["cell_id"], resamples.bounded([sroccs], np.min), stability, float(shifts[0]),
+        cell.key, cell.control, cell.record["cell_id"], sample.bounded([sroccs], np.min), stability, float(shifts[0]),
         tuple(cell.record["flags"]), scores.clean, scores.adv,
     )  # fmt: skip
 

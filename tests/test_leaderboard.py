@@ -16,10 +16,10 @@ from scipy.stats import rankdata, spearmanr
 
 from bench import claims, plots
 from bench.boards import content, families, shown, size
+from bench.bootstrap import resample_weights
 from bench.config import load_suite
 from bench.errors import UserError
 from bench.leaderboard import check, render
-from bench.measures import resample_weights
 from bench.plan import expand
 from bench.plots.style import spread
 from bench.ranking import Row, tracks

@@ -36,6 +36,8 @@ class Sample:
     raw: float = math.nan
 
 
+SPLITS = ("training", "validation", "test")
+
 SHARES = {"test": 0.2, "validation": 0.1}
 """Of the references, in a seeded split; the rest is training. KonIQ-10k's own split has these shares."""
 

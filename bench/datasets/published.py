@@ -18,13 +18,12 @@ from typing import ClassVar
 import pandas as pd
 import torch
 
-from bench.datasets.base import ImageDataset, Sample, read_picture
+from bench.datasets.base import SPLITS, ImageDataset, Sample, read_picture
 from bench.datasets.tables import Frame, read_csv, renamed
 from bench.datasets.tree import Tree
 from bench.errors import UserError
 
 COMMON = ("labels.csv", "labels.txt")
-SPLITS = {"training", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class PublishedSet(ImageDataset):
         if "split" in table:
             for image, split in zip(table["image"], table["split"], strict=True):
                 if split not in SPLITS:
-                    about = f"{image}: split {split} is none of {', '.join(sorted(SPLITS))}"
+                    about = f"{image}: split {split} is none of {', '.join(SPLITS)}"
                     problems.append(Problem("labels", name, about))
         return problems, ~(unnamed | twice | outside)
 

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.boards import Board
+from bench.bootstrap import Interval
 from bench.plots.style import FAINT, GREY, INK, MARKERS, WIDTH, color, head, kinds, legend, part_of, ranked, spread
-from bench.ranking import Interval, Row, brief
+from bench.ranking import Row, brief
 
 NAMED = 24
 """Rows that are all named; of more, those of the frontier are."""

@@ -13,9 +13,9 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from bench.boards import Board, shown, signed
-from bench.measures import Reals
 from bench.plots.style import INK, WIDTH, head, part_of
 from bench.ranking import TRANSFER, CellValue, Row
+from bench.weighted import Reals
 
 MOST = 40
 PANELS = 600
