@@ -158,7 +158,7 @@ class Arena:
             raise CannotRun(f"{cell.attack} cannot keep to a query limit")
         if cell.queries and seen.info.stochastic and cell.queries < cell.draws:
             raise CannotRun(
-                f"a query limit of {cell.queries} is below the {cell.draws} draws that an answer is averaged over"
+                f"a query limit of {cell.queries} is below the {cell.draws} draws of an answer"
             )
         if attack.access in GRADIENT_ACCESS and not seen.info.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.info.name} has none")

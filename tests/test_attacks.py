@@ -60,7 +60,8 @@ LINF_OPTIMAL = [
 PROMISED = {
     "gradient": {
         "fgsm", "i-fgsm", "pgd", "pgd-l2", "mi-fgsm", "ami-fgsm", "ni-fgsm", "vmi-fgsm", "di-fgsm", "ti-fgsm", "apgd",
-        "apgd-l2", "ddn", "korhonen", "madc", "ssah", "zhang-ssim", "zhang-dists", "ioi", "stadv", "adv-cf", "score-reflection",
+        "apgd-l2", "ddn", "korhonen", "madc", "ssah", "zhang-ssim", "zhang-dists", "ioi", "stadv", "adv-cf",
+        "score-reflection",
         "score-reflection-away", "score-reflection-fgsm", "score-reflection-apgd",
     },
     "set": {"sma"},

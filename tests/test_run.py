@@ -232,7 +232,7 @@ def test_a_cell_that_makes_no_sense_is_skipped_with_the_reason(small: ImageDatas
     ("model", "queries", "reason"),
     [
         (LinearModel(), 0, "a query limit of 0 allows no attack"),
-        (StochasticModel(), 2, "a query limit of 2 is below the 3 draws that an answer is averaged over"),
+        (StochasticModel(), 2, "a query limit of 2 is below the 3 draws of an answer"),
     ],
 )
 def test_a_query_limit_that_allows_no_question_is_a_skipped_cell(
