@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bench.plots.reflection import reflection
 from bench.plots.robust import robust
 from bench.plots.style import STYLE
 
-KINDS = {
+KINDS: dict[str, Callable[[Board], Figure]] = {
     "robust-srocc": robust,
     "clean-robust": frontier,
     "attack-heatmap": partial(attacks, measure="srocc"),
