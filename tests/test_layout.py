@@ -52,7 +52,7 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
         assert command in ci
 
 
-@pytest.mark.parametrize("name", ["attacks.md", "models.md"])
+@pytest.mark.parametrize("name", ["attacks.md", "datasets.md", "models.md"])
 def test_the_pages_of_the_registries_are_what_they_say(name: str) -> None:
     from bench.reference import PAGES
 
