@@ -60,7 +60,7 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
     if json_:
         typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
         return
-    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["min_size"],
+    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["weights", "min_size"],
              "datasets": ["count", "label_kind"]}  # fmt: skip
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
@@ -204,6 +204,9 @@ def train(
     batch: Annotated[int, typer.Option(min=2)] = 32,
     crop: Annotated[int, typer.Option(min=32)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
+    ema: Annotated[
+        float, typer.Option(min=0, max=0.99999, help="decay a step of the averaged weights, which are kept")
+    ] = 0.999,
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
     workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch pictures")] = 1,
@@ -219,7 +222,7 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    schedule = Schedule(passes, batch, crop, learning_rate, seed=seed, workers=workers)
+    schedule = Schedule(passes, batch, crop, learning_rate, ema=ema, seed=seed, workers=workers)
     with TrainingReporter() as report:
         written = fit(
             model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report

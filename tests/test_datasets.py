@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import math
 import multiprocessing
-import re
 from collections import Counter
 from functools import partial
 
@@ -24,7 +23,6 @@ from bench.datasets.distortions import DISTORTIONS
 from bench.datasets.loading import FEW, decoders, each
 from bench.errors import UserError
 from bench.pictures import Pictures
-from bench.reference import DOCS, datasets_page
 
 COLUMNS = ["image_id", "reference_id", "distortion", "level", "mos", "sha256"]
 
@@ -316,10 +314,3 @@ def test_a_wrong_name_is_one_line(spec, words, tmp_path):
 def test_a_sample_has_no_label_unless_one_is_given():
     assert math.isnan(Sample("a", "b").mos)
     assert math.isnan(Sample("a", "b", 0.5).raw)
-
-
-def test_the_page_of_data_sets_is_what_the_registry_says():
-    page = (DOCS / "datasets.md").read_text(encoding="utf-8")
-    assert page == datasets_page(), "run python -m bench.reference"
-    for link in re.findall(r"\]\(([\w.-]+\.md)\)", page):
-        assert (DOCS / link).is_file(), link

@@ -198,4 +198,4 @@ def test_training_refuses_what_it_cannot_do(noisy: Folder, tmp_path: Path) -> No
     with pytest.raises(UserError, match="less than one step"):
         fit("tiny", "none", noisy, schedule(3), tmp_path)
     with pytest.raises(UserError, match="cnniqa has none"):
-        fit("cnniqa", "cprl", noisy, schedule(160), tmp_path)
+        fit("cnniqa", "cprl-sortmask", noisy, schedule(160), tmp_path)
