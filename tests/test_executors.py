@@ -19,8 +19,7 @@ from bench.datasets import open_dataset
 from bench.errors import UserError
 from bench.estimate import estimate
 from bench.executors import execute
-from bench.executors.base import Outcome
-from bench.executors.base import tasks
+from bench.executors.base import Outcome, tasks
 from bench.plan import expand
 from bench.records import Records
 

@@ -75,7 +75,7 @@ class Scene:
     root: Path | None
     limit: int | None
     batch: Batch
-    engine: Engine = Engine()
+    engine: Engine = field(default_factory=Engine)
     keep_images: bool = False
     threads: int = 1
     seconds: float | None = None
