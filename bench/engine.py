@@ -77,13 +77,13 @@ class Engine:
             picture: one that it has to score, (3, H, W) uint8.
         """
         model.eval().to(self.device)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        model.to(memory_format=torch.channels_last)
         batch = picture[None].expand(2, -1, -1, -1).to(self.device).float() / 255
         try:
             with torch.random.fork_rng([]), torch.inference_mode():
                 model.quality(batch)
         except Exception:  # its own faults show again where they are recorded
-            model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            model.to(memory_format=torch.contiguous_format)
         if self.compile:
             model.compile()
         return model

@@ -98,7 +98,7 @@ def _peak_mib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
-def provenance(device: str) -> dict[str, Any]:
+def provenance(device: str = "cpu") -> dict[str, Any]:
     """Versions, commit, machine and time, as JSON can hold them."""
     kind = torch.device(device).type
     return {

@@ -102,7 +102,7 @@ def test_a_process_that_is_killed_costs_one_cell(root, tmp_path):
 
 
 def test_a_cell_that_hangs_ends_at_its_time_limit(root, tmp_path, monkeypatch):
-    """An hour is allowed. When the cell that hangs for ever has begun, the clock here jumps by an hour: no test of patience."""
+    """An hour is allowed. When the cell that hangs has begun, the clock here jumps by an hour: no test of patience."""
     jumped = 0.0
     real = time.monotonic
     monkeypatch.setattr("bench.executors.processes.time.monotonic", lambda: real() + jumped)

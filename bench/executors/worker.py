@@ -21,8 +21,8 @@ from bench.guard import OutOfMemory
 from bench.loading import told
 from bench.records import Records
 
-# What is said through the pipe: ("start", cell id), ("end", cell id, record without its rows), ("free",) when a task is done,
-# ("memory", cell id, words) and ("broke", exception) as the last words.
+# What is said through the pipe: ("start", cell id), ("end", cell id, status and errors), ("free",) when a task is done,
+# ("memory", words) and ("broke", exception) as the last words.
 
 
 def serve(pipe: Connection, scene: Scene, folder: Path) -> None:
