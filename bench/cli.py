@@ -97,6 +97,7 @@ def run(
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
     from bench.config import load_suite, validated
     from bench.executors import execute
+    from bench.interrupt import GO_ON, Stopped, stoppable
     from bench.progress import Reporter
     from bench.records import Records
 
@@ -113,10 +114,11 @@ def run(
         return
     with Reporter() as report:
         try:
-            outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address, keep_images)
-        except KeyboardInterrupt:
-            typer.echo("stopped; finished cells are kept, and the same command goes on from here", err=True)
-            raise typer.Exit(130) from None
+            with stoppable():
+                outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address, keep_images)
+        except Stopped as stopped:
+            typer.echo(GO_ON, err=True)
+            raise typer.Exit(stopped.code) from None
         report.summary(outcome, out)
     if outcome.failed:
         raise typer.Exit(3)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -57,22 +60,24 @@ def run(
         raise UserError('the executor ray needs the extra: pip install "iqarena[ray]"') from None
     with planned(arena, cells, records, report, fresh, scene.keep_images) as book:
         if book.waiting:
-            cores = None if address else workers * scene.threads
-            try:
-                ray.init(
-                    address=address,
-                    num_cpus=cores,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
+            _connect(ray, address, None if address else workers * scene.threads)
             try:
                 _Cluster(ray, scene, book).go(workers)
             finally:
                 ray.shutdown()
     return book.outcome
+
+
+def _connect(ray: Any, address: str | None, cores: int | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what runs here is nobody's business
+    terminated = signal.getsignal(signal.SIGTERM)
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=address, num_cpus=cores, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # Ray takes it
 
 
 class _Cluster:
