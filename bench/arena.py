@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
 
@@ -25,13 +24,15 @@ from bench.datasets.base import ImageDataset
 from bench.engine import Batch, Engine
 from bench.errors import CannotRun, UserError
 from bench.fits import Fits
+from bench.forward import differ, optimises
 from bench.guard import OutOfMemory, out_of_memory, seeded, undisturbed
 from bench.lineup import Lineup
 from bench.loading import told
-from bench.measures import measure_cell
 from bench.pictures import Pictures, Shelf
 from bench.plan import PROTOCOL, Cell, digest
-from bench.provenance import Costs, measured, provenance
+from bench.probe import probed
+from bench.provenance import measured
+from bench.recording import STATUSES, Ran, record_of
 from bench.records import IMAGE_COLUMNS
 from bench.registry import ATTACKS, DEFENSES, source_hash
 from bench.target import checked_quality, frozen
@@ -44,9 +45,6 @@ GRADIENT_ACCESS = ("gradient", "set")
 
 TIMED_PICTURES, TIMED_TURNS = 8, 5
 """For the cost of a defense: few, since it is measured in every run."""
-
-STATUSES = ("ok", "violation", "not-finite", "failed")
-"""Of a picture, from good to bad; a cell has the worst of its pictures'."""
 
 
 class Arena:
@@ -79,6 +77,7 @@ class Arena:
         self._made_of: dict[tuple[str, str, str], list[object]] = {}
         self._clean: dict[tuple[str, str, int], torch.Tensor] = {}
         self._speed: dict[tuple[str, str], tuple[float, float]] = {}
+        self._conduct: dict[tuple[str, str], list[str]] = {}
         self._crafted: OrderedDict[str, Crafted] = OrderedDict()
 
     @functools.cached_property
@@ -140,6 +139,8 @@ class Arena:
             raise CannotRun(f"{cell.attack} cannot {cell.objective}; it can {', '.join(attack.objectives)}")
         if cell.queries is not None and not attack.limited:
             raise CannotRun(f"{cell.attack} cannot keep to a query limit")
+        if cell.queries and seen.stochastic and cell.queries < cell.draws:
+            raise CannotRun(f"a query limit of {cell.queries} is below the {cell.draws} draws of an answer")
         if attack.access in GRADIENT_ACCESS and not seen.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.name} has none")
         needs = [(cell.model, max(model.min_size, deployed.min_size)), (cell.crafted_on[0], seen.min_size)]
@@ -169,28 +170,29 @@ class Arena:
             OutOfMemory: where a smaller batch may help.
         """
         self._halvings = halvings
-        shared = cell.crafting in self._crafted
-        with undisturbed(), measured() as spent:
-            images, crafted, errors, speed = self._run(cell)
-        changed = self.lineup.changed({cell.model, cell.crafted_on[0]})
-        if changed:
-            errors.append(f"the weights of {' and '.join(changed)} were changed meanwhile; they were loaded anew")
-            images["status"] = "failed"
+        shared, ran = cell.crafting in self._crafted, self._nothing(cell)
+        with undisturbed(), measured() as ran.spent:
+            self._run(cell, ran)
+        if changed := self.lineup.changed({cell.model, cell.crafted_on[0]}):
+            ran.fail(f"the weights of {' and '.join(changed)} were changed meanwhile; they were loaded anew")
             self._crafted.clear()
-        flags, fits = (list(crafted.flags), crafted.fits) if crafted else ([], [])
-        alone = spent.seconds + (crafted.seconds if crafted and shared else 0)
-        return self._record(cell, cell_id, images, flags, errors, fits, spent, alone, speed)
+        ran.seconds = ran.spent.seconds + (ran.crafted.seconds if ran.crafted and shared else 0)
+        record = record_of(ran, cell, cell_id, self.lineup, self.dataset)
+        record["model"]["probe"] = probed(self.lineup.bare(cell.model))
+        return record, ran.images
 
-    def _run(self, cell: Cell) -> tuple[pd.DataFrame, Crafted | None, list[str], tuple[float, float]]:
-        """The rows of a cell, its attacked pictures, what went wrong, and what scoring takes (see `speed`)."""
-        images, crafted, speed = self._rows(), None, (math.nan, math.nan)
+    def _run(self, cell: Cell, ran: Ran) -> None:
+        images = ran.images
         try:
             undefended = self.clean(cell.model, "none", cell.seed)
             clean = self.clean(cell.model, cell.defense, cell.seed)
-            speed = self.speed(cell.model, cell.defense)
+            ran.speed = self.speed(cell.model, cell.defense)
+            ran.flags += self.conduct(cell.model, cell.defense)
             images["undefended_clean_quality"], images["clean_quality"] = undefended.numpy(), clean.numpy()
-            crafted = self.crafted(cell)
+            ran.crafted = crafted = self.crafted(cell)
             images[list(crafted.table.columns)] = crafted.table
+            ran.flags += crafted.flags
+            ran.errors += crafted.errors
             adversarial = self.score(cell.model, cell.defense, crafted.pixels, digest(cell.crafting, "adv"))
             images["adv_quality"] = adversarial.numpy()
             finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
@@ -201,62 +203,21 @@ class Arena:
         except (Exception, SystemExit) as error:
             if out_of_memory(error):
                 raise OutOfMemory(told(error)) from None
-            images["status"] = "failed"
-            return images, crafted, [*(crafted.errors if crafted else []), told(error)], speed
-        return images, crafted, list(crafted.errors), speed
+            ran.fail(told(error))
 
     def failed(self, cell: Cell, cell_id: str, reason: str) -> tuple[dict[str, Any], pd.DataFrame]:
         """What is recorded of a cell that ended otherwise than by itself."""
-        return self._record(cell, cell_id, self._rows(), [], [reason], [], Costs(), math.nan, (math.nan, math.nan))
+        ran = self._nothing(cell)
+        ran.fail(reason)
+        return record_of(ran, cell, cell_id, self.lineup, self.dataset), ran.images
 
-    def _rows(self) -> pd.DataFrame:
+    def _nothing(self, cell: Cell) -> Ran:
         """A row a picture, before anything is known."""
-        return pd.DataFrame(
+        images = pd.DataFrame(
             {"image_id": [s.image_id for s in self.samples], "reference_id": [s.reference_id for s in self.samples],
              "mos": [s.mos for s in self.samples], "status": "failed"}
         )  # fmt: skip
-
-    def _record(
-        self, cell: Cell, cell_id: str, images: pd.DataFrame, flags: list[str], errors: list[str],
-        fits: list[dict[str, Any]], spent: Costs, alone: float, speed: tuple[float, float],
-    ) -> tuple[dict[str, Any], pd.DataFrame]:  # fmt: skip
-        images = images.reindex(columns=IMAGE_COLUMNS)
-        record = {
-            "cell_id": cell_id,
-            "cell": asdict(cell),
-            "status": max(images.status, key=STATUSES.index),
-            "errors": sorted(set(errors)),
-            "n_images": len(images),
-            "measures": measure_cell(images),
-            "costs": _costs(images) | {"seconds": alone},
-            "flags": flags,
-            **self._facts(cell, fits),
-            "score_seconds_an_image": dict(zip(("defended", "undefended"), speed, strict=True)),
-            "crafting": self.crafting_id(cell),
-            "provenance": provenance(self.lineup.engine.device)
-            | asdict(spent)
-            | {
-                "precision": {"scores": "float32", "gradients": cell.precision},
-                "compiled": self.lineup.engine.compile,
-                "batch": self.batch,
-                "halvings": self._halvings,
-                "seeds": {"suite": cell.seed, "first_picture": seed_of(cell.crafting, self.samples[0].image_id)},
-            },
-        }
-        return _without_nan(record), images
-
-    def _facts(self, cell: Cell, fits: list[dict[str, Any]]) -> dict[str, Any]:
-        """What a reader of the record wants to know of its parts."""
-        attack, defense = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense)
-        model, deployed = self.lineup.info(cell.model, "none"), self.lineup.info(cell.model, cell.defense)
-        return {
-            "attack": {"access": attack.access, "control": attack.control, "paper": attack.paper, "fits": fits,
-                       **_parameters(attack)},
-            "defense": {"kind": defense.kind, "stochastic": defense.stochastic, "surrogate": defense.surrogate_kind,
-                        "paper": defense.paper, "weights_sha256": deployed.weights_sha256, **_parameters(defense)},
-            "model": {"paper": model.paper, "weights_sha256": model.weights_sha256, "score_range": list(model.score_range)},
-            "dataset": {"label_kind": self.dataset.label_kind, "fingerprint": self.dataset.fingerprint},
-        }  # fmt: skip
+        return Ran(images.reindex(columns=IMAGE_COLUMNS), self.crafting_id(cell), self.batch, self._halvings)
 
     def clean(self, model: str, defense: str, seed: int) -> torch.Tensor:
         """Clean qualities (N,) of the deployed model; computed once."""
@@ -281,6 +242,18 @@ class Arena:
             medians = [float(np.median(times)) for times in taken]
             self._speed[model, defense] = (medians[0], medians[-1])
         return self._speed[model, defense]
+
+    def conduct(self, model: str, defense: str) -> list[str]:
+        """Flags of what the deployed model does while it scores; looked at once."""
+        if (model, defense) not in self._conduct:
+            deployed, some = self.defended(model, defense), list(islice(self.pictures, 2))
+            flags = []
+            if differ([self.score(model, defense, some, "conduct") for _ in range(2)]):
+                flags.append("undeclared-randomness")
+            if optimises(deployed, some[0][None].to(self.lineup.engine.device).float() / 255):
+                flags.append("optimises-in-forward")
+            self._conduct[model, defense] = flags
+        return self._conduct[model, defense]
 
     def score(self, model: str, defense: str, pixels: Sequence[torch.Tensor], seed: str) -> torch.Tensor:
         """Qualities (N,) of the first N stored pictures, uint8, in float32; what is not finite stays so."""
@@ -351,25 +324,3 @@ class Arena:
         for indices in by_size.values():
             for start in range(0, len(indices), most):
                 yield indices[start : start + most]
-
-
-def _parameters(plugin: object) -> dict[str, Any]:
-    return {"parameters": asdict(plugin)} if is_dataclass(plugin) and not isinstance(plugin, type) else {}
-
-
-def _costs(images: pd.DataFrame) -> dict[str, float]:
-    made = images[images.status != "failed"]
-    return {
-        "linf_max": float(made.linf.max()),
-        "psnr_mean": float(made.psnr.mean()),
-        "ssim_mean": float(made.ssim.mean()),
-        "forwards_mean": float(images.forwards.mean()),
-        "backwards_mean": float(images.backwards.mean()),
-    }
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN is not JSON: missing becomes null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value

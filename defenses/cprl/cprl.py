@@ -16,7 +16,8 @@ import torch
 from defenses.base import DoesNotApply
 from defenses.cprl.activation import RandomMask, SoftRankActivation
 from defenses.cprl.model import CPRLModel, StraightThrough
-from defenses.training.adversarial import INNER_STEPS, AdversarialTraining
+from defenses.training.adversarial import AdversarialTraining
+from defenses.training.ball import INNER_STEPS
 from defenses.training.loop import inner_attack
 from models.base import FeatureModel, QualityModel
 
@@ -70,6 +71,8 @@ class CPRL(AdversarialTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.adversarial_weight == 0:
+            object.__setattr__(self, "passes_an_image", 1)  # the clean picture alone
         if not (0 < self.keep < 1 and self.temperature > 0 and self.sharpness > 0 and self.necessity_weight >= 0):
             raise ValueError(
                 "cprl: keep must be in (0, 1), temperature and sharpness above 0, necessity_weight not negative"
@@ -101,8 +104,7 @@ class CPRL(AdversarialTraining):
         assert isinstance(model, FeatureModel)
         count, both = len(images), images
         if self.adversarial_weight > 0:
-            epsilon = self.epsilon * min(1.0, (progress + 0.01) / self.ramp)
-            both = torch.cat([images, inner_attack(model, images, labels, epsilon, INNER_STEPS)])
+            both = torch.cat([images, inner_attack(model, images, labels, self.ball(progress), INNER_STEPS)])
         scores = model.quality(both).float()
         errors = (scores - labels.repeat(len(both) // count)) ** 2
         total = errors[:count].mean()

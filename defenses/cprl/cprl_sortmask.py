@@ -16,7 +16,8 @@ from defenses.base import DoesNotApply
 from defenses.cprl.cprl import feature_model
 from defenses.cprl.model import CPRLModel, StraightThrough
 from defenses.cprl.sort_mask import SortMask
-from defenses.training.adversarial import INNER_STEPS, AdversarialTraining
+from defenses.training.adversarial import AdversarialTraining
+from defenses.training.ball import INNER_STEPS
 from models.base import QualityModel
 
 INTERVENTIONS = ("noise", "fgsm", "pgd", "reflection")
@@ -47,6 +48,8 @@ class CPRLSortMask(AdversarialTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.adversarial_weight == 0:
+            object.__setattr__(self, "passes_an_image", 1)  # the clean picture alone
         if not 0 <= self.share < 1:
             raise ValueError("cprl-sortmask: share must be in [0, 1)")
 
@@ -68,8 +71,7 @@ class CPRLSortMask(AdversarialTraining):
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
         if self.adversarial_weight == 0:
             return ((model.quality(images).float() - labels) ** 2).mean()
-        epsilon = self.epsilon * min(1.0, (progress + 0.01) / self.ramp)
-        scores = model.quality(torch.cat([images, interventions(model, images, labels, epsilon)])).float()
+        scores = model.quality(torch.cat([images, interventions(model, images, labels, self.ball(progress))])).float()
         clean, intervened = scores.chunk(2)
         invariance = ((intervened - clean) ** 2).mean()
         return ((clean - labels) ** 2).mean() + self.adversarial_weight * invariance
