@@ -60,7 +60,8 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
     if json_:
         typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
         return
-    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["min_size"], "datasets": []}
+    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["weights", "min_size"],
+             "datasets": ["count", "label_kind"]}  # fmt: skip
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in [*brief[kind.value], "about"]:
@@ -208,6 +209,7 @@ def train(
     ] = 0.999,
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch pictures")] = 1,
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
 ) -> None:
     """Fit a recipe; writes safetensors plus a card, and resumes where a killed run stopped."""
@@ -220,7 +222,7 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, ema=ema, seed=seed)
+    schedule = Schedule(passes, batch, crop, learning_rate, ema=ema, seed=seed, workers=workers)
     with TrainingReporter() as report:
         written = fit(
             model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
@@ -246,6 +248,24 @@ def check(
             Console().print(*report.tables(), sep="\n")
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
+
+
+@data.command("list")
+def data_list(
+    dataset: Annotated[str | None, typer.Argument(help="registry name; all if left out")] = None,
+    root: Annotated[Path | None, typer.Option(help="a folder in which to look for them")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """What a data set needs on disk and, of a folder, whether it is there."""
+    from rich.console import Console
+
+    from bench.datasets.needs import needs, table
+
+    found = needs(dataset, root)
+    if json_:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        Console().print(table(found))
 
 
 @data.command("verify")
