@@ -67,7 +67,8 @@ def test_every_shipped_weight_file_has_its_card() -> None:
     for file in files:
         card = card_of(file)
         assert card["sha256"] == sha256_of(file)
-        assert {"data", "schedule", "budget", "measured", "licence"} <= set(card)
+        assert {"data", "measured", "licence"} <= set(card)
+        assert {"schedule", "budget"} <= set(card) or "fit" in card
         assert file.stat().st_size < 6 * 2**20
     # the three variants of resnet-iqa had the same budget, to the last batch
     passes = [card_of(file)["budget"]["passes"] for file in files if file.name.startswith("resnet-iqa")]
