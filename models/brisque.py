@@ -50,9 +50,11 @@ class BRISQUE(FittedModel):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        scaled = self._scaled(features(images).to(self.vectors))
-        apart = torch.cdist(scaled, self.vectors, compute_mode="donot_use_mm_for_euclid_dist")
-        return (torch.exp(-self.width * apart**2) @ self.coefficients + self.offset).to(images.dtype)
+        scaled = self._scaled(features(images))
+        apart = torch.cdist(scaled, self.vectors.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        # thousands of terms that nearly cancel: not for float32
+        scores: torch.Tensor = torch.exp(-self.width * apart**2) @ self.coefficients.double() + self.offset
+        return scores.to(images.dtype)
 
     def _scaled(self, found: torch.Tensor) -> torch.Tensor:
         """Features (N, 36), those of the training set from −1 to 1."""
@@ -63,10 +65,10 @@ class BRISQUE(FittedModel):
         from sklearn.svm import SVR
 
         rows = [(features(picture[None]), label) for picture, label in pictures]
-        table = torch.cat([row for row, _ in rows]).float()
-        self.low, self.high = table.amin(dim=0), table.amax(dim=0)
+        table = torch.cat([row for row, _ in rows])
+        self.low, self.high = table.amin(dim=0).float(), table.amax(dim=0).float()
         regression = SVR(C=COST, gamma=WIDTH, epsilon=TUBE, cache_size=500)
-        regression.fit(self._scaled(table).double().numpy(), [label for _, label in rows])
+        regression.fit(self._scaled(table).numpy(), [label for _, label in rows])
         self.vectors = torch.from_numpy(regression.support_vectors_).float()
         self.coefficients = torch.from_numpy(regression.dual_coef_[0]).float()
         self.width, self.offset = torch.tensor(WIDTH), torch.tensor(float(regression.intercept_[0]))
