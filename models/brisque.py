@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from models.base import FittedModel, ModelInfo
-from models.nss import fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
+from models.nss import MOST, fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
 
 _FEATURES = 36
 
@@ -30,7 +30,7 @@ class BRISQUE(FittedModel):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("low", torch.zeros(_FEATURES))
-        self.register_buffer("high", torch.ones(_FEATURES))
+        self.register_buffer("high", torch.full((_FEATURES,), MOST))
         self.register_buffer("vectors", torch.rand(8, _FEATURES) * 2 - 1)
         self.register_buffer("coefficients", torch.rand(8) - 0.5)
         self.register_buffer("width", torch.tensor(WIDTH))
