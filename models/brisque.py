@@ -32,7 +32,7 @@ class BRISQUE(FittedModel):
         self.register_buffer("low", torch.zeros(_FEATURES))
         self.register_buffer("high", torch.full((_FEATURES,), MOST))
         self.register_buffer("vectors", torch.rand(8, _FEATURES) * 2 - 1)
-        self.register_buffer("coefficients", torch.rand(8) - 0.5)
+        self.register_buffer("coefficients", COST * (2 * torch.rand(8) - 1))
         self.register_buffer("width", torch.tensor(WIDTH))
         self.register_buffer("offset", torch.tensor(0.5))
         self.low: torch.Tensor
