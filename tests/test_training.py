@@ -139,8 +139,10 @@ def test_what_is_not_split_is_split_by_reference_and_the_test_part_is_never_trai
     table.to_csv(noisy.root / "labels.csv", index=False)
     data = Folder(noisy.root)
     seen: set[str] = set()
-    read = Folder.picture
-    monkeypatch.setattr(Folder, "picture", lambda self, i: seen.add(self.samples[i].reference_id) or read(self, i))
+    read = Folder.part
+    monkeypatch.setattr(
+        Folder, "part", lambda self, i, choose: seen.add(self.samples[i].reference_id) or read(self, i, choose)
+    )
     monkeypatch.setattr("bench.training.srocc", lambda *_: 0.5)
     monkeypatch.setattr("defenses.training.loop.srocc", lambda *_: 0.5)
     file = fit("tiny", "none", data, schedule(160, seed=3), tmp_path / "out")
