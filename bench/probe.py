@@ -12,15 +12,18 @@ import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from bench.conformance import Finding
+from bench.conformance import Finding, for_record
 from bench.datasets.distortions import DISTORTIONS
+from bench.registry import source_hash
 from bench.target import frozen
-from models.base import QualityModel
+from models.base import ModelInfo, QualityModel
+from models.zoo import state_sha256
 
 SCENES = ("astronaut", "coffee", "chelsea")
 WORSE = (("white-noise", 4), ("gaussian-blur", 4), ("jpeg", 5))
@@ -327,6 +330,17 @@ def probe(model: QualityModel) -> list[Finding]:
             return [Finding("runs", False, f"{_told(error)} on a picture of {width}×{height}", "score pictures of any size")]
         runs = Finding("runs", True, f"scores a natural picture of {width}×{height}")
         return [runs, *(_checked(subject, *check) for check in _CHECKS)]
+
+
+_probed: dict[tuple[ModelInfo, str, str], dict[str, Any]] = {}
+
+
+def probed(model: QualityModel) -> dict[str, Any]:
+    """What a record keeps of the probe; each model is probed once in a process."""
+    key = (model.info, source_hash(model), model.info.weights_sha256 or state_sha256(model))
+    if key not in _probed:
+        _probed[key] = for_record(probe(model))
+    return _probed[key]
 
 
 def _checked(subject: _Subject, name: str, look: Callable[[_Subject], _Measured], advice: str) -> Finding:

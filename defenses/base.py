@@ -64,6 +64,7 @@ class TrainedDefense(Defense):
 
     kind: ClassVar[Kind] = "training"
     passes_an_image: ClassVar[int]
+    not_trained: ClassVar[tuple[str, ...]] = ("weights",)  # parameters that the weights do not depend on
 
     weights: str = ""
 
@@ -98,7 +99,7 @@ class TrainedDefense(Defense):
         sha256 = load_weights(protected, path)
         trained: dict[str, object] = card_of(path).get("recipe", {})
         for name, value in asdict(self).items():
-            if name != "weights" and trained.get(name, value) != value:
+            if name not in self.not_trained and trained.get(name, value) != value:
                 raise DoesNotApply(f"{path.name} was trained with {name}={trained[name]}, not {value}; train it so first")
         protected.info = replace(protected.info, weights_sha256=sha256)
         return protected.eval()

@@ -9,51 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import nn
 
 from defenses.architecture.base import SeamBlock, WithBlock
-from defenses.purification.base import with_gradient_of
+from defenses.cprl.model import StraightThrough
+from defenses.cprl.sort_mask import SortMask
 from models.base import QualityModel
-
-
-class SortMask(nn.Module):
-    """Of each channel of each picture, values nearer to the mean μ than t go to μ; maps (M, C, h, w) to the same.
-
-    With d = |z − μ| and t the ⌊p·h·w⌋-th smallest d of the channel (0 where that is none):
-
-        soft    μ + sign(z − μ)·relu(d − t)     for fixed μ and t, no value moves by more than its input does
-        hard    z where d > t, else μ           jumps at t, so it bounds nothing
-
-    Args:
-        share: p, in [0, 1); 0 changes nothing.
-        form: "soft" or "hard".
-    """
-
-    def __init__(self, share: float, form: Literal["soft", "hard"]) -> None:
-        super().__init__()
-        self.share, self.form = share, form
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        place = int(self.share * maps.shape[2] * maps.shape[3])
-        if place < 1:
-            return maps
-        mean = maps.mean(dim=(2, 3), keepdim=True)
-        shift = maps - mean
-        # an order statistic, so that half precision will do and no size is too large
-        threshold = shift.abs().flatten(2).kthvalue(place, dim=2).values[:, :, None, None]
-        if self.form == "soft":
-            return mean + shift.sign() * torch.relu(shift.abs() - threshold)
-        return torch.where(shift.abs() > threshold, maps, mean)
-
-
-class _StraightThrough(nn.Module):
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        return with_gradient_of(maps, self.block(maps.detach()))
 
 
 @dataclass(frozen=True)
@@ -84,6 +45,6 @@ class SortMaskDefense(SeamBlock):
 
     def surrogate(self, model: QualityModel) -> QualityModel:
         deployed = self.protect(model)
-        if self.form == "hard" and isinstance(deployed, WithBlock):
-            deployed.block = _StraightThrough(deployed.block)
+        if self.form == "hard" and isinstance(deployed, WithBlock) and isinstance(deployed.block, SortMask):
+            deployed.block = StraightThrough(deployed.block)
         return deployed

@@ -32,6 +32,9 @@ After each, before the next is asked for, the loop has run its backward pass and
 """
 
 
+Choose = Callable[[int, int], tuple[int, int, int, int]]
+"""``choose(height, width)`` of a picture → (top, left, height, width) of the part of it that is wanted."""
+
 _REPORT_EVERY = 50  # steps
 
 
@@ -41,6 +44,9 @@ class LabelledPictures(Protocol):
     def __len__(self) -> int: ...
     def picture(self, index: int) -> torch.Tensor:
         """(3, H, W) uint8."""
+
+    def part(self, index: int, choose: Choose) -> torch.Tensor:
+        """A part of it, (3, height, width) uint8."""
 
     def mos(self, index: int) -> float:
         """Label in [0, 1], 1 = best."""
@@ -84,16 +90,15 @@ class _Crops(Dataset[tuple[torch.Tensor, float]]):
 
     def __getitem__(self, draw: int) -> tuple[torch.Tensor, float]:
         index = draw % len(self.pictures)
-        picture = self.pictures.picture(index)
-        if min(picture.shape[1:]) < self.crop:
-            raise ValueError(
-                f"picture {index} is {picture.shape[2]}×{picture.shape[1]}, smaller than the crop of {self.crop}"
-            )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
-        top, left = (
-            int(torch.randint(0, max(side - self.crop, 0) + 1, (), generator=generator)) for side in picture.shape[1:]
-        )
-        crop = picture[:, top : top + self.crop, left : left + self.crop]
+
+        def choose(height: int, width: int) -> tuple[int, int, int, int]:
+            if min(height, width) < self.crop:
+                raise ValueError(f"picture {index} is {width}×{height}, smaller than the crop of {self.crop}")
+            top, left = (int(torch.randint(0, side - self.crop + 1, (), generator=generator)) for side in (height, width))
+            return top, left, self.crop, self.crop
+
+        crop = self.pictures.part(index, choose)
         if torch.rand((), generator=generator) < 0.5:
             crop = crop.flip(2)
         return crop, self.pictures.mos(index)
@@ -145,11 +150,13 @@ def srocc(model: QualityModel, pictures: LabelledPictures) -> float:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running training tells: share of the budget, mean loss since the last word, validation SROCC or None."""
+    """What a running training tells: share of the budget, mean loss since the last word, validation SROCC or None, and the
+    seconds spent, interrupted runs included."""
 
     share: float
     loss: float
     validation_srocc: float | None
+    seconds: float
 
 
 def train(
@@ -188,15 +195,15 @@ def train(
         cost = passes_an_image * schedule.batch
         raise ValueError(f"a budget of {schedule.passes} passes is less than one step of {cost}")
     torch.manual_seed(schedule.seed)
-    recipe = json.dumps(
-        asdict(schedule) | {"passes_an_image": passes_an_image, "images": len(pictures), "identity": identity}
-    )
+    ways = {"workers", "minutes_between_checkpoints"}  # which change no weight
+    said = {name: value for name, value in asdict(schedule).items() if name not in ways}
+    recipe = json.dumps(said | {"passes_an_image": passes_an_image, "images": len(pictures), "identity": identity})
     state = _State(model, schedule, steps, checkpoint, recipe)
     state.load()
     model.train()
     device = next(model.parameters()).device
-    running = 0.0
-    for images, labels in _batches(pictures, schedule, state.step, steps):
+    recent: list[float] = []  # losses since the last word
+    for images, labels in batches(pictures, schedule, state.step, steps):
         batch = images.to(device, memory_format=torch.channels_last).float() / 255
         values = []
         recipe_losses = losses(model, batch, labels.to(device).float(), state.step / steps)
@@ -208,12 +215,12 @@ def train(
             state.update(value)
             values.append(float(value.detach()))
         state.next_batch()
-        running += sum(values) / len(values)
+        recent.append(sum(values) / len(values))
         if state.step % _REPORT_EVERY == 0 or state.step == steps:
             due = state.step == steps or state.step // _REPORT_EVERY % max(steps // (10 * _REPORT_EVERY), 1) == 0
             measured = srocc(state.averaged, validation) if due and validation is not None else None
-            report(Progress(state.step / steps, running / ((state.step - 1) % _REPORT_EVERY + 1), measured))
-            running = 0.0
+            report(Progress(state.step / steps, sum(recent) / len(recent), measured, state.seconds))
+            recent.clear()
         state.save_if_due(60 * schedule.minutes_between_checkpoints)
     state.save()
     model.load_state_dict(state.averaged.state_dict())
@@ -223,10 +230,8 @@ def train(
             "seconds": round(state.seconds)}  # fmt: skip
 
 
-def _batches(
-    pictures: LabelledPictures, schedule: Schedule, step: int, steps: int
-) -> DataLoader[tuple[torch.Tensor, float]]:
-    """What is left of the training from a step on."""
+def batches(pictures: LabelledPictures, schedule: Schedule, step: int, steps: int) -> DataLoader[tuple[torch.Tensor, float]]:
+    """What is left of the training from a step on: pictures (N, 3, crop, crop) uint8 and labels (N,)."""
     return DataLoader(
         _Crops(pictures, schedule.crop, schedule.seed),
         schedule.batch,
