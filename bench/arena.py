@@ -160,9 +160,7 @@ class Arena:
         if cell.queries is not None and not attack.limited:
             raise CannotRun(f"{cell.attack} cannot keep to a query limit")
         if cell.queries and seen.info.stochastic and cell.queries < cell.draws:
-            raise CannotRun(
-                f"a query limit of {cell.queries} is below the {cell.draws} draws of an answer"
-            )
+            raise CannotRun(f"a query limit of {cell.queries} is below the {cell.draws} draws of an answer")
         if attack.access in GRADIENT_ACCESS and not seen.info.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.info.name} has none")
         needs = [(cell.model, max(model.info.min_size, deployed.info.min_size)), (cell.crafted_on[0], seen.info.min_size)]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.bootstrap import Interval, interval, shared_ranks
+from bench.diagnostics import Evidence, Flag, diagnose
 from bench.records import Records, Scored
 from bench.sample import Sample
 from bench.weighted import Reals
@@ -89,10 +90,12 @@ class Row:
             labels there is no clean one, and the robust one is with the clean qualities.
         worst_attack: the cell that gave `robust`.
         shift, shift_attack: the largest mean |quality shift| of a cell, and that cell.
+        spread: inter-quartile range of the clean qualities: a model that uses little of its range moves by little of it too.
         noise: the same for the controls, which never rank.
         certified: SROCC with the labels that no change within the threat model undercuts; NaN where nothing is certified.
         cost_ratio: seconds an image, defended over undefended, the median over cells.
         missing: what it lacks to be complete.
+        signs: flags that its robustness may not be real, of all sizes of the threat model, and what raised them.
         cells: all ok cells, controls last.
         image_ids: of the pictures of all cells.
         papers: of model and defense; empty where there is none.
@@ -108,17 +111,23 @@ class Row:
     worst_attack: str
     shift: Interval
     shift_attack: str
+    spread: float
     noise: Interval
     certified: float
     cost_ratio: float
     complete: bool
     missing: tuple[str, ...]
-    flags: tuple[str, ...]
+    signs: tuple[Flag, ...]
     cells: tuple[CellValue, ...]
     image_ids: tuple[str, ...]
     references: int
     papers: tuple[str, str]
     weights: tuple[str, str]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of its signs."""
+        return tuple(flag.name for flag in self.signs)
 
     @property
     def images(self) -> int:
@@ -165,7 +174,23 @@ def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> d
         cell = record["cell"]
         track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
         grouped.setdefault(track, []).append(record)
-    return {track: _rows(records, track, grouped[track]) for track in sorted(grouped)}
+    cells = {track: _cells(records, grouped[track]) for track in sorted(grouped)}
+    signs = _signs(cells)
+    return {track: _rows(track, own, signs) for track, own in cells.items()}
+
+
+_Family = tuple[str, str, str, str, str]
+"""(dataset, label_kind, norm, model, defense)"""
+
+
+def _signs(cells: dict[Track, list[_Cell]]) -> dict[_Family, list[Flag]]:
+    """The flags of every model and defense, from its cells of all sizes."""
+    grouped: dict[_Family, list[Evidence]] = {}
+    for track, own in cells.items():
+        for cell in own:
+            family = (*track[:3], cell.record["cell"]["model"], cell.record["cell"]["defense"])
+            grouped.setdefault(family, []).append(Evidence(cell.record, cell.scores))
+    return {family: diagnose(evidence) for family, evidence in grouped.items()}
 
 
 class _Sample:
@@ -194,8 +219,7 @@ class _Sample:
         return (value, low, high) if self.references > 1 else (value, float("nan"), float("nan"))
 
 
-def _rows(records: Records, track: Track, found: Sequence[dict[str, Any]]) -> list[Row]:
-    cells = _cells(records, found)
+def _rows(track: Track, cells: Sequence[_Cell], signs: dict[_Family, list[Flag]]) -> list[Row]:
     counts = Counter(cell.pictures for cell in cells if cell.ok)
     pictures = max(counts, key=lambda p: (counts[p], len(p), p), default=())
     sample = _Sample([reference for _, reference in pictures])
@@ -203,7 +227,10 @@ def _rows(records: Records, track: Track, found: Sequence[dict[str, Any]]) -> li
     grouped: dict[tuple[str, str], list[_Cell]] = {}
     for cell in cells:
         grouped.setdefault((cell.record["cell"]["model"], cell.record["cell"]["defense"]), []).append(cell)
-    rows = [_row(grouped[name], track.labelled, pictures, sample, standard) for name in sorted(grouped)]
+    rows = [
+        _row(grouped[name], track.labelled, pictures, sample, standard, signs[(*track[:3], *name)])
+        for name in sorted(grouped)
+    ]
     complete = [row for row in rows if row.complete]
     ranks = shared_ranks([row.robust for row in complete])
     ranked = [replace(row, rank=rank) for row, rank in zip(complete, ranks, strict=True)]
@@ -257,8 +284,9 @@ def _finished(cell: _Cell) -> tuple[str, str]:
 
 
 def _row(
-    own: Sequence[_Cell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: _Sample, standard: set[Key]
-) -> Row:
+    own: Sequence[_Cell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: _Sample, standard: set[Key],
+    signs: Sequence[Flag],
+) -> Row:  # fmt: skip
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
     attacks = [cell for cell in usable if not cell.control]  # they come first
     sroccs, clean = [], []
@@ -283,12 +311,13 @@ def _row(
         worst_attack=_culprit(attacks, [-s[0] for s in sroccs]),
         shift=sample.bounded(shifts[: len(attacks)], np.max),
         shift_attack=_culprit(attacks, [s[0] for s in shifts]),
+        spread=float(np.subtract(*np.percentile(usable[0].scores.clean, [75, 25]))) if usable else float("nan"),
         noise=sample.bounded(shifts[len(attacks) :], np.max),
         certified=_certified([cell.record for cell in usable]),
         cost_ratio=_cost_ratio([cell.record for cell in usable]),
         complete=not missing,
         missing=missing,
-        flags=tuple(sorted({flag for cell in own if not cell.control for flag in cell.record["flags"]})),
+        signs=tuple(signs),
         cells=tuple(_value(*parts, sample) for parts in zip(usable, sroccs, shifts, strict=True)),
         image_ids=tuple(image_id for image_id, _ in pictures),
         references=sample.references,
