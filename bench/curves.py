@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.integrate import trapezoid
 
 from bench.ranking import tracks
 from bench.records import Records
@@ -53,7 +54,7 @@ def integral_robustness(sizes: Sequence[float], values: Sequence[float]) -> floa
     """
     if len(sizes) < 2 or sizes[0] != 0 or not sizes[-1] > 0:
         return float("nan")
-    return float(np.trapezoid(values, sizes) / sizes[-1])
+    return float(trapezoid(values, sizes) / sizes[-1])
 
 
 def integrals(curves: pd.DataFrame) -> pd.DataFrame:
