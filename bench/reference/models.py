@@ -11,7 +11,7 @@ import docstring_parser
 import jinja2
 
 from bench.catalogue import catalogue
-from bench.docstrings import cell, prose, source
+from bench.reference.docstrings import cell, prose, source
 from bench.registry import MODELS
 from models.zoo import ZOO, card_of
 

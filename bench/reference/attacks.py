@@ -1,28 +1,21 @@
-"""Writes docs/attacks.md and models.md: ``python -m bench.reference``; with ``--check`` it only compares."""
+"""docs/attacks.md, from the registry of attacks."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import docstring_parser
 import jinja2
-import typer
 
 from attacks.base import Attack
 from attacks.ensemble import Ensemble
 from attacks.fitted import FittedAttack
 from bench.catalogue import refused
-from bench.docstrings import cell as _cell
-from bench.docstrings import prose as _prose
-from bench.docstrings import source as _source
-from bench.reference_models import models_page
+from bench.reference.docstrings import cell, prose, source
 from bench.registry import ATTACKS
-
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 _KINDS = {
     "ensemble": "Ensembles",
@@ -107,7 +100,7 @@ def attacks_page() -> str:
         kinds=_KINDS,
         attacks=[_facts(name) for name in own],
         bridges=[_bridge(name) for name in bridges],
-        refused={name: _cell(why) for name, why in refused().items()},
+        refused={name: cell(why) for name, why in refused().items()},
     )
     return re.sub(r"\n{3,}", "\n\n", page)
 
@@ -115,19 +108,19 @@ def attacks_page() -> str:
 def _facts(name: str) -> dict[str, Any]:
     attack = ATTACKS.build(name)
     doc = docstring_parser.parse(inspect.getdoc(attack) or "")
-    said = {parameter.arg_name: _cell(parameter.description or "") for parameter in doc.params}
+    said = {parameter.arg_name: cell(parameter.description or "") for parameter in doc.params}
     # `restarts` and the like are told once, in the base that brings them
     for base in type(attack).__mro__[1:]:
         inherited = docstring_parser.parse(inspect.cleandoc(base.__doc__ or "")).params
-        said = {p.arg_name: _cell(p.description or "") for p in inherited} | said
+        said = {p.arg_name: cell(p.description or "") for p in inherited} | said
     return {
         "name": name,
         "kind": _kind(attack),
         "norms": " ".join(attack.norms),
         "objectives": " ".join(attack.objectives),
         "cost": "{} + {}".format(*attack.passes) if attack.passes else "varies",
-        "about": _prose(doc.short_description, doc.long_description),
-        "source": _source(attack),
+        "about": prose(doc.short_description, doc.long_description),
+        "source": source(attack),
         "paper": attack.paper,
         "parameters": [
             {"name": f.name, "default": getattr(attack, f.name), "about": said.get(f.name, "")}
@@ -153,30 +146,5 @@ def _bridge(prefix: str) -> dict[str, Any]:
             attack = ATTACKS.build(name)
             norms, objectives = " ".join(attack.norms), " ".join(attack.objectives)
             variants.append({"name": name, "access": attack.access, "norms": norms, "objectives": objectives})
-    about = _prose(doc.short_description, doc.long_description)
-    return {"name": prefix, "about": about, "source": _source(made), "variants": variants}
-
-
-PAGES = {"attacks.md": attacks_page, "models.md": models_page}
-
-
-def main(
-    check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where a page differs")] = False,
-) -> None:
-    """Write the pages of docs/ that say what the registries say."""
-    differs = False
-    for name, made in PAGES.items():
-        path, text = DOCS / name, made()
-        if not check:
-            path.write_text(text, encoding="utf-8")
-            typer.echo(path)
-        elif path.is_file() and path.read_text(encoding="utf-8") == text:
-            typer.echo(f"{name} is what the registry says")
-        else:
-            typer.echo(f"{name} differs: run python -m bench.reference")
-            differs = True
-    raise typer.Exit(1 if differs else 0)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    about = prose(doc.short_description, doc.long_description)
+    return {"name": prefix, "about": about, "source": source(made), "variants": variants}
