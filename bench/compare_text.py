@@ -48,9 +48,11 @@ def _table(duel: Duel, measure: Measure) -> Table:
     winner = "stronger" if duel.kind == "attack" else "holds better"
     table = Table(title=TITLES[measure], title_justify="left", box=None, pad_edge=False, title_style="italic")
     table.add_column("after" if duel.kind == "defense" else "on", overflow="fold")
-    for name in (first, second, Text("difference"), Text("p")):
-        table.add_column(name, justify="right")
-    table.add_column(winner)
+    for name in (first, second):
+        table.add_column(name, justify="right", overflow="fold")
+    for name in (Text("difference"), Text("p")):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column(winner, overflow="fold")
     for line in duel.lines[measure]:
         values = [Text(signed(value[0])) for value in line.values]
         table.add_row(
