@@ -145,6 +145,27 @@ def leaderboard(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="a defense or an attack")],
+    second: Annotated[str, typer.Argument(metavar="B", help="another one")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="on this model only")] = None,
+    results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="folder for the table and the plots")] = Path("runs/compare"),
+) -> None:
+    """Two defenses (or attacks) side by side, on the same pictures, with confidence intervals."""
+    from rich.console import Console
+
+    from bench.compare import compare as compared
+    from bench.compare_text import tell, write
+    from bench.records import Records
+
+    duels = compared(Records(results), first, second, model)
+    tell(duels, Console())
+    for path in write(duels, out):
+        typer.echo(path)
+
+
+@app.command()
 def attack(
     image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
     model: Annotated[str, typer.Option("--model", "-m")],
