@@ -159,6 +159,8 @@ class Arena:
             raise CannotRun(f"{cell.attack} cannot {cell.objective}; it can {', '.join(attack.objectives)}")
         if cell.queries is not None and not attack.limited:
             raise CannotRun(f"{cell.attack} cannot keep to a query limit")
+        if cell.queries and seen.info.stochastic and cell.queries < cell.draws:
+            raise CannotRun(f"a query limit of {cell.queries} is below the {cell.draws} draws of an answer")
         if attack.access in GRADIENT_ACCESS and not seen.info.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.info.name} has none")
         needs = [(cell.model, max(model.info.min_size, deployed.info.min_size)), (cell.crafted_on[0], seen.info.min_size)]

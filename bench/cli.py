@@ -60,7 +60,7 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
     if json_:
         typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
         return
-    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["min_size"],
+    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["weights", "min_size"],
              "datasets": ["count", "label_kind"]}  # fmt: skip
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)

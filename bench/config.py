@@ -36,7 +36,7 @@ class ThreatConfig(_Strict):
 
     norm: Norm = "linf"
     eps: Annotated[float, BeforeValidator(parse_size), Field(gt=0, allow_inf_nan=False)] = 2 / 255
-    queries: Annotated[int, Field(ge=1)] | None = None
+    queries: Annotated[int, Field(ge=0)] | None = None
 
     @field_validator("eps")
     @classmethod

@@ -12,10 +12,12 @@ from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from attacks.objective import Objective
 from bench.bootstrap import interval
+from bench.records import Records
 from bench.registry import parse_spec
 from bench.sample import Sample
 from bench.weighted import Reals
@@ -52,19 +54,32 @@ class Flag(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """One cell that ended ok.
+    """One cell.
 
     Attributes:
         record: of the cell.
-        references: of each picture, in the order of the image_id.
-        mos, clean, adv: (n,), in the same order.
+        pictures: (image_id, reference_id), sorted.
+        mos, clean, adv: (n,), in the same order; NaN where there is none.
     """
 
     record: dict[str, Any]
-    references: tuple[str, ...]
+    pictures: tuple[tuple[str, str], ...]
     mos: Reals
     clean: Reals
     adv: Reals
+
+    @classmethod
+    def of(cls, record: dict[str, Any], images: pd.DataFrame) -> Evidence:
+        """From a record and its images.csv."""
+        images = images.sort_values("image_id")
+        names = tuple(zip(images.image_id, images.reference_id, strict=True))
+        columns = (images[c].to_numpy(dtype=np.float64) for c in ("mos", "clean_quality", "adv_quality"))
+        return cls(record, names, *columns)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all its pictures count."""
+        return bool(self.record["status"] == "ok")
 
     @property
     def cell(self) -> dict[str, Any]:
@@ -103,7 +118,7 @@ class Evidence:
     def left(self) -> Reals:
         """How far each picture is from where the attack wanted it, in quality units (n,); smaller is a stronger attack."""
         kind = self.cell["objective"]
-        clean, adv, labels = (torch.from_numpy(values) for values in (self.clean, self.adv, self.mos))
+        clean, adv, labels = (torch.tensor(values) for values in (self.clean, self.adv, self.mos))
         loss = Objective(kind, clean, float(clean.mean()), labels, float(self.cell.get("target", 1.0))).loss(adv)
         return np.asarray((loss.sqrt() if kind in ("reflect", "target") else loss).numpy())
 
@@ -116,7 +131,7 @@ class Evidence:
 def diagnose(cells: Iterable[Evidence]) -> list[Flag]:
     """Flags of one model and defense on one data set, from its cells of all sizes; each flag once, by its clearest cause.
 
-    Cells that are compared must be of the same pictures; others are not.
+    Cells are compared where they ended ok and are of the same pictures.
     """
     found: dict[str, Flag] = {}
     every = sorted(cells, key=lambda e: (e.cell["norm"], e.cell["eps"], e.name))
@@ -124,9 +139,20 @@ def diagnose(cells: Iterable[Evidence]) -> list[Flag]:
         for name in evidence.record["flags"]:
             if name in FLAGS and not evidence.control:
                 found.setdefault(name, Flag(name, f"in {evidence.name}"))
-    for flag in (*_scores(every), *_sizes(every), *_strength(every)):
+    whole = [evidence for evidence in every if evidence.ok]
+    for flag in (*_scores(whole), *_sizes(whole), *_strength(whole)):
         found.setdefault(flag.name, flag)
     return [found[name] for name in FLAGS if name in found]
+
+
+def diagnosed(records: Records) -> pd.DataFrame:
+    """All flags of a results folder: dataset, model, defense, flag, why."""
+    rows: dict[tuple[str, str, str], list[Evidence]] = {}
+    for record in records.all():
+        key = (record["cell"]["dataset"], record["cell"]["model"], record["cell"]["defense"])
+        rows.setdefault(key, []).append(Evidence.of(record, records.images(record["cell_id"])))
+    found = [(*key, *flag) for key, cells in sorted(rows.items()) for flag in diagnose(cells)]
+    return pd.DataFrame(found, columns=["dataset", "model", "defense", "flag", "why"])
 
 
 def _strength(every: Sequence[Evidence]) -> Iterator[Flag]:
@@ -134,7 +160,7 @@ def _strength(every: Sequence[Evidence]) -> Iterator[Flag]:
     groups: dict[tuple[Any, ...], list[Evidence]] = {}
     for evidence in every:
         cell = evidence.cell
-        groups.setdefault((cell["norm"], cell["eps"], cell.get("queries"), evidence.references), []).append(evidence)
+        groups.setdefault((cell["norm"], cell["eps"], cell.get("queries"), evidence.pictures), []).append(evidence)
     for cells in groups.values():
         yield from _noise(cells)
         for kind in sorted({evidence.cell["objective"] for evidence in cells}):
@@ -168,7 +194,7 @@ def _strongest(cells: Iterable[Evidence]) -> Evidence | None:
 
 def _beats(one: Evidence, other: Evidence) -> str:
     """In words, if an attack leaves less than another: by more than the margin, and clear of zero."""
-    value, low, _ = interval(_sample(one.references).mean(other.left - one.left))
+    value, low, _ = interval(_sample(one.pictures).mean(other.left - one.left))
     return f"{one.name} gets {value:.2f} further than {other.name}" if value > _margin(one) and low > 0 else ""
 
 
@@ -177,8 +203,8 @@ def _margin(evidence: Evidence) -> float:
 
 
 @lru_cache(maxsize=4)
-def _sample(references: tuple[str, ...]) -> Sample:
-    return Sample.of(references)
+def _sample(pictures: tuple[tuple[str, str], ...]) -> Sample:
+    return Sample.of([reference for _, reference in pictures])
 
 
 def _noise(cells: Sequence[Evidence]) -> Iterator[Flag]:
@@ -186,7 +212,7 @@ def _noise(cells: Sequence[Evidence]) -> Iterator[Flag]:
     controls, attacks = [e for e in cells if e.control], [e for e in cells if not e.control]
     if controls and attacks:
         noise, attack = (max(some, key=lambda e: float(e.shift.mean())) for some in (controls, attacks))
-        value, low, _ = interval(_sample(noise.references).mean(attack.shift - noise.shift))
+        value, low, _ = interval(_sample(noise.pictures).mean(attack.shift - noise.shift))
         if not low > 0:
             words = f"no attack moves qualities clearly further than {noise.cell['attack']} does"
             yield Flag("noise-as-good", f"{words}: {attack.name} by {value:.3f} of {float(attack.shift.mean()):.3f}")
@@ -226,7 +252,7 @@ def _sizes(every: Sequence[Evidence]) -> Iterator[Flag]:
     groups: dict[tuple[Any, ...], dict[float, list[Evidence]]] = {}
     for evidence in every:
         if not evidence.control:
-            key = (evidence.cell["norm"], evidence.references)
+            key = (evidence.cell["norm"], evidence.pictures)
             groups.setdefault(key, {}).setdefault(float(evidence.cell["eps"]), []).append(evidence)
     for (norm, _), by_size in groups.items():
         sizes = sorted(by_size)
@@ -268,7 +294,7 @@ def _scores(every: Sequence[Evidence]) -> Iterator[Flag]:
             yield Flag("out-of-range", f"{stray:.0%} of the clean qualities are outside of the range; {ends}")
     for one, other in product(every[:1], every[1:]):
         fixed = not (one.record["defense"].get("stochastic") or other.record["defense"].get("stochastic"))
-        if fixed and one.references == other.references and _weights(one) == _weights(other):
+        if fixed and one.pictures == other.pictures and _weights(one) == _weights(other):
             apart = float(np.abs(one.clean - other.clean).max())
             if apart > SAME:
                 yield Flag("undeclared-randomness", f"clean qualities differ by up to {apart:.3f} between two cells")

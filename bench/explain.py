@@ -242,7 +242,7 @@ def _figure(found: Explanation) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from bench.plots import GREY, INK, OKABE_ITO, STYLE
+    from bench.plots.style import COLORS, GREY, INK, STYLE
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 8.6), layout="constrained")
@@ -278,10 +278,10 @@ def _figure(found: Explanation) -> Any:
         low, high = (found.swaps[name] for name in ("random_least", "random_most"))
         swaps.axhline(found.clean_quality, color=GREY, linewidth=0.8, linestyle=":")
         swaps.vlines(
-            place + 0.12, low, high, color=OKABE_ITO[4], linewidth=5, alpha=0.5, label="random masks, least to most"
+            place + 0.12, low, high, color=COLORS["training"], linewidth=5, alpha=0.5, label="random masks, least to most"
         )
-        swaps.plot(place + 0.12, found.swaps["random_mean"], "s", color=OKABE_ITO[4], label="random masks, mean")
-        swaps.plot(place - 0.12, found.swaps["quality"], "o", color=OKABE_ITO[0], label="the model's mask")
+        swaps.plot(place + 0.12, found.swaps["random_mean"], "s", color=COLORS["training"], label="random masks, mean")
+        swaps.plot(place - 0.12, found.swaps["quality"], "o", color=COLORS["purification"], label="the model's mask")
         swaps.set_xticks(place, ["nothing", "N-CPR", "CPR", "both"])
         swaps.set(xlabel="taken from the attacked picture", ylabel="quality", xlim=(-0.5, 3.5))
         swaps.margins(y=0.35)

@@ -17,7 +17,7 @@ class _GradientsOn(TorchDispatchMode):
     """Notices an operation that is computed while gradients are switched on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen = False
 
     def __torch_dispatch__(
@@ -28,9 +28,16 @@ class _GradientsOn(TorchDispatchMode):
 
 
 def optimises(model: QualityModel, images: torch.Tensor) -> bool:
-    """Whether scoring pictures (N, 3, H, W) in [0, 1] switches gradients on, though they are off outside."""
-    with frozen(model), torch.no_grad(), torch.random.fork_rng(), _GradientsOn() as noticed:
-        model(images)
+    """Whether scoring pictures (N, 3, H, W) in [0, 1] switches gradients on, though they are off outside.
+
+    False where nobody can tell, as a model that is compiled may refuse to be watched.
+    """
+    noticed = _GradientsOn()
+    try:
+        with frozen(model), torch.no_grad(), torch.random.fork_rng(), noticed:
+            model(images)
+    except Exception:
+        return False
     return noticed.seen
 
 

@@ -110,7 +110,9 @@ def _reflection(cell: CellValue | None) -> dict[str, Any] | None:
     def thousandths(values: Reals) -> list[int | None]:
         return [round(1000 * float(value)) if math.isfinite(value) else None for value in values]
 
-    return cell and {"attack": str(cell.key), "clean": thousandths(cell.clean), "adv": thousandths(cell.adv)}
+    if cell is None:
+        return None
+    return {"attack": str(cell.key), "clean": thousandths(cell.clean), "adv": thousandths(cell.adv)}
 
 
 def _transfer(board: Board) -> dict[str, Any]:

@@ -69,6 +69,9 @@ def fit(
         if isinstance(model, FittedModel):
             if recipe.name != "none" or start is not None or backbone is not None:
                 raise UserError(f"{model.info.name} is fitted in one go, without a recipe or weights to start from")
+            if model.most_pictures is not None and len(training) > model.most_pictures:
+                chosen = [i * len(training) // model.most_pictures for i in range(model.most_pictures)]
+                training = Subset(dataset, [training.indices[i] for i in chosen])
             prepared = model
             how: dict[str, Any] = {"fit": model.fit(_reported(training, report))}
         else:

@@ -99,9 +99,11 @@ class FittedModel(QualityModel):
 
     Attributes:
         needs_labels: whether labels are looked at.
+        most_pictures: of a larger set, so many evenly chosen ones are fitted to; None for all.
     """
 
     needs_labels: ClassVar[bool] = True
+    most_pictures: ClassVar[int | None] = None
 
     @abstractmethod
     def fit(self, pictures: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:

@@ -21,7 +21,7 @@ class LinearityIQA(OnImageNet, QualityModel):
 
     What is trained by the norm-in-norm loss has any scale and offset; a line fitted by least squares to predictions and
     labels of the last some hundred batches brings it to the labels' own. Raw score about [0, 1]. Any picture of at least
-    32×32 pixels; 89.9 M parameters, not shipped.
+    32×32 pixels; 90.5 M parameters, not shipped.
     """
 
     info = ModelInfo("linearity-iqa", licence="MIT", paper="https://arxiv.org/abs/2008.03889")

@@ -68,7 +68,7 @@ class NIQE(FittedModel):
         mean, covariance = gaussian(blocks[None])
         self.mean.copy_(mean[0])
         self.covariance.copy_(covariance[0])
-        return {"pictures": count, "sharp_blocks": len(blocks)}
+        return {"sharp_blocks": len(blocks)}
 
 
 def gaussian(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -87,7 +87,7 @@ def test_parse_size_leaves_numbers_to_the_field():
         (MINIMAL + "seed: -1\n", "mine.yaml:3: field seed"),
         (MINIMAL + "settings: [sideways]\n", "mine.yaml:3: field settings.0"),
         (MINIMAL + "settings: []\n", "mine.yaml:3: field settings"),
-        (MINIMAL + "threats:\n  - queries: 0\n", "mine.yaml:4: field threats.0.queries"),
+        (MINIMAL + "threats:\n  - queries: -1\n", "mine.yaml:4: field threats.0.queries"),
         ("models: [a]\nattacks:\n  - attack: fgsm\n    objectives: [up]\n", "mine.yaml:4: field attacks.0.objectives.0"),
         ("models: cnniqa\nattacks: [fgsm]\n", "mine.yaml:1: field models"),
         ("models: [cnniqa]\nattacks: fgsm\n", "mine.yaml:2: field attacks"),

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from pydantic import TypeAdapter, ValidationError
 
-from bench.datasets.base import SPLITS, ImageDataset, Sample, read_picture
+from bench.datasets.base import SPLITS, PictureFiles, Sample
 from bench.datasets.tables import read_csv
 from bench.errors import UserError
 
@@ -50,7 +49,7 @@ class Columns:
             raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
 
 
-class Folder(ImageDataset):
+class Folder(PictureFiles):
     """A directory of pictures with a CSV of scores, any column names given.
 
     Labels made by `bench.datasets.make_training_set` are recognised, and called pseudo-MOS, by the ``consensus.json`` that
@@ -59,6 +58,7 @@ class Folder(ImageDataset):
 
     name = "folder"
     label_kind = "MOS"
+    split_told = "a column, else by reference"
     layout = """
         labels.csv with the columns image (path below ROOT), reference_id, mos in [0, 1] and, if you like, split
         folder[table=…,image=…,reference=…,mos=…,split=…,low=…,high=…,higher_is_better=…] for a table of another form
@@ -147,5 +147,5 @@ class Folder(ImageDataset):
             raise UserError(f"the data set 'folder' needs --root DIR, a folder with a {columns.table} in it")
         return cls(root, columns)
 
-    def picture(self, index: int) -> torch.Tensor:
-        return read_picture(self.root / self.samples[index].image_id)
+    def file(self, index: int) -> Path:
+        return self.root / self.samples[index].image_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bench.plots.reflection import reflection
 from bench.plots.robust import robust
 from bench.plots.style import STYLE
 
-KINDS = {
+KINDS: dict[str, Callable[[Board], Figure | None]] = {
     "robust-srocc": robust,
     "clean-robust": frontier,
     "attack-heatmap": partial(attacks, measure="srocc"),
@@ -60,11 +60,13 @@ def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> I
         yield from _save(partial(curves, family), folder / f"curves-{family.slug}")
 
 
-def _save(made: partial[Figure], stem: Path) -> Iterator[Path]:
+def _save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
     with mpl.rc_context():
         mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
         mpl.rcParams.update(STYLE)
         figure = made()
+        if figure is None:
+            return
         png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
         figure.savefig(png, dpi=150, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None})

@@ -50,7 +50,8 @@ def frontier(board: Board) -> Figure:
 
 def mark_size(cost: float) -> float:
     """Points across: the area doubles where the cost grows eightfold."""
-    return 7.5 * float(np.clip(cost if np.isfinite(cost) else 1.0, 0.5, 1000)) ** (1 / 6)
+    capped = float(np.clip(cost if np.isfinite(cost) else 1.0, 0.5, 1000))
+    return float(7.5 * capped ** (1 / 6))
 
 
 def _marker(row: Row, models: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from torch import nn
 
 from defenses.purification.denoiser import ResidualDenoiser
 from defenses.purification.fcn_filter import FCN
-from defenses.training.loop import Progress, Schedule, train
+from defenses.training.loop import Choose, Progress, Schedule, train
 from models.base import ModelInfo, QualityModel
 from models.resnet_iqa import ResNetIQA
 from models.zoo import ZOO, load_weights, save_weights, weight_file
@@ -57,6 +57,13 @@ class Folder:
         """(3, H, W) uint8."""
         with Image.open(self.files[index]) as opened:
             return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+
+    def part(self, index: int, choose: Choose) -> torch.Tensor:
+        """A part of it, (3, height, width) uint8."""
+        with Image.open(self.files[index]) as opened:
+            top, left, height, width = choose(opened.height, opened.width)
+            crop = opened.convert("RGB").crop((left, top, left + width, top + height))
+            return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
 
     def mos(self, index: int) -> float:
         """None is known."""

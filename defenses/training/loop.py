@@ -32,6 +32,9 @@ After each, before the next is asked for, the loop has run its backward pass and
 """
 
 
+Choose = Callable[[int, int], tuple[int, int, int, int]]
+"""``choose(height, width)`` of a picture → (top, left, height, width) of the part of it that is wanted."""
+
 _REPORT_EVERY = 50  # steps
 
 
@@ -41,6 +44,9 @@ class LabelledPictures(Protocol):
     def __len__(self) -> int: ...
     def picture(self, index: int) -> torch.Tensor:
         """(3, H, W) uint8."""
+
+    def part(self, index: int, choose: Choose) -> torch.Tensor:
+        """A part of it, (3, height, width) uint8."""
 
     def mos(self, index: int) -> float:
         """Label in [0, 1], 1 = best."""
@@ -84,16 +90,15 @@ class _Crops(Dataset[tuple[torch.Tensor, float]]):
 
     def __getitem__(self, draw: int) -> tuple[torch.Tensor, float]:
         index = draw % len(self.pictures)
-        picture = self.pictures.picture(index)
-        if min(picture.shape[1:]) < self.crop:
-            raise ValueError(
-                f"picture {index} is {picture.shape[2]}×{picture.shape[1]}, smaller than the crop of {self.crop}"
-            )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
-        top, left = (
-            int(torch.randint(0, max(side - self.crop, 0) + 1, (), generator=generator)) for side in picture.shape[1:]
-        )
-        crop = picture[:, top : top + self.crop, left : left + self.crop]
+
+        def choose(height: int, width: int) -> tuple[int, int, int, int]:
+            if min(height, width) < self.crop:
+                raise ValueError(f"picture {index} is {width}×{height}, smaller than the crop of {self.crop}")
+            top, left = (int(torch.randint(0, side - self.crop + 1, (), generator=generator)) for side in (height, width))
+            return top, left, self.crop, self.crop
+
+        crop = self.pictures.part(index, choose)
         if torch.rand((), generator=generator) < 0.5:
             crop = crop.flip(2)
         return crop, self.pictures.mos(index)
