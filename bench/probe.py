@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-import pickle
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from PIL import Image, ImageOps
 
 from bench.conformance import Finding
 from bench.datasets.distortions import DISTORTIONS
+from bench.streams import random_streams, streams_kept
 from bench.target import frozen
 from models.base import QualityModel
 
@@ -279,20 +277,14 @@ def _random_state(subject: _Subject) -> _Measured:
     moved, after = set(), []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        before = _streams()
+        before = random_streams()
         with torch.inference_mode():
             subject.model(subject.pictures[:1].clone())
-        after.append(_streams())
+        after.append(random_streams())
         moved |= {name for name, state in after[-1].items() if state != before[name]}
     if subject.model.info.stochastic and after[0]["torch"] != after[1]["torch"]:  # it may draw, but not set a seed
         moved.discard("torch")
     return not moved, f"of {' and '.join(sorted(moved))} moved" if moved else "left as they were"
-
-
-def _streams() -> dict[str, bytes]:
-    """The states of the global random streams."""
-    states = {"torch": torch.get_rng_state().numpy(), "numpy": np.random.get_state(), "python": random.getstate()}
-    return {name: pickle.dumps(state) for name, state in states.items()}
 
 
 _CHECKS: tuple[tuple[str, Callable[[_Subject], _Measured], str], ...] = (
@@ -313,12 +305,19 @@ _CHECKS: tuple[tuple[str, Callable[[_Subject], _Measured], str], ...] = (
 )
 
 
-def probe(model: QualityModel) -> list[Finding]:
+NAMES = tuple(name for name, _, _ in _CHECKS)
+
+
+def probe(model: QualityModel, checks: Collection[str] = NAMES) -> list[Finding]:
     """What the model does, check by check; its mode and the global random streams are left as they were.
 
     A model that raises on a natural picture has the one finding ``runs``.
+
+    Args:
+        model: to be looked at.
+        checks: names of those that are made.
     """
-    with _streams_kept(), frozen(model):
+    with streams_kept(), frozen(model):
         subject = _Subject(model)
         height, width = subject.pictures.shape[-2:]
         try:
@@ -326,7 +325,7 @@ def probe(model: QualityModel) -> list[Finding]:
         except (Exception, SystemExit) as error:
             return [Finding("runs", False, f"{_told(error)} on a picture of {width}×{height}", "score pictures of any size")]
         runs = Finding("runs", True, f"scores a natural picture of {width}×{height}")
-        return [runs, *(_checked(subject, *check) for check in _CHECKS)]
+        return [runs, *(_checked(subject, *check) for check in _CHECKS if check[0] in checks)]
 
 
 def _checked(subject: _Subject, name: str, look: Callable[[_Subject], _Measured], advice: str) -> Finding:
@@ -340,14 +339,3 @@ def _checked(subject: _Subject, name: str, look: Callable[[_Subject], _Measured]
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-@contextmanager
-def _streams_kept() -> Iterator[None]:
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
