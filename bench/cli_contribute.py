@@ -14,7 +14,8 @@ app = typer.Typer()
 def check(
     name: Annotated[str, typer.Argument(help="a registry name, or a file: .py with classes, or a network (.pt, .onnx)")],
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="compare an attack or a defense on it; two small ones if left out")
+        list[str] | None,
+        typer.Option("--model", "-m", help="compare attacks and defenses on it; two small ones if left out"),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=0, help="pictures of that comparison; 0 leaves it and the check of strength out")

@@ -106,7 +106,7 @@ def compare_attack(
         ring = _Ring(arena, model)
         own = ring.cell(spec, attack.norms[0])
         objective = Objective(own.objective, ring.clean, float(ring.clean.mean()), ring.labels)
-        after = {"random noise": (ring.noise(own.threat), {"forwards": 0.0, "backwards": 0.0})}
+        after = {"random noise": (ring.noise(own.threat), {"forwards": 0.0, "backwards": 0.0, "seconds": None})}
         try:
             after = {spec: ring.after(own)} | after
         except CannotRun as reason:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
@@ -276,7 +277,8 @@ def _state(model: QualityModel) -> Iterator[tuple[str, torch.Tensor]]:
 def _random_state(subject: _Subject) -> _Measured:
     moved, after = set(), []
     for seed in (1, 2):
-        torch.manual_seed(seed)
+        for reseed in (torch.manual_seed, np.random.seed, random.seed):  # a model that sets a seed leaves what it set before
+            reseed(seed)
         before = random_streams()
         with torch.inference_mode():
             subject.model(subject.pictures[:1].clone())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -122,7 +123,7 @@ def attack_tiny(
         if done.error:
             return done
         done.returned = returned
-        if isinstance(returned, torch.Tensor) and returned.shape == images.shape:
+        if isinstance(returned, torch.Tensor) and returned.shape == images.shape and returned.is_floating_point():
             done.stored = store(returned.detach().cpu(), clean, threat)
             with torch.inference_mode():
                 qualities = [model.quality(some).cpu() for some in (before, (done.stored.pixels.float() / 255).to(device))]
@@ -190,15 +191,22 @@ def _watched(attack: Attack, model: QualityModel, done: Trial) -> Iterator[None]
     if not same or not quiet or any(part.training for part in model.modules()):
         done.touched.add("the model")
     done.touched |= {f"the random stream of {name}" for name, value in random_streams().items() if value != streams[name]}
-    done.touched |= {f"torch's {name}" for name, value in _settings().items() if value != settings[name]}
+    for name, value in _settings().items():
+        if value != settings[name]:
+            done.touched.add(f"torch's {name}")
+            _SETTINGS[name][1](settings[name])  # the next trial must not suffer
     if vars(attack) != own:
         done.touched.add("itself")
 
 
-def _settings() -> dict[str, object]:
-    return {
-        "default dtype": torch.get_default_dtype(),
-        "gradient mode": torch.is_grad_enabled(),
-        "thread count": torch.get_num_threads(),
-        "deterministic mode": torch.are_deterministic_algorithms_enabled(),
-    }
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "thread count": (torch.get_num_threads, torch.set_num_threads),
+    "deterministic mode": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+}
+"""How to read and how to write what is set for all of torch."""
+
+
+def _settings() -> dict[str, Any]:
+    return {name: read() for name, (read, _) in _SETTINGS.items()}
