@@ -83,8 +83,8 @@ class _NoGradient(Exception):
 class _Subject:
     """A model with its pictures, and what several checks look at."""
 
-    def __init__(self, model: QualityModel) -> None:
-        self.model = model
+    def __init__(self, model: QualityModel, agrees: float) -> None:
+        self.model, self.agrees = model, agrees
         height = max(SIDE, model.info.min_size)
         self.pictures = natural(height, height + 48)
         self.flat = flat(model.info.min_size)
@@ -214,7 +214,7 @@ def _slope(subject: _Subject) -> _Measured:
     along = _agreement(subject, picture, gradient, gradient)
     toward = _agreement(subject, picture, gradient, blurred - picture)
     told = f"seen {along:.2f} of what it predicts along itself, {toward:.2f} towards a blurred picture"
-    return abs(along - 1) <= AGREES and abs(toward - 1) <= AGREES, told
+    return max(abs(along - 1), abs(toward - 1)) <= subject.agrees, told
 
 
 def _agreement(subject: _Subject, picture: torch.Tensor, gradient: torch.Tensor, way: torch.Tensor) -> float:
@@ -310,7 +310,7 @@ _CHECKS: tuple[tuple[str, Callable[[_Subject], _Measured], str], ...] = (
 NAMES = tuple(name for name, _, _ in _CHECKS)
 
 
-def probe(model: QualityModel, checks: Collection[str] = NAMES) -> list[Finding]:
+def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = AGREES) -> list[Finding]:
     """What the model does, check by check; its mode and the global random streams are left as they were.
 
     A model that raises on a natural picture has the one finding ``runs``.
@@ -318,9 +318,10 @@ def probe(model: QualityModel, checks: Collection[str] = NAMES) -> list[Finding]
     Args:
         model: to be looked at.
         checks: names of those that are made.
+        agrees: as `AGREES`, for this model.
     """
     with streams_kept(), frozen(model):
-        subject = _Subject(model)
+        subject = _Subject(model, agrees)
         height, width = subject.pictures.shape[-2:]
         try:
             subject.scores(subject.pictures[:1])
