@@ -60,7 +60,7 @@ class SMA(SetAttack):
         ends = []
         for aim, parts in ((objective.of_kind("lower"), 3), (objective.of_kind("raise"), 2)):
             steps = self._affordable(target, parts)
-            attacked = APGD(steps=steps).run(target, images, aim, threat, generator) if steps > 0 else images
+            attacked = APGD(steps=steps, restarts=1).run(target, images, aim, threat, generator) if steps > 0 else images
             left = target.queries_left
             ends.append(objective.clean if left is not None and left < 1 else target.quality(attacked))
         return torch.stack([torch.minimum(ends[0], objective.clean), torch.maximum(ends[1], objective.clean)], dim=1)

@@ -35,7 +35,7 @@ class Threat:
         queries: forward passes a picture that an attack may use; None is no limit.
 
     Raises:
-        ValueError: for an unknown norm, a size that is not in (0, 1] (for l2: not positive) or a limit below 1.
+        ValueError: for an unknown norm, a size that is not in (0, 1] (for l2: not positive) or a limit below 0.
     """
 
     norm: Norm = "linf"
@@ -47,11 +47,13 @@ class Threat:
             raise ValueError(f"norm {self.norm!r} is not one of {', '.join(get_args(Norm))}")
         if not (math.isfinite(self.size) and self.size > 0 and (self.norm == "l2" or self.size <= 1)):
             raise ValueError(f"eps {self.size:g} is outside (0, 1]; it is in pixel units of [0, 1], such as 2/255")
-        if self.queries is not None and self.queries < 1:
-            raise ValueError(f"a query limit of {self.queries} allows nothing; give at least 1 or leave it out")
+        if self.queries is not None and self.queries < 0:
+            raise ValueError(f"a query limit of {self.queries} is no number of queries; give at least 1 or leave it out")
 
     def refusal(self, height: int, width: int) -> str:
         """Why no picture of this size can be attacked under this threat model; empty if it can."""
+        if self.queries == 0:
+            return "a query limit of 0 allows no attack"
         if self.norm in ("l0", "patch") and self.pixels(height, width) < 1:
             return f"{self.norm} ≤ {self.size:g} allows no whole pixel of {width}×{height}"
         if self.norm == "ssim" and min(height, width) < WINDOW:

@@ -34,6 +34,7 @@ def evaluate(
     defenses: Sequence[str] = ("none",),
     eps: float | str = "2/255",
     settings: Sequence[Setting] = ("adaptive",),
+    transfer_from: Sequence[str] = (),
     objectives: Sequence[Kind] | None = None,
     limit: int | None = 72,
     score_range: tuple[float, float] = (0.0, 1.0),
@@ -49,7 +50,8 @@ def evaluate(
         attacks, defenses: names, with parameters as in ``pgd[steps=40]``.
         dataset: a registry name or a data set.
         eps: size of the ℓ∞ ball in pixel units of [0, 1]; a number or a fraction such as ``"2/255"``.
-        settings: "oblivious", "adaptive" or both.
+        settings: what the attacker knows, of "oblivious", "adaptive" and "transfer".
+        transfer_from: names of undefended models; the attacks are crafted on each of these too.
         objectives: what the attacks are after; each one's usual one if left out.
         limit: at most so many pictures.
         score_range, higher_is_better: of an ``nn.Module``; a `QualityModel` says so itself.
@@ -78,7 +80,7 @@ def evaluate(
     chosen = [{"attack": attack, "objectives": list(objectives) if objectives else None} for attack in attacks]
     suite: Suite = validated(
         {"models": [name], "defenses": list(defenses), "attacks": chosen, "threats": [{"eps": eps}],
-         "settings": list(settings), "limit": limit, "seed": seed,
+         "settings": list(settings), "transfer_from": list(transfer_from), "limit": limit, "seed": seed,
          "dataset": dataset if isinstance(dataset, str) else dataset.name}
     )  # fmt: skip
     opened = open_dataset(dataset) if isinstance(dataset, str) else dataset

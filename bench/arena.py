@@ -22,10 +22,12 @@ from bench.crafting import Crafted, Crafter, seed_of
 from bench.datasets.base import ImageDataset
 from bench.errors import UserError
 from bench.fits import Fits
+from bench.forward import differ, optimises
 from bench.loading import load_model, told
 from bench.measures import measure_cell
 from bench.pictures import Pictures, Shelf
 from bench.plan import Cell, digest
+from bench.probe import probed
 from bench.provenance import provenance
 from bench.records import IMAGE_COLUMNS
 from bench.registry import ATTACKS, DEFENSES, source_hash
@@ -75,6 +77,7 @@ class Arena:
         self._defended: dict[tuple[str, str, bool], QualityModel] = {}
         self._clean: dict[tuple[str, str, int], torch.Tensor] = {}
         self._speed: dict[tuple[str, str], tuple[float, float]] = {}
+        self._conduct: dict[tuple[str, str], list[str]] = {}
         self._crafted: OrderedDict[str, Crafted] = OrderedDict()
 
     @functools.cached_property
@@ -119,7 +122,7 @@ class Arena:
     def attacked(self, cell: Cell) -> QualityModel:
         """What the attack of a cell asks: the surrogate if it wants gradients, else the deployed model itself."""
         wants_gradient = ATTACKS.build(cell.attack).access in GRADIENT_ACCESS
-        return self.defended(cell.model, cell.crafted_on, surrogate=wants_gradient)
+        return self.defended(*cell.crafted_on, surrogate=wants_gradient)
 
     def cell_id(self, cell: Cell) -> str:
         """Hash of everything that a cell's numbers depend on.
@@ -128,14 +131,17 @@ class Arena:
             CannotRun: where the cell makes no sense.
         """
         self.check(cell)
-        return digest(asdict(cell), self._ingredients(cell, cell.defense), self.image_list, self.dataset.fingerprint)[:16]
+        made_of = [self._ingredients(cell, cell.model, cell.defense)]
+        if cell.source:
+            made_of.append(self._ingredients(cell, *cell.crafted_on))
+        return digest(asdict(cell), made_of, self.image_list, self.dataset.fingerprint)[:16]
 
-    def _ingredients(self, cell: Cell, defense: str) -> list[object]:
-        """Code and weights of a cell's attack, of its model and of a defense."""
-        attack, model = ATTACKS.build(cell.attack), self.model(cell.model)
+    def _ingredients(self, cell: Cell, name: str, defense: str) -> list[object]:
+        """Code and weights of a cell's attack, of a model and of a defense."""
+        attack, model = ATTACKS.build(cell.attack), self.model(name)
         members = [member for member, _ in attack.members] if isinstance(attack, Ensemble) else []
         code = [source_hash(thing) for thing in (attack, *members, DEFENSES.build(defense), model)]
-        weights = [model.info.weights_sha256, self.defended(cell.model, defense).info.weights_sha256]
+        weights = [model.info.weights_sha256, self.defended(name, defense).info.weights_sha256]
         return [code, weights, model.info.score_range, model.info.higher_is_better]
 
     def check(self, cell: Cell) -> None:
@@ -153,12 +159,15 @@ class Arena:
             raise CannotRun(f"{cell.attack} cannot {cell.objective}; it can {', '.join(attack.objectives)}")
         if cell.queries is not None and not attack.limited:
             raise CannotRun(f"{cell.attack} cannot keep to a query limit")
+        if cell.queries and seen.info.stochastic and cell.queries < cell.draws:
+            raise CannotRun(f"a query limit of {cell.queries} is below the {cell.draws} draws of an answer")
         if attack.access in GRADIENT_ACCESS and not seen.info.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.info.name} has none")
-        least = max(model.info.min_size, deployed.info.min_size)
+        needs = [(cell.model, max(model.info.min_size, deployed.info.min_size)), (cell.crafted_on[0], seen.info.min_size)]
         for (height, width), image_id in self.sizes.items():
-            if min(height, width) < least:
-                raise CannotRun(f"{image_id} is {width}×{height}; {cell.model} needs {least}×{least}")
+            for name, least in needs:
+                if min(height, width) < least:
+                    raise CannotRun(f"{image_id} is {width}×{height}; {name} needs {least}×{least}")
             reason = attack.refusal(cell.threat, height, width)
             if reason:
                 raise CannotRun(reason)
@@ -171,6 +180,7 @@ class Arena:
         flags: list[str] = []
         errors: list[str] = []
         fits: list[dict[str, Any]] = []
+        curve: dict[str, Any] = {}
         images = self._rows()
         crafting_seconds = 0.0
         speed = (float("nan"), float("nan"))
@@ -178,12 +188,14 @@ class Arena:
             undefended = self.clean(cell.model, "none", cell.seed)
             clean = self.clean(cell.model, cell.defense, cell.seed)
             speed = self.speed(cell.model, cell.defense)
+            flags += self.conduct(cell.model, cell.defense)
             images["undefended_clean_quality"], images["clean_quality"] = undefended.numpy(), clean.numpy()
             shared = cell.crafting in self._crafted
             crafted = self.crafted(cell)
             crafting_seconds = crafted.seconds if shared else 0.0
             images[list(crafted.table.columns)] = crafted.table
-            flags, errors, fits = list(crafted.flags), list(crafted.errors), crafted.fits
+            errors, fits, curve = list(crafted.errors), crafted.fits, crafted.curve
+            flags += crafted.flags
             adversarial = self.score(self.defended(cell.model, cell.defense), crafted.pixels, digest(cell.crafting, "adv"))
             images["adv_quality"] = adversarial.numpy()
             finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
@@ -193,7 +205,10 @@ class Arena:
             errors.append(told(error))
             images["status"] = "failed"
         times = {"seconds": time.perf_counter() - started + crafting_seconds, "cpu_seconds": time.process_time() - cpu}
-        return self._record(cell, cell_id, images, flags, errors, fits, times, speed)
+        record, images = self._record(cell, cell_id, images, flags, errors, fits, times, speed)
+        record["model"]["probe"] = probed(self.model(cell.model))
+        record["curve"] = curve
+        return record, images
 
     def failed(self, cell: Cell, cell_id: str, reason: str) -> tuple[dict[str, Any], pd.DataFrame]:
         """What is recorded of a cell that ended otherwise than by itself."""
@@ -233,8 +248,8 @@ class Arena:
         key = (cell.model, cell.defense, False)
         deployed = self._defended[key].info.weights_sha256 if key in self._defended else ""
         return {
-            "attack": {"access": attack.access, "control": attack.control, "paper": attack.paper, "fits": fits,
-                       **_parameters(attack)},
+            "attack": {"access": attack.access, "control": attack.control, "ensemble": isinstance(attack, Ensemble),
+                       "paper": attack.paper, "fits": fits, **_parameters(attack)},
             "defense": {"kind": defense.kind, "stochastic": defense.stochastic, "surrogate": defense.surrogate_kind,
                         "paper": defense.paper, "weights_sha256": deployed, **_parameters(defense)},
             "model": {"paper": model.paper, "weights_sha256": model.weights_sha256, "score_range": list(model.score_range)},
@@ -264,6 +279,18 @@ class Arena:
             self._speed[model, defense] = (undefended if pair[0] is pair[1] else defended, undefended)
         return self._speed[model, defense]
 
+    def conduct(self, model: str, defense: str) -> list[str]:
+        """Flags of what the deployed model does while it scores; looked at once."""
+        if (model, defense) not in self._conduct:
+            deployed, some = self.defended(model, defense), list(islice(self.pictures, 2))
+            flags = []
+            if differ([self.score(deployed, some, "conduct") for _ in range(2)]):
+                flags.append("undeclared-randomness")
+            if optimises(deployed, some[0][None].float() / 255):
+                flags.append("optimises-in-forward")
+            self._conduct[model, defense] = flags
+        return self._conduct[model, defense]
+
     def score(self, model: QualityModel, pixels: Sequence[torch.Tensor], seed: str) -> torch.Tensor:
         """Qualities (N,) of the first N stored pictures, uint8, in float32; what is not finite stays so."""
         scores = torch.empty(len(pixels))
@@ -289,21 +316,21 @@ class Arena:
         attack: Attack = ATTACKS.build(cell.attack)
         if isinstance(attack, Ensemble):
             return self._craft_members(cell, attack)
-        clean = self.clean(cell.model, cell.crafted_on, cell.seed)
+        clean = self.clean(*cell.crafted_on, cell.seed)
         crafter = Crafter(
             cell, attack, self.attacked(cell), clean, self.samples, self.pictures, self.batch,
-            self.fits if isinstance(attack, FittedAttack) else None, self._ingredients(cell, cell.crafted_on),
+            self.fits if isinstance(attack, FittedAttack) else None, self._ingredients(cell, *cell.crafted_on),
         )  # fmt: skip
         return crafter.craft()
 
     def _craft_members(self, cell: Cell, ensemble: Ensemble) -> Crafted:
         """Of each picture, the member's result that is worst for the model that the attacker attacks."""
-        clean = self.clean(cell.model, cell.crafted_on, cell.seed)
+        clean = self.clean(*cell.crafted_on, cell.seed)
         labels = torch.tensor([sample.mos for sample in self.samples], dtype=torch.float32)
         objective = Objective(
             cell.objective, clean, float(clean[torch.isfinite(clean)].mean()), None if labels.isnan().any() else labels
         )
-        judge = self.defended(cell.model, cell.crafted_on)
+        judge = self.defended(*cell.crafted_on)
         made, badness = [], []
         for member, kind in ensemble.members:
             own = replace(cell, attack=member.name, objective=kind)
@@ -343,6 +370,7 @@ def _costs(images: pd.DataFrame) -> dict[str, float]:
         "linf_max": float(made.linf.max()),
         "psnr_mean": float(made.psnr.mean()),
         "ssim_mean": float(made.ssim.mean()),
+        "ms_ssim_mean": float(made.ms_ssim.mean()),
         "forwards_mean": float(images.forwards.mean()),
         "backwards_mean": float(images.backwards.mean()),
     }

@@ -6,21 +6,27 @@ import inspect
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+import torch
+
 from attacks.fitted import FittedAttack
 from bench.datasets import DATASETS
 from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
+from defenses.base import TrainedDefense
+from models.base import FeatureModel, QualityModel
+from models.bridges import Bridge
 from models.zoo import WeightsError, card_of, weight_file
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
     """One dictionary a registered name, sorted by name; broken ones have an `error`."""
     if kind == "datasets":
-        return [{"name": name, "about": _about(made), "error": None} for name, made in sorted(DATASETS.items())]
+        return [{"name": name, **made.facts(), "error": None} for name, made in sorted(DATASETS.items())]
     entries: list[dict[str, Any]] = []
     registries: dict[str, Registry[Any]] = {"models": MODELS, "defenses": DEFENSES, "attacks": ATTACKS}
     registry = registries[kind]
     facts = {"models": _model, "defenses": _defense, "attacks": _attack}[kind]
-    for name in registry.names():
+    bridges = [name for name in registry.entries if name.endswith(":")] if kind == "models" else []  # no end of variants
+    for name in sorted([*registry.names(), *bridges]):
         entry = registry.entry(name)
         assert entry is not None  # the name is the registry's own
         if entry.made is None:
@@ -64,7 +70,7 @@ def _defense(name: str, made: type[Any]) -> dict[str, Any]:
         "kind": made.kind,
         "stochastic": made.stochastic,
         "surrogate": made.surrogate_kind,
-        "trained_for": trained if made.kind == "training" else None,
+        "trained_for": trained if issubclass(made, TrainedDefense) and made.kind != "none" else None,
         "about": _about(made),
         "paper": made.paper,
         "parameters": _parameters(made),
@@ -72,23 +78,42 @@ def _defense(name: str, made: type[Any]) -> dict[str, Any]:
 
 
 def _model(name: str, made: type[Any]) -> dict[str, Any]:
+    if issubclass(made, Bridge):
+        return {
+            "bridge": True,
+            "behind_the_colon": made.about,
+            "differentiable": made.differentiable,
+            "weights": "yours",
+            "about": _about(made),
+        }
     info = made.info
     try:
         card = card_of(weight_file(info.name))
     except WeightsError as error:
         card = {"measured": str(error)}
     return {
+        "bridge": False,
+        "weights": "yours" if made.weights_wanted else "shipped" if made.in_zoo else "none",
+        "weights_wanted": made.weights_wanted or None,
         "score_range": list(info.score_range),
         "higher_is_better": info.higher_is_better,
         "min_size": info.min_size,
         "differentiable": info.differentiable,
         "stochastic": info.stochastic,
-        "parameters_count": card.get("parameters"),
+        "parameters_count": card.get("parameters") or parameters_of(made),
+        "feature_maps": issubclass(made, FeatureModel),
+        "imagenet": getattr(made, "imagenet", None),
         "measured": card.get("measured"),
         "about": _about(made),
         "licence": info.licence,
         "paper": info.paper,
     }
+
+
+def parameters_of(made: type[QualityModel]) -> int:
+    """How many trainable numbers a model has; nothing is computed for it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in made().parameters())
 
 
 def _parameters(made: type[Any]) -> dict[str, Any]:

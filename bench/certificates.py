@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from attacks.threat import Threat
-from bench.measures import Reals
 from bench.target import frozen
+from bench.weighted import Reals
 from defenses.certified.base import Certificate, CertifiedDefense
 from models.base import QualityModel
 

@@ -62,7 +62,8 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
     if json_:
         typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
         return
-    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["min_size"], "datasets": []}
+    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["weights", "min_size"],
+             "datasets": ["count", "label_kind"]}  # fmt: skip
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in [*brief[kind.value], "about"]:
@@ -171,18 +172,46 @@ def attack(
 
 
 @app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
+    model: Annotated[str, typer.Option("--model", "-m")],
+    defense: Annotated[str, typer.Option("--defense", "-d", help="cprl or cprl-sortmask")] = "cprl",
+    attack_: Annotated[str, typer.Option("--attack", "-a", help="crafted through the defense")] = "score-reflection-away",
+    eps: Annotated[str, typer.Option(help="size of the l-infinity ball")] = "2/255",
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="folder for picture and table")] = Path("runs/explain"),
+) -> None:
+    """CPR and N-CPR maps, channels and swap test of a picture, clean beside attacked."""
+    from bench.explain import explain as explained
+    from bench.explain import write
+
+    found = explained(image, model, defense, attack=attack_, eps=eps, seed=seed)
+    typer.echo(found.swaps.to_string(index=False, float_format="%.3f"))
+    typer.echo(f"channels: {found.overlap_words}")
+    for path in write(found, image.stem, out):
+        typer.echo(path)
+
+
+@app.command()
 def train(
     model: Annotated[str, typer.Option("--model", "-m")],
     defense: Annotated[str, typer.Option("--defense", "-d", help="a training recipe; none is plain regression")] = "none",
     dataset: Annotated[str, typer.Option(help="labelled pictures")] = "folder",
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
     start: Annotated[Path | None, typer.Option(help="undefended weights to start from")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="file with ImageNet weights of the backbone, or imagenet: torchvision fetches them")
+    ] = None,
     passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one picture")] = 600_000,
     batch: Annotated[int, typer.Option(min=2)] = 32,
     crop: Annotated[int, typer.Option(min=32)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
+    ema: Annotated[
+        float, typer.Option(min=0, max=0.99999, help="decay a step of the averaged weights, which are kept")
+    ] = 0.999,
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch pictures")] = 1,
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
 ) -> None:
     """Fit a recipe; writes safetensors plus a card, and resumes where a killed run stopped."""
@@ -195,10 +224,30 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    schedule = Schedule(passes=passes, batch=batch, crop=crop, learning_rate=learning_rate, seed=seed)
+    schedule = Schedule(passes, batch, crop, learning_rate, ema=ema, seed=seed, workers=workers)
     with TrainingReporter() as report:
-        written = fit(model, defense, open_dataset(dataset, root), schedule, out, start=start, report=report)
+        written = fit(
+            model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
+        )
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
+
+
+@data.command("list")
+def data_list(
+    dataset: Annotated[str | None, typer.Argument(help="registry name; all if left out")] = None,
+    root: Annotated[Path | None, typer.Option(help="a folder in which to look for them")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """What a data set needs on disk and, of a folder, whether it is there."""
+    from rich.console import Console
+
+    from bench.datasets.needs import needs, table
+
+    found = needs(dataset, root)
+    if json_:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        Console().print(table(found))
 
 
 @data.command("verify")

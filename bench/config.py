@@ -14,7 +14,7 @@ from attacks.threat import Norm
 from bench.errors import UserError
 
 SUITES = Path(__file__).parent / "suites"
-Setting = Literal["oblivious", "adaptive"]
+Setting = Literal["oblivious", "adaptive", "transfer"]
 
 
 def parse_size(value: object) -> object:
@@ -36,7 +36,7 @@ class ThreatConfig(_Strict):
 
     norm: Norm = "linf"
     eps: Annotated[float, BeforeValidator(parse_size), Field(gt=0, allow_inf_nan=False)] = 2 / 255
-    queries: Annotated[int, Field(ge=1)] | None = None
+    queries: Annotated[int, Field(ge=0)] | None = None
 
     @field_validator("eps")
     @classmethod
@@ -73,7 +73,9 @@ class Suite(_Strict):
         limit: at most so many pictures, evenly over the references.
         models, defenses, attacks: specs such as ``pgd[steps=40]``.
         threats: threat models.
-        settings: what the attacker knows of the defense.
+        settings: what the attacker knows: `oblivious` the model alone, `adaptive` its defense too, `transfer` neither.
+        transfer_from: the undefended models that `transfer` cells are crafted on, each other model of the suite if left out;
+            where it is given, `transfer` need not be among the settings.
         seed: of everything random.
         batch: pictures at once; changes speed and memory only.
         draws: over how many random draws a gradient on a stochastic target is averaged.
@@ -90,12 +92,21 @@ class Suite(_Strict):
     attacks: Annotated[list[Annotated[AttackConfig, BeforeValidator(_attack)]], Field(min_length=1)]
     threats: Annotated[list[ThreatConfig], Field(min_length=1)] = [ThreatConfig()]
     settings: Annotated[list[Setting], Field(min_length=1)] = ["oblivious", "adaptive"]
+    transfer_from: Annotated[list[str], Field(validate_default=True)] = []
     seed: Annotated[int, Field(ge=0)] = 0
     batch: Annotated[int, Field(ge=1)] = 16
     draws: Annotated[int, Field(ge=1)] = 8
     seconds: Annotated[float, Field(gt=0)] | None = None
     memory_mib: Annotated[int, Field(ge=1)] | None = None
     gpus: Annotated[float, Field(ge=0)] = 0.0
+
+    @field_validator("transfer_from")
+    @classmethod
+    def _has_another_model(cls, sources: list[str], others: ValidationInfo) -> list[str]:
+        models = others.data.get("models", ())
+        if "transfer" in others.data.get("settings", ()) and len({*models, *sources}) == 1:
+            raise ValueError(f"the setting transfer needs a model other than {models[0]} to craft on")
+        return sources
 
 
 def load_suite(name_or_file: str) -> Suite:

@@ -23,6 +23,7 @@ from bench.pictures import Pictures, Shelf
 from bench.plan import Cell, digest
 from bench.target import ModelError, Target, frozen
 from bench.threat import store, verified
+from bench.trail import CHECKPOINTS, Trail, curve
 from models.base import QualityModel
 
 DEAD_SHARE = 0.05
@@ -39,6 +40,7 @@ class Crafted:
         seconds: wall time.
         flags, errors: of the cell.
         fits: what is to be said of the fits that were used.
+        curve: how far the attack had come after so many forwards, see `bench.trail.curve`.
     """
 
     pixels: Shelf
@@ -47,6 +49,7 @@ class Crafted:
     flags: list[str]
     errors: list[str]
     fits: list[dict[str, Any]] = field(default_factory=list)
+    curve: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,18 @@ class Crafter:
         whole = pd.concat([tables[i] for i in range(len(pixels))], ignore_index=True)
         learnt = {b.learnt.facts["sha256"]: b.learnt.facts for b in batches if b.learnt}
         seconds = time.perf_counter() - started
-        return Crafted(pixels, whole, seconds, sorted(self.flags), self.errors, list(learnt.values()))
+        return Crafted(pixels, whole, seconds, sorted(self.flags), self.errors, list(learnt.values()), self._curve(batches))
+
+    def _curve(self, batches: Sequence[_Batch]) -> dict[str, Any]:
+        count = len(self.pictures)
+        clean, seen = torch.full((count,), torch.nan), torch.full((count, len(CHECKPOINTS)), torch.nan)
+        forwards, labels = torch.zeros(count, dtype=torch.int64), torch.tensor([sample.mos for sample in self.samples])
+        for batch in batches:
+            if batch.target.trail is not None:
+                clean[batch.index] = batch.target.trail.objective.clean.cpu()
+                seen[batch.index] = batch.target.trail.seen.cpu()
+                forwards[batch.index] = batch.target.counts.forwards
+        return curve(clean, seen, forwards, labels)
 
     def _batches(self) -> Iterator[_Batch]:
         """Pictures in batches of one shape, and for a fitted attack of one fold."""
@@ -193,9 +207,9 @@ class Crafter:
 
     def _attack(self, batch: _Batch, aims: torch.Tensor | None) -> torch.Tensor:
         images, learnt = batch.images, {"fit": batch.learnt.fit} if batch.learnt else {}
-        attacked = self.attack.run(
-            batch.target, images, self._objective(batch, aims), self.cell.threat, batch.generators, **learnt
-        )
+        objective = self._objective(batch, aims)
+        batch.target.trail = Trail(objective)
+        attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **learnt)
         if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
             shape = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
             raise ModelError(f"{self.cell.attack}: returned {shape} for pictures of shape {tuple(images.shape)}")

@@ -5,28 +5,41 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+Plane = NDArray[np.float64]
+
 _LUMA = np.array([0.299, 0.587, 0.114])
+_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of MS-SSIM's five scales, from full size to a sixteenth."""
+_REACH = 5  # of SSIM's window: 11 pixels
+MS_SSIM_SIDE = (2 * _REACH + 1) * 2 ** (len(_SCALES) - 1)
+"""Least height and width at which the window fits into the smallest scale: 176."""
+_C1, _C2 = 0.01**2, 0.03**2
 
 
 def distances(pixels: torch.Tensor, clean: torch.Tensor) -> pd.DataFrame:
     """Distances of stored pictures, both (N, 3, H, W) uint8, one row each.
 
     linf and l2 in units of [0, 1] over all channels; l0 as the share of pixels with any change; psnr in dB over all
-    channels, missing where nothing changed; ssim of the luma (Wang et al. 2004: Gaussian window, σ = 1.5).
+    channels, missing where nothing changed; ssim of the luma (Wang et al. 2004: Gaussian window, σ = 1.5); ms_ssim likewise,
+    missing below 176×176.
     """
     rows = []
     for attacked, before in zip(pixels, clean, strict=True):
         shift = (attacked.double() - before.double()) / 255
         mse = float((shift**2).mean())
+        ssim, ms_ssim = similarities(attacked, before)
         rows.append(
             {
                 "linf": float(shift.abs().max()),
                 "l2": float(shift.norm()),
                 "l0": float((shift != 0).any(dim=0).double().mean()),
                 "psnr": 10 * np.log10(1 / mse) if mse > 0 else np.nan,
-                "ssim": luma_ssim(attacked, before),
+                "ssim": ssim,
+                "ms_ssim": ms_ssim,
             }
         )
     return pd.DataFrame(rows)
@@ -34,7 +47,55 @@ def distances(pixels: torch.Tensor, clean: torch.Tensor) -> pd.DataFrame:
 
 def luma_ssim(attacked: torch.Tensor, clean: torch.Tensor) -> float:
     """SSIM of the lumas of two pictures (3, H, W) uint8 (Wang et al. 2004: Gaussian window, σ = 1.5); scikit-image's."""
-    lumas = [(picture.permute(1, 2, 0).numpy().astype(np.float64) / 255) @ _LUMA for picture in (clean, attacked)]
+    lumas = [_luma(picture) for picture in (clean, attacked)]
     return float(
         structural_similarity(*lumas, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
     )
+
+
+def similarities(attacked: torch.Tensor, clean: torch.Tensor) -> tuple[float, float]:
+    """SSIM and multi-scale SSIM of the lumas of two pictures (3, H, W) uint8.
+
+    The first is `luma_ssim` by other code, since it comes with the second for nothing. The second (Wang, Simoncelli, Bovik,
+    Asilomar 2003) is Π csᵢ^wᵢ over five scales, each half as large as the one before by averages of 2×2 pixels, with the
+    luminance term at the smallest one; cs is the mean of contrast × structure over the windows that lie inside the picture,
+    at least 0. NaN where the window does not fit: below 11×11, and below 176×176.
+    """
+    x, y = _luma(clean), _luma(attacked)
+    if min(x.shape) <= 2 * _REACH:
+        return float("nan"), float("nan")
+    structure, luminance = _terms(x, y)
+    ssim = float((structure * luminance).mean())
+    if min(x.shape) < MS_SSIM_SIDE:
+        return ssim, float("nan")
+    multi = 1.0
+    for scale, weight in enumerate(_SCALES):
+        if scale > 0:
+            x, y = _half(x), _half(y)
+            structure, luminance = _terms(x, y)
+        term = structure if scale < len(_SCALES) - 1 else structure * luminance
+        multi *= max(float(term.mean()), 0.0) ** weight
+    return ssim, multi
+
+
+def _luma(picture: torch.Tensor) -> Plane:
+    return np.asarray((picture.permute(1, 2, 0).numpy().astype(np.float64) / 255) @ _LUMA)
+
+
+def _half(plane: Plane) -> Plane:
+    """Averages of 2×2 pixels; a last odd row or column is left out."""
+    height, width = (side // 2 for side in plane.shape)
+    return np.asarray(plane[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3)))
+
+
+def _terms(x: Plane, y: Plane) -> tuple[Plane, Plane]:
+    """Contrast × structure, and luminance, of every window inside the picture."""
+    mean_x, mean_y, square_x, square_y, product = map(_smooth, (x, y, x * x, y * y, x * y))
+    variances = (square_x - mean_x**2) + (square_y - mean_y**2)
+    structure = (2 * (product - mean_x * mean_y) + _C2) / (variances + _C2)
+    return structure, (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
+
+
+def _smooth(plane: Plane) -> Plane:
+    blurred = ndimage.gaussian_filter(plane, sigma=1.5, radius=_REACH)
+    return np.asarray(blurred[_REACH:-_REACH, _REACH:-_REACH])

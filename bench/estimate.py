@@ -62,7 +62,7 @@ def estimate(arena: Arena, cells: list[Cell], records: Records) -> Estimate:
     timed: dict[tuple[str, str, bool], tuple[float, float]] = {}
 
     def cost(cell: Cell, gradient: bool) -> tuple[float, float]:
-        key = (cell.model, cell.crafted_on, gradient)
+        key = (*cell.crafted_on, gradient)
         if key not in timed:
             timed[key] = _seconds(arena, cell, gradient)
         return timed[key]
@@ -105,7 +105,7 @@ def dry_run(suite: Suite, root: Path | None, records: Records) -> list[str]:
 
 def _seconds(arena: Arena, cell: Cell, gradient: bool) -> tuple[float, float]:
     """Of one picture's forward, and of its backward."""
-    model = arena.defended(cell.model, cell.crafted_on, surrogate=gradient)
+    model = arena.defended(*cell.crafted_on, surrogate=gradient)
     picture = next(iter(arena.pictures))
     some = torch.stack([p for p in islice(arena.pictures, _TRIED) if p.shape == picture.shape]).float() / 255
     with frozen(model):

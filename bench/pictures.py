@@ -7,13 +7,16 @@ import shutil
 import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench.datasets.base import ImageDataset
+from bench.datasets.loading import decoders, each
+from bench.errors import UserError
 
 MEMORY = 2**28
 """Bytes of clean pictures, and of the attacked pictures of one crafting, that are kept in memory."""
@@ -21,6 +24,8 @@ MEMORY = 2**28
 
 class Pictures(Sequence[torch.Tensor]):
     """Clean pictures (3, H, W) uint8, decoded when they are asked for; those asked for last stay.
+
+    All of them are looked at once at the beginning, by worker processes if they are many.
 
     Attributes:
         sizes: (H, W) of each.
@@ -33,9 +38,13 @@ class Pictures(Sequence[torch.Tensor]):
         self._bytes = 0
         self.sizes: list[tuple[int, int]] = []
         self.hashes: list[str] = []
-        for picture in self:
-            self.sizes.append((picture.shape[1], picture.shape[2]))
-            self.hashes.append(hashlib.sha256(picture.numpy().tobytes()).hexdigest())
+        workers = decoders(len(self))
+        get = partial(_decoded, dataset, self._indices) if workers else self.__getitem__
+        for found in each(partial(_look, get), len(self), workers):
+            if isinstance(found, str):
+                raise UserError(found)
+            self.sizes.append(found[0])
+            self.hashes.append(found[1])
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -50,6 +59,19 @@ class Pictures(Sequence[torch.Tensor]):
                 self._bytes -= self._held.popitem(last=False)[1].numel()
         self._held.move_to_end(place)
         return self._held[place]
+
+
+def _decoded(dataset: ImageDataset, indices: Sequence[int], place: int) -> torch.Tensor:
+    return dataset.picture(indices[place])
+
+
+def _look(get: Callable[[int], torch.Tensor], place: int) -> tuple[tuple[int, int], str] | str:
+    """(H, W) of a picture and the sha256 of its pixels, or the line that says what is wrong with it."""
+    try:
+        picture = get(place)
+    except UserError as error:
+        return str(error)
+    return (picture.shape[1], picture.shape[2]), hashlib.sha256(picture.numpy().tobytes()).hexdigest()
 
 
 class Shelf(Sequence[torch.Tensor]):

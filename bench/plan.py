@@ -28,6 +28,7 @@ class Cell:
     seed: int
     draws: int
     target: float = 1.0
+    source: str = ""  # in the setting `transfer`: the model that is attacked instead
 
     @property
     def threat(self) -> Threat:
@@ -35,20 +36,20 @@ class Cell:
         return Threat(self.norm, self.eps, self.queries)
 
     @property
-    def crafted_on(self) -> str:
-        """The defense whose surrogate the attack sees; `none` where it does not know of the defense."""
-        return self.defense if self.setting == "adaptive" else "none"
+    def crafted_on(self) -> tuple[str, str]:
+        """The model that the attack sees, and the defense: `none` where it does not know of the defense."""
+        return self.source or self.model, self.defense if self.setting == "adaptive" else "none"
 
     @property
     def scene(self) -> tuple[object, ...]:
         """What the attacks of a cell and of its neighbours in the plan have in common."""
-        return (self.model, self.crafted_on, self.threat)
+        return (self.crafted_on, self.threat)
 
     @property
     def crafting(self) -> str:
         """Names what the attacked pictures depend on; cells that agree in it share them."""
-        parts = asdict(self) | {"defense": self.crafted_on}
-        del parts["setting"]
+        parts = asdict(self) | dict(zip(("model", "defense"), self.crafted_on, strict=True))
+        del parts["setting"], parts["source"]
         return json.dumps(parts, sort_keys=True)
 
 
@@ -73,13 +74,25 @@ def expand(suite: Suite) -> list[Cell]:
             for objective in attack.objectives or (["away"] if "away" in able else list(able)):
                 for threat in suite.threats:
                     for defense in suite.defenses:
-                        for setting in suite.settings:
+                        for setting, source in _views(suite, model):
                             cells.append(
                                 Cell(suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
-                                     threat.queries, setting, suite.seed, suite.draws, attack.target)
+                                     threat.queries, setting, suite.seed, suite.draws, attack.target, source)
                             )  # fmt: skip
     first: dict[object, int] = {}
     for place, cell in enumerate(cells):
         for group in (cell.scene, cell.crafting):
             first.setdefault(group, place)
     return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.scene], first[cell.crafting]))
+
+
+def _views(suite: Suite, model: str) -> list[tuple[Setting, str]]:
+    """The settings in which a model is attacked, each with the model crafted on where that is another one.
+
+    A model's transfer to itself is its oblivious cell.
+    """
+    sources = [source for source in suite.transfer_from or suite.models if source != model]
+    settings = dict.fromkeys(suite.settings)
+    if suite.transfer_from:
+        settings["transfer"] = None
+    return [(setting, source) for setting in settings for source in (sources if setting == "transfer" else [""])]

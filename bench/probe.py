@@ -10,16 +10,19 @@ import functools
 import math
 import random
 from collections.abc import Callable, Collection, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from bench.conformance import Finding
+from bench.conformance import Finding, for_record
 from bench.datasets.distortions import DISTORTIONS
+from bench.registry import source_hash
 from bench.streams import random_streams, streams_kept
 from bench.target import frozen
-from models.base import QualityModel
+from models.base import ModelInfo, QualityModel
+from models.zoo import state_sha256
 
 SCENES = ("astronaut", "coffee", "chelsea")
 WORSE = (("white-noise", 4), ("gaussian-blur", 4), ("jpeg", 5))
@@ -329,6 +332,17 @@ def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = 
             return [Finding("runs", False, f"{_told(error)} on a picture of {width}×{height}", "score pictures of any size")]
         runs = Finding("runs", True, f"scores a natural picture of {width}×{height}")
         return [runs, *(_checked(subject, *check) for check in _CHECKS if check[0] in checks)]
+
+
+_probed: dict[tuple[ModelInfo, str, str], dict[str, Any]] = {}
+
+
+def probed(model: QualityModel) -> dict[str, Any]:
+    """What a record keeps of the probe; each model is probed once in a process."""
+    key = (model.info, source_hash(model), model.info.weights_sha256 or state_sha256(model))
+    if key not in _probed:
+        _probed[key] = for_record(probe(model))
+    return _probed[key]
 
 
 def _checked(subject: _Subject, name: str, look: Callable[[_Subject], _Measured], advice: str) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -101,7 +102,7 @@ class TrainingReporter(_Bar):
     def __call__(self, progress: TrainingProgress) -> None:
         if progress.validation_srocc is not None:
             self.validation = f" · validation SROCC {progress.validation_srocc:.3f}"
-        words = f"loss {progress.loss:.4f}{self.validation}"
+        words = "looking at pictures" if math.isnan(progress.loss) else f"loss {progress.loss:.4f}{self.validation}"
         self.update(words, round(100 * progress.share), 100)
-        left = (time.monotonic() - self.started) * (1 - progress.share) / progress.share
+        left = progress.seconds * (1 - progress.share) / progress.share
         self.line(f"{progress.share:6.1%} · {words} · {left:.0f} s left at this pace", always=progress.share == 1)

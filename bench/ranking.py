@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,21 +11,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.measures import MEASURES, Reals, image_table, interval, resample_weights, spearman
-from bench.records import Records
-
-Track = tuple[str, str, str, float]
-"""(dataset, label_kind, norm, eps)"""
-Interval = tuple[float, float, float]
-"""(value, lo, hi), 95 %; NaN where there is none."""
+from bench.bootstrap import Interval, interval, shared_ranks
+from bench.records import Records, Scored
+from bench.sample import Sample
+from bench.weighted import Reals
 
 NOTHING: Interval = (float("nan"),) * 3
 FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
+TRANSFER = "transfer from "
 SAME_QUALITY = 1e-3  # quality units; machines differ by less, other weights by more
 
 
+class Track(NamedTuple):
+    """What rows must have in common to be compared."""
+
+    dataset: str
+    label_kind: str
+    norm: str
+    eps: float
+
+    @property
+    def labelled(self) -> bool:
+        """Whether ranks are of agreement with labels; else they are of agreement with the clean qualities."""
+        return self.label_kind != "none"
+
+
 class Key(NamedTuple):
-    """What a cell is, within its model, defense and track. `variant` tells seeds and budgets apart where they differ."""
+    """What a cell is, within its model, defense and track.
+
+    `setting` names a transfer's source too; `variant` tells seeds and budgets apart where they differ.
+    """
 
     attack: str
     objective: str
@@ -35,14 +51,31 @@ class Key(NamedTuple):
         return ", ".join(filter(None, self))
 
 
+def brief(spec: str) -> str:
+    """A spec without the folder of its weights."""
+    return re.sub(r"(?<=[\[,]weights=)[^,\[\]]*/(?=[^,\[\]/])", "", spec)
+
+
 @dataclass(frozen=True)
 class CellValue:
-    """One ok cell: its SROCC with the labels and its mean |quality shift|."""
+    """One ok cell.
+
+    Attributes:
+        srocc: of attacked qualities and labels; clean qualities stand in for labels where there are none.
+        stability: SROCC of attacked and clean qualities.
+        shift: mean |quality shift|.
+        clean, adv: qualities (n,), picture by picture.
+    """
 
     key: Key
     control: bool
-    srocc: float
+    cell_id: str
+    srocc: Interval
+    stability: float
     shift: float
+    flags: tuple[str, ...]
+    clean: Reals
+    adv: Reals
 
 
 @dataclass(frozen=True)
@@ -50,14 +83,20 @@ class Row:
     """One model and defense in one track.
 
     Attributes:
+        kind: of the defense.
         rank: 1 + the number of rows that are better beyond their intervals; None where it is not complete.
-        clean, robust: SROCC without attack, and the least over attacks, objectives and settings.
+        clean, robust: SROCC with the labels without attack, and the least over attacks, objectives and settings. Without
+            labels there is no clean one, and the robust one is with the clean qualities.
         worst_attack: the cell that gave `robust`.
         shift, shift_attack: the largest mean |quality shift| of a cell, and that cell.
         noise: the same for the controls, which never rank.
+        certified: SROCC with the labels that no change within the threat model undercuts; NaN where nothing is certified.
         cost_ratio: seconds an image, defended over undefended, the median over cells.
         missing: what it lacks to be complete.
-        cells: all ok cells, controls included.
+        cells: all ok cells, controls last.
+        image_ids: of the pictures of all cells.
+        papers: of model and defense; empty where there is none.
+        weights: sha256 of the model's and of the defended model's.
     """
 
     model: str
@@ -70,21 +109,38 @@ class Row:
     shift: Interval
     shift_attack: str
     noise: Interval
+    certified: float
     cost_ratio: float
     complete: bool
     missing: tuple[str, ...]
     flags: tuple[str, ...]
     cells: tuple[CellValue, ...]
-    images: int
+    image_ids: tuple[str, ...]
     references: int
+    papers: tuple[str, str]
+    weights: tuple[str, str]
+
+    @property
+    def images(self) -> int:
+        """How many pictures each cell has."""
+        return len(self.image_ids)
+
+    @property
+    def name(self) -> str:
+        """What stands beside its mark."""
+        model = brief(self.model)
+        return f"{model}, no defense" if self.defense == "none" else f"{model} + {brief(self.defense)}"
 
 
 @dataclass(frozen=True)
 class _Cell:
     key: Key
     record: dict[str, Any]
-    pictures: tuple[tuple[str, str], ...]  # (image_id, reference_id)
-    table: dict[str, Reals]
+    scores: Scored
+
+    @property
+    def pictures(self) -> tuple[tuple[str, str], ...]:
+        return self.scores.pictures
 
     @property
     def control(self) -> bool:
@@ -95,36 +151,82 @@ class _Cell:
         return bool(self.record["status"] == "ok")
 
 
-def tracks(records: Records) -> dict[Track, list[Row]]:
+def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Row]]:
     """The rows of every track, complete ones first, by falling robust SROCC.
 
     Cells on other pictures than most cells of the track are not comparable: they count as missing.
+
+    Args:
+        records: a results folder.
+        found: all its records, if they are at hand.
     """
     grouped: dict[Track, list[dict[str, Any]]] = {}
-    for record in records.all():
+    for record in records.all() if found is None else found:
         cell = record["cell"]
-        track = (cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
+        track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
         grouped.setdefault(track, []).append(record)
-    return {track: _rows(records, grouped[track]) for track in sorted(grouped)}
+    return {track: _rows(records, track, grouped[track]) for track in sorted(grouped)}
 
 
-def _rows(records: Records, found: Sequence[dict[str, Any]]) -> list[Row]:
+class _Sample:
+    """Statistics of the pictures of a track, (B,) each: of themselves, then of resamples over reference pictures."""
+
+    def __init__(self, references: Sequence[str]) -> None:
+        self.sample = Sample.of(references) if references else Sample(np.ones((1, 0)))
+        self.alone = Sample(np.ones((1, len(references))))
+        self.references = len(set(references))
+
+    def sroccs(self, labels: Reals, qualities: Sequence[Reals]) -> list[Reals]:
+        """SROCC with the labels; 0 where all qualities are equal, since no value must not look robust."""
+        found = self.sample.spearmans(labels, qualities)
+        if any(np.isnan(values).any() for values in found):
+            defined = np.isfinite(self.sample.spearman(labels, labels))
+            found = [np.where(np.isnan(values) & defined, 0.0, values) for values in found]
+        return found
+
+    def shift(self, scores: Scored) -> Reals:
+        """Mean |quality shift|."""
+        return self.sample.mean(np.abs(scores.adv - scores.clean))
+
+    def bounded(self, values: Sequence[Reals], extreme: Callable[..., Reals]) -> Interval:
+        """The extreme over cells, taken anew in every resample; without two references there is no interval."""
+        value, low, high = interval(extreme(np.stack(values), axis=0)) if values else NOTHING
+        return (value, low, high) if self.references > 1 else (value, float("nan"), float("nan"))
+
+
+def _rows(records: Records, track: Track, found: Sequence[dict[str, Any]]) -> list[Row]:
     cells = _cells(records, found)
     counts = Counter(cell.pictures for cell in cells if cell.ok)
     pictures = max(counts, key=lambda p: (counts[p], len(p), p), default=())
-    weights = resample_weights([reference for _, reference in pictures]) if pictures else np.ones((1, 0))
-    standard = {cell.key for cell in cells if cell.ok and not cell.control and cell.pictures == pictures}
-    names = sorted({(c.record["cell"]["model"], c.record["cell"]["defense"]) for c in cells})
-    rows = []
-    for name in names:
-        own = [c for c in cells if (c.record["cell"]["model"], c.record["cell"]["defense"]) == name]
-        rows.append(_row(own, pictures, weights, standard))
+    sample = _Sample([reference for _, reference in pictures])
+    standard = _standard(cells, pictures)
+    grouped: dict[tuple[str, str], list[_Cell]] = {}
+    for cell in cells:
+        grouped.setdefault((cell.record["cell"]["model"], cell.record["cell"]["defense"]), []).append(cell)
+    rows = [_row(grouped[name], track.labelled, pictures, sample, standard) for name in sorted(grouped)]
     complete = [row for row in rows if row.complete]
-    ranked = [
-        replace(row, rank=1 + sum(other.robust[1] > row.robust[2] for other in complete)) if row.complete else row
-        for row in rows
-    ]
-    return sorted(ranked, key=lambda r: (not r.complete, -np.nan_to_num(r.robust[0], nan=-2.0), r.model, r.defense))
+    ranks = shared_ranks([row.robust for row in complete])
+    ranked = [replace(row, rank=rank) for row, rank in zip(complete, ranks, strict=True)]
+    unranked = [row for row in rows if not row.complete]
+    return [*sorted(ranked, key=_place), *sorted(unranked, key=_place)]
+
+
+def _place(row: Row) -> tuple[float, str, str]:
+    return -np.nan_to_num(row.robust[0], nan=-2.0), row.model, row.defense
+
+
+def _standard(cells: Sequence[_Cell], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
+    """What a row needs to be complete: that went well on the track's pictures, and was tried on half of the rows at least.
+
+    So an attack that somebody tried on a few rows counts against those, and takes nobody else's rank away.
+    """
+    tried: dict[Key, set[tuple[str, str]]] = {}
+    for cell in cells:
+        if not cell.control:
+            tried.setdefault(cell.key, set()).add((cell.record["cell"]["model"], cell.record["cell"]["defense"]))
+    rows = {name for names in tried.values() for name in names}
+    went_well = {cell.key for cell in cells if cell.ok and cell.pictures == pictures}
+    return {key for key, names in tried.items() if key in went_well and 2 * len(names) >= len(rows)}
 
 
 def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[_Cell]:
@@ -132,10 +234,11 @@ def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[_Cell]:
     differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in found}) > 1]
     cells = []
     for record in found:
-        cell, images = record["cell"], records.images(record["cell_id"]).sort_values("image_id")
+        cell = record["cell"]
         variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
-        key = Key(cell["attack"], cell["objective"], cell["setting"], variant)
-        cells.append(_Cell(key, record, tuple(zip(images.image_id, images.reference_id, strict=True)), image_table(images)))
+        setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
+        key = Key(cell["attack"], cell["objective"], setting, variant)
+        cells.append(_Cell(key, record, records.scores(record["cell_id"])))
     return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
 
 
@@ -153,60 +256,65 @@ def _finished(cell: _Cell) -> tuple[str, str]:
     return str(cell.record.get("provenance", {}).get("finished", "")), cell.record["cell_id"]
 
 
-def _row(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], weights: Reals, standard: set[Key]) -> Row:
+def _row(
+    own: Sequence[_Cell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: _Sample, standard: set[Key]
+) -> Row:
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
     attacks = [cell for cell in usable if not cell.control]  # they come first
-    sroccs = [_srocc(cell.table["mos"], cell.table["adv"], weights) for cell in usable]
-    shifts = [MEASURES["abs_gain"](cell.table, weights) for cell in usable]
-    references = len({reference for _, reference in pictures})
-
-    def bounded(values: Iterable[Reals], extreme: Callable[..., Reals]) -> Interval:
-        """The extreme over cells, taken anew in every resample; without two references there is no interval."""
-        stack = list(values)
-        value, low, high = interval(extreme(np.stack(stack), axis=0)) if stack else NOTHING
-        return (value, low, high) if references > 1 else (value, float("nan"), float("nan"))
-
-    robust = bounded(sroccs[: len(attacks)], np.min)
-    clean = [_srocc(cell.table["mos"], cell.table["clean"], weights) for cell in usable[:1]]
+    sroccs, clean = [], []
+    if usable:
+        first = usable[0].scores
+        sroccs = sample.sroccs(first.mos if labelled else first.clean, [cell.scores.adv for cell in usable])
+        clean = sample.sroccs(first.mos, [first.clean]) if labelled else []
+    shifts = [sample.shift(cell.scores) for cell in usable]
+    robust = sample.bounded(sroccs[: len(attacks)], np.min)
     missing = _missing(own, pictures, standard)
     if not missing and not np.isfinite(robust[0]):
-        missing = ("labels that differ: SROCC is not defined",)
-    first = own[0].record
+        what = "labels" if labelled else "clean qualities"
+        missing = (f"{what} that differ: SROCC is not defined",)
+    record = own[0].record
     return Row(
-        model=first["cell"]["model"],
-        defense=first["cell"]["defense"],
-        kind=first["defense"]["kind"],
+        model=record["cell"]["model"],
+        defense=record["cell"]["defense"],
+        kind=record["defense"]["kind"],
         rank=None,
-        clean=bounded(clean, np.min),
+        clean=sample.bounded(clean, np.min),
         robust=robust,
         worst_attack=_culprit(attacks, [-s[0] for s in sroccs]),
-        shift=bounded(shifts[: len(attacks)], np.max),
+        shift=sample.bounded(shifts[: len(attacks)], np.max),
         shift_attack=_culprit(attacks, [s[0] for s in shifts]),
-        noise=bounded(shifts[len(attacks) :], np.max),
+        noise=sample.bounded(shifts[len(attacks) :], np.max),
+        certified=_certified([cell.record for cell in usable]),
         cost_ratio=_cost_ratio([cell.record for cell in usable]),
         complete=not missing,
         missing=missing,
         flags=tuple(sorted({flag for cell in own if not cell.control for flag in cell.record["flags"]})),
-        cells=tuple(
-            CellValue(c.key, c.control, float(s[0]), float(g[0])) for c, s, g in zip(usable, sroccs, shifts, strict=True)
-        ),
-        images=len(pictures),
-        references=references,
+        cells=tuple(_value(*parts, sample) for parts in zip(usable, sroccs, shifts, strict=True)),
+        image_ids=tuple(image_id for image_id, _ in pictures),
+        references=sample.references,
+        papers=(record["model"].get("paper", ""), record["defense"].get("paper", "")),
+        weights=(record["model"].get("weights_sha256", ""), record["defense"].get("weights_sha256", "")),
     )
 
 
-def _srocc(mos: Reals, quality: Reals, weights: Reals) -> Reals:
-    """SROCC (B,), 0 where all qualities are equal: they tell nothing apart, and an undefined value must not look robust."""
-    found = spearman(mos, quality, weights)
-    undefined = np.isnan(found)
-    if undefined.any():
-        found[undefined & np.isfinite(spearman(mos, mos, weights))] = 0
-    return found
+def _value(cell: _Cell, sroccs: Reals, shifts: Reals, sample: _Sample) -> CellValue:
+    scores = cell.scores
+    stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
+    return CellValue(
+        cell.key, cell.control, cell.record["cell_id"], sample.bounded([sroccs], np.min), stability, float(shifts[0]),
+        tuple(cell.record["flags"]), scores.clean, scores.adv,
+    )  # fmt: skip
 
 
 def _culprit(attacks: Sequence[_Cell], badness: Sequence[Any]) -> str:
     """The first cell of the largest badness; nothing without cells."""
     return str(max(zip(attacks, badness, strict=False), key=lambda pair: float(pair[1]))[0].key) if attacks else ""
+
+
+def _certified(found: Sequence[dict[str, Any]]) -> float:
+    """The certificates are of the defended model, so all cells have the same; should they differ, the least counts."""
+    values = [record["measures"].get("certified_srocc") for record in found]
+    return min((float(value) for value in values if value is not None), default=float("nan"))
 
 
 def _cost_ratio(found: Sequence[dict[str, Any]]) -> float:
@@ -224,12 +332,13 @@ def _missing(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], standa
             errors = cell.record.get("errors") or [""]
             why[cell.key] = f" ({cell.record['status']}{': ' if errors[0] else ''}{errors[0][:120]})"
     elsewhere = {cell.key for cell in own if cell.ok} - done
+    standard = {key for key in standard if key.setting != TRANSFER + own[0].record["cell"]["model"]}  # that is `oblivious`
     for key in standard - done - set(why):
         why[key] = " (run on other pictures)" if key in elsewhere else ""
     lines = [f"{key}{reason}" for key, reason in sorted(why.items())]
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
     fixed = [cell for cell in usable if not cell.record["defense"].get("stochastic")]
-    apart = any(np.abs(a.table["clean"] - b.table["clean"]).max() > SAME_QUALITY for a, b in pairwise(fixed))
+    apart = any(np.abs(a.scores.clean - b.scores.clean).max() > SAME_QUALITY for a, b in pairwise(fixed))
     weights = {(c.record["model"].get("weights_sha256"), c.record["defense"].get("weights_sha256")) for c in usable}
     if apart or len(weights) > 1:
         lines.append("cells of one model: their clean qualities or weights differ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -9,26 +10,43 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from bench.errors import UserError
-from bench.measures import MEASURES
+from bench.measures import FIXED, LATER, columns
+from bench.weighted import Reals
 
 VERSION = 1
 IMAGE_COLUMNS = [
     "image_id", "reference_id", "mos", "clean_quality", "adv_quality", "undefended_clean_quality", "linf", "l2", "l0",
-    "psnr", "ssim", "forwards", "backwards", "status",
+    "psnr", "ssim", "forwards", "backwards", "status", "ms_ssim",
 ]  # fmt: skip
 CELL_COLUMNS = ["dataset", "model", "defense", "attack", "objective", "norm", "eps", "setting", "seed"]
-MEASURE_COLUMNS = [f"{name}{end}" for name in MEASURES for end in ("", "_lo", "_hi")]
 COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backwards_mean", "seconds", "flags"]
-SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *MEASURE_COLUMNS, *COST_COLUMNS]
+LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean"]
+"""What came later stands behind what was there, so that a script that counts columns still finds its own."""
+SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *columns(FIXED), *COST_COLUMNS, *LATER_COLUMNS]
 
 
 _NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags", "attack", "defense", "model", "dataset"}
+
+
+class Scored(NamedTuple):
+    """What a board needs of a cell's pictures, sorted by image_id, so that cells are paired.
+
+    Attributes:
+        pictures: (image_id, reference_id).
+        mos, clean, adv: (n,); NaN where there is none.
+    """
+
+    pictures: tuple[tuple[str, str], ...]
+    mos: Reals
+    clean: Reals
+    adv: Reals
 
 
 class Records:
@@ -93,6 +111,16 @@ class Records:
         """The rows of a cell."""
         return pd.read_csv(self.cells / cell_id / "images.csv", dtype={"image_id": str, "reference_id": str})
 
+    def scores(self, cell_id: str) -> Scored:
+        """Labels and qualities of a cell's pictures; much faster than a data frame."""
+        with (self.cells / cell_id / "images.csv").open(newline="", encoding="utf-8") as file:
+            lines = csv.reader(file)
+            place = {name: column for column, name in enumerate(next(lines))}
+            wanted = [place[name] for name in ("image_id", "reference_id", "mos", "clean_quality", "adv_quality")]
+            rows = sorted([line[column] for column in wanted] for line in lines)
+        numbers = np.array([[value or "nan" for value in row[2:]] for row in rows], dtype=np.float64).reshape(-1, 3)
+        return Scored(tuple((row[0], row[1]) for row in rows), *numbers.T)
+
     def all(self) -> Iterator[dict[str, Any]]:
         """All whole records, in the order of the table."""
         found = [record for folder in sorted(self.cells.glob("[!.]*")) if (record := self.read(folder.name))]
@@ -133,7 +161,8 @@ class Records:
         """Write ``summary.csv`` from the records, one row a cell, and return it."""
         rows = [
             {"cell_id": record["cell_id"], **{c: record["cell"][c] for c in CELL_COLUMNS}, "n_images": record["n_images"],
-             "status": record["status"], **record["measures"], **record["costs"], "flags": " ".join(record["flags"])}
+             "status": record["status"], **record["measures"], **record["costs"], "flags": " ".join(record["flags"]),
+             "source": record["cell"].get("source", "")}
             for record in self.all()
         ]  # fmt: skip
         table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from attacks.base import Access
+from bench.trail import Trail
 from models.base import QualityModel
 
 
@@ -52,6 +53,7 @@ class Target:
         self.seed = seed
         self.counts = Counts(count)
         self.index = torch.arange(count)
+        self.trail: Trail | None = None
 
     def part(self, index: torch.Tensor) -> Target:
         """The same target for some of the pictures; counts add up in the whole."""
@@ -109,6 +111,12 @@ class Target:
         self.counts.zero_gradients[self.index] += dead.cpu().long()
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        qualities = self._answer(images)
+        if self.trail is not None:
+            self.trail.note(self.index, self.counts.forwards[self.index], qualities)
+        return qualities
+
+    def _answer(self, images: torch.Tensor) -> torch.Tensor:
         if len(images) != len(self.index):
             raise TargetError(f"{len(images)} pictures came in for a batch of {len(self.index)}; use target.part for fewer")
         if self.queries_left == 0:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.datasets.base import ImageDataset, Subset
+from bench.datasets.base import SPLITS, ImageDataset, Subset
 from bench.datasets.demo import Demo
 from bench.errors import UserError
 from bench.provenance import provenance
 from bench.registry import DEFENSES, MODELS
 from defenses.base import DoesNotApply, TrainedDefense
 from defenses.training.loop import Progress, Schedule, srocc, train
-from models.zoo import WeightsError, card_of, load_weights, save_weights, sha256_of, weight_file
+from models.base import FittedModel, QualityModel
+from models.imagenet import OnImageNet, load_backbone
+from models.zoo import WeightsError, card_of, load_weights, save_weights, weight_file
 
 
 def fit(
@@ -28,17 +32,19 @@ def fit(
     out: Path,
     *,
     start: Path | None = None,
+    backbone: str | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """Train a model under a recipe; goes on where a killed run stopped.
+    """Train a model under a recipe; goes on where a killed run stopped. A fitted model is fitted, in one go.
 
     Args:
         model_name: registry name of the architecture.
         defense_spec: `none` or a training defense, with parameters.
-        dataset: labelled; one with splits is trained on "training" and watched on "validation".
+        dataset: labelled; its "training" split is trained on, "validation" watched, "test" scored once, at the end.
         schedule: budget and speed.
         out: folder for weights, card and, meanwhile, the checkpoint.
         start: undefended weights to start from; random ones if left out.
+        backbone: file with ImageNet weights of the model's backbone, or "imagenet" to fetch them through torchvision.
         report: told of progress.
 
     Returns:
@@ -50,39 +56,48 @@ def fit(
     recipe = DEFENSES.build(defense_spec)
     if not isinstance(recipe, TrainedDefense):
         raise UserError(f"{recipe.name} is not trained; only training defenses and none are")
-    if dataset.label_kind == "none" or any(math.isnan(sample.mos) for sample in dataset.samples):
-        raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
     torch.manual_seed(schedule.seed)
-    identity = {"recipe": [recipe.name, asdict(recipe)], "data": dataset.fingerprint, "start": start and sha256_of(start)}
+    model = MODELS.build(model_name)
+    labelled = dataset.label_kind != "none" and not any(math.isnan(sample.mos) for sample in dataset.samples)
+    if not labelled and (not isinstance(model, FittedModel) or model.needs_labels):
+        raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
+    training, validation, test = _splits(dataset, schedule.seed)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        model = MODELS.build(model_name)
         target = weight_file(model.info.name, recipe.name, out)
-        if start is not None:
-            load_weights(model, start)
-        prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-        training, validation = _splits(dataset)
-        facts = train(
-            prepared, recipe.loss, recipe.passes_an_image, training, schedule,
-            checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
-            validation=validation, report=report,
-        )  # fmt: skip
+        prepared: QualityModel
+        if isinstance(model, FittedModel):
+            if recipe.name != "none" or start is not None or backbone is not None:
+                raise UserError(f"{model.info.name} is fitted in one go, without a recipe or weights to start from")
+            if model.most_pictures is not None and len(training) > model.most_pictures:
+                chosen = [i * len(training) // model.most_pictures for i in range(model.most_pictures)]
+                training = Subset(dataset, [training.indices[i] for i in chosen])
+            prepared = model
+            how: dict[str, Any] = {"fit": model.fit(_reported(training, report))}
+        else:
+            began = _began(model, start, backbone)
+            identity = {"recipe": [recipe.name, asdict(recipe)], "data": dataset.fingerprint, "start": began}
+            prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+            budget = train(
+                prepared, recipe.losses, recipe.passes_an_image, training, schedule,
+                checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
+                validation=validation, report=report,
+            )  # fmt: skip
+            how = {"passes_an_image": recipe.passes_an_image, "schedule": asdict(schedule), "budget": budget, "start": began}
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written to ({error.strerror}); choose another --out") from None
     except (DoesNotApply, WeightsError, ValueError, UserError) as error:
         # what a reading process raised comes with its traceback before the line that matters
         raise UserError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from None
     measured = {"demo_srocc_pseudo_mos": round(srocc(prepared, Demo()), 4)}
-    if validation is not None:
-        measured["validation_srocc"] = round(srocc(prepared, validation), 4)
+    for name, part in (("validation", validation), ("test", test)):
+        if part is not None and labelled:
+            measured[f"{name}_srocc"] = round(srocc(prepared, part), 4)
     card = {
         "model": model.info.name,
         "defense": recipe.name,
         "recipe": asdict(recipe) if is_dataclass(recipe) else {},
-        "passes_an_image": recipe.passes_an_image,
-        "schedule": asdict(schedule),
-        "budget": facts,
-        "start": {"weights_sha256": sha256_of(start), "card": card_of(start)} if start else "random weights",
+        **how,
         "data": {"name": dataset.name, "label_kind": dataset.label_kind, "fingerprint": dataset.fingerprint,
                  "training_pictures": len(training), "training_references": _references(dataset, training)},
         "measured": measured,
@@ -94,13 +109,41 @@ def fit(
     return target
 
 
-def _splits(dataset: ImageDataset) -> tuple[Subset, Subset | None]:
-    splits = getattr(dataset, "splits", None) or ["training"] * len(dataset)
-    training = [i for i, split in enumerate(splits) if split == "training"]
-    validation = [i for i, split in enumerate(splits) if split == "validation"]
-    if not training:
+def _reported(pictures: Subset, report: Callable[[Progress], None]) -> Iterator[tuple[torch.Tensor, float]]:
+    """Each picture (3, H, W) in [0, 1] with its label, while progress is told."""
+    started = time.monotonic()
+    for i in range(len(pictures)):
+        yield pictures.picture(i).float() / 255, pictures.mos(i)
+        if (i + 1) % 50 == 0 or i + 1 == len(pictures):
+            report(Progress((i + 1) / len(pictures), math.nan, None, time.monotonic() - started))
+
+
+def _began(model: QualityModel, start: Path | None, backbone: str | None) -> dict[str, Any] | str:
+    """Give a model the weights that its training begins with; what the card says of them.
+
+    Raises:
+        UserError, WeightsError: where they cannot be had or are not for this model.
+    """
+    if start is not None and backbone is not None:
+        raise UserError("a training starts from whole weights or from those of a backbone; name one of the two")
+    if start is not None:
+        return {"weights_sha256": load_weights(model, start), "card": card_of(start)}
+    if backbone is None:
+        return "random weights"
+    if not isinstance(model, OnImageNet):
+        raise UserError(f"{model.info.name} has no ImageNet backbone")
+    return {"backbone": model.imagenet, "backbone_sha256": load_backbone(model, backbone)}
+
+
+def _splits(dataset: ImageDataset, seed: int) -> tuple[Subset, Subset | None, Subset | None]:
+    """Training, validation and test, the latter two where there are any."""
+    indices: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for index, name in enumerate(dataset.split(seed)):
+        indices[name].append(index)
+    if not indices["training"]:
         raise UserError(f"the data set {dataset.name} has no picture in its training split")
-    return Subset(dataset, training), Subset(dataset, validation) if validation else None
+    training, validation, test = (Subset(dataset, some) for some in indices.values())
+    return training, validation if len(validation) else None, test if len(test) else None
 
 
 def _references(dataset: ImageDataset, some: Subset) -> int:

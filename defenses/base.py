@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -58,11 +59,12 @@ class TrainedDefense(Defense):
         weights: a safetensors file; empty means the zoo's file for the model and this defense.
 
     Class attributes:
-        passes_an_image: forward+backward passes that one training picture costs.
+        passes_an_image: forward+backward passes that one training picture costs; what is less than a pass counts as one.
     """
 
     kind: ClassVar[Kind] = "training"
     passes_an_image: ClassVar[int]
+    not_trained: ClassVar[tuple[str, ...]] = ("weights",)  # parameters that the weights do not depend on
 
     weights: str = ""
 
@@ -80,6 +82,12 @@ class TrainedDefense(Defense):
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
         """The recipe: a scalar from pictures (N, 3, H, W), labels (N,) in [0, 1] and progress from 0 to 1."""
 
+    def losses(
+        self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float
+    ) -> Iterator[torch.Tensor]:
+        """The scalars of one batch, each followed by a step of the weights; one unless a recipe takes more."""
+        yield self.loss(model, images, labels, progress)
+
     def protect(self, model: QualityModel) -> QualityModel:
         path = Path(self.weights) if self.weights else weight_file(model.info.name, self.name)
         protected = self.prepare(model)
@@ -91,7 +99,7 @@ class TrainedDefense(Defense):
         sha256 = load_weights(protected, path)
         trained: dict[str, object] = card_of(path).get("recipe", {})
         for name, value in asdict(self).items():
-            if name != "weights" and trained.get(name, value) != value:
+            if name not in self.not_trained and trained.get(name, value) != value:
                 raise DoesNotApply(f"{path.name} was trained with {name}={trained[name]}, not {value}; train it so first")
         protected.info = replace(protected.info, weights_sha256=sha256)
         return protected.eval()

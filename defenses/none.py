@@ -8,13 +8,12 @@ from typing import ClassVar
 import torch
 
 from defenses.base import DoesNotApply, Kind, TrainedDefense
-from defenses.training.loop import regression
 from models.base import QualityModel
 
 
 @dataclass(frozen=True)
 class NoDefense(TrainedDefense):
-    """No defense. As a training recipe: squared error on clean pictures, one pass a picture."""
+    """No defense. As a training recipe: the model's own loss on clean pictures, one pass a picture."""
 
     name: ClassVar[str] = "none"
     kind: ClassVar[Kind] = "none"
@@ -26,4 +25,4 @@ class NoDefense(TrainedDefense):
         return model
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        return regression(model, images, labels).mean()
+        return model.training_loss(images, labels)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class QualityModel(nn.Module, ABC):
         """Qualities (N,) of pictures (N, 3, H, W) in [0, 1]: 1 is best; not clamped."""
         return self.to_quality(self(images))
 
+    def training_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What plain training brings down, a scalar: the squared error of qualities, where the paper has nothing of its own.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1].
+            labels: (N,) in [0, 1], 1 = best.
+        """
+        return functional.mse_loss(self.quality(images).float(), labels)
+
 
 class FeatureModel(QualityModel):
     """A model with a visible seam between its last feature maps and its regression head, where a defense may act."""
@@ -81,6 +92,32 @@ class FeatureModel(QualityModel):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(images), len(images))
+
+
+class FittedModel(QualityModel):
+    """A model that is fitted in one go, not by gradient steps.
+
+    Attributes:
+        needs_labels: whether labels are looked at.
+        most_pictures: of a larger set, so many evenly chosen ones are fitted to; None for all.
+    """
+
+    needs_labels: ClassVar[bool] = True
+    most_pictures: ClassVar[int | None] = None
+
+    @abstractmethod
+    def fit(self, pictures: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
+        """Fit in place.
+
+        Args:
+            pictures: each (3, H, W) in [0, 1], with its label in [0, 1], 1 = best; any number where labels are not needed.
+
+        Returns:
+            Facts for the card.
+
+        Raises:
+            ValueError: where there are too few pictures, or too small ones.
+        """
 
 
 class Custom(QualityModel):

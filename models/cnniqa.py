@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import ModelInfo, QualityModel
+from models.base import FeatureModel, ModelInfo
 
 PATCH, KERNEL, FILTERS = 32, 7, 50
 _LUMA = (0.299, 0.587, 0.114)
@@ -28,7 +28,7 @@ def normalize_contrast(gray: torch.Tensor) -> torch.Tensor:
     return (gray - mean) / (variance.clamp(min=1e-4).sqrt() + 1)
 
 
-class CNNIQA(QualityModel):
+class CNNIQA(FeatureModel):
     """50 7×7 filters on contrast-normalised 32×32 grey patches, max- and min-pooled, two layers of 800; mean over patches.
 
     Patches do not overlap and cover the picture from its top left corner; a remainder below 32 pixels is left out. Raw
@@ -45,12 +45,16 @@ class CNNIQA(QualityModel):
             nn.Linear(2 * FILTERS, 800), nn.ReLU(), nn.Linear(800, 800), nn.ReLU(), nn.Dropout(0.5), nn.Linear(800, 1)
         )
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Largest and smallest response of each filter in each patch, as maps of one value (N · patches, 100, 1, 1)."""
         luma = images.new_tensor(_LUMA).view(1, 3, 1, 1)
         gray = normalize_contrast((images * luma).sum(1, keepdim=True) * 255)
         patches = gray.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).reshape(-1, 1, PATCH, PATCH)
-        scores: torch.Tensor = self.regress(self._pooled_responses(patches))
-        return scores.view(len(images), -1).mean(dim=1)
+        return self._pooled_responses(patches)[:, :, None, None]
+
+    def head(self, features: torch.Tensor, count: int) -> torch.Tensor:
+        scores: torch.Tensor = self.regress(features.flatten(1))
+        return scores.view(count, -1).mean(dim=1)
 
     def _pooled_responses(self, patches: torch.Tensor) -> torch.Tensor:
         """The largest and the smallest response of each filter, (P, 100), of patches (P, 1, 32, 32).

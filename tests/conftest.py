@@ -136,6 +136,8 @@ def craft(
                 aims = attack.decide(quality, seen, torch.Generator().manual_seed(0))
                 objective = Objective("target", quality, value=aims)
             attacked = attack.run(target, images, objective, threat, generators)
+    assert torch.equal(images, clean.float() / 255), "an attack must not write into the pictures that it gets"
+    assert not images.requires_grad
     return attacked, store(attacked, clean, threat), target
 
 

@@ -4,18 +4,22 @@ Two numbers, for a look and for comparisons on one machine, not a test:
 
 * seconds to index KADID-10k, its 10,125 pictures being there as empty files, from a label file in its official form (made
   up here) or from the given one in the form of the IQA-Dataset project;
-* pictures a second of 512×384, decoded, cropped, flipped and batched by `bench.datasets.loading.batches`, against a bare
-  loop over Pillow in as many processes that throws the pixels away. The two are timed in turns, the start of their processes
-  included; what is told is the median.
+* pictures a second of 512×384, decoded, cropped, flipped and batched by `defenses.training.loop.batches`, as training reads
+  them, against a bare loop over Pillow in as many processes that throws the pixels away. The two are timed in turns, the
+  start of their processes included; what is told are the medians, of the ratio of the turns and of the ratio of the
+  processor times, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +30,9 @@ from PIL import Image
 from scipy import ndimage
 
 from bench.datasets import KADID10k
+from bench.datasets.base import Subset
 from bench.datasets.images import Images
-from bench.datasets.loading import batches
+from defenses.training.loop import Schedule, batches
 
 
 def index_kadid(folder: Path, labels: Path | None) -> float:
@@ -46,11 +51,6 @@ def index_kadid(folder: Path, labels: Path | None) -> float:
         assert len(KADID10k.open(folder)) == 10_125
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def crop_and_flip(picture: torch.Tensor, index: int) -> torch.Tensor:
-    crop = picture[:, index % 160 : index % 160 + 224, index % 288 : index % 288 + 224]
-    return crop.flip(2) if index % 2 else crop
 
 
 def bare(path: Path) -> int:
@@ -78,23 +78,38 @@ def main(
             compare(Path(folder), suffix, workers, rounds)
 
 
+def spent(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds, and processor seconds of this process and of its children, which have ended."""
+    start, before = time.perf_counter(), os.times()
+    work()
+    gc.collect()  # a loader's processes end with it
+    after = os.times()
+    return time.perf_counter() - start, sum(after[:4]) - sum(before[:4])
+
+
 def compare(folder: Path, suffix: str, workers: int, rounds: int) -> None:
     data = Images(folder)
-    indices = list(range(len(data))) * 5
-    paths = [folder / data.samples[index].image_id for index in indices]
-    ours, theirs = [], []
-    for _ in range(rounds):
-        start = time.perf_counter()
+    paths = [folder / sample.image_id for sample in data.samples] * 5
+    schedule, steps = Schedule(batch=32, crop=224, workers=workers), len(paths) // 32
+    paths = paths[: 32 * steps]
+
+    def loop() -> None:
         with multiprocessing.get_context("fork").Pool(workers) as pool:
             list(pool.imap(bare, paths, chunksize=8))
-            theirs.append(len(paths) / (time.perf_counter() - start))
-        start = time.perf_counter()
-        for _ in batches(data, indices, workers, 32, crop_and_flip):
-            pass
-        ours.append(len(paths) / (time.perf_counter() - start))
-    one, two = statistics.median(ours), statistics.median(theirs)
+            pool.close()
+            pool.join()
+
+    def training() -> None:
+        seen = sum(len(pictures) for pictures, _ in batches(Subset(data, range(len(data))), schedule, 0, steps))
+        assert seen == len(paths)
+
+    turns = [(spent(training), spent(loop)) for _ in range(rounds)]
+    one, two = (len(paths) / statistics.median(turn[place][0] for turn in turns) for place in (0, 1))
+    ratio, of_cpu = (statistics.median(turn[1][kind] / turn[0][kind] for turn in turns) for kind in (0, 1))
     size = sum(path.stat().st_size for path in paths) / len(paths) / 1024
-    print(f"{suffix} ({size:.0f} KiB each): {one:.0f} pictures/s, a bare Pillow loop {two:.0f}: ratio {one / two:.2f}")
+    print(
+        f"{suffix} ({size:.0f} KiB each): {one:.0f} pictures/s, a bare Pillow loop {two:.0f}: ratio {ratio:.2f}, {of_cpu:.2f} by processor time"
+    )
 
 
 if __name__ == "__main__":

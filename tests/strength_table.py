@@ -241,10 +241,10 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
 
     eps = validated({"models": models, "attacks": specs, "threats": [{"eps": options.eps}]}).threats[0].eps
     # all from the clean picture: between random starts, luck moves a mean over few pictures by some percent
-    pgd, apgd = f"pgd[steps={options.steps},step_size=0.25,random_start=false]", f"apgd[steps={options.steps}]"
+    pgd, apgd = f"pgd[steps={options.steps},step_size=0.25,random_start=false]", f"apgd[steps={options.steps},restarts=1]"
     library = f"torchattacks:PGD[steps={options.steps},alpha={eps / 4:.6g},random_start=false]"
     square, control = f"square[queries={SQUARE_QUERIES}]", "random-sign"
-    pairs = [(pgd, 0.99, library), (apgd, 1.0, pgd)]
+    pairs = [(pgd, 0.99, library), (apgd, 1.0, pgd), ("apgd", 1.0, "pgd")]
     pairs = [pair for pair in pairs if wanted(parse_spec(pair[0])[0], parse_spec(pair[2])[0])]
     extra_specs = [spec for left, _, right in pairs for spec in (left, right) if not reason_missing(spec)]
 

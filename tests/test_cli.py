@@ -123,7 +123,7 @@ def files(tmp_path: Path) -> Path:
         ("attack gray.png --model resnet-iqa --attack pgd", "mode L is not 8-bit RGB"),
         ("attack small.png --model resnet-iqa --attack pgd", "is 20×20; resnet-iqa needs 64×64"),
         ("attack fine.png --model resnet-iqa --attack pgd --objective up", "objectives"),
-        ("attack fine.png --model cnniqa --defense cprl --attack pgd", "needs a model with visible feature maps"),
+        ("attack fine.png --model cnniqa --defense cprl --attack pgd", "no trained weights of cprl for cnniqa"),
         ("leaderboard --results nowhere", "no records"),
         ("train --model resnet-iqa --defense jpeg --dataset demo", "jpeg is not trained"),
         ("list things", "Invalid value"),

@@ -87,7 +87,7 @@ def test_parse_size_leaves_numbers_to_the_field():
         (MINIMAL + "seed: -1\n", "mine.yaml:3: field seed"),
         (MINIMAL + "settings: [sideways]\n", "mine.yaml:3: field settings.0"),
         (MINIMAL + "settings: []\n", "mine.yaml:3: field settings"),
-        (MINIMAL + "threats:\n  - queries: 0\n", "mine.yaml:4: field threats.0.queries"),
+        (MINIMAL + "threats:\n  - queries: -1\n", "mine.yaml:4: field threats.0.queries"),
         ("models: [a]\nattacks:\n  - attack: fgsm\n    objectives: [up]\n", "mine.yaml:4: field attacks.0.objectives.0"),
         ("models: cnniqa\nattacks: [fgsm]\n", "mine.yaml:1: field models"),
         ("models: [cnniqa]\nattacks: fgsm\n", "mine.yaml:2: field attacks"),
@@ -162,6 +162,35 @@ def test_all_attacks_on_one_model_under_one_threat_stand_together():
     read = validated({"models": ["cnniqa"], "defenses": ["none", "jpeg"], "attacks": ["fgsm", "pgd"], "threats": sizes})
     scenes = [(cell.crafted_on, cell.eps) for cell in expand(read)]
     assert sum(one != other for one, other in itertools.pairwise(scenes)) + 1 == len(set(scenes)) == 2 * 2
+
+
+TWO = {"models": ["cnniqa", "resnet-iqa"], "attacks": ["fgsm"]}
+
+
+def test_transfer_is_crafted_on_every_other_model_of_the_suite():
+    cells = expand(validated({**TWO, "settings": ["transfer"], "defenses": ["none", "jpeg"]}))
+    views = {(cell.source, cell.model, cell.defense) for cell in cells}
+    assert views == {(a, b, d) for a, b in itertools.permutations(TWO["models"]) for d in ("none", "jpeg")}
+    assert len(cells) == 4
+
+
+def test_named_sources_need_no_word_in_the_settings_and_a_model_is_no_source_of_its_own():
+    cells = expand(validated({**TWO, "settings": ["oblivious"], "transfer_from": ["cnniqa"]}))
+    views = sorted((cell.model, cell.setting, cell.source) for cell in cells)
+    assert views == [("cnniqa", "oblivious", ""), ("resnet-iqa", "oblivious", ""), ("resnet-iqa", "transfer", "cnniqa")]
+
+
+def test_a_transfer_cell_shares_the_pictures_of_its_sources_oblivious_cell():
+    cells = expand(validated({**TWO, "settings": ["oblivious", "transfer"], "defenses": ["none", "jpeg"]}))
+    assert len({cell.crafting for cell in cells}) == 2
+    assert {cell.crafted_on for cell in cells} == {("cnniqa", "none"), ("resnet-iqa", "none")}
+    for one, other in itertools.pairwise(cells[:4]):
+        assert one.crafting == other.crafting, "they stand together in the plan"
+
+
+def test_transfer_without_another_model_is_refused(suite):
+    with pytest.raises(UserError, match="field transfer_from: the setting transfer needs a model other than cnniqa"):
+        suite(f"{MINIMAL}settings: [transfer]\n")
 
 
 def test_an_attack_without_away_takes_its_own_objectives():

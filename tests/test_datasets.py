@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+import multiprocessing
 from collections import Counter
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -17,8 +20,9 @@ from bench.datasets import DATASETS, open_dataset
 from bench.datasets.base import ImageDataset, Sample, Subset
 from bench.datasets.demo import CROPS, MANIFEST, SIDE, Demo, pixel_hash, render
 from bench.datasets.distortions import DISTORTIONS
-from bench.datasets.loading import batches
+from bench.datasets.loading import FEW, decoders, each
 from bench.errors import UserError
+from bench.pictures import Pictures
 
 COLUMNS = ["image_id", "reference_id", "distortion", "level", "mos", "sha256"]
 
@@ -45,12 +49,13 @@ def first_crop():
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch, first_crop):
-    """The data set with a cache folder that holds the first crop only."""
+    """The data set with a cache folder that holds some pictures of the first crop only."""
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path))
     data = Demo()
     folder = tmp_path / f"demo-{data.fingerprint[:16]}"
     folder.mkdir()
-    for image_id, *_, picture in first_crop:
+    for index in (0, 2, 3, 4, 7, 95):
+        image_id, *_, picture = first_crop[index]
         Image.fromarray(picture).save(folder / f"{image_id}.png", compress_level=1)
     return data
 
@@ -220,30 +225,51 @@ def test_an_official_split_is_kept_whatever_the_seed():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_come_in_order_changed_and_whole(workers):
-    data = Listed(["a"] * 7)
+def test_what_worker_processes_saw_comes_in_order_and_the_callers_random_stream_stays(workers):
     state = torch.get_rng_state()
-    found = list(batches(data, [6, 0, 3, 1, 5], workers, 2, change=lambda picture, index: picture[:, :2] + 10 * index))
+    assert list(each(partial(pow, 3), 7, workers)) == [1, 3, 9, 27, 81, 243, 729]
     assert (torch.get_rng_state() == state).all()
-    assert [batch.indices for batch in found] == [[6, 0], [3, 1], [5]]
-    for batch in found:
-        assert batch.pictures.shape[1:] == (3, 2, 4)
-        assert batch.pictures[:, 0, 0, 0].tolist() == [11 * index for index in batch.indices]
+
+
+def test_worker_processes_are_for_many_pictures_and_several_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert decoders(FEW) == 0
+    assert decoders(FEW + 1) == 4
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert decoders(10_000) == 0
+
+
+def _decoders_of_a_child(found):
+    torch.set_num_threads(4)
+    found.put(decoders(10_000))
+
+
+def test_a_process_that_may_have_no_children_decodes_itself():
+    spawned = multiprocessing.get_context("fork")
+    found = spawned.SimpleQueue()
+    child = spawned.Process(target=_decoders_of_a_child, args=(found,), daemon=True)
+    child.start()
+    assert found.get() == 0
+    child.join()
 
 
 class Broken(Listed):
     def picture(self, index):
         if index == 2:
             raise UserError("c.png: no such file")
-        return torch.zeros((3, 4, 4 + index), dtype=torch.uint8)
+        return torch.full((3, 4, 4 + index), index, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("indices", "words"), [([3, 2, 4], "c.png: no such file"), ([0, 1], "4×4 and 4×5")])
-def test_a_picture_that_cannot_be_batched_is_one_line_also_from_a_worker(workers, indices, words):
+def test_the_pictures_of_a_run_are_looked_at_by_worker_processes_and_a_bad_one_is_one_line(workers, monkeypatch):
+    monkeypatch.setattr("bench.pictures.decoders", lambda count: workers)
+    pictures = Pictures(Broken(["a"] * 5), [3, 0])
+    assert pictures.sizes == [(4, 7), (4, 4)]
+    assert pictures.hashes == [hashlib.sha256(bytes([i] * 12 * (4 + i))).hexdigest() for i in (3, 0)]
+    assert (pictures[0] == 3).all()
     with pytest.raises(UserError) as error:
-        list(batches(Broken(["a"] * 5), indices, workers, 3, change=None))
-    assert words in one_line(error)
+        Pictures(Broken(["a"] * 5), [3, 2, 4])
+    assert one_line(error) == "c.png: no such file"
 
 
 # --- the registry
@@ -252,19 +278,19 @@ def test_a_picture_that_cannot_be_batched_is_one_line_also_from_a_worker(workers
 def test_every_data_set_says_what_it_is():
     assert set(DATASETS) == {
         "demo", "folder", "images", "live", "csiq", "tid2013", "kadid10k", "koniq10k", "clive", "vclfer", "spaq", "cid2013",
-        "pipal",
-    } | ({"tid2013-reconstructed"} & set(DATASETS))  # fmt: skip
+        "pipal", "tid2013-reconstructed",
+    }  # fmt: skip
     for name, made in DATASETS.items():
         facts = made.facts()
         assert made.name == name
         assert facts["about"].endswith(".")
-        assert facts["label_kind"] in {"MOS", "pseudo-MOS", "none"}
+        assert facts["label_kind"] in {"MOS", "MOS (reconstructed)", "pseudo-MOS", "none"}
         if facts["count"]:
             low, high = facts["raw_range"]
             assert low < high
-            assert facts["layout"]
-            assert facts["paper"]
-            assert facts["licence"]
+        assert facts["layout"] or name == "demo"
+        assert facts["licence"] or name in {"folder", "images"}
+        assert facts["paper"] or name in {"demo", "folder", "images"}
 
 
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {"demo"}))

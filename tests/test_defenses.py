@@ -1,4 +1,4 @@
-"""JPEG against Pillow, the soft rank against SciPy and finite differences, trained defenses with broken weights."""
+"""JPEG against Pillow, trained defenses with broken weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from conftest import MeanModel, random_pixels
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from scipy import stats
 
 from bench.registry import DEFENSES
 from defenses.base import DoesNotApply
-from defenses.cprl.activation import SoftRankActivation, soft_rank
-from defenses.cprl.cprl import CPRL, CPRLModel
+from defenses.cprl.cprl import CPRL
+from defenses.cprl.cprl_sortmask import CPRLSortMask
 from defenses.none import NoDefense
 from defenses.purification.jpeg import JPEG, differentiable_jpeg, quantization_table, real_jpeg, soft_round
 from defenses.training.adversarial import AdversarialTraining
@@ -136,94 +135,6 @@ def test_jpeg_quality_outside_its_range_is_refused(quality):
         JPEG(quality=quality)
 
 
-# --- the soft rank
-
-distinct = st.lists(st.integers(-50, 50), min_size=2, max_size=12, unique=True).map(
-    lambda v: torch.tensor(v, dtype=torch.float64)
-)
-any_values = st.lists(st.floats(-5, 5), min_size=2, max_size=12).map(lambda v: torch.tensor(v, dtype=torch.float64))
-
-
-@given(distinct)
-def test_soft_rank_is_the_hard_rank_in_the_limit(strengths):
-    # whole numbers within ±50 deviate by at most 71 (two of them), so neighbours are 140 τ apart: the sigmoid is 0 or 1
-    found = soft_rank(strengths[None], 1e-4)[0]
-    np.testing.assert_allclose(found, stats.rankdata(-strengths.numpy()), atol=1e-6)
-
-
-def test_soft_rank_of_ties_is_the_mid_rank():
-    strengths = torch.tensor([[3.0, 1.0, 1.0, 0.0]])
-    # equal strengths share sigmoid(0) = 1/2 each; the others are 0.8 standard deviations and more away from them
-    np.testing.assert_allclose(soft_rank(strengths, 1e-4)[0], stats.rankdata([-3.0, -1.0, -1.0, 0.0]), atol=1e-5)
-
-
-@given(any_values, st.floats(0.01, 2))
-def test_soft_ranks_are_in_their_range_and_add_up(strengths, temperature):
-    ranks = soft_rank(strengths[None], temperature)[0]
-    count = len(strengths)
-    assert (ranks >= 1 - 1e-6).all()
-    assert (ranks <= count + 1e-6).all()
-    # sigmoid(d) + sigmoid(−d) = 1: each pair shares one
-    assert float(ranks.sum()) == pytest.approx(count * (count + 1) / 2, abs=1e-6)
-
-
-@given(any_values, st.randoms(use_true_random=False))
-def test_soft_rank_goes_along_with_a_permutation_of_the_channels(strengths, random):
-    order = list(range(len(strengths)))
-    random.shuffle(order)
-    torch.testing.assert_close(soft_rank(strengths[None, order], 0.3), soft_rank(strengths[None], 0.3)[:, order])
-
-
-def test_soft_rank_of_equal_strengths_is_the_middle_with_a_finite_gradient():
-    strengths = torch.full((1, 5), 0.7, requires_grad=True)
-    ranks = soft_rank(strengths, 0.1)
-    torch.testing.assert_close(ranks, torch.full((1, 5), 3.0))
-    (gradient,) = torch.autograd.grad(ranks[0, 0], strengths)
-    assert torch.isfinite(gradient).all()
-
-
-def test_gradient_of_the_soft_rank_is_that_of_finite_differences():
-    strengths = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: soft_rank(s, 0.5), (strengths,))
-
-
-def test_gradient_of_the_activation_is_that_of_finite_differences():
-    class Double(SoftRankActivation):
-        """The mask is computed in float32 by choice; here its formula is checked in float64."""
-
-        def mask(self, features):
-            channels = features.shape[1]
-            ranks = soft_rank(features.abs().mean(dim=(2, 3)), self.temperature)
-            return torch.sigmoid((self.keep * channels - ranks) / (self.sharpness * channels))
-
-    features = torch.randn(2, 5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    real, double = SoftRankActivation(0.5, 0.5, 0.2), Double(0.5, 0.5, 0.2)
-    torch.testing.assert_close(real(features), double(features), atol=1e-5, rtol=1e-5)  # float32 mask
-    assert torch.autograd.gradcheck(double, (features.requires_grad_(),))
-    slopes = [torch.autograd.grad(layer(features).square().sum(), features)[0] for layer in (real, double)]
-    torch.testing.assert_close(*slopes, atol=1e-4, rtol=1e-4)
-
-
-def test_mask_keeps_the_strong_channels_and_is_strictly_between_zero_and_one():
-    features = torch.arange(1.0, 9.0).view(1, 8, 1, 1).expand(1, 8, 4, 4) * torch.tensor([1.0, -1.0] * 4).view(1, 8, 1, 1)
-    mask = SoftRankActivation(keep=0.5, temperature=0.05, sharpness=0.05).mask(features)[0]
-    assert ((mask > 0) & (mask < 1)).all()
-    assert (mask.diff() > 0).all()  # by strength, whatever the sign
-    assert (mask[:4] < 0.5 + 1e-6).all()
-    assert (mask[4:] >= 0.5 - 1e-6).all()
-    # with keep = ½ the last channel that is kept sits right on the edge (rank 4 of ρC = 4), its neighbours 2½ widths off it
-    assert float(mask[4]) == pytest.approx(0.5, abs=0.01)
-    assert float(mask[5]) > 0.9
-    assert float(mask[3]) < 0.1
-
-
-def test_activation_multiplies_each_channel_by_its_mask_picture_by_picture():
-    features = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(2))
-    layer = SoftRankActivation(0.5, 0.1, 0.05)
-    torch.testing.assert_close(layer(features), features * layer.mask(features)[:, :, None, None])
-    torch.testing.assert_close(layer(features)[1:2], layer(features[1:2]))
-
-
 # --- trained defenses
 
 
@@ -231,11 +142,6 @@ def test_no_defense_is_the_model_itself():
     model = MeanModel()
     assert NoDefense().protect(model) is model
     assert NoDefense().surrogate(model) is model
-
-
-def test_cprl_does_not_apply_to_a_model_without_feature_maps():
-    with pytest.raises(DoesNotApply, match="visible feature maps"):
-        CPRL().protect(CNNIQA())
 
 
 @pytest.mark.parametrize("name", ["cprl", "adversarial-training"])
@@ -264,20 +170,10 @@ def test_a_trained_defense_puts_its_weights_into_a_copy(defense, tmp_path):
     assert model.info.weights_sha256 != protected.info.weights_sha256
 
 
-def test_cprl_puts_the_activation_between_feature_maps_and_head():
-    torch.manual_seed(0)
-    model = ResNetIQA().eval()
-    prepared = CPRL().prepare(model).eval()
-    assert isinstance(prepared, CPRLModel)
-    images = random_pixels(2, 64, 64).float() / 255
-    expected = model.head(SoftRankActivation(0.5, 0.1, 0.05)(model.features(images)), 2)
-    torch.testing.assert_close(prepared(images), expected)
-
-
 def test_training_losses_are_finite_scalars_that_reach_the_weights():
     torch.manual_seed(0)
     images, labels = random_pixels(2, 64, 64).float() / 255, torch.tensor([0.2, 0.9])
-    for defense in (NoDefense(), AdversarialTraining(), CPRL()):
+    for defense in (NoDefense(), AdversarialTraining(), CPRL(), CPRLSortMask()):
         model = defense.prepare(ResNetIQA()).train()
         loss = defense.loss(model, images, labels, 0.5)
         assert loss.shape == ()

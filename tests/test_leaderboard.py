@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import pytest
+from board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
 from scipy.stats import rankdata, spearmanr
 
-from bench import plots
+from bench import claims, plots
+from bench.boards import content, families, shown, size
+from bench.bootstrap import resample_weights
+from bench.config import load_suite
 from bench.errors import UserError
-from bench.leaderboard import check, render, size
-from bench.measures import resample_weights
+from bench.leaderboard import check, render
+from bench.plan import expand
+from bench.plots.style import spread
 from bench.ranking import Row, tracks
-from bench.records import IMAGE_COLUMNS, Records
-
-PICTURES, PER_REFERENCE = 24, 2
-MOS = np.linspace(0.1, 0.9, PICTURES)
-NOISE = np.random.default_rng(0).normal(size=(6, PICTURES))
-GOOD, WEAK, BAD = MOS + 0.1 * NOISE[0], MOS + 0.6 * NOISE[1], -MOS + 0.3 * NOISE[2]
-CLEAN = MOS + 0.05 * NOISE[3]
-
-
-def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | None = None, **changes: Any) -> None:
-    """Write one cell; `changes` go to the cell, or to the record where they belong there."""
-    cell = {"dataset": "demo", "model": "m", "defense": "none", "attack": "pgd", "objective": "away", "norm": "linf",
-            "eps": 2 / 255, "queries": None, "setting": "oblivious", "seed": 0, "draws": 8}  # fmt: skip
-    cell |= {name: changes[name] for name in cell if name in changes}
-    count = len(adv)
-    names = [f"r{i // PER_REFERENCE if references is None else i % references:02d}" for i in range(count)]
-    images = pd.DataFrame(
-        {"image_id": [f"p{i:02d}" for i in range(count)], "reference_id": names, "mos": MOS[:count],
-         "clean_quality": clean[:count], "adv_quality": adv, "status": changes.get("status", "ok")}
-    )  # fmt: skip
-    images = images.iloc[::-1] if changes.get("backwards") else images
-    record = {
-        "cell_id": "-".join(re.sub(r"\W+", "_", str(value)) for value in [*cell.values(), count]),
-        "cell": cell,
-        "status": changes.get("status", "ok"),
-        "errors": changes.get("errors", []),
-        "n_images": count,
-        "measures": {},
-        "costs": {},
-        "flags": changes.get("flags", []),
-        "attack": {"control": cell["attack"] == "random-noise", "paper": ""},
-        "defense": {"kind": "none", "stochastic": False, "paper": ""},
-        "model": {"paper": "https://example.org/m", "weights_sha256": changes.get("weights", "w")},
-        "dataset": {"label_kind": changes.get("label_kind", "pseudo-MOS")},
-        "score_seconds_an_image": {"defended": changes.get("seconds", 1.0), "undefended": 0.5},
-    }
-    records.write(record, images.reindex(columns=IMAGE_COLUMNS))
+from bench.records import Records
 
 
 @pytest.fixture
@@ -62,6 +31,12 @@ def records(tmp_path: Path) -> Records:
     made = Records(tmp_path / "results")
     made.prepare()
     return made
+
+
+@pytest.fixture
+def unplotted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots take long, and not every test looks at them."""
+    monkeypatch.setattr(plots, "draw", lambda *_: [])
 
 
 def only(records: Records) -> dict[tuple[str, str], Row]:
@@ -138,6 +113,17 @@ def test_rows_with_missing_or_failed_cells_are_listed_last_and_unranked(records:
     assert rows["m", "lacking"].robust[0] == 1
 
 
+def test_an_attack_tried_on_few_rows_counts_there_and_takes_no_rank_elsewhere(records: Records) -> None:
+    for model in ("a", "b", "c"):
+        put(records, GOOD, model=model)
+    put(records, BAD, model="a", attack="new")
+    rows = only(records)
+    assert all(row.complete for row in rows.values())
+    assert rows["a", "none"].worst_attack.startswith("new")
+    assert {name: row.rank for (name, _), row in rows.items()} == {"b": 1, "c": 1, "a": 3}
+
+
+@pytest.mark.usefixtures("unplotted")
 def test_a_row_without_any_ok_cell_is_there_without_values(records: Records) -> None:
     put(records, GOOD, model="a")
     put(records, np.full(PICTURES, np.nan), model="b", status="failed")
@@ -225,7 +211,7 @@ def test_render_is_a_pure_function_of_the_records(records: Records, tmp_path: Pa
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "black"}):
         second = {path: path.read_bytes() for path in render(records, tmp_path)}
     assert first == second
-    assert len(first) == 2 + 8
+    assert len(first) == 3 + 8
     assert check(records, tmp_path) == []
 
 
@@ -236,41 +222,33 @@ def test_page_says_what_it_must(records: Records, tmp_path: Path) -> None:
     assert re.search(rf"^\| \d \| m \| jpeg\[quality=75\\\|x\] \(none\) \| .*{re.escape(shown)}", text, re.M)
     assert "reconstruction from the abstracts of [arXiv 2404.19567]" in text
     assert "labels are pseudo-MOS, not people's opinions" in text
-    assert "24 pictures made from 12 reference pictures; labels: pseudo-MOS." in text
+    assert "24 pictures of 12 references; labels: pseudo-MOS." in text
     assert "Only 12 reference pictures" in text
     assert "`iqarena leaderboard --results ../results`" in text
     assert re.search(r"^- m, half: .* Missing: pgd, away, adaptive\.$", text, re.M)
-    links = re.findall(r"\(([^()]*\.(?:png|svg))\)", text)
-    assert len(links) == 8
+    assert "`iqarena run ../results/suites/demo-linf-2-255.yaml --model MODEL --defense DEFENSE --out runs/again`" in text
+    links = re.findall(r"\(([^()]*\.(?:png|svg|html))\)", text)
+    assert len(links) == 8 + 1
     assert all((tmp_path / "out" / link).is_file() for link in links)
     rows = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("| ")]
-    assert {line.count("|") for line in rows} == {11}
-
-
-def test_data_holds_what_is_drawn(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plots, "draw", lambda *_: [])  # slow, and not looked at here
-    render(filled(records), tmp_path)
-    (data,) = json.loads((records.folder / "plots/data.json").read_text())
-    assert data["columns"] == [["pgd", "away"], ["random-noise", "away"]]
-    assert data["controls"] == 1
-    assert [panel["setting"] for panel in data["panels"]] == ["oblivious", "adaptive"]
-    half = [line["defense"] for line in data["lines"]].index("half")
-    assert data["lines"][half]["rank"] is None
-    assert data["panels"][0]["srocc"][half] == [1, None]
-    assert data["panels"][1]["shift"][half] == [None, None]
-    top = [line["defense"] for line in data["lines"]].index("none")
-    assert data["panels"][0]["shift"][top] == pytest.approx([np.abs(GOOD - CLEAN).mean(), 0], abs=1e-6)
+    assert {line.count("|") for line in rows} == {12}
+    assert "[m](https://example.org/m)" in text
+    assert "certified" not in text
+    assert "claimed" not in text
 
 
 def test_check_names_each_file_that_differs(records: Records, tmp_path: Path) -> None:
     put(records, GOOD)
-    assert len(check(records, tmp_path)) == 2 + 8
+    assert len(check(records, tmp_path)) == 3 + 8
     render(records, tmp_path)
+    stale = records.folder / "plots/robust-srocc-last-year.png"
+    stale.write_bytes(b"")
     (tmp_path / "leaderboard.md").write_text("mine is better\n")
     gone = records.folder / "plots/quality-shift-demo-linf-2-255.svg"
     gone.unlink()
     assert check(records, tmp_path) == [
         f"{tmp_path / 'leaderboard.md'}: differs from what the records give", f"{gone}: missing",
+        f"{stale}: not of these records; delete it",
     ]  # fmt: skip
     assert (tmp_path / "leaderboard.md").read_text() == "mine is better\n"
 
@@ -288,19 +266,142 @@ def test_an_out_that_cannot_be_written_is_one_clear_line(records: Records, tmp_p
         render(records, tmp_path / "file")
 
 
-@pytest.mark.parametrize(("lines", "columns"), [(1, 1), (18, 24)])
-def test_no_label_is_cut_off(lines: int, columns: int) -> None:
-    triple = (0.5, 0.4, 0.6)
-    name = "a-defense-with-a-rather-long-name[x=1]"
-    grid = tuple((0.5,) * columns for _ in range(lines))
-    rows = tuple(plots.Line(1, f"model{i}", name, triple, triple) for i in range(lines))
-    board = plots.Board(
-        "slug", "data, linf, ε = 2/255", "pseudo-MOS", rows,
-        tuple(("art:ProjectedGradientDescent[max_iter=10]", f"o{i}") for i in range(columns)), 0,
-        (plots.Panel("oblivious", grid, grid),),
-    )  # fmt: skip
+def test_without_labels_rows_rank_by_their_agreement_with_the_clean_qualities(records: Records, tmp_path: Path) -> None:
+    for model, adv in {"steady": CLEAN + 0.02 * NOISE[4], "moved": -CLEAN}.items():
+        put(records, adv, model=model, label_kind="none")
+        put(records, CLEAN, model=model, label_kind="none", attack="random-noise")
+    rows = only(records)
+    assert [(name, row.rank) for (name, _), row in rows.items()] == [("steady", 1), ("moved", 2)]
+    assert rows["moved", "none"].robust[0] == pytest.approx(-1)
+    assert rows["steady", "none"].robust[0] == pytest.approx(spearmanr(CLEAN, CLEAN + 0.02 * NOISE[4]).statistic)
+    assert np.isnan(rows["steady", "none"].clean[0])
+    render(records, tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert "| stability SROCC |" in text
+    assert "clean SROCC" not in text
+    assert not list(records.folder.glob("plots/clean-robust-*"))
+
+
+@pytest.mark.usefixtures("unplotted")
+def test_weights_of_others_have_a_section_that_says_how_to_get_them(records: Records, tmp_path: Path) -> None:
+    put(records, GOOD, model="m")
+    put(records, CLEAN, model="nima-mobilenet[weights=$DATA/far/away.safetensors]", label_kind="none")
+    render(records, tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text()
+    own, others = text.split("## Published weights that are not shipped")
+    assert "nima" not in own.partition("##")[2]
+    assert "`nima-mobilenet[weights=$DATA/far/away.safetensors]`: the file is a safetensors file with idealo's" in others
+    assert r"| nima-mobilenet[weights=away.safetensors] |" in others
+
+
+@pytest.mark.usefixtures("unplotted")
+def test_certified_srocc_has_a_column_only_where_there_is_one(records: Records, tmp_path: Path) -> None:
+    put(records, GOOD)
+    put(records, GOOD, defense="smoothed", certified=0.25)
+    assert only(records)["m", "smoothed"].certified == 0.25
+    render(records, tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text()
+    head, _, *rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert {row[2]: row[head.index("certified SROCC")] for row in rows} == {"none": "", "smoothed (none)": "0.25"}
+
+
+@pytest.mark.usefixtures("unplotted")
+def test_a_claim_stands_beside_what_was_measured(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "claims.yaml"
+    file.write_text(
+        "[{dataset: demo, norm: linf, eps: 2/255, model: m, defense: none, robust_srocc: 0.5, "
+        "paper: 'https://example.org/p', where: Table 2}]"
+    )
+    known = claims.all_claims(file)
+    monkeypatch.setattr(claims, "all_claims", lambda: known)
+    put(records, GOOD)
+    put(records, GOOD, eps=4 / 255)
+    render(records, tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text()
+    assert text.count("| claimed |") == 1
+    assert "| 0.50 ([Table 2](https://example.org/p)) |" in text
+
+
+def test_no_claim_is_shipped_without_its_place_in_a_paper() -> None:
+    for claim in claims.all_claims():
+        assert claim.paper.startswith("https://")
+        assert claim.where
+
+
+def test_suites_from_records_expand_to_the_same_cells(records: Records, tmp_path: Path) -> None:
+    for defense in ("none", "jpeg"):
+        for setting in ("oblivious", "adaptive"):
+            put(records, GOOD, attack="pgd[steps=3]", objective="raise", setting=setting, defense=defense, model="cnniqa")
+            put(records, GOOD, attack="pgd[steps=3]", objective="lower", setting=setting, defense=defense, model="cnniqa")
+            put(records, GOOD, attack="nes", objective="raise", setting=setting, defense=defense, model="cnniqa", queries=50)
+        put(records, GOOD, attack="pgd", objective="target", defense=defense, model="cnniqa", target=0.25, seed=7)
+    (board,) = content(records).boards
+    assert len(board.reruns) == 3
+    made = set()
+    for again in board.reruns:
+        (tmp_path / again.name).write_text(again.text)
+        suite = load_suite(str(tmp_path / again.name))
+        assert suite.limit == PICTURES
+        made |= {tuple(vars(cell).items()) for cell in expand(suite)}
+    assert made == {tuple(record["cell"].items()) for record in records.all()}
+    row = board.rows[0]
+    assert board.commands(row, "results").startswith(
+        f"iqarena run results/suites/demo-linf-2-255-1.yaml --model {row.model} --defense {row.defense} --out runs/again && "
+    )
+
+
+def test_transfer_is_made_again_from_the_same_sources(records: Records, tmp_path: Path) -> None:
+    put(records, GOOD, model="cnniqa", setting="transfer", source="resnet-iqa", attack="fgsm")
+    put(records, GOOD, model="cnniqa", attack="fgsm")
+    (again,) = content(records).boards[0].reruns
+    (tmp_path / "s.yaml").write_text(again.text)
+    cells = expand(load_suite(str(tmp_path / "s.yaml")))
+    assert {(cell.setting, cell.source) for cell in cells} == {("oblivious", ""), ("transfer", "resnet-iqa")}
+
+
+def test_curves_count_only_attacks_that_were_run_at_every_size(records: Records) -> None:
+    for eps, adv in {1: GOOD, 2: WEAK, 4: BAD}.items():
+        put(records, adv, eps=eps / 255)
+    put(records, -MOS, eps=2 / 255, attack="only-here")
+    (family,) = families(content(records).boards)
+    assert family.sizes == ("clean", "1/255", "2/255", "4/255")
+    assert family.attacks == 1
+    (curve,) = family.curves
+    assert curve.values == pytest.approx([spearmanr(MOS, values).statistic for values in (CLEAN, GOOD, WEAK, BAD)])
+
+
+def test_one_size_makes_no_curve(records: Records) -> None:
+    put(records, GOOD)
+    put(records, GOOD, norm="l2", eps=1.0)
+    assert families(content(records).boards) == []
+
+
+def test_a_plot_that_cannot_show_all_rows_shows_the_best_and_undefended_ones(records: Records) -> None:
+    for place in range(9):
+        put(records, MOS + 0.05 * place * NOISE[4], defense=f"d{place}")
+    put(records, BAD, defense="none")
+    (board,) = content(records).boards
+    some = shown(board.rows, 4)
+    assert [row.defense for row in some] == [*(row.defense for row in board.rows[:3]), "none"]
+    assert shown(board.rows, 99) == list(board.rows)
+
+
+@pytest.mark.parametrize(("rows", "attacks"), [(1, 1), (18, 24)])
+def test_no_label_is_cut_off(records: Records, rows: int, attacks: int) -> None:
+    name, moved = "a-defense-with-a-rather-long-name[x=1]", {"setting": "transfer", "source": "elsewhere"}
+    for eps in (2 / 255, 4 / 255):
+        put(records, GOOD, eps=eps, defense=name, objective="reflect", certified=0.1, **moved)
+    boards = []
+    for board in content(records).boards:
+        (row,) = board.rows
+        (cell,) = row.cells
+        keys = [cell.key._replace(attack=f"art:ProjectedGradientDescent[max_iter={number}]") for number in range(attacks)]
+        row = replace(row, cells=tuple(replace(cell, key=key) for key in keys))
+        boards.append(replace(board, rows=tuple(replace(row, model=f"model{number}") for number in range(rows))))
+    assert plots.kinds(boards[0]) == list(plots.KINDS)
+    figures = [*(partial(draw, boards[0]) for draw in plots.KINDS.values()), partial(plots.curves, *families(boards))]
     with mpl.rc_context(plots.STYLE):
-        for figure in (plots._dots(board), plots._heat(board, "srocc"), plots._heat(board, "shift"), plots._scatter(board)):
+        for figure in (made() for made in figures):
             figure.draw_without_rendering()
             inside, used = figure.bbox_inches, figure.get_tightbbox()
             assert used.x0 >= inside.x0 - 0.01
@@ -310,9 +411,9 @@ def test_no_label_is_cut_off(lines: int, columns: int) -> None:
 
 
 def test_spread_keeps_order_and_distance() -> None:
-    placed = plots.spread([0.5, 0.5, 0.5, 0.98, 0.99], 0.1)
+    placed = spread([0.5, 0.5, 0.5, 0.98, 0.99], 0.1)
     assert min(np.diff(placed)) >= 0.1 - 1e-12
     assert max(placed) <= 1
-    assert plots.spread([0.2, 0.8], 0.1) == [0.2, 0.8]
-    assert plots.spread([], 0.1) == []
-    assert plots.spread([0.5] * 3, 9)[-1] == 1
+    assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
+    assert spread([], 0.1) == []
+    assert spread([0.5] * 3, 9)[-1] == 1

@@ -228,6 +228,22 @@ def test_a_cell_that_makes_no_sense_is_skipped_with_the_reason(small: ImageDatas
     assert [reason for _, reason in outcome.skipped] == ["parsimonious does not support l2; it supports linf"]
 
 
+@pytest.mark.parametrize(
+    ("model", "queries", "reason"),
+    [
+        (LinearModel(), 0, "a query limit of 0 allows no attack"),
+        (StochasticModel(), 2, "a query limit of 2 is below the 3 draws of an answer"),
+    ],
+)
+def test_a_query_limit_that_allows_no_question_is_a_skipped_cell(
+    small: ImageDataset, tmp_path: Path, model: QualityModel, queries: int, reason: str
+) -> None:
+    threats = [{"eps": "2/255", "queries": queries}]
+    outcome = run_all(small, model, tmp_path, attacks=["square", "pgd"], threats=threats, settings=["adaptive"], draws=3)
+    assert [why for _, why in outcome.skipped] == [reason] * 2
+    assert (outcome.done, outcome.failed) == (0, [])
+
+
 def test_a_picture_below_a_models_least_size_is_skipped_with_the_reason(small: ImageDataset) -> None:
     chosen = validated({"models": ["cnniqa"], "attacks": ["pgd"], "dataset": small.name, "settings": ["adaptive"]})
     with pytest.raises(CannotRun, match=r"is 16×16; cnniqa needs 32×32"):

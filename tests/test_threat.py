@@ -198,6 +198,8 @@ def test_a_threat_that_allows_nothing_says_so():
     assert "no whole pixel" in Threat("patch", 0.001).refusal(16, 16)
     assert "11×11" in Threat("ssim", 0.1).refusal(10, 40)
     assert not Threat("l0", 0.004).refusal(16, 16)
+    assert "query limit of 0" in Threat("linf", 0.1, queries=0).refusal(16, 16)
+    assert not Threat("linf", 0.1, queries=1).refusal(16, 16)
 
 
 def test_an_attack_that_leaves_the_ball_is_reported_and_brought_back():
@@ -267,8 +269,8 @@ def test_l2_size_may_be_above_one():
     assert Threat("l2", 3.0).size == 3.0
 
 
-def test_unknown_norm_and_empty_query_limit_are_refused():
+def test_unknown_norm_and_negative_query_limit_are_refused():
     with pytest.raises(ValueError, match="norm 'l7' is not one of linf, l2"):
         Threat("l7", 0.1)
-    with pytest.raises(ValueError, match="query limit of 0"):
-        Threat("linf", 0.1, queries=0)
+    with pytest.raises(ValueError, match="query limit of -1"):
+        Threat("linf", 0.1, queries=-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,15 @@ import torch
 import yaml
 from PIL import Image
 
+from bench.datasets.base import Subset
+from bench.datasets.demo import Demo
 from bench.datasets.folder import Folder
 from bench.errors import UserError
 from bench.loading import load_model
-from bench.registry import MODELS, Entry
+from bench.progress import TrainingReporter
+from bench.registry import DEFENSES, MODELS, Entry
 from bench.training import fit
+from defenses.base import TrainedDefense
 from defenses.training.loop import Progress, Schedule, inner_attack
 from models.base import FeatureModel, ModelInfo
 from models.zoo import load_weights
@@ -43,8 +49,11 @@ class Tiny(FeatureModel):
 
 
 @pytest.fixture(autouse=True)
-def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model, and of the demo set only what a SROCC needs."""
     monkeypatch.setitem(MODELS.entries, "tiny", Entry("tiny", Tiny))
+    demo = Demo()
+    monkeypatch.setattr("bench.training.Demo", lambda: Subset(demo, demo.spread(12)))
 
 
 @pytest.fixture
@@ -67,15 +76,19 @@ def schedule(passes: int, **changes: float) -> Schedule:
     return Schedule(passes=passes, batch=16, crop=32, learning_rate=0.02, ema=0.9, workers=0, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("defense", ["none", "adversarial-training", "cprl"])
+RECIPES = sorted(name for name, entry in DEFENSES.entries.items() if entry.made and issubclass(entry.made, TrainedDefense))
+
+
+@pytest.mark.parametrize("defense", RECIPES)
 def test_every_recipe_learns_within_its_budget(noisy: Folder, tmp_path: Path, defense: str) -> None:
+    passes = 3200 * DEFENSES.build(defense).passes_an_image
     told: list[Progress] = []
-    file = fit("tiny", defense, noisy, schedule(12_800), tmp_path / "out", report=told.append)
+    file = fit("tiny", defense, noisy, schedule(passes), tmp_path / "out", report=told.append)
     card = yaml.safe_load(file.with_suffix(".yaml").read_text())
     # noise is easy to see: the order of the unseen quarter must be nearly right
     assert card["measured"]["validation_srocc"] > 0.9
-    assert card["budget"]["passes"] == 12_800
-    assert card["budget"]["images_seen"] == 12_800 // card["passes_an_image"]
+    assert card["budget"]["passes"] == passes
+    assert card["budget"]["images_seen"] == passes // card["passes_an_image"]
     assert card["data"]["training_pictures"] == 72
     assert told[-1].share == 1
     assert not file.with_suffix(".checkpoint").exists()
@@ -97,8 +110,8 @@ class Killed(Exception):
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(noisy: Folder, tmp_path: Path) -> None:
-    whole = fit("tiny", "adversarial-training", noisy, schedule(12_800), tmp_path / "whole")
-    eager = schedule(12_800, minutes_between_checkpoints=0.0)
+    whole = fit("tiny", "adversarial-training", noisy, schedule(6400), tmp_path / "whole")
+    eager = schedule(6400, minutes_between_checkpoints=0.0)
 
     def kill(progress: Progress) -> None:
         if 0.4 < progress.share < 0.6:
@@ -107,14 +120,57 @@ def test_a_killed_training_goes_on_to_the_same_weights(noisy: Folder, tmp_path: 
     with pytest.raises(Killed):
         fit("tiny", "adversarial-training", noisy, eager, tmp_path / "cut", report=kill)
     with pytest.raises(UserError, match="of another training"):
-        fit("tiny", "adversarial-training", noisy, schedule(6400), tmp_path / "cut")
-    resumed = fit("tiny", "adversarial-training", noisy, eager, tmp_path / "cut")
+        fit("tiny", "adversarial-training", noisy, schedule(3200), tmp_path / "cut")
+    # who decodes and when it is saved changes no weight, so another machine may go on
+    resumed = fit("tiny", "adversarial-training", noisy, replace(schedule(6400), workers=1), tmp_path / "cut")
     a, b = Tiny(), Tiny()
     load_weights(a, whole)
     load_weights(b, resumed)
     # the same machine, threads and draws: nothing may differ
     for name, value in a.state_dict().items():
         assert torch.equal(value, b.state_dict()[name]), name
+
+
+def test_what_is_not_split_is_split_by_reference_and_the_test_part_is_never_trained_on(
+    noisy: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(noisy.root / "labels.csv").drop(columns="split")
+    table["reference_id"] = [f"scene {number // 4}" for number in table.index]
+    table.to_csv(noisy.root / "labels.csv", index=False)
+    data = Folder(noisy.root)
+    seen: set[str] = set()
+    read = Folder.picture
+    monkeypatch.setattr(Folder, "picture", lambda self, i: seen.add(self.samples[i].reference_id) or read(self, i))
+    monkeypatch.setattr("bench.training.srocc", lambda *_: 0.5)
+    monkeypatch.setattr("defenses.training.loop.srocc", lambda *_: 0.5)
+    file = fit("tiny", "none", data, schedule(160, seed=3), tmp_path / "out")
+    card = yaml.safe_load(file.with_suffix(".yaml").read_text())
+    parts = data.split(3)
+    training = {sample.reference_id for sample, part in zip(data.samples, parts, strict=True) if part == "training"}
+    assert card["data"]["training_pictures"] == parts.count("training") == 68
+    assert card["data"]["training_references"] == len(training) == 17
+    assert seen == training
+    assert card["measured"] == {"demo_srocc_pseudo_mos": 0.5, "validation_srocc": 0.5, "test_srocc": 0.5}
+
+
+def test_a_training_shows_loss_srocc_and_the_time_left_also_after_it_was_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingReporter() as report:
+        report.last = -math.inf
+        report(Progress(0.75, 0.0123, 0.87, seconds=300.0))  # the first word of a run that was killed at 74 %
+        report.last = -math.inf
+        report(Progress(0.8, 0.0122, None, seconds=320.0))
+    assert capsys.readouterr().out.splitlines() == [
+        " 75.0% · loss 0.0123 · validation SROCC 0.870 · 100 s left at this pace",
+        " 80.0% · loss 0.0122 · validation SROCC 0.870 · 80 s left at this pace",
+    ]
+
+
+def test_a_picture_that_cannot_be_read_ends_a_training_in_one_line(noisy: Folder, tmp_path: Path) -> None:
+    (noisy.root / "5.png").write_bytes(b"")
+    for workers in (0, 1):
+        with pytest.raises(UserError, match=r"5\.png: not a readable picture") as error:
+            fit("tiny", "none", noisy, replace(schedule(1600), workers=workers), tmp_path / "out")
+        assert "\n" not in str(error.value)
 
 
 def test_weights_start_where_they_are_told(noisy: Folder, tmp_path: Path) -> None:
@@ -142,4 +198,4 @@ def test_training_refuses_what_it_cannot_do(noisy: Folder, tmp_path: Path) -> No
     with pytest.raises(UserError, match="less than one step"):
         fit("tiny", "none", noisy, schedule(3), tmp_path)
     with pytest.raises(UserError, match="cnniqa has none"):
-        fit("cnniqa", "cprl", noisy, schedule(160), tmp_path)
+        fit("cnniqa", "cprl-sortmask", noisy, schedule(160), tmp_path)

@@ -1,10 +1,14 @@
 """How well `tid2013-reconstructed` agrees with TID2013: the table of docs/tid2013-reconstructed.md.
 
-    python tests/tid2013_agreement.py ROOT
+    python tests/tid2013_agreement.py ROOT [--metrics FOLDER] [--save FILE]
 
 prints, for every distortion type, the SROCC of PSNR, SSIM and FSIM with people's scores, over the pictures made here and
 over those that were rated. FSIM needs the extra `labels` (piq) and is left out without it. All three compare luminance
 alone, as whole numbers from 16 to 235, as TID2013 did.
+
+What is known of the pictures that were rated are the measures that TID2013 1.0 ships beside them, one line a picture. With
+``--metrics``, the release's folder metrics_values, the columns *rated* are computed from it; without, they are what came
+out of that, as noted in `RATED`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import torch
 import typer
 from rich.progress import track
@@ -27,15 +32,13 @@ from bench.datasets.loading import each
 from bench.datasets.tid2013_distortions import DISTORTIONS, Picture, Reals
 from bench.datasets.tid2013_reconstructed import TID2013Reconstructed
 
-SAME = (7, 8, 10, 16, 17)
-"""Types whose pictures are those that were rated: all values that TID2013 publishes come out, to their last decimal."""
+MEASURES = ("PSNR", "SSIM", "FSIM")
 
 UNSEEN = 18
 """The type that leaves the luminance, and so all three measures, as they were."""
 
-PUBLISHED: dict[int | str, tuple[float, float, float]] = {}
-"""SROCC of PSNR, SSIM and FSIM over the pictures that were rated, of the same references, types and levels, by type: from
-the measures of every picture that TID2013 1.0 ships as metrics_values/PSNR.txt, SSIM.txt and FSIM.txt."""
+RATED: dict[str, tuple[float, float, float]] = {}
+"""SROCC of PSNR, SSIM and FSIM over the pictures that were rated, of the same references, types and levels, by type."""
 
 
 class Measures:
@@ -78,34 +81,39 @@ def fsim(one: Reals, other: Reals) -> float:
     return float(piq.fsim(*pair, data_range=255.0, chromatic=False))
 
 
-def srocc(values: Reals, scores: Reals) -> float:
-    return float(spearmanr(values, scores).statistic)
+def shipped(folder: Path, image_ids: list[str]) -> pd.DataFrame:
+    """What TID2013 ships for these pictures: lines go through references, types and levels, each in order."""
+    lines = [24 * 5 * (int(i[1:3]) - 1) + 5 * (int(i[4:6]) - 1) + int(i[7]) - 1 for i in image_ids]
+    return pd.DataFrame({name: np.loadtxt(folder / f"{name}.txt")[lines] for name in MEASURES}, index=image_ids)
 
 
-def main(root: Annotated[Path, typer.Argument(help="holds Kodak's pictures and TID2013's mos_with_names.txt")]) -> None:
+def sroccs(table: pd.DataFrame, scores: Reals) -> list[float]:
+    return [float(spearmanr(table[name], scores).statistic) for name in MEASURES]
+
+
+def main(
+    root: Annotated[Path, typer.Argument(help="holds Kodak's pictures and TID2013's mos_with_names.txt")],
+    metrics: Annotated[Path | None, typer.Option(help="TID2013's folder metrics_values")] = None,
+    save: Annotated[Path | None, typer.Option(help="CSV for the measures of every picture")] = None,
+) -> None:
     """Measure and print."""
     dataset = TID2013Reconstructed.open(root)
+    ids = [sample.image_id for sample in dataset.samples]
     found = each(Measures(dataset), len(dataset), os.cpu_count() or 1)
-    table = np.array([list(row) for row in track(found, "measuring", total=len(dataset))])
+    rows = [list(row) for row in track(found, "measuring", total=len(dataset))]
+    here = pd.DataFrame(rows, columns=list(MEASURES), index=ids)
+    if save:
+        here.to_csv(save, index_label="image_id")
+    there = shipped(metrics, ids) if metrics else None
     scores, kinds = np.array([sample.mos for sample in dataset.samples]), np.array(dataset.kinds)
-    names = ["PSNR", "SSIM", "FSIM"] if find_spec("piq") else ["PSNR", "SSIM"]
-    if len(names) == 2:
-        print("FSIM is left out: it needs piq, pip install 'iqarena[labels]'\n")
-    print("| | type | pictures |" + "".join(f" {name} | rated |" for name in names))
-    print("|-:|-|-:|" + "-:|-:|" * len(names))
-    lines = [(str(kind.number), kind.name, kinds == kind.number) for kind in DISTORTIONS]
-    for number, name, chosen in [*lines, ("", "all", np.ones(len(kinds), bool))]:
-        cells = ""
-        for column in range(len(names)):
-            if number == str(UNSEEN):
-                cells += " – | – |"
-                continue
-            here = srocc(table[chosen, column], scores[chosen])
-            rated = (
-                "same" if number and int(number) in SAME else f"{PUBLISHED[int(number) if number else 'all'][column]:.3f}"
-            )
-            cells += f" {here:.3f} | {rated} |"
-        print(f"| {number} | {name} | {chosen.sum()} |{cells}")
+    print("| | type | pictures |" + "".join(f" {name} | rated |" for name in MEASURES))
+    print("|-:|-|-:|" + "-:|-:|" * len(MEASURES))
+    lines = [(str(kind.number), kind.name, kinds == kind.number) for kind in DISTORTIONS if kind.number != UNSEEN]
+    lines.append(("", f"all but {UNSEEN}", kinds != UNSEEN))
+    for number, name, chosen in lines:
+        rated = RATED.get(number or "all", (math.nan,) * 3) if there is None else sroccs(there[chosen], scores[chosen])
+        pairs = zip(sroccs(here[chosen], scores[chosen]), rated, strict=True)
+        print(f"| {number} | {name} | {chosen.sum()} |" + "".join(f" {one:.3f} | {other:.3f} |" for one, other in pairs))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from bench.datasets.live import LIVE
 from bench.datasets.pipal import PIPAL
 from bench.datasets.spaq import SPAQ
 from bench.datasets.tid2013 import TID2013
+from bench.datasets.tid2013_reconstructed import TID2013Reconstructed
 from bench.datasets.vclfer import VCLFER
 from bench.errors import UserError
 from bench.registry import nearest, parse_spec
@@ -24,7 +25,8 @@ from bench.registry import nearest, parse_spec
 DATASETS: dict[str, type[ImageDataset]] = {
     made.name: made
     for made in (
-        Demo, Folder, Images, LIVE, CSIQ, TID2013, KADID10k, KonIQ10k, CLIVE, VCLFER, SPAQ, CID2013, PIPAL,
+        Demo, Folder, Images, LIVE, CSIQ, TID2013, TID2013Reconstructed, KADID10k, KonIQ10k, CLIVE, VCLFER, SPAQ, CID2013,
+        PIPAL,
     )
 }  # fmt: skip
 

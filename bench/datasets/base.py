@@ -7,7 +7,7 @@ import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ class Sample:
     raw: float = math.nan
 
 
+Choose = Callable[[int, int], tuple[int, int, int, int]]
+"""``choose(height, width)`` of a picture → (top, left, height, width) of the part of it that is wanted."""
+
+SPLITS = ("training", "validation", "test")
+
 SHARES = {"test": 0.2, "validation": 0.1}
 """Of the references, in a seeded split; the rest is training. KonIQ-10k's own split has these shares."""
 
@@ -49,6 +54,7 @@ class ImageDataset(ABC):
         samples: all pictures.
         fingerprint: sha256 over what defines pictures and labels.
         official: the data set's own split, "training", "validation" or "test" for each picture; None where it has none.
+        split_told: in words, whether it has one.
         paper, licence: of the data set.
         layout: what lies below the root, one path a line.
         raw_range: (low, high) of the published labels, which become 0 and 1, or 1 and 0.
@@ -61,6 +67,7 @@ class ImageDataset(ABC):
     samples: Sequence[Sample]
     fingerprint: str
     official: Sequence[str] | None = None
+    split_told: str = "by reference"
     paper: str = ""
     licence: str = ""
     layout: str = ""
@@ -97,6 +104,7 @@ class ImageDataset(ABC):
             "count": cls.count,
             "raw_range": cls.raw_range and list(cls.raw_range),
             "higher_is_better": cls.higher_is_better,
+            "split": cls.split_told,
             "layout": inspect.cleandoc(cls.layout).splitlines(),
             "licence": cls.licence,
             "paper": cls.paper,
@@ -109,6 +117,12 @@ class ImageDataset(ABC):
         Raises:
             UserError: where it cannot be read.
         """
+
+    def part(self, index: int, choose: Choose) -> torch.Tensor:
+        """A part of the picture as (3, height, width) uint8 RGB; quicker than the whole one where that is a file."""
+        picture = self.picture(index)
+        top, left, height, width = choose(picture.shape[1], picture.shape[2])
+        return picture[:, top : top + height, left : left + width]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -157,6 +171,26 @@ class ImageDataset(ABC):
         return drawn[:limit]
 
 
+class PictureFiles(ImageDataset):
+    """A data set whose pictures are files as they are.
+
+    Attributes:
+        published: as in `read_picture`.
+    """
+
+    published = False
+
+    @abstractmethod
+    def file(self, index: int) -> Path:
+        """Where a picture is, or, if it is missing, would be."""
+
+    def picture(self, index: int) -> torch.Tensor:
+        return read_picture(self.file(index), self.published)
+
+    def part(self, index: int, choose: Choose) -> torch.Tensor:
+        return read_picture(self.file(index), self.published, choose)
+
+
 class Subset:
     """Some pictures of a data set, in a given order; enough of one to train on."""
 
@@ -169,6 +203,9 @@ class Subset:
     def picture(self, index: int) -> torch.Tensor:
         return self.whole.picture(self.indices[index])
 
+    def part(self, index: int, choose: Choose) -> torch.Tensor:
+        return self.whole.part(self.indices[index], choose)
+
     def mos(self, index: int) -> float:
         return self.whole.mos(self.indices[index])
 
@@ -177,14 +214,15 @@ EXACT_IN_RGB = ("L", "P", "RGBA")
 """Modes of Pillow that a published data set's 8-bit files may have: grey, palette, alpha that is opaque all over."""
 
 
-def read_picture(path: Path, published: bool = False) -> torch.Tensor:
-    """An 8-bit RGB picture file as (3, H, W) uint8.
+def read_picture(path: Path, published: bool = False, choose: Choose | None = None) -> torch.Tensor:
+    """An 8-bit RGB picture file, or a part of it, as (3, H, W) uint8.
 
     Args:
         path: of the file.
         published: it belongs to a data set whose raters have seen it and which cannot be mended by who has it. Then grey,
             palette and opaque alpha become RGB, which loses nothing; an EXIF orientation is ignored, as it is by
             everybody else who reads these sets; and of a camera's multi-picture JPEG the first is taken.
+        choose: which part; the whole picture if left out.
 
     Raises:
         UserError: where the file is missing, unreadable, animated, a decompression bomb or not 8-bit RGB, or where EXIF
@@ -204,14 +242,18 @@ def read_picture(path: Path, published: bool = False) -> torch.Tensor:
             if turned not in (0, 1) and not published:
                 raise UserError(f"{path}: EXIF says to turn it (orientation {turned}); store its pixels upright first")
             rgb = opened if opened.mode == "RGB" else _in_rgb(opened, path, published)
-            # line by line, a channel at a time: a third of the time of turning (H, W, 3) around
-            lines = np.frombuffer(rgb.tobytes("raw", "RGB;L"), np.uint8).reshape(rgb.height, 3, rgb.width)
+            rgb.load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: {error}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: not a readable picture ({error})") from None
+    if choose is not None:
+        top, left, height, width = choose(rgb.height, rgb.width)
+        rgb = rgb.crop((left, top, left + width, top + height))
+    # line by line, a channel at a time: a third of the time of turning (H, W, 3) around
+    lines = np.frombuffer(rgb.tobytes("raw", "RGB;L"), np.uint8).reshape(rgb.height, 3, rgb.width)
     return torch.from_numpy(lines.transpose(1, 0, 2).copy())
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from pydantic import TypeAdapter, ValidationError
 
-from bench.datasets.base import ImageDataset, Sample, read_picture
+from bench.datasets.base import SPLITS, PictureFiles, Sample
 from bench.datasets.tables import read_csv
 from bench.errors import UserError
 
@@ -50,7 +49,7 @@ class Columns:
             raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
 
 
-class Folder(ImageDataset):
+class Folder(PictureFiles):
     """A directory of pictures with a CSV of scores, any column names given.
 
     Labels made by `bench.datasets.make_training_set` are recognised, and called pseudo-MOS, by the ``consensus.json`` that
@@ -59,6 +58,7 @@ class Folder(ImageDataset):
 
     name = "folder"
     label_kind = "MOS"
+    split_told = "a column, else by reference"
     layout = """
         labels.csv with the columns image (path below ROOT), reference_id, mos in [0, 1] and, if you like, split
         folder[table=…,image=…,reference=…,mos=…,split=…,low=…,high=…,higher_is_better=…] for a table of another form
@@ -72,7 +72,8 @@ class Folder(ImageDataset):
             columns: what its table is called and holds.
 
         Raises:
-            UserError: where the table is missing, lacks a column, names a picture twice or holds a label out of range.
+            UserError: where the table is missing, lacks a column, names a picture twice, or holds a label out of range or an
+                unknown split.
         """
         columns = columns or Columns()
         table_file = root / columns.table
@@ -106,6 +107,11 @@ class Folder(ImageDataset):
                 f"{table_file}: line {outside.index[0] + 2}: {columns.mos} {outside[columns.mos].iloc[0]} "
                 f"is not in [{columns.low:g}, {columns.high:g}]"
             )
+        if columns.split in table and len(unknown := table[~table[columns.split].isin(SPLITS)]):
+            word = unknown[columns.split].iloc[0]
+            raise UserError(
+                f"{table_file}: line {unknown.index[0] + 2}: {columns.split} {word} is none of {', '.join(SPLITS)}"
+            )
         self.root = root
         # a file beside the table says so where nobody rated these pictures
         self.label_kind = "pseudo-MOS" if (root / "consensus.json").is_file() else "MOS"
@@ -113,7 +119,6 @@ class Folder(ImageDataset):
         rows = zip(images, references, raw.astype(float), strict=True)
         self.samples = [Sample(image, reference, self._label(value), value) for image, reference, value in rows]
         self.official = list(table[columns.split]) if columns.split in table else None
-        self.splits = self.official or ["training"] * len(table)
         digest = hashlib.sha256(table_file.read_bytes())
         if columns != Columns():
             digest.update(repr(columns).encode())
@@ -142,5 +147,5 @@ class Folder(ImageDataset):
             raise UserError(f"the data set 'folder' needs --root DIR, a folder with a {columns.table} in it")
         return cls(root, columns)
 
-    def picture(self, index: int) -> torch.Tensor:
-        return read_picture(self.root / self.samples[index].image_id)
+    def file(self, index: int) -> Path:
+        return self.root / self.samples[index].image_id

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import torch
-
-from bench.datasets.base import ImageDataset, Sample, read_picture
+from bench.datasets.base import PictureFiles, Sample
 from bench.datasets.tree import Tree
 from bench.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
 
 
-class Images(ImageDataset):
+class Images(PictureFiles):
     """All pictures below a directory, without labels: for measures of stability; each is its own reference."""
 
     name = "images"
@@ -45,5 +43,5 @@ class Images(ImageDataset):
             raise UserError("the data set 'images' needs --root DIR, a directory of pictures")
         return cls(root)
 
-    def picture(self, index: int) -> torch.Tensor:
-        return read_picture(self.root / self.samples[index].image_id)
+    def file(self, index: int) -> Path:
+        return self.root / self.samples[index].image_id

@@ -35,6 +35,7 @@ class KonIQ10k(PublishedSet):
         1024x768/*.jpg or 512x384/*.jpg
         koniq10k_distributions_sets.csv (MOS 0 to 100, split) or koniq10k_scores_and_distributions.csv (MOS 1 to 5)
     """
+    split_told = "official"
     raw_range = (1, 5)
     count = 10_073
     label_files = (

@@ -16,15 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import pandas as pd
-import torch
 
-from bench.datasets.base import ImageDataset, Sample, read_picture
+from bench.datasets.base import SPLITS, PictureFiles, Sample
 from bench.datasets.tables import Frame, read_csv, renamed
 from bench.datasets.tree import Tree
 from bench.errors import UserError
 
 COMMON = ("labels.csv", "labels.txt")
-SPLITS = {"training", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Problem:
     about: str
 
 
-class PublishedSet(ImageDataset):
+class PublishedSet(PictureFiles):
     """A published data set; a subclass fills in the table.
 
     Attributes:
@@ -66,6 +64,7 @@ class PublishedSet(ImageDataset):
     """
 
     label_kind = "MOS"
+    published = True
     title: ClassVar[str]
     label_files: ClassVar[tuple[LabelFile, ...]]
     folders: ClassVar[tuple[tuple[str, ...], ...]]
@@ -110,11 +109,7 @@ class PublishedSet(ImageDataset):
         made._index(root)
         return made
 
-    def picture(self, index: int) -> torch.Tensor:
-        return read_picture(self.file(index), published=True)
-
     def file(self, index: int) -> Path:
-        """Where a picture is, or, if it is missing, would be."""
         path = self.paths[index]
         return self.root / (path if path is not None else f"{self._place}{self.samples[index].image_id}")
 
@@ -206,7 +201,7 @@ class PublishedSet(ImageDataset):
         if "split" in table:
             for image, split in zip(table["image"], table["split"], strict=True):
                 if split not in SPLITS:
-                    about = f"{image}: split {split} is none of {', '.join(sorted(SPLITS))}"
+                    about = f"{image}: split {split} is none of {', '.join(SPLITS)}"
                     problems.append(Problem("labels", name, about))
         return problems, ~(unnamed | twice | outside)
 

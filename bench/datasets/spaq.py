@@ -1,4 +1,4 @@
-"""SPAQ: photographs of 66 smartphones."""
+"""SPAQ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class SPAQ(PublishedSet):
-    """SPAQ: 11,125 photographs of smartphones, rated in the laboratory."""
+    """SPAQ: 11,125 photographs of 66 smartphones, rated in the laboratory."""
 
     name = "spaq"
     title = "SPAQ"

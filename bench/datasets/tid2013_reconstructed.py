@@ -71,8 +71,8 @@ class TID2013Reconstructed(ImageDataset):
     paper = TID2013.paper
     licence = "labels: for research, with citation; pictures of the Kodak suite: for unrestricted use"
     layout = """
-        kodim01.png … kodim24.png, or in a folder
-        mos_with_names.txt, or in a folder
+        kodim01.png … kodim24.png, in whatever folder
+        mos_with_names.txt or tid2013_mos_with_names.txt, in whatever folder
     """
     raw_range = (0, 9)
     count = 1755
@@ -145,6 +145,25 @@ class TID2013Reconstructed(ImageDataset):
         if not pixel_hash(crop).startswith(CROP_HASHES[reference_id]):
             raise UserError(f"{path}: not the picture of the Kodak suite, pixel by pixel; get the PNG of 768×512 anew")
         return crop
+
+
+class Originals(ImageDataset):
+    """What of the data set lies on disk: Kodak's pictures, each checked when it is read."""
+
+    name, label_kind = "kodak24", "none"
+
+    def __init__(self, made: TID2013Reconstructed) -> None:
+        self.made, self.references = made, list(CROPS)
+        self.samples = [Sample(made.originals[reference].name, reference) for reference in self.references]
+        self.fingerprint = made.fingerprint
+
+    @classmethod
+    def open(cls, root: Path | None) -> Originals:
+        return cls(TID2013Reconstructed.open(root))
+
+    def picture(self, index: int) -> torch.Tensor:
+        """The crop that is TID2013's reference."""
+        return torch.from_numpy(self.made.reference(self.references[index])).permute(2, 0, 1)
 
 
 def _labels_in(tree: Tree) -> Path:

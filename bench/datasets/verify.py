@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 from bench.datasets import dataset_class, open_dataset
 from bench.datasets.base import ImageDataset
 from bench.datasets.images import SUFFIXES
-from bench.datasets.loading import each
+from bench.datasets.loading import decoders, each
 from bench.datasets.published import Problem, PublishedSet
+from bench.datasets.tid2013_reconstructed import Originals, TID2013Reconstructed
 from bench.errors import UserError
 
 Size = tuple[int, int]
@@ -29,7 +29,7 @@ def verify(
         seen: told how many pictures of how many are done.
 
     Returns:
-        How many labelled pictures there are, and what is wrong: labels, extra files, pictures in their order, sizes.
+        How many pictures the data set has, and what is wrong: labels, extra files, pictures in their order, sizes.
 
     Raises:
         UserError: where the root is no such data set at all.
@@ -37,7 +37,8 @@ def verify(
     made = dataset_class(spec)
     if not (issubclass(made, PublishedSet) and root is not None):
         dataset = open_dataset(spec, root)
-        return len(dataset), _pictures(dataset, seen)[1]
+        on_disk = Originals(dataset) if isinstance(dataset, TID2013Reconstructed) else dataset
+        return len(dataset), _pictures(on_disk, seen)[1]
     published = made.indexed(root)
     sizes, problems = _pictures(published, seen)
     everything = published.label_problems + _extra(published) + problems + _odd_sizes(published, sizes)
@@ -47,17 +48,12 @@ def verify(
 def _pictures(dataset: ImageDataset, seen: Callable[[int, int], None]) -> tuple[list[Size | None], list[Problem]]:
     """The size of every picture that can be decoded, and what is wrong with the others."""
     sizes, problems = [], []
-    for index, (size, wrong) in enumerate(each(_Look(dataset), len(dataset), _workers(len(dataset)))):
+    for index, (size, wrong) in enumerate(each(_Look(dataset), len(dataset), decoders(len(dataset)))):
         sizes.append(size)
         if size is None:
             problems.append(_told(dataset, index, wrong))
         seen(index + 1, len(dataset))
     return sizes, problems
-
-
-def _workers(pictures: int) -> int:
-    """Processes that decode; a few pictures are done before any has started."""
-    return (os.cpu_count() or 1) if pictures > 200 else 0
 
 
 class _Look:
@@ -84,6 +80,8 @@ def _told(dataset: ImageDataset, index: int, wrong: str) -> Problem:
         return Problem("missing", image_id, reason)
     if size == 0:
         return Problem("truncated", image_id, "0 bytes")
+    if "not the picture" in reason:
+        return Problem("changed", image_id, reason)
     # Pillow's words for a file that ends too early, by format
     early = ("truncated", "Truncated", "broken PNG", "unexpected end")
     return Problem("truncated" if any(words in reason for words in early) else "unreadable", image_id, reason)

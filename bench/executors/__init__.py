@@ -38,7 +38,6 @@ def execute(
     Raises:
         UserError: for anything that the caller can mend.
     """
-    records.prepare()
     if executor == "local" and workers is not None:
         torch.set_num_threads(workers)
     cores = processes.usable_cores()

@@ -31,8 +31,8 @@ from bench.plan import Cell
 from bench.records import Records
 from bench.registry import ATTACKS
 
-Events = SimpleQueue[tuple[str, str, str]]
-"""(event, cell id, status); events are "start" and "end"."""
+Events = SimpleQueue[tuple[str, str, str, float]]
+"""(event, cell id, status, when); events are "start" and "end", when is `time.monotonic` of the process that tells it."""
 
 _PATIENCE = 0.2  # seconds between looks at what the processes say
 
@@ -157,9 +157,9 @@ class _Run:
     def listen(self) -> None:
         """Pass on what the processes say."""
         while not self.events.empty():
-            event, cell_id, status = self.events.get()
+            event, cell_id, status, when = self.events.get()
             if event == "start":
-                self.started[cell_id] = time.monotonic()
+                self.started[cell_id] = when  # one clock for all processes; here it may be heard of late
             elif cell_id not in self.ended:
                 self.end(cell_id)
             self.report(event, self.cells[cell_id], len(self.ended), len(self.cells), status)
@@ -216,14 +216,14 @@ def _work(task: Task) -> None:
         _HERE["arenas"][batch] = Arena(open_dataset(scene.dataset, scene.root), scene.limit, batch)
     arena: Arena = _HERE["arenas"][batch]
     for cell, cell_id in task.work:
-        _HERE["events"].put(("start", cell_id, ""))
+        _HERE["events"].put(("start", cell_id, "", time.monotonic()))
         if scene.seconds is not None:
             # C's clock and no Python: it ends a process that hangs in a library too
             faulthandler.dump_traceback_later(scene.seconds, exit=True, file=_nowhere())
         record, images = arena.run(cell, cell_id)
         faulthandler.cancel_dump_traceback_later()
         _HERE["records"].write(record, images)
-        _HERE["events"].put(("end", cell_id, record["status"]))
+        _HERE["events"].put(("end", cell_id, record["status"], time.monotonic()))
 
 
 def _nowhere() -> Any:

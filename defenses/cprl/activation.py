@@ -1,9 +1,10 @@
-"""The soft-ranking channel activation of CPRL: our reconstruction from the abstract of arXiv 2404.19567."""
+"""The soft-ranking channel activation of CPRL, and its control; our reconstruction from the abstract of arXiv 2404.19567."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+
+from defenses.cprl.model import Activation
 
 
 def soft_rank(strengths: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -23,7 +24,13 @@ def soft_rank(strengths: torch.Tensor, temperature: float) -> torch.Tensor:
     return 0.5 + higher.sum(dim=2)  # the sum holds the channel itself with 1/2
 
 
-class SoftRankActivation(nn.Module):
+def _edge(ranks: torch.Tensor, keep: float, sharpness: float) -> torch.Tensor:
+    """The mask of channels with these ranks, (…, C): sigmoid((ρC − r) / (T·C))."""
+    channels = ranks.shape[-1]
+    return torch.sigmoid((keep * channels - ranks) / (sharpness * channels))
+
+
+class SoftRankActivation(Activation):
     """Keeps the strongest channels softly: CPR = m·z with m_c = sigmoid((ρC − r_c) / T), r the soft rank of mean |z_c|.
 
     Args:
@@ -36,11 +43,34 @@ class SoftRankActivation(nn.Module):
         super().__init__()
         self.keep, self.temperature, self.sharpness = keep, temperature, sharpness
 
-    def mask(self, features: torch.Tensor) -> torch.Tensor:
-        """The mask m in (0, 1), (N, C), of feature maps (N, C, h, w)."""
-        channels = features.shape[1]
+    def kept(self, features: torch.Tensor) -> torch.Tensor:
+        """The mask m in (0, 1), (N, C, 1, 1), of feature maps (N, C, h, w)."""
         ranks = soft_rank(features.abs().mean(dim=(2, 3)).float(), self.temperature)
-        return torch.sigmoid((self.keep * channels - ranks) / (self.sharpness * channels))
+        return _edge(ranks, self.keep, self.sharpness)[:, :, None, None]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features * self.mask(features).to(features.dtype)[:, :, None, None]
+        return features * self.kept(features).to(features.dtype)
+
+
+class RandomMask(Activation):
+    """The control: a mask of the same size and the same soft edge, over channels in an order that was drawn once.
+
+    Args:
+        keep, sharpness: as of `SoftRankActivation`.
+        channels: C.
+        seed: of the order.
+    """
+
+    mask: torch.Tensor
+
+    def __init__(self, keep: float, sharpness: float, channels: int, seed: int) -> None:
+        super().__init__()
+        ranks = 1.0 + torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("mask", _edge(ranks, keep, sharpness)[None, :, None, None])
+
+    def kept(self, features: torch.Tensor) -> torch.Tensor:
+        """The same mask, (N, C, 1, 1), for every picture."""
+        return self.mask.expand(len(features), -1, -1, -1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features * self.mask.to(features.dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cached_property, partial
 from hashlib import sha256
@@ -25,7 +25,7 @@ from torch import nn
 
 from defenses.purification.denoiser import ResidualDenoiser
 from defenses.purification.fcn_filter import FCN
-from defenses.training.loop import Progress, Schedule, train
+from defenses.training.loop import Choose, Progress, Schedule, train
 from models.base import ModelInfo, QualityModel
 from models.resnet_iqa import ResNetIQA
 from models.zoo import ZOO, load_weights, save_weights, weight_file
@@ -58,6 +58,13 @@ class Folder:
         with Image.open(self.files[index]) as opened:
             return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
 
+    def part(self, index: int, choose: Choose) -> torch.Tensor:
+        """A part of it, (3, height, width) uint8."""
+        with Image.open(self.files[index]) as opened:
+            top, left, height, width = choose(opened.height, opened.width)
+            crop = opened.convert("RGB").crop((left, top, left + width, top + height))
+            return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+
     def mos(self, index: int) -> float:
         """None is known."""
         return math.nan
@@ -80,6 +87,10 @@ class Restoration(QualityModel):
             spoilt = self.spoil(images, self.generator)
         restored: torch.Tensor = self.network(spoilt)
         return (restored.float() - images).square().mean(dim=(1, 2, 3))
+
+
+def _errors(model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> Iterator[torch.Tensor]:
+    yield model(images).mean()
 
 
 def noisy(images: torch.Tensor, generator: torch.Generator, sigma: float | None = None) -> torch.Tensor:
@@ -144,7 +155,7 @@ def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule
     out.mkdir(parents=True, exist_ok=True)
     passes = 1 + INNER_STEPS if by_attack else 1
     facts = train(
-        Restoration(network, spoil), lambda model, images, *_: model(images).mean(), passes, pictures, schedule,
+        Restoration(network, spoil), _errors, passes, pictures, schedule,
         checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps([name, pictures.fingerprint]), report=report,
     )  # fmt: skip
     network.eval()

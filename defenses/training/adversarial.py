@@ -7,20 +7,16 @@ from typing import ClassVar
 
 import torch
 
-from defenses.base import TrainedDefense
+from defenses.training.ball import INNER_STEPS, InsideABall
 from defenses.training.loop import inner_attack, regression
 from models.base import QualityModel
 
-INNER_STEPS = 2
-
 
 @dataclass(frozen=True)
-class AdversarialTraining(TrainedDefense):
+class AdversarialTraining(InsideABall):
     """Squared error on clean pictures plus λ times that on attacked ones; the inner attack is PGD on the squared error.
 
     Attributes:
-        epsilon: the inner ball (ℓ∞), reached linearly over the first `ramp` of the training.
-        ramp: that share.
         adversarial_weight: λ.
     """
 
@@ -28,17 +24,18 @@ class AdversarialTraining(TrainedDefense):
     paper: ClassVar[str] = "https://arxiv.org/abs/1706.06083"
     passes_an_image: ClassVar[int] = INNER_STEPS + 2  # inner steps, then clean and attacked
 
-    epsilon: float = 2 / 255
-    ramp: float = 0.3
     adversarial_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.epsilon <= 1 and 0 < self.ramp <= 1 and self.adversarial_weight >= 0):
-            raise ValueError(f"{self.name}: epsilon and ramp must be in (0, 1] and adversarial_weight not negative")
+        super().__post_init__()
+        self.refuse_negative(adversarial_weight=self.adversarial_weight)
+
+    def attacked_label(self, labels: torch.Tensor, attacked: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """The label (N,) of attacked pictures; that of the clean ones."""
+        return labels
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        epsilon = self.epsilon * min(1.0, (progress + 0.01) / self.ramp)
-        attacked = inner_attack(model, images, labels, epsilon, INNER_STEPS)
-        errors = regression(model, torch.cat([images, attacked]), torch.cat([labels, labels]))
-        clean, adversarial = errors.chunk(2)
+        attacked = inner_attack(model, images, labels, self.ball(progress), INNER_STEPS)
+        targets = torch.cat([labels, self.attacked_label(labels, attacked, images)])
+        clean, adversarial = regression(model, torch.cat([images, attacked]), targets).chunk(2)
         return clean.mean() + self.adversarial_weight * adversarial.mean()

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,9 +25,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.base import QualityModel
 
-Loss = Callable[[QualityModel, torch.Tensor, torch.Tensor, float], torch.Tensor]
-"""``loss(model, images, labels, progress)`` → scalar; `progress` runs from 0 to 1 over the budget."""
+Losses = Callable[[QualityModel, torch.Tensor, torch.Tensor, float], Iterator[torch.Tensor]]
+"""``losses(model, images, labels, progress)`` → the scalars of one batch; `progress` runs from 0 to 1 over the budget.
 
+After each, before the next is asked for, the loop has run its backward pass and one step of the optimiser.
+"""
+
+
+Choose = Callable[[int, int], tuple[int, int, int, int]]
+"""``choose(height, width)`` of a picture → (top, left, height, width) of the part of it that is wanted."""
 
 _REPORT_EVERY = 50  # steps
 
@@ -37,6 +44,9 @@ class LabelledPictures(Protocol):
     def __len__(self) -> int: ...
     def picture(self, index: int) -> torch.Tensor:
         """(3, H, W) uint8."""
+
+    def part(self, index: int, choose: Choose) -> torch.Tensor:
+        """A part of it, (3, height, width) uint8."""
 
     def mos(self, index: int) -> float:
         """Label in [0, 1], 1 = best."""
@@ -80,16 +90,15 @@ class _Crops(Dataset[tuple[torch.Tensor, float]]):
 
     def __getitem__(self, draw: int) -> tuple[torch.Tensor, float]:
         index = draw % len(self.pictures)
-        picture = self.pictures.picture(index)
-        if min(picture.shape[1:]) < self.crop:
-            raise ValueError(
-                f"picture {index} is {picture.shape[2]}×{picture.shape[1]}, smaller than the crop of {self.crop}"
-            )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
-        top, left = (
-            int(torch.randint(0, max(side - self.crop, 0) + 1, (), generator=generator)) for side in picture.shape[1:]
-        )
-        crop = picture[:, top : top + self.crop, left : left + self.crop]
+
+        def choose(height: int, width: int) -> tuple[int, int, int, int]:
+            if min(height, width) < self.crop:
+                raise ValueError(f"picture {index} is {width}×{height}, smaller than the crop of {self.crop}")
+            top, left = (int(torch.randint(0, side - self.crop + 1, (), generator=generator)) for side in (height, width))
+            return top, left, self.crop, self.crop
+
+        crop = self.pictures.part(index, choose)
         if torch.rand((), generator=generator) < 0.5:
             crop = crop.flip(2)
         return crop, self.pictures.mos(index)
@@ -109,19 +118,27 @@ class _Order(Sampler[int]):
                     yield epoch * self.count + index
 
 
-def score(model: QualityModel, pictures: LabelledPictures, batch: int = 16) -> torch.Tensor:
-    """Qualities (N,) of whole pictures, in float32 and eval mode; the model's mode is put back."""
+@contextmanager
+def in_eval_mode(model: QualityModel) -> Iterator[None]:
+    """Running statistics see nothing meanwhile, and dropout is off; the model's mode is put back."""
     was_training = model.training
     model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def score(model: QualityModel, pictures: LabelledPictures, batch: int = 16) -> torch.Tensor:
+    """Qualities (N,) of whole pictures, in float32 and eval mode; the model's mode is put back."""
     qualities = []
-    with torch.inference_mode():
+    with in_eval_mode(model), torch.inference_mode():
         for start in range(0, len(pictures), batch):
             group = [pictures.picture(i).float() / 255 for i in range(start, min(start + batch, len(pictures)))]
             if len({tuple(picture.shape) for picture in group}) == 1:
                 qualities.append(model.quality(torch.stack(group)))
             else:
                 qualities.extend(model.quality(picture[None]) for picture in group)
-    model.train(was_training)
     return torch.cat(qualities)
 
 
@@ -133,16 +150,18 @@ def srocc(model: QualityModel, pictures: LabelledPictures) -> float:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running training tells: share of the budget, mean loss since the last word, validation SROCC or None."""
+    """What a running training tells: share of the budget, mean loss since the last word, validation SROCC or None, and the
+    seconds spent, interrupted runs included."""
 
     share: float
     loss: float
     validation_srocc: float | None
+    seconds: float
 
 
 def train(
     model: QualityModel,
-    loss: Loss,
+    losses: Losses,
     passes_an_image: int,
     pictures: LabelledPictures,
     schedule: Schedule,
@@ -156,8 +175,8 @@ def train(
 
     Args:
         model: a differentiable model whose raw score is trained towards the label in [0, 1].
-        loss: the recipe.
-        passes_an_image: what one picture costs under that recipe, in passes.
+        losses: the recipe.
+        passes_an_image: what one picture costs under that recipe, all its losses together, in passes.
         pictures: the training set.
         schedule: see `Schedule`.
         checkpoint: file for the state; if it is there and of the same training, training goes on from it.
@@ -176,25 +195,32 @@ def train(
         cost = passes_an_image * schedule.batch
         raise ValueError(f"a budget of {schedule.passes} passes is less than one step of {cost}")
     torch.manual_seed(schedule.seed)
-    recipe = json.dumps(
-        asdict(schedule) | {"passes_an_image": passes_an_image, "images": len(pictures), "identity": identity}
-    )
+    ways = {"workers", "minutes_between_checkpoints"}  # which change no weight
+    said = {name: value for name, value in asdict(schedule).items() if name not in ways}
+    recipe = json.dumps(said | {"passes_an_image": passes_an_image, "images": len(pictures), "identity": identity})
     state = _State(model, schedule, steps, checkpoint, recipe)
     state.load()
     model.train()
     device = next(model.parameters()).device
-    running = 0.0
-    for images, labels in _batches(pictures, schedule, state.step, steps):
+    recent: list[float] = []  # losses since the last word
+    for images, labels in batches(pictures, schedule, state.step, steps):
         batch = images.to(device, memory_format=torch.channels_last).float() / 255
-        with torch.autocast(device.type, torch.bfloat16):
-            value = loss(model, batch, labels.to(device).float(), state.step / steps)
-        state.update(value)
-        running += float(value.detach())
+        values = []
+        recipe_losses = losses(model, batch, labels.to(device).float(), state.step / steps)
+        while True:
+            with torch.autocast(device.type, torch.bfloat16):
+                value = next(recipe_losses, None)
+            if value is None:
+                break
+            state.update(value)
+            values.append(float(value.detach()))
+        state.next_batch()
+        recent.append(sum(values) / len(values))
         if state.step % _REPORT_EVERY == 0 or state.step == steps:
             due = state.step == steps or state.step // _REPORT_EVERY % max(steps // (10 * _REPORT_EVERY), 1) == 0
             measured = srocc(state.averaged, validation) if due and validation is not None else None
-            report(Progress(state.step / steps, running / ((state.step - 1) % _REPORT_EVERY + 1), measured))
-            running = 0.0
+            report(Progress(state.step / steps, sum(recent) / len(recent), measured, state.seconds))
+            recent.clear()
         state.save_if_due(60 * schedule.minutes_between_checkpoints)
     state.save()
     model.load_state_dict(state.averaged.state_dict())
@@ -204,10 +230,8 @@ def train(
             "seconds": round(state.seconds)}  # fmt: skip
 
 
-def _batches(
-    pictures: LabelledPictures, schedule: Schedule, step: int, steps: int
-) -> DataLoader[tuple[torch.Tensor, float]]:
-    """What is left of the training from a step on."""
+def batches(pictures: LabelledPictures, schedule: Schedule, step: int, steps: int) -> DataLoader[tuple[torch.Tensor, float]]:
+    """What is left of the training from a step on: pictures (N, 3, crop, crop) uint8 and labels (N,)."""
     return DataLoader(
         _Crops(pictures, schedule.crop, schedule.seed),
         schedule.batch,
@@ -247,8 +271,11 @@ class _State:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.rates.step()
         self.average.update_parameters(self.model)
+
+    def next_batch(self) -> None:
+        """One step of the schedule."""
+        self.rates.step()
         self.step += 1
 
     def _parts(self) -> dict[str, Any]:
@@ -291,15 +318,15 @@ def inner_attack(
 ) -> torch.Tensor:
     """Pictures inside the ℓ∞ ball that raise the squared error: projected sign steps from a random start.
 
+    With the model's own scores in place of labels, they raise the squared difference from those.
+
     The model is in eval mode meanwhile, so that its running statistics see no half-made pictures, and its weights get
     no gradient. Costs `steps` passes a picture.
     """
-    was_training = model.training
-    model.eval()
     shift = torch.empty_like(images).uniform_(-epsilon, epsilon)
-    for _ in range(steps):
-        attacked = (images + shift).clamp(0, 1).requires_grad_()
-        (gradient,) = torch.autograd.grad(regression(model, attacked, labels).sum(), attacked)
-        shift = (shift + 1.25 * epsilon / steps * gradient.sign()).clamp(-epsilon, epsilon)
-    model.train(was_training)
+    with in_eval_mode(model):
+        for _ in range(steps):
+            attacked = (images + shift).clamp(0, 1).requires_grad_()
+            (gradient,) = torch.autograd.grad(regression(model, attacked, labels).sum(), attacked)
+            shift = (shift + 1.25 * epsilon / steps * gradient.sign()).clamp(-epsilon, epsilon)
     return (images + shift).clamp(0, 1).detach()

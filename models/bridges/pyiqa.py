@@ -48,8 +48,13 @@ class PyIQA(Bridge):
                 raise ValueError(f"pyiqa: models need pyiqa; pip install 'iqarena[pyiqa]' ({error})") from None
             known = library.list_models(metric_mode="NR")
             if what not in known:
-                close = difflib.get_close_matches(what, known, n=3) or known
-                raise ValueError(f"pyiqa has no no-reference metric {what!r}; did you mean {', '.join(close)}?")
+                close = difflib.get_close_matches(what, known, n=3)
+                hint = (
+                    f"did you mean {' or '.join(close)}?"
+                    if close
+                    else f"it has {len(known)}, such as {', '.join(known[:8])}"
+                )
+                raise ValueError(f"pyiqa has no no-reference metric {what!r}; {hint}")
             try:
                 # as a loss it lets gradients through
                 self.metric = library.create_metric(what, as_loss=True, loss_reduction="none", device="cpu", **options)

@@ -1,6 +1,6 @@
 """Trained weights: safetensors with a YAML card each, named ``MODEL.safetensors`` or ``MODEL+DEFENSE.safetensors``.
 
-Weights of others may also come as PyTorch's own ``.pt`` or ``.pth``, of which nothing but tensors is read.
+Weights of others may also come as PyTorch's own ``.pt``, ``.pth`` or ``.pkl``, of which nothing but tensors is read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 ZOO = Path(__file__).parent
-PYTORCH = (".pt", ".pth")
+PYTORCH = (".pt", ".pth", ".pkl")
 
 
 class WeightsError(Exception):
@@ -72,8 +72,8 @@ def load_weights(module: nn.Module, path: Path) -> str:
 
     Args:
         module: what they are for.
-        path: a safetensors file, or a ``.pt`` or ``.pth`` of PyTorch with a state dict, alone or in a checkpoint that holds
-            one only; a leading ``module.`` of parallel training is taken off.
+        path: a safetensors file, or a ``.pt``, ``.pth`` or ``.pkl`` of PyTorch with a state dict, alone or in a checkpoint
+            that holds one only; a leading ``module.`` of parallel training is taken off.
 
     Raises:
         WeightsError: where the file is missing, is of another kind, holds code, differs from its card or does not fit.
@@ -81,15 +81,27 @@ def load_weights(module: nn.Module, path: Path) -> str:
     sha256 = sha256_of(path)
     if (expected := card_of(path).get("sha256", sha256)) != sha256:
         raise WeightsError(f"{path}: sha256 {sha256[:12]}… is not the {expected[:12]}… of its card; restore the file")
+    state = read_state(path)
     try:
-        module.load_state_dict(_pytorch_file(path) if path.suffix in PYTORCH else load_file(path))
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: not a safetensors file ({error})") from None
+        module.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(
             f"{path}: not the weights of {type(module).__name__} ({str(error).splitlines()[-1].strip()})"
         ) from None
     return sha256
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict in a weight file; see `load_weights` for what may be read.
+
+    Raises:
+        WeightsError: where the file is missing, is of another kind or holds code.
+    """
+    sha256_of(path)  # whether it can be read at all
+    try:
+        return _pytorch_file(path) if path.suffix in PYTORCH else load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error})") from None
 
 
 def _pytorch_file(path: Path) -> dict[str, torch.Tensor]:

@@ -1,25 +1,21 @@
-"""Writes docs/attacks.md from the registry: ``python -m bench.reference``; with ``--check`` it only compares."""
+"""docs/attacks.md, from the registry of attacks."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
-import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import docstring_parser
 import jinja2
-import typer
 
 from attacks.base import Attack
 from attacks.ensemble import Ensemble
 from attacks.fitted import FittedAttack
 from bench.catalogue import refused
+from bench.reference.docstrings import cell, prose, source
 from bench.registry import ATTACKS
-
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 _KINDS = {
     "ensemble": "Ensembles",
@@ -104,7 +100,7 @@ def attacks_page() -> str:
         kinds=_KINDS,
         attacks=[_facts(name) for name in own],
         bridges=[_bridge(name) for name in bridges],
-        refused={name: _cell(why) for name, why in refused().items()},
+        refused={name: cell(why) for name, why in refused().items()},
     )
     return re.sub(r"\n{3,}", "\n\n", page)
 
@@ -112,19 +108,19 @@ def attacks_page() -> str:
 def _facts(name: str) -> dict[str, Any]:
     attack = ATTACKS.build(name)
     doc = docstring_parser.parse(inspect.getdoc(attack) or "")
-    said = {parameter.arg_name: _cell(parameter.description or "") for parameter in doc.params}
+    said = {parameter.arg_name: cell(parameter.description or "") for parameter in doc.params}
     # `restarts` and the like are told once, in the base that brings them
     for base in type(attack).__mro__[1:]:
         inherited = docstring_parser.parse(inspect.cleandoc(base.__doc__ or "")).params
-        said = {p.arg_name: _cell(p.description or "") for p in inherited} | said
+        said = {p.arg_name: cell(p.description or "") for p in inherited} | said
     return {
         "name": name,
         "kind": _kind(attack),
         "norms": " ".join(attack.norms),
         "objectives": " ".join(attack.objectives),
         "cost": "{} + {}".format(*attack.passes) if attack.passes else "varies",
-        "about": _prose(doc.short_description, doc.long_description),
-        "source": _source(attack),
+        "about": prose(doc.short_description, doc.long_description),
+        "source": source(attack),
         "paper": attack.paper,
         "parameters": [
             {"name": f.name, "default": getattr(attack, f.name), "about": said.get(f.name, "")}
@@ -150,43 +146,5 @@ def _bridge(prefix: str) -> dict[str, Any]:
             attack = ATTACKS.build(name)
             norms, objectives = " ".join(attack.norms), " ".join(attack.objectives)
             variants.append({"name": name, "access": attack.access, "norms": norms, "objectives": objectives})
-    about = _prose(doc.short_description, doc.long_description)
-    return {"name": prefix, "about": about, "source": _source(made), "variants": variants}
-
-
-def _source(attack: object) -> str:
-    """The module's docstring without the title's own name."""
-    text = inspect.getdoc(sys.modules[attack.__module__ if inspect.isclass(attack) else type(attack).__module__]) or ""
-    return _prose(text)
-
-
-def _prose(*parts: str | None) -> str:
-    """Paragraphs, each on one line; an indented block stays as it is."""
-    out = []
-    for paragraph in "\n\n".join(filter(None, parts)).split("\n\n"):
-        code = paragraph.startswith("    ") or "\n    " in paragraph
-        out.append(f"```text\n{inspect.cleandoc(paragraph)}\n```" if code else " ".join(paragraph.split()))
-    return "\n\n".join(out)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def main(
-    check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the page differs")] = False,
-) -> None:
-    """Write docs/attacks.md."""
-    path, text = DOCS / "attacks.md", attacks_page()
-    if check:
-        same = path.is_file() and path.read_text(encoding="utf-8") == text
-        typer.echo(
-            f"{path.name} is what the registry says" if same else f"{path.name} differs: run python -m bench.reference"
-        )
-        raise typer.Exit(0 if same else 1)
-    path.write_text(text, encoding="utf-8")
-    typer.echo(path)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+    about = prose(doc.short_description, doc.long_description)
+    return {"name": prefix, "about": about, "source": source(made), "variants": variants}

@@ -1,0 +1,73 @@
+"""The plots of a leaderboard, PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from bench.boards import Board, Family, reflected
+from bench.plots.curves import curves
+from bench.plots.frontier import frontier
+from bench.plots.heat import attacks, transfer
+from bench.plots.reflection import reflection
+from bench.plots.robust import robust
+from bench.plots.style import STYLE
+
+KINDS: dict[str, Callable[[Board], Figure | None]] = {
+    "robust-srocc": robust,
+    "clean-robust": frontier,
+    "attack-heatmap": partial(attacks, measure="srocc"),
+    "quality-shift": partial(attacks, measure="shift"),
+    "reflection": reflection,
+    "transfer": transfer,
+}
+
+
+def kinds(board: Board) -> list[str]:
+    """The plots that a track has, by the first part of their files' names."""
+    lacks = set()
+    if not board.track.labelled:
+        lacks.add("clean-robust")
+    if not board.sources:
+        lacks.add("transfer")
+    if not any(reflected(row) for row in board.rows):
+        lacks.add("reflection")
+    return [kind for kind in KINDS if kind not in lacks]
+
+
+def file_names(boards: Sequence[Board], families: Sequence[Family]) -> list[str]:
+    """All files that `draw` writes."""
+    stems = [f"{kind}-{board.slug}" for board in boards for kind in kinds(board)]
+    return [
+        f"{stem}.{end}" for stem in [*stems, *(f"curves-{family.slug}" for family in families)] for end in ("png", "svg")
+    ]
+
+
+def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> Iterator[Path]:
+    """Write all plots as PNG and SVG; the bytes depend on what is drawn and on the installed matplotlib alone.
+
+    Raises:
+        OSError: where the folder cannot be written to.
+    """
+    for board in boards:
+        for kind in kinds(board):
+            yield from _save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}")
+    for family in families:
+        yield from _save(partial(curves, family), folder / f"curves-{family.slug}")
+
+
+def _save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
+        mpl.rcParams.update(STYLE)
+        figure = made()
+        if figure is None:
+            return
+        png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+        figure.savefig(png, dpi=150, metadata={"Software": None})
+        figure.savefig(svg, metadata={"Date": None})
+    yield from (png, svg)

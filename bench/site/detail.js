@@ -1,0 +1,86 @@
+// What an opened row shows: its attacks, plots, pictures and command.
+
+function detail(track, row) {
+  const panels = make("div", { class: "panels" });
+  const charts = [];
+  const panel = (title, wide, ...children) => {
+    const section = make("section", wide ? { class: "wide-panel" } : {}, make("h3", {}, title), ...children);
+    panels.append(section);
+    return section;
+  };
+  panel("Make this row again", true, command(row.command), facts(row));
+  if (row.missing.length) {
+    panel("Why it is not ranked", true, make("ul", {}, ...row.missing.map((line) => make("li", { class: "spec" }, line)),
+      ...(row.missingMore ? [make("li", {}, `and ${row.missingMore} more`)] : [])));
+  }
+  panel("Attacks, the worst first", true, attackTable(track, row));
+  if (row.examples?.length) panel("Pictures before and after", true, examples(row));
+  const family = DATA.families.find((one) => one.family === track.family);
+  const curve = family?.curves.find((one) => one.name === row.name);
+  if (curve) charts.push(() => lines(panel("Against the size of the attack", false), family, [curve], 280));
+  if (row.reflection) charts.push(() => reflection(panel(`Under ${row.reflection.attack}`, false), row));
+  return [panels, () => charts.map((draw) => draw())];
+}
+
+function command(text) {
+  const button = make("button", { type: "button" }, "Copy");
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {  // a page from disk may not be allowed to
+      const area = make("textarea", { value: text });
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = "Copied";
+  });
+  return make("div", { class: "command" }, make("code", {}, text), button);
+}
+
+function facts(row) {
+  const links = Object.entries(row.links).map(([name, address]) => make("a", { href: address }, name === "card" ? "card of the weights" : `paper: ${name}`));
+  if (row.claimed) links.push(make("a", { href: row.claimed.paper }, `claimed: ${number(row.claimed.value)} (${row.claimed.where})`));
+  return links.length ? make("p", {}, ...links.flatMap((link, place) => (place ? [" · ", link] : [link]))) : null;
+}
+
+function attackTable(track, row) {
+  const cells = [...row.cells].sort((a, b) => track.attacks[a[0]].control - track.attacks[b[0]].control || (a[1] ?? 2) - (b[1] ?? 2));
+  const head = ["attack", "objective", "setting", track.labelled ? `SROCC (${track.labels})` : "SROCC (clean)", "stability", "mean |shift|", "flags"];
+  const body = cells.map(([place, srocc, low, high, stability, shift, flags]) => {
+    const { attack, objective, setting, control } = track.attacks[place];
+    return make("tr", {},
+      make("td", { class: "spec" }, attack + (control ? " (control)" : ""), make("span", { class: "span near" }, `${objective}, ${setting}`)),
+      make("td", { class: "far" }, objective), make("td", { class: "far" }, setting),
+      make("td", { class: "num" }, number(srocc), " ", make("span", { class: "span" }, interval([srocc, low, high]))),
+      make("td", { class: "num far" }, number(stability)), make("td", { class: "num" }, number(shift, 3)), make("td", { class: "flag far" }, flags.join(", ")));
+  });
+  const heads = head.map((name, place) => make("th", { scope: "col", class: `${[3, 4, 5].includes(place) ? "num " : ""}${[1, 2, 4, 6].includes(place) ? "far" : ""}` }, name));
+  return make("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": `Attacks on ${row.name}` },
+    make("table", { class: "attacks" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...body)));
+}
+
+function examples(row) {
+  return make("div", { class: "examples" }, ...row.examples.map((example) => {
+    const before = make("img", { src: DATA.pictures[example.before], alt: `${example.image}, before` });
+    const after = make("img", { src: DATA.pictures[example.after], alt: `${example.image}, after ${example.attack}` });
+    const difference = make("img", { src: DATA.pictures[example.difference], alt: "their difference, enlarged", hidden: true });
+    const edge = make("span", { class: "line" });
+    const slider = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `before and after, ${example.image}` });
+    const split = () => {
+      after.style.clipPath = `inset(0 0 0 ${slider.value}%)`;
+      edge.style.left = `${slider.value}%`;
+      slider.setAttribute("aria-valuetext", `${slider.value} % before, the rest after`);
+    };
+    slider.addEventListener("input", split);
+    split();
+    const toggle = make("button", { type: "button", "aria-pressed": "false" }, "Difference ×16");
+    toggle.addEventListener("click", () => {
+      difference.hidden = !difference.hidden;
+      toggle.setAttribute("aria-pressed", String(!difference.hidden));
+    });
+    return make("figure", {}, make("div", { class: "pair" }, before, after, edge, difference), slider,
+      make("figcaption", {}, `${example.image} under ${example.attack}: quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
+  }));
+}

@@ -1,0 +1,67 @@
+"""`feature-denoising`: attacks show as noise in feature maps, so the maps are denoised (Xie et al., CVPR 2019).
+
+A block of the paper is a filter over places, a 1×1 convolution with BatchNorm, and a shortcut around both. It has four
+of them inside a ResNet; here is one, where every model with visible feature maps has a place for it: before the head.
+The paper trains it adversarially: ``feature-denoising[training=adversarial]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from defenses.architecture.base import SeamBlock
+
+
+class DenoisingBlock(nn.Module):
+    """z + BatchNorm(W · filtered(z)), for maps (M, C, h, w); BatchNorm starts from gain 0, hence from the identity.
+
+    Args:
+        channels: C.
+        kind: "non-local": every place becomes the mean of all places, weighted by softmax(θ(z_i)ᵀφ(z_j)/√C) with learnt 1×1
+            embeddings θ, φ (the paper's Gaussian form); "mean": the mean of its 3×3 neighbours, fewer at the border.
+    """
+
+    def __init__(self, channels: int, kind: Literal["non-local", "mean"]) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "non-local":
+            self.query = nn.Conv2d(channels, channels, 1)
+            self.key = nn.Conv2d(channels, channels, 1)
+        self.mix = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def filtered(self, maps: torch.Tensor) -> torch.Tensor:
+        """The maps after the filter over places, (M, C, h, w)."""
+        if self.kind == "mean":
+            return functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)
+        query, key, value = (part.flatten(2).transpose(1, 2) for part in (self.query(maps), self.key(maps), maps))
+        mixed = functional.scaled_dot_product_attention(query, key, value.to(query.dtype))
+        return mixed.transpose(1, 2).reshape(maps.shape)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        denoised: torch.Tensor = maps + self.norm(self.mix(self.filtered(maps)))
+        return denoised
+
+
+@dataclass(frozen=True)
+class FeatureDenoising(SeamBlock):
+    """A denoising block before the head.
+
+    Attributes:
+        filter: "non-local", the paper's best, or "mean".
+    """
+
+    name: ClassVar[str] = "feature-denoising"
+    paper: ClassVar[str] = "https://arxiv.org/abs/1812.03411"
+    over_places: ClassVar[bool] = True
+
+    filter: Literal["non-local", "mean"] = "non-local"
+
+    def block(self, channels: int) -> nn.Module:
+        return DenoisingBlock(channels, self.filter)

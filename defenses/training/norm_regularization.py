@@ -1,0 +1,50 @@
+"""`norm-regularization`: training for a small ℓ1 norm of the gradient by the picture (Liu et al., CVPR 2024).
+
+To first order, a change of at most ε a pixel moves the score by ε·‖∇f‖₁. The norm is taken as a finite difference along
+the sign of the gradient, which needs no second derivative. A flat gradient may also be a hidden one: look at the black-box
+attacks and at many steps before believing in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from defenses.base import TrainedDefense
+from defenses.training.loop import in_eval_mode
+from models.base import QualityModel
+
+
+@dataclass(frozen=True)
+class NormRegularization(TrainedDefense):
+    """(f(x) − y)² + λ/2·((f(x + h·v) − f(x))/h)², with v = sign ∇f(x), which is kept fixed.
+
+    With the paper's λ a shift of 1 % of the range along h·v costs as much as an error of 10 %, as it does there.
+
+    Attributes:
+        gradient_weight: λ.
+        step: h, in pixels of [0, 1]; the paper's 0.01 is of pictures divided by a standard deviation of about 0.225.
+    """
+
+    name: ClassVar[str] = "norm-regularization"
+    paper: ClassVar[str] = "https://arxiv.org/abs/2403.11397"
+    passes_an_image: ClassVar[int] = 3  # the gradient by the picture, then the picture and the moved one
+
+    gradient_weight: float = 1e-3
+    step: float = 0.01 * 0.225
+
+    def __post_init__(self) -> None:
+        if not (0 < self.step <= 1 and self.gradient_weight >= 0):
+            raise ValueError(f"{self.name}: step must be in (0, 1] and gradient_weight not negative")
+
+    def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        leaf = images.detach().clone().requires_grad_()
+        with in_eval_mode(model):
+            (gradient,) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
+        # not clipped to [0, 1]: the step must be h everywhere
+        moved = images + self.step * gradient.sign()
+        clean, shifted = model.quality(torch.cat([images, moved])).float().chunk(2)
+        slope = (shifted - clean) / self.step
+        return (clean - labels).square().mean() + self.gradient_weight / 2 * slope.square().mean()

@@ -1,0 +1,42 @@
+"""`trades`: accuracy on clean pictures against constancy inside the ball (Zhang et al., ICML 2019), in regression form.
+
+In place of cross-entropy and Kullback-Leibler divergence stand squared error and squared difference. The inner attack is
+PGD on that difference, so it knows no label.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from defenses.training.ball import INNER_STEPS, InsideABall
+from defenses.training.loop import in_eval_mode, inner_attack
+from models.base import QualityModel
+
+
+@dataclass(frozen=True)
+class Trades(InsideABall):
+    """(f(x) − y)² + β·(f(x′) − f(x))², with x′ the picture inside the ball whose score differs most.
+
+    Attributes:
+        beta: β. `adversarial-training` weighs a shift as 1.5 would where shifts are as large as errors.
+    """
+
+    name: ClassVar[str] = "trades"
+    paper: ClassVar[str] = "https://arxiv.org/abs/1901.08573"
+    passes_an_image: ClassVar[int] = INNER_STEPS + 3  # the score to move away from, inner steps, then clean and attacked
+
+    beta: float = 3.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_negative(beta=self.beta)
+
+    def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
+        with in_eval_mode(model), torch.no_grad():
+            own = model.quality(images).float()
+        attacked = inner_attack(model, images, own, self.ball(progress), INNER_STEPS)
+        clean, adversarial = model.quality(torch.cat([images, attacked])).float().chunk(2)
+        return (clean - labels).square().mean() + self.beta * (adversarial - clean).square().mean()

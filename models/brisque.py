@@ -1,0 +1,89 @@
+"""`brisque`: support vector regression on statistics of natural scenes (Mittal, Moorthy, Bovik, TIP 2012)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from models.base import FittedModel, ModelInfo
+from models.nss import fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
+
+_FEATURES = 36
+
+COST, WIDTH, TUBE = 16.0, 0.2, 0.05
+"""C, γ and ε of the regression, chosen on the validation split of the training pictures."""
+
+
+class BRISQUE(FittedModel):
+    """36 statistics of the contrast-normalised luma and of products of neighbours, at two scales, and a Gaussian kernel.
+
+    Only scores come back, as from the published programs, although its statistics could be differentiated: gradient attacks
+    are skipped cells, and score-only attacks work. Raw score about [0, 1]. Weights are scikit-learn's support vectors.
+    """
+
+    info = ModelInfo("brisque", differentiable=False, licence="MIT", paper="https://doi.org/10.1109/TIP.2012.2214050")
+    in_zoo = True
+    most_pictures = 6000  # the size of the weights, and the time to fit them, grow with it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("low", torch.zeros(_FEATURES))
+        self.register_buffer("high", torch.ones(_FEATURES))
+        self.register_buffer("vectors", torch.rand(8, _FEATURES) * 2 - 1)
+        self.register_buffer("coefficients", torch.rand(8) - 0.5)
+        self.register_buffer("width", torch.tensor(WIDTH))
+        self.register_buffer("offset", torch.tensor(0.5))
+        self.low: torch.Tensor
+        self.high: torch.Tensor
+        self.vectors: torch.Tensor
+        self.coefficients: torch.Tensor
+        self.width: torch.Tensor
+        self.offset: torch.Tensor
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in ("vectors", "coefficients"):  # there are as many as the fit has left
+            if isinstance(found := state.get(prefix + name), torch.Tensor) and found.ndim == getattr(self, name).ndim:
+                setattr(self, name, torch.empty_like(found))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scaled = self._scaled(features(images).to(self.vectors))
+        apart = torch.cdist(scaled, self.vectors, compute_mode="donot_use_mm_for_euclid_dist")
+        return (torch.exp(-self.width * apart**2) @ self.coefficients + self.offset).to(images.dtype)
+
+    def _scaled(self, found: torch.Tensor) -> torch.Tensor:
+        """Features (N, 36), those of the training set from −1 to 1."""
+        return 2 * (found - self.low) / (self.high - self.low) - 1
+
+    @torch.no_grad()
+    def fit(self, pictures: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
+        from sklearn.svm import SVR
+
+        rows = [(features(picture[None]), label) for picture, label in pictures]
+        table = torch.cat([row for row, _ in rows]).float()
+        self.low, self.high = table.amin(dim=0), table.amax(dim=0)
+        regression = SVR(C=COST, gamma=WIDTH, epsilon=TUBE, cache_size=500)
+        regression.fit(self._scaled(table).double().numpy(), [label for _, label in rows])
+        self.vectors = torch.from_numpy(regression.support_vectors_).float()
+        self.coefficients = torch.from_numpy(regression.dual_coef_[0]).float()
+        self.width, self.offset = torch.tensor(WIDTH), torch.tensor(float(regression.intercept_[0]))
+        return {"support_vectors": len(self.vectors), "C": COST, "gamma": WIDTH, "epsilon": TUBE}
+
+
+def features(images: torch.Tensor) -> torch.Tensor:
+    """The statistics (N, 36) of pictures (N, 3, H, W) in [0, 1]."""
+    gray = luma(images)
+    return torch.cat([_features(gray), _features(halved(gray))], dim=1)
+
+
+def _features(gray: torch.Tensor) -> torch.Tensor:
+    """Eighteen numbers of each luma (N, 1, H, W)."""
+    values = mscn(gray)[0].squeeze(1)
+    found = list(fit_ggd(values))
+    for product in neighbour_products(values):
+        alpha, below, above = fit_aggd(product)
+        found += [alpha, mean_of(alpha, below, above), below**2, above**2]
+    return torch.stack(found, dim=1)
