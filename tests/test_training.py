@@ -21,7 +21,6 @@ from bench.loading import load_model
 from bench.progress import TrainingReporter
 from bench.registry import DEFENSES, MODELS, Entry
 from bench.training import fit
-from defenses.base import TrainedDefense
 from defenses.training.loop import Progress, Schedule, inner_attack
 from models.base import FeatureModel, ModelInfo
 from models.zoo import load_weights
@@ -76,10 +75,7 @@ def schedule(passes: int, **changes: float) -> Schedule:
     return Schedule(passes=passes, batch=16, crop=32, learning_rate=0.02, ema=0.9, workers=0, **changes)  # type: ignore[arg-type]
 
 
-RECIPES = sorted(name for name, entry in DEFENSES.entries.items() if entry.made and issubclass(entry.made, TrainedDefense))
-
-
-@pytest.mark.parametrize("defense", RECIPES)
+@pytest.mark.parametrize("defense", ["none", "adversarial-training", "cprl"])
 def test_every_recipe_learns_within_its_budget(noisy: Folder, tmp_path: Path, defense: str) -> None:
     passes = 3200 * DEFENSES.build(defense).passes_an_image
     told: list[Progress] = []
