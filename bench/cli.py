@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from bench import cli_contribute
 from bench.errors import UserError
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ class Executor(StrEnum):
 
 data = typer.Typer(no_args_is_help=True, help="What a data set needs on disk.")
 app.add_typer(data, name="data")
+app.add_typer(cli_contribute.app)
 
 
 @app.command("list")
@@ -249,26 +251,6 @@ def train(
             model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
         )
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
-
-
-@app.command()
-def check(
-    name: Annotated[str, typer.Argument(help="a registry name, or a file: .py with classes, or a network (.pt, .onnx)")],
-    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
-) -> None:
-    """Look whether a plugin does what it says of itself. Exit 0 if all is well, 1 if not."""
-    from rich.console import Console
-
-    from bench.conformance import check as checked
-
-    reports = checked(name)
-    if json_:
-        typer.echo(json.dumps([report.as_data() for report in reports], indent=1, ensure_ascii=False))
-    else:
-        for report in reports:
-            Console().print(*report.tables(), sep="\n")
-    if not all(report.ok for report in reports):
-        raise typer.Exit(1)
 
 
 @data.command("list")

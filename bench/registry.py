@@ -77,6 +77,33 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
 
 
+def class_in_file(name: str) -> type[Any] | None:
+    """The class named by ``file:path.py:Class``; None where the file holds no such class.
+
+    Raises:
+        UserError: where there is no such file, or it cannot be imported.
+    """
+    path, _, class_name = name.removeprefix("file:").rpartition(":")
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise UserError(f"{name!r}: give it as file:path.py:Class, with a file that exists")
+    module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    if module_name not in sys.modules:
+        loading = importlib.util.spec_from_file_location(module_name, file)
+        assert loading is not None
+        assert loading.loader is not None
+        module = importlib.util.module_from_spec(loading)
+        sys.modules[module_name] = module
+        try:
+            loading.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[module_name]
+            words = " ".join(str(error).split())
+            raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {words})") from None
+    made = vars(sys.modules[module_name]).get(class_name)
+    return made if inspect.isclass(made) else None
+
+
 class Registry(Generic[T]):
     """All classes of one kind; `chained` makes one object of the links of ``a+b``, where that has a meaning."""
 
@@ -142,25 +169,9 @@ class Registry(Generic[T]):
         return entry.made
 
     def _from_file(self, name: str) -> type[T]:
-        path, _, class_name = name.removeprefix("file:").rpartition(":")
-        file = Path(path)
-        if not file.is_file() or file.suffix != ".py":
-            raise UserError(f"{name!r}: give it as file:path.py:Class, with a file that exists")
-        module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
-        if module_name not in sys.modules:
-            loading = importlib.util.spec_from_file_location(module_name, file)
-            assert loading is not None
-            assert loading.loader is not None
-            module = importlib.util.module_from_spec(loading)
-            sys.modules[module_name] = module
-            try:
-                loading.loader.exec_module(module)
-            except (Exception, SystemExit) as error:
-                del sys.modules[module_name]
-                words = " ".join(str(error).split())
-                raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {words})") from None
-        made = vars(sys.modules[module_name]).get(class_name)
-        if not (inspect.isclass(made) and issubclass(made, self.base)):
+        made = class_in_file(name)
+        if made is None or not issubclass(made, self.base):
+            file, _, class_name = name.removeprefix("file:").rpartition(":")
             raise UserError(f"{file}: holds no {self.base.__name__} called {class_name!r}")
         return made
 
