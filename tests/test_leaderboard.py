@@ -58,7 +58,8 @@ def test_robust_is_the_least_over_attacks_and_settings_but_not_controls(records:
     assert row.shift_attack == "pgd, away, adaptive"
     assert row.noise[0] == pytest.approx(np.abs(BAD - CLEAN).mean())
     assert row.cost_ratio == pytest.approx(2.5)  # the median of 2, 4, 3, 2
-    assert row.flags == ("zero-gradient",)
+    assert row.flags == ("zero-gradient", "noise-as-good")  # the control moves qualities most
+    assert row.spread == pytest.approx(np.percentile(CLEAN, 75) - np.percentile(CLEAN, 25))
     assert (row.images, row.references) == (PICTURES, PICTURES // PER_REFERENCE)
 
 
@@ -231,7 +232,7 @@ def test_page_says_what_it_must(records: Records, tmp_path: Path) -> None:
     assert len(links) == 8 + 1
     assert all((tmp_path / "out" / link).is_file() for link in links)
     rows = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("| ")]
-    assert {line.count("|") for line in rows} == {12}
+    assert {line.count("|") for line in rows} == {13}
     assert "[m](https://example.org/m)" in text
     assert "certified" not in text
     assert "claimed" not in text

@@ -22,7 +22,6 @@ from bench.loading import load_model
 from bench.progress import TrainingReporter
 from bench.registry import DEFENSES, MODELS, Entry
 from bench.training import fit
-from defenses.base import TrainedDefense
 from defenses.training.loop import Progress, Schedule, inner_attack
 from models.base import FeatureModel, ModelInfo
 from models.zoo import load_weights
@@ -77,10 +76,7 @@ def schedule(passes: int, **changes: float) -> Schedule:
     return Schedule(passes=passes, batch=16, crop=32, learning_rate=0.02, ema=0.9, workers=0, **changes)  # type: ignore[arg-type]
 
 
-RECIPES = sorted(name for name, entry in DEFENSES.entries.items() if entry.made and issubclass(entry.made, TrainedDefense))
-
-
-@pytest.mark.parametrize("defense", RECIPES)
+@pytest.mark.parametrize("defense", ["none", "adversarial-training", "cprl"])
 def test_every_recipe_learns_within_its_budget(noisy: Folder, tmp_path: Path, defense: str) -> None:
     passes = 3200 * DEFENSES.build(defense).passes_an_image
     told: list[Progress] = []
@@ -140,8 +136,10 @@ def test_what_is_not_split_is_split_by_reference_and_the_test_part_is_never_trai
     table.to_csv(noisy.root / "labels.csv", index=False)
     data = Folder(noisy.root)
     seen: set[str] = set()
-    file = Folder.file
-    monkeypatch.setattr(Folder, "file", lambda self, i: seen.add(self.samples[i].reference_id) or file(self, i))
+    read = Folder.part
+    monkeypatch.setattr(
+        Folder, "part", lambda self, i, choose: seen.add(self.samples[i].reference_id) or read(self, i, choose)
+    )
     monkeypatch.setattr("bench.training.srocc", lambda *_: 0.5)
     monkeypatch.setattr("defenses.training.loop.srocc", lambda *_: 0.5)
     written = fit("tiny", "none", data, schedule(160, seed=3), tmp_path / "out")
