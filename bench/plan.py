@@ -9,7 +9,14 @@ from dataclasses import asdict, dataclass
 from attacks.objective import Kind
 from attacks.threat import Norm, Threat
 from bench.config import Setting, Suite
+from bench.engine import Precision
 from bench.registry import ATTACKS
+
+PROTOCOL = 1
+"""Of the harness: to be raised with every change of `bench`, or of a contract, that moves a cell's numbers.
+
+It is part of every cell's id. A test holds the numbers of one small cell against those of the protocol that it names.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Cell:
     draws: int
     target: float = 1.0
     source: str = ""  # in the setting `transfer`: the model that is attacked instead
+    precision: Precision = "float32"  # of gradients
 
     @property
     def threat(self) -> Threat:
@@ -77,7 +85,8 @@ def expand(suite: Suite) -> list[Cell]:
                         for setting, source in _views(suite, model):
                             cells.append(
                                 Cell(suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
-                                     threat.queries, setting, suite.seed, suite.draws, attack.target, source)
+                                     threat.queries, setting, suite.seed, suite.draws, attack.target, source,
+                                     suite.precision)
                             )  # fmt: skip
     first: dict[object, int] = {}
     for place, cell in enumerate(cells):
