@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from attacks.objective import Kind
 from attacks.threat import Norm
+from bench.engine import Precision
 from bench.errors import UserError
 
 SUITES = Path(__file__).parent / "suites"
@@ -92,11 +93,14 @@ class Suite(_Strict):
         transfer_from: the undefended models that `transfer` cells are crafted on, each other model of the suite if left out;
             where it is given, `transfer` need not be among the settings.
         seed: of everything random.
-        batch: pictures at once; changes speed and memory only.
+        batch: pictures at once, or "auto", as many as fit; changes speed and memory only.
         draws: over how many random draws a gradient on a stochastic target is averaged.
         seconds: wall time that a cell may take; none is no limit.
         memory_mib: data that a process which runs cells may hold, in MiB; none is no limit.
         gpus: of a task on a Ray cluster; may be a share of one.
+        device: where models run: cpu, cuda (every GPU there is), cuda:N or mps.
+        precision: of the gradients that attacks get: float32, or bfloat16, which is faster. Scores are float32 always.
+        compile: whether models go through `torch.compile`.
         parts: what is run besides, for what is no product of lists.
     """
 
@@ -110,11 +114,14 @@ class Suite(_Strict):
     settings: Annotated[list[Setting], Field(min_length=1)] = ["oblivious", "adaptive"]
     transfer_from: Annotated[list[str], Field(validate_default=True)] = []
     seed: Annotated[int, Field(ge=0)] = 0
-    batch: Annotated[int, Field(ge=1)] = 16
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
     draws: Annotated[int, Field(ge=1)] = 8
     seconds: Annotated[float, Field(gt=0)] | None = None
     memory_mib: Annotated[int, Field(ge=1)] | None = None
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    device: str = "cpu"
+    precision: Precision = "float32"
+    compile: bool = False
     parts: list[Part] = []
 
     @field_validator("transfer_from")

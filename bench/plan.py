@@ -11,7 +11,14 @@ from typing import Any
 from attacks.objective import Kind
 from attacks.threat import Norm, Threat
 from bench.config import Part, Setting, Suite
+from bench.engine import Precision
 from bench.registry import ATTACKS
+
+PROTOCOL = 1
+"""Of the harness: to be raised with every change of `bench`, or of a contract, that moves a cell's numbers.
+
+It is part of every cell's id. A test holds the numbers of one small cell against those of the protocol that it names.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Cell:
     draws: int
     target: float = 1.0
     source: str = ""  # in the setting `transfer`: the model that is attacked instead
+    precision: Precision = "float32"  # of gradients
 
     @property
     def threat(self) -> Threat:
@@ -94,7 +102,7 @@ def _product(suite: Suite) -> Iterator[Cell]:
                         for setting, source in _views(suite, model):
                             yield Cell(
                                 suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
-                                threat.queries, setting, suite.seed, suite.draws, attack.target, source,
+                                threat.queries, setting, suite.seed, suite.draws, attack.target, source, suite.precision,
                             )  # fmt: skip
 
 

@@ -70,7 +70,8 @@ def _save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
         if figure is None:
             return
         png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-        figure.get_layout_engine().execute(figure)
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
         figure.set_layout_engine("none")  # it takes longest, and is the same for both
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=150)
