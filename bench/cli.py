@@ -6,7 +6,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -92,20 +92,23 @@ def run(
         int | None, typer.Option(min=1, help="torch threads (local) or processes; all cores if left out")
     ] = None,
     address: Annotated[str | None, typer.Option(help="of a Ray cluster; one is started here if left out")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps, instead of the suite's")] = None,
+    keep_images: Annotated[bool, typer.Option("--keep-images", help="store attacked pictures as 8-bit PNG")] = False,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
 ) -> None:
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
-    from bench.config import load_suite, validated
+    from bench.config import changed, load_suite
     from bench.executors import execute
+    from bench.interrupt import GO_ON, Stopped, stoppable
     from bench.progress import Reporter
     from bench.records import Records
 
-    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit}
-    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit, "device": device}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
-    chosen = validated(load_suite(suite).model_dump() | changes, lambda loc: "the command line")
+    chosen = changed(load_suite(suite), changes)
     if dry_run:
         from bench.estimate import dry_run as told
 
@@ -114,10 +117,11 @@ def run(
         return
     with Reporter() as report:
         try:
-            outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address)
-        except KeyboardInterrupt:
-            typer.echo("stopped; finished cells are kept, and the same command goes on from here", err=True)
-            raise typer.Exit(130) from None
+            with stoppable():
+                outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address, keep_images)
+        except Stopped as stopped:
+            typer.echo(GO_ON, err=True)
+            raise typer.Exit(stopped.code) from None
         report.summary(outcome, out)
     if outcome.failed:
         raise typer.Exit(3)
