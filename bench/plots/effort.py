@@ -62,7 +62,7 @@ def _entries(attacks: Sequence[tuple[str, str]]) -> list[Line2D]:
 
 
 def knowing(curves: pd.DataFrame) -> pd.DataFrame:
-    """Of each target, the curves of attacks that know of its defense: what they saw is what is deployed, or its surrogate."""
-    bare = np.asarray(curves.defense == "none")
-    adaptive = curves[np.asarray(curves.setting == "adaptive") | (bare & np.asarray(curves.setting == "oblivious"))]
-    return adaptive.drop_duplicates(["dataset", "norm", "eps", "model", "defense", "attack", "objective", "forwards"])
+    """Of each target, the curves of attacks that know of its defense: they saw what is deployed, or its surrogate."""
+    bare = np.asarray(curves.defense == "none") & np.asarray(curves.setting == "oblivious")
+    own: pd.DataFrame = curves[np.asarray(curves.setting == "adaptive") | bare]
+    return own.drop_duplicates(["dataset", "norm", "eps", "model", "defense", "attack", "objective", "forwards"])
