@@ -20,7 +20,7 @@ from bench.bootstrap import resample_weights
 from bench.config import load_suite
 from bench.errors import UserError
 from bench.leaderboard import check, render
-from bench.plan import expand
+from bench.plan import Cell, expand
 from bench.plots.style import spread
 from bench.ranking import Row, tracks
 from bench.records import Records
@@ -344,7 +344,7 @@ def test_suites_from_records_expand_to_the_same_cells(records: Records, tmp_path
         suite = load_suite(str(tmp_path / again.name))
         assert suite.limit == PICTURES
         made |= {tuple(vars(cell).items()) for cell in expand(suite)}
-    assert made == {tuple(record["cell"].items()) for record in records.all()}
+    assert made == {tuple(vars(Cell(**record["cell"])).items()) for record in records.all()}
     row = board.rows[0]
     assert board.commands(row, "results").startswith(
         f"iqarena run results/suites/demo-linf-2-255-1.yaml --model {row.model} --defense {row.defense} --out runs/again && "

@@ -55,10 +55,11 @@ better.
 {% endfor %}
 ## Perceptual cost
 
-PSNR, SSIM and MS-SSIM are measured of every picture. LPIPS (Zhang et al., CVPR 2018) and DISTS (Ding et al., TPAMI 2020) need
-weights that do not come with this project and are never downloaded. For a run with `--keep-images`,
-`python -m bench.perceptual RESULTS --lpips FILE --dists FILE` writes `perceptual.csv` into the results folder, a row a cell and
-picture; 0 is no difference, more is a more visible attack. Asked for a file that is not there, it says what has to be in it.
+PSNR, SSIM and MS-SSIM are measured of every picture. LPIPS (Zhang et al., CVPR 2018) and DISTS (Ding et al., TPAMI 2020)
+need weights that do not come with this project and are never downloaded. For the pictures of a run with `--keep-images`,
+`python -m bench.perceptual RESULTS --lpips FILE --dists FILE` writes `perceptual.csv` into the results folder, a row a
+cell and picture; 0 is no difference, more is a more visible attack. Asked for a file that is not there, it says what has
+to be in it.
 
 ## Intervals
 
