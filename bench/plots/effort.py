@@ -40,6 +40,7 @@ def effort(curves: pd.DataFrame, heading: str, below: str, most: int = 4) -> Fig
                           linewidth=1.4, alpha=0.9)  # fmt: skip
             axes.grid(color=FAINT, linewidth=0.6)
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.set_ylabel(label if column == 0 else "")
         panels[0][column].set_title(brief(model) if defense == "none" else f"{brief(model)}\n+ {brief(defense)}")
         panels[-1][column].set_xlabel("forward passes a picture")

@@ -72,7 +72,7 @@ thirty references the percentiles are a rough guide, and the leaderboard says so
 In 2,000 simulated sets of 100 references with 3 pictures each, the interval of a mean covers the truth in 93 to 97 % of
 them; one that takes pictures for independent, in less than 85 % (`tests/test_bootstrap.py`). The robust SROCC of a row is
 the least over its attacks, taken anew in each resample. A board of 50 cells with 1,000 pictures each takes {{ compared }}
-resamples in a few seconds (`python tests/bootstrap_speed.py`).
+resamples in a few seconds (`python -m bench.bootstrap_speed`).
 
 ## Ranks and comparisons
 
