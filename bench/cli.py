@@ -163,11 +163,13 @@ def compare(
 
     from bench.compare import compare as compared
     from bench.compare_text import tell, write
+    from bench.curves import effort_curves
     from bench.records import Records
 
-    duels = compared(Records(results), first, second, model)
+    records = Records(results)
+    duels = compared(records, first, second, model)
     tell(duels, Console())
-    for path in write(duels, out):
+    for path in write(duels, out, effort_curves(records)):
         typer.echo(path)
 
 
