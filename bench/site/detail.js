@@ -81,6 +81,6 @@ function examples(row) {
       toggle.setAttribute("aria-pressed", String(!difference.hidden));
     });
     return make("figure", {}, make("div", { class: "pair" }, before, after, edge, difference), slider,
-      make("figcaption", {}, `${example.image} under ${example.attack}: quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
+      make("figcaption", {}, `The picture that moved ${example.most ? "most" : "least"}: ${example.image} under ${example.attack}, quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
   }));
 }
