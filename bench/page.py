@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.boards import Board, Content, Curve, Family, links, reflected, size
+from bench.boards import PROJECT, Board, Content, Curve, Family, link, links, reflected, size
 from bench.examples import data_uri
 from bench.markdown import ABOUT
 from bench.plots.heat import transfer_matrix
@@ -51,6 +51,7 @@ def data(records: Records, out: Path, content: Content) -> dict[str, Any]:
         "colors": COLORS | {"other": OTHER},
         "tracks": [_track(board, records.folder / "site", results, pictures) for board in content.boards],
         "pictures": pictures,
+        "flags": link(PROJECT / "docs/flags.md", records.folder / "site"),
         "families": [_family(family) for family in content.families],
     }
 
@@ -99,7 +100,8 @@ def _row(board: Board, row: Row, place: dict[Key, int], folder: Path, results: s
         "certified": _number(row.certified),
         "claimed": None if claim is None else {"value": claim.robust_srocc, "paper": claim.paper, "where": claim.where},
         "cost": _number(row.cost_ratio),
-        "flags": list(row.flags),
+        "spread": _number(row.spread),
+        "flags": [list(flag) for flag in row.signs],
         "missing": list(row.missing[:8]),
         "missingMore": max(len(row.missing) - 8, 0),
         "links": links(row, folder),
