@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from attacks.fitted import FittedAttack
-from bench.datasets import DATASETS
+from bench.datasets import registered
 from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
 from defenses.base import TrainedDefense
 from models.base import FeatureModel, QualityModel
@@ -20,7 +20,8 @@ from models.zoo import WeightsError, card_of, weight_file
 def catalogue(kind: str) -> list[dict[str, Any]]:
     """One dictionary a registered name, sorted by name; broken ones have an `error`."""
     if kind == "datasets":
-        return [{"name": name, **made.facts(), "error": None} for name, made in sorted(DATASETS.items())]
+        sets = sorted(registered().items())
+        return [{"name": name, **(e.made.facts() if e.made else {}), "error": e.error or None} for name, e in sets]
     entries: list[dict[str, Any]] = []
     registries: dict[str, Registry[Any]] = {"models": MODELS, "defenses": DEFENSES, "attacks": ATTACKS}
     registry = registries[kind]

@@ -6,10 +6,11 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from bench import cli_contribute
 from bench.errors import UserError
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ class Executor(StrEnum):
 
 data = typer.Typer(no_args_is_help=True, help="What a data set needs on disk.")
 app.add_typer(data, name="data")
+app.add_typer(cli_contribute.app)
 
 
 @app.command("list")
@@ -90,20 +92,23 @@ def run(
         int | None, typer.Option(min=1, help="torch threads (local) or processes; all cores if left out")
     ] = None,
     address: Annotated[str | None, typer.Option(help="of a Ray cluster; one is started here if left out")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps, instead of the suite's")] = None,
+    keep_images: Annotated[bool, typer.Option("--keep-images", help="store attacked pictures as 8-bit PNG")] = False,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
 ) -> None:
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
-    from bench.config import load_suite, validated
+    from bench.config import changed, load_suite
     from bench.executors import execute
+    from bench.interrupt import GO_ON, Stopped, stoppable
     from bench.progress import Reporter
     from bench.records import Records
 
-    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit}
-    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit, "device": device}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
-    chosen = validated(load_suite(suite).model_dump() | changes, lambda loc: "the command line")
+    chosen = changed(load_suite(suite), changes)
     if dry_run:
         from bench.estimate import dry_run as told
 
@@ -112,10 +117,11 @@ def run(
         return
     with Reporter() as report:
         try:
-            outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address)
-        except KeyboardInterrupt:
-            typer.echo("stopped; finished cells are kept, and the same command goes on from here", err=True)
-            raise typer.Exit(130) from None
+            with stoppable():
+                outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address, keep_images)
+        except Stopped as stopped:
+            typer.echo(GO_ON, err=True)
+            raise typer.Exit(stopped.code) from None
         report.summary(outcome, out)
     if outcome.failed:
         raise typer.Exit(3)
@@ -141,6 +147,27 @@ def leaderboard(
         typer.echo(f"{out / 'leaderboard.md'} and its plots are what {results} says")
         return
     for path in board.render(records, out):
+        typer.echo(path)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="a defense or an attack")],
+    second: Annotated[str, typer.Argument(metavar="B", help="another one")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="on this model only")] = None,
+    results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="folder for the table and the plots")] = Path("runs/compare"),
+) -> None:
+    """Two defenses (or attacks) side by side, on the same pictures, with confidence intervals."""
+    from rich.console import Console
+
+    from bench.compare import compare as compared
+    from bench.compare_text import tell, write
+    from bench.records import Records
+
+    duels = compared(Records(results), first, second, model)
+    tell(duels, Console())
+    for path in write(duels, out):
         typer.echo(path)
 
 
@@ -228,26 +255,6 @@ def train(
             model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
         )
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
-
-
-@app.command()
-def check(
-    name: Annotated[str, typer.Argument(help="a registry name, or a file: .py with classes, or a network (.pt, .onnx)")],
-    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
-) -> None:
-    """Look whether a plugin does what it says of itself. Exit 0 if all is well, 1 if not."""
-    from rich.console import Console
-
-    from bench.conformance import check as checked
-
-    reports = checked(name)
-    if json_:
-        typer.echo(json.dumps([report.as_data() for report in reports], indent=1, ensure_ascii=False))
-    else:
-        for report in reports:
-            Console().print(*report.tables(), sep="\n")
-    if not all(report.ok for report in reports):
-        raise typer.Exit(1)
 
 
 @data.command("list")

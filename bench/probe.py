@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-import pickle
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from PIL import Image, ImageOps
 from bench.conformance import Finding, for_record
 from bench.datasets.distortions import DISTORTIONS
 from bench.registry import source_hash
+from bench.streams import random_streams, streams_kept
 from bench.target import frozen
 from models.base import ModelInfo, QualityModel
 from models.zoo import state_sha256
@@ -87,8 +86,8 @@ class _NoGradient(Exception):
 class _Subject:
     """A model with its pictures, and what several checks look at."""
 
-    def __init__(self, model: QualityModel) -> None:
-        self.model = model
+    def __init__(self, model: QualityModel, agrees: float) -> None:
+        self.model, self.agrees = model, agrees
         height = max(SIDE, model.info.min_size)
         self.pictures = natural(height, height + 48)
         self.flat = flat(model.info.min_size)
@@ -218,7 +217,7 @@ def _slope(subject: _Subject) -> _Measured:
     along = _agreement(subject, picture, gradient, gradient)
     toward = _agreement(subject, picture, gradient, blurred - picture)
     told = f"seen {along:.2f} of what it predicts along itself, {toward:.2f} towards a blurred picture"
-    return abs(along - 1) <= AGREES and abs(toward - 1) <= AGREES, told
+    return max(abs(along - 1), abs(toward - 1)) <= subject.agrees, told
 
 
 def _agreement(subject: _Subject, picture: torch.Tensor, gradient: torch.Tensor, way: torch.Tensor) -> float:
@@ -281,21 +280,16 @@ def _state(model: QualityModel) -> Iterator[tuple[str, torch.Tensor]]:
 def _random_state(subject: _Subject) -> _Measured:
     moved, after = set(), []
     for seed in (1, 2):
-        torch.manual_seed(seed)
-        before = _streams()
+        for reseed in (torch.manual_seed, np.random.seed, random.seed):  # a model that sets a seed leaves what it set before
+            reseed(seed)
+        before = random_streams()
         with torch.inference_mode():
             subject.model(subject.pictures[:1].clone())
-        after.append(_streams())
+        after.append(random_streams())
         moved |= {name for name, state in after[-1].items() if state != before[name]}
     if subject.model.info.stochastic and after[0]["torch"] != after[1]["torch"]:  # it may draw, but not set a seed
         moved.discard("torch")
     return not moved, f"of {' and '.join(sorted(moved))} moved" if moved else "left as they were"
-
-
-def _streams() -> dict[str, bytes]:
-    """The states of the global random streams."""
-    states = {"torch": torch.get_rng_state().numpy(), "numpy": np.random.get_state(), "python": random.getstate()}
-    return {name: pickle.dumps(state) for name, state in states.items()}
 
 
 _CHECKS: tuple[tuple[str, Callable[[_Subject], _Measured], str], ...] = (
@@ -316,20 +310,28 @@ _CHECKS: tuple[tuple[str, Callable[[_Subject], _Measured], str], ...] = (
 )
 
 
-def probe(model: QualityModel) -> list[Finding]:
+NAMES = tuple(name for name, _, _ in _CHECKS)
+
+
+def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = AGREES) -> list[Finding]:
     """What the model does, check by check; its mode and the global random streams are left as they were.
 
     A model that raises on a natural picture has the one finding ``runs``.
+
+    Args:
+        model: to be looked at.
+        checks: names of those that are made.
+        agrees: as `AGREES`, for this model.
     """
-    with _streams_kept(), frozen(model):
-        subject = _Subject(model)
+    with streams_kept(), frozen(model):
+        subject = _Subject(model, agrees)
         height, width = subject.pictures.shape[-2:]
         try:
             subject.scores(subject.pictures[:1])
         except (Exception, SystemExit) as error:
             return [Finding("runs", False, f"{_told(error)} on a picture of {width}×{height}", "score pictures of any size")]
         runs = Finding("runs", True, f"scores a natural picture of {width}×{height}")
-        return [runs, *(_checked(subject, *check) for check in _CHECKS)]
+        return [runs, *(_checked(subject, *check) for check in _CHECKS if check[0] in checks)]
 
 
 _probed: dict[tuple[ModelInfo, str, str], dict[str, Any]] = {}
@@ -354,14 +356,3 @@ def _checked(subject: _Subject, name: str, look: Callable[[_Subject], _Measured]
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-@contextmanager
-def _streams_kept() -> Iterator[None]:
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

@@ -2,7 +2,8 @@
 
 A thing is registered by being there: a class with a `name` in a module of the packages ``models``, ``defenses`` or
 ``attacks``, or behind an entry point of the group ``iqarena.models``, ``iqarena.defenses`` or ``iqarena.attacks``, or
-in a file named as ``file:path.py:Class``. What cannot be imported stays visible, with its error.
+in a file named as ``file:path.py:Class``. What cannot be imported stays visible, with its error. (Data sets are in
+``bench.datasets``, and behind ``iqarena.datasets``.)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -77,6 +78,54 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
 
 
+def class_in_file(name: str) -> type[Any] | None:
+    """The class named by ``file:path.py:Class``; None where the file holds no such class.
+
+    Raises:
+        UserError: where there is no such file, or it cannot be imported.
+    """
+    path, _, class_name = name.removeprefix("file:").rpartition(":")
+    file = Path(path)
+    if not file.is_file() or file.suffix != ".py":
+        raise UserError(f"{name!r}: give it as file:path.py:Class, with a file that exists")
+    module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
+    if module_name not in sys.modules:
+        loading = importlib.util.spec_from_file_location(module_name, file)
+        assert loading is not None
+        assert loading.loader is not None
+        module = importlib.util.module_from_spec(loading)
+        sys.modules[module_name] = module
+        try:
+            loading.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[module_name]
+            words = " ".join(str(error).split())
+            raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {words})") from None
+    made = vars(sys.modules[module_name]).get(class_name)
+    return made if inspect.isclass(made) else None
+
+
+def by_name(kind: str, entries: Iterable[Entry[T]]) -> dict[str, Entry[T]]:
+    """Entries by their names; a second owner of a name is an error entry, never a silent winner."""
+    found: dict[str, Entry[T]] = {}
+    for entry in entries:
+        clash = entry.name in found and found[entry.name].made is not entry.made
+        found[entry.name] = Entry(entry.name, None, f"two {kind}s are called {entry.name}; rename one") if clash else entry
+    return found
+
+
+def installed(group: str, base: type[T]) -> Iterator[Entry[T]]:
+    """What other packages offer in a group of entry points; what cannot be loaded comes with its error."""
+    for point in entry_points(group=group):
+        try:
+            made = point.load()
+            if not (inspect.isclass(made) and issubclass(made, base)):
+                raise TypeError(f"{point.value} is no {base.__name__}")
+            yield Entry(point.name, made)
+        except (Exception, SystemExit) as error:
+            yield Entry(point.name, None, f"{type(error).__name__}: {error}")
+
+
 class Registry(Generic[T]):
     """All classes of one kind; `chained` makes one object of the links of ``a+b``, where that has a meaning."""
 
@@ -85,14 +134,8 @@ class Registry(Generic[T]):
 
     @cached_property
     def entries(self) -> dict[str, Entry[T]]:
-        """Every registered name; a second owner of a name is an error entry, never a silent winner."""
-        found: dict[str, Entry[T]] = {}
-        for entry in [*self._built_in(), *self._installed()]:
-            clash = entry.name in found and found[entry.name].made is not entry.made
-            found[entry.name] = (
-                Entry(entry.name, None, f"two {self.kind}s are called {entry.name}; rename one") if clash else entry
-            )
-        return found
+        """Every registered name."""
+        return by_name(self.kind, [*self._built_in(), *installed(f"iqarena.{self.package}", self.base)])
 
     def _built_in(self) -> Iterator[Entry[T]]:
         package = importlib.import_module(self.package)
@@ -103,16 +146,6 @@ class Registry(Generic[T]):
                 yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, f"{type(error).__name__}: {error}")
                 continue
             yield from (Entry(_name(made), made) for made in self._classes(module))
-
-    def _installed(self) -> Iterator[Entry[T]]:
-        for point in entry_points(group=f"iqarena.{self.package}"):
-            try:
-                made = point.load()
-                if not (inspect.isclass(made) and issubclass(made, self.base)):
-                    raise TypeError(f"{point.value} is no {self.base.__name__}")
-                yield Entry(point.name, made)
-            except Exception as error:
-                yield Entry(point.name, None, f"{type(error).__name__}: {error}")
 
     def _classes(self, module: ModuleType) -> list[type[T]]:
         return [
@@ -132,7 +165,7 @@ class Registry(Generic[T]):
         Raises:
             UserError: for an unknown or broken one.
         """
-        if name.startswith("file:"):
+        if name.startswith("file:") and name not in self.entries:
             return self._from_file(name)
         entry = self.entry(name)
         if entry is None:
@@ -142,27 +175,15 @@ class Registry(Generic[T]):
         return entry.made
 
     def _from_file(self, name: str) -> type[T]:
-        path, _, class_name = name.removeprefix("file:").rpartition(":")
-        file = Path(path)
-        if not file.is_file() or file.suffix != ".py":
-            raise UserError(f"{name!r}: give it as file:path.py:Class, with a file that exists")
-        module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
-        if module_name not in sys.modules:
-            loading = importlib.util.spec_from_file_location(module_name, file)
-            assert loading is not None
-            assert loading.loader is not None
-            module = importlib.util.module_from_spec(loading)
-            sys.modules[module_name] = module
-            try:
-                loading.loader.exec_module(module)
-            except (Exception, SystemExit) as error:
-                del sys.modules[module_name]
-                words = " ".join(str(error).split())
-                raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {words})") from None
-        made = vars(sys.modules[module_name]).get(class_name)
-        if not (inspect.isclass(made) and issubclass(made, self.base)):
+        made = class_in_file(name)
+        if made is None or not issubclass(made, self.base):
+            file, _, class_name = name.removeprefix("file:").rpartition(":")
             raise UserError(f"{file}: holds no {self.base.__name__} called {class_name!r}")
         return made
+
+    def add(self, name: str, made: type[T]) -> None:
+        """Let a name stand for a class in this process, whatever it stood for before."""
+        self.entries[name] = Entry(name, made)
 
     def names(self) -> list[str]:
         """All names that can be asked for, bridges by each of their variants, sorted."""

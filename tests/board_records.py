@@ -21,7 +21,7 @@ def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | Non
     """Write one cell; `changes` go to the cell, or to the record where they belong there."""
     cell = {"dataset": "demo", "model": "m", "defense": "none", "attack": "pgd", "objective": "away", "norm": "linf",
             "eps": 2 / 255, "queries": None, "setting": "oblivious", "seed": 0, "draws": 8, "target": 1.0,
-            "source": ""}  # fmt: skip
+            "source": "", "precision": "float32"}  # fmt: skip
     cell |= {name: changes[name] for name in cell if name in changes}
     count = len(adv)
     names = [f"r{i // PER_REFERENCE if references is None else i % references:02d}" for i in range(count)]

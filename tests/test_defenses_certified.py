@@ -245,8 +245,9 @@ def test_denoised_variants_put_the_denoiser_of_a_file_before_the_model(made, tmp
     save_weights(network, path, {})
     images, model = random_pixels(2).float() / 255, MeanModel()
     defense = made(weights=str(path), draws=10)
+    deployed = defense.protect(model)  # builds a network, which draws its first weights
     torch.manual_seed(1)
-    found = defense.protect(model)(images)
+    found = deployed(images)
     torch.manual_seed(1)
     votes = []
     for image in images:
@@ -332,7 +333,10 @@ def test_layers_have_a_spectral_norm_of_at_most_one(patches, channels_in, channe
         layer.bias.normal_()
     norm = linalg.svdvals(matrix_of(layer, channels_in, 6, 6)).max()
     assert norm <= 1 + 1e-6  # float32
-    assert norm > (0.999 if spread == 0 else 0.3), "a bound that silences the layer is of no use"
+    # tight for orthonormal columns, of which there are no more than outputs; a layer of fewer outputs gives some away
+    tall = channels_out >= channels_in * (4 if patches else 1)
+    least = 0.3 if spread else 0.999 if tall else 0.7
+    assert norm > least, "a bound that silences the layer is of no use"
 
 
 def test_a_layer_of_zeros_is_zero():

@@ -20,7 +20,7 @@ from bench.bootstrap import resample_weights
 from bench.config import load_suite
 from bench.errors import UserError
 from bench.leaderboard import check, render
-from bench.plan import expand
+from bench.plan import Cell, expand
 from bench.plots.style import spread
 from bench.ranking import Row, tracks
 from bench.records import Records
@@ -58,7 +58,8 @@ def test_robust_is_the_least_over_attacks_and_settings_but_not_controls(records:
     assert row.shift_attack == "pgd, away, adaptive"
     assert row.noise[0] == pytest.approx(np.abs(BAD - CLEAN).mean())
     assert row.cost_ratio == pytest.approx(2.5)  # the median of 2, 4, 3, 2
-    assert row.flags == ("zero-gradient",)
+    assert row.flags == ("zero-gradient", "noise-as-good")  # the control moves qualities most
+    assert row.spread == pytest.approx(np.percentile(CLEAN, 75) - np.percentile(CLEAN, 25))
     assert (row.images, row.references) == (PICTURES, PICTURES // PER_REFERENCE)
 
 
@@ -231,7 +232,7 @@ def test_page_says_what_it_must(records: Records, tmp_path: Path) -> None:
     assert len(links) == 8 + 1
     assert all((tmp_path / "out" / link).is_file() for link in links)
     rows = [line.replace(r"\|", "") for line in text.splitlines() if line.startswith("| ")]
-    assert {line.count("|") for line in rows} == {12}
+    assert {line.count("|") for line in rows} == {13}
     assert "[m](https://example.org/m)" in text
     assert "certified" not in text
     assert "claimed" not in text
@@ -343,7 +344,7 @@ def test_suites_from_records_expand_to_the_same_cells(records: Records, tmp_path
         suite = load_suite(str(tmp_path / again.name))
         assert suite.limit == PICTURES
         made |= {tuple(vars(cell).items()) for cell in expand(suite)}
-    assert made == {tuple(record["cell"].items()) for record in records.all()}
+    assert made == {tuple(vars(Cell(**record["cell"])).items()) for record in records.all()}
     row = board.rows[0]
     assert board.commands(row, "results").startswith(
         f"iqarena run results/suites/demo-linf-2-255-1.yaml --model {row.model} --defense {row.defense} --out runs/again && "
