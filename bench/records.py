@@ -32,7 +32,11 @@ IMAGE_COLUMNS = [
 ]  # fmt: skip
 CELL_COLUMNS = ["dataset", "model", "defense", "attack", "objective", "norm", "eps", "setting", "seed"]
 COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backwards_mean", "seconds", "flags"]
-LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean"]
+CERTIFICATE_COLUMNS = [
+    "certified_srocc", "certificate_width", "certificate_radius", "certificate_confidence", "certificates_left",
+]  # fmt: skip
+"""Of the deployed model, see `bench.certificates.measure_certificates`; empty for a defense that certifies nothing."""
+LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean", *CERTIFICATE_COLUMNS]
 """What came later stands behind what was there, so that a script that counts columns still finds its own."""
 SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *columns(FIXED), *COST_COLUMNS, *LATER_COLUMNS]
 
