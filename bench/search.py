@@ -63,7 +63,7 @@ def main(
                 defenses=[with_weights(spec, file)], eps=eps, limit=limit, out=out / "records",
             )  # fmt: skip
             cells = pd.DataFrame(attacked)
-            worst = cells.loc[cells.srocc_adv.idxmin()]
+            worst = cells.sort_values("srocc_adv").iloc[0]
             rows.append({
                 "recipe": spec, "clean SROCC": worst.srocc_clean, "robust SROCC": worst.srocc_adv,
                 "worst attack": worst.attack, "largest mean |shift|": cells.abs_gain.max(),
