@@ -34,7 +34,8 @@ from bench.probe import probed
 from bench.provenance import measured
 from bench.recording import STATUSES, Ran, record_of
 from bench.records import IMAGE_COLUMNS
-from bench.registry import ATTACKS, DEFENSES, source_hash
+from bench.registry import ATTACKS, DEFENSES
+from bench.source import source_hash
 from bench.target import checked_quality, frozen
 from models.base import QualityModel
 

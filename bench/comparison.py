@@ -13,11 +13,12 @@ from attacks.base import Generators
 from attacks.objective import Objective
 from attacks.threat import Threat
 from attacks.whole_set import SetAttack
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.conformance import Finding
 from bench.crafting import seed_of
 from bench.datasets import open_dataset
+from bench.errors import CannotRun
 from bench.picture import SIZES
 from bench.plan import Cell, expand
 from bench.registry import ATTACKS
@@ -71,7 +72,7 @@ class _Ring:
 
     def score(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
         """Deployed qualities (N,) of stored pictures."""
-        return self.arena.score(self.arena.defended(self.model, self.defense), pixels, "check")
+        return self.arena.score(self.model, self.defense, pixels, "check")
 
     def shift(self, after: torch.Tensor) -> float:
         """Mean |q' − q|."""

@@ -15,7 +15,8 @@ from bench import registry
 from bench.config import SUITES, Suite, load_suite, parse_size, validated
 from bench.errors import UserError
 from bench.plan import expand
-from bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec, source_hash
+from bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec
+from bench.source import source_hash
 
 MINIMAL = "models: [cnniqa]\nattacks: [fgsm]\n"
 
