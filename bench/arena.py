@@ -19,6 +19,7 @@ from attacks.base import Attack
 from attacks.ensemble import Ensemble
 from attacks.fitted import FittedAttack
 from attacks.objective import Objective
+from bench.certificates import Certified, certified, radius_of
 from bench.crafting import Crafted, Crafter, seed_of
 from bench.datasets.base import ImageDataset
 from bench.engine import Batch, Engine
@@ -32,11 +33,14 @@ from bench.pictures import Pictures, Shelf
 from bench.plan import PROTOCOL, Cell, digest
 from bench.probe import probed
 from bench.provenance import measured
+from bench.purified import likeness
 from bench.recording import STATUSES, Ran, record_of
 from bench.records import IMAGE_COLUMNS
 from bench.registry import ATTACKS, DEFENSES
 from bench.source import source_hash
 from bench.target import checked_quality, frozen
+from defenses.certified.base import CertifiedDefense
+from defenses.purification.base import Purification, PurifiedModel
 from models.base import QualityModel
 
 CACHED_BYTES = 2**29
@@ -79,6 +83,7 @@ class Arena:
         self._clean: dict[tuple[str, str, int], torch.Tensor] = {}
         self._speed: dict[tuple[str, str], tuple[float, float]] = {}
         self._conduct: dict[tuple[str, str], list[str]] = {}
+        self._certified: dict[tuple[str, str, float, int], Certified] = {}
         self._crafted: OrderedDict[str, Crafted] = OrderedDict()
 
     @functools.cached_property
@@ -199,6 +204,8 @@ class Arena:
             finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
             images.loc[~finite & (images.status != "failed"), "status"] = "not-finite"
             images.loc[images.status == "failed", "adv_quality"] = np.nan
+            ran.certified = self.certified(cell)
+            ran.purified = self.purified(cell, crafted)
         except OutOfMemory:
             raise
         except (Exception, SystemExit) as error:
@@ -226,6 +233,29 @@ class Arena:
         if key not in self._clean:
             self._clean[key] = self.score(model, defense, self.pictures, digest(key, "clean"))
         return self._clean[key]
+
+    def certified(self, cell: Cell) -> Certified | None:
+        """Certificates of all pictures, which do not depend on the attack and are made once; None of other defenses."""
+        defense, radius = DEFENSES.build(cell.defense), radius_of(cell.threat)
+        if not isinstance(defense, CertifiedDefense):
+            return None
+        key = (cell.model, cell.defense, radius, cell.seed)
+        if key not in self._certified:
+            model, device = self.lineup.ready(cell.model, "none"), self.lineup.engine.device
+            seeds = [seed_of(digest(key, "certificate"), sample.image_id) for sample in self.samples]
+            pictures = (picture.to(device) for picture in self.pictures)
+            self._certified[key] = certified(defense, model, pictures, seeds, radius)
+        return self._certified[key]
+
+    def purified(self, cell: Cell, crafted: Crafted) -> dict[str, float] | None:
+        """What the deployed filter of a cell makes of its pictures; None of other defenses."""
+        defense, deployed = DEFENSES.build(cell.defense), self.lineup.ready(cell.model, cell.defense)
+        if not (isinstance(defense, Purification) and isinstance(deployed, PurifiedModel)):
+            return None
+        device = self.lineup.engine.device
+        pairs = ((x.to(device), y.to(device)) for x, y in zip(self.pictures, crafted.pixels, strict=True))
+        seeds = [seed_of(digest(cell.crafting, "purified"), sample.image_id) for sample in self.samples]
+        return likeness(deployed, defense.moves_pixels, pairs, seeds)
 
     def speed(self, model: str, defense: str) -> tuple[float, float]:
         """Seconds a picture of the deployed and of the undefended model: medians of interleaved turns; measured once."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from attacks.fitted import FittedAttack
-from bench.datasets import DATASETS
+from bench.datasets import registered
 from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
 from defenses.base import TrainedDefense
 from models.base import FeatureModel, QualityModel
@@ -20,7 +20,8 @@ from models.zoo import WeightsError, card_of, weight_file
 def catalogue(kind: str) -> list[dict[str, Any]]:
     """One dictionary a registered name, sorted by name; broken ones have an `error`."""
     if kind == "datasets":
-        return [{"name": name, **made.facts(), "error": None} for name, made in sorted(DATASETS.items())]
+        sets = sorted(registered().items())
+        return [{"name": name, **(e.made.facts() if e.made else {}), "error": e.error or None} for name, e in sets]
     entries: list[dict[str, Any]] = []
     registries: dict[str, Registry[Any]] = {"models": MODELS, "defenses": DEFENSES, "attacks": ATTACKS}
     registry = registries[kind]
@@ -65,12 +66,18 @@ def _attack(name: str, made: type[Any]) -> dict[str, Any]:
 
 
 def _defense(name: str, made: type[Any]) -> dict[str, Any]:
+    defense = DEFENSES.build(name)
     trained = [name for name in MODELS.names() if weight_file(name, made.name).is_file()]
+    recipe = isinstance(defense, TrainedDefense) and defense.kind != "none"
     return {
-        "kind": made.kind,
-        "stochastic": made.stochastic,
-        "surrogate": made.surrogate_kind,
-        "trained_for": trained if issubclass(made, TrainedDefense) and made.kind != "none" else None,
+        "kind": defense.kind,
+        "stochastic": defense.stochastic,
+        "surrogate": defense.surrogate_kind,
+        "cost": {
+            "forwards": defense.forwards,
+            "passes_an_image": defense.passes_an_image if isinstance(defense, TrainedDefense) else None,
+        },
+        "trained_for": trained if recipe else None,
         "about": _about(made),
         "paper": made.paper,
         "parameters": _parameters(made),

@@ -6,7 +6,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -98,17 +98,17 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
 ) -> None:
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
-    from bench.config import load_suite, validated
+    from bench.config import changed, load_suite
     from bench.executors import execute
     from bench.interrupt import GO_ON, Stopped, stoppable
     from bench.progress import Reporter
     from bench.records import Records
 
     given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit, "device": device}
-    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
-    chosen = validated(load_suite(suite).model_dump() | changes, lambda loc: "the command line")
+    chosen = changed(load_suite(suite), changes)
     if dry_run:
         from bench.estimate import dry_run as told
 
@@ -132,8 +132,9 @@ def leaderboard(
     results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
     out: Annotated[Path, typer.Option(help="where leaderboard.md goes")] = Path(),
     check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the committed files differ")] = False,
+    prune: Annotated[bool, typer.Option("--prune-images", help="delete kept pictures that are not shown")] = False,
 ) -> None:
-    """Render leaderboard.md and its plots from the records alone."""
+    """Render leaderboard.md, its plots and its page from the records alone."""
     from bench import leaderboard as board
     from bench.records import Records
 
@@ -148,6 +149,8 @@ def leaderboard(
         return
     for path in board.render(records, out):
         typer.echo(path)
+    if prune:
+        typer.echo(f"{board.prune_images(records)} kept pictures deleted")
 
 
 @app.command()
@@ -163,11 +166,13 @@ def compare(
 
     from bench.compare import compare as compared
     from bench.compare_text import tell, write
+    from bench.curves import effort_curves
     from bench.records import Records
 
-    duels = compared(Records(results), first, second, model)
+    records = Records(results)
+    duels = compared(records, first, second, model)
     tell(duels, Console())
-    for path in write(duels, out):
+    for path in write(duels, out, effort_curves(records)):
         typer.echo(path)
 
 

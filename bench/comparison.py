@@ -102,7 +102,8 @@ def compare_attack(
     attack = ATTACKS.build(spec)
     arena = Arena(open_dataset("demo"), limit, 16)
     rows: list[Row] = []
-    won, lost = [], []
+    won: list[str] = []
+    lost: list[str] = []
     for model in models:
         ring = _Ring(arena, model)
         own = ring.cell(spec, attack.norms[0])
@@ -143,7 +144,8 @@ def compare_defense(
     """
     arena = Arena(open_dataset("demo"), limit, 16)
     rows: list[Row] = []
-    masked, seen = [], []
+    masked: list[str] = []
+    seen: list[str] = []
     for model in models:
         try:
             arena.defended(model, spec)

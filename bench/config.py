@@ -65,6 +65,21 @@ def _attack(value: object) -> object:
     return {"attack": value} if isinstance(value, str) else value
 
 
+Attacks = Annotated[list[Annotated[AttackConfig, BeforeValidator(_attack)]], Field(min_length=1)]
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+class Part(_Strict):
+    """What a suite runs besides: the same with some fields replaced."""
+
+    models: Names | None = None
+    defenses: Names | None = None
+    attacks: Attacks | None = None
+    threats: Annotated[list[ThreatConfig], Field(min_length=1)] | None = None
+    settings: Annotated[list[Setting], Field(min_length=1)] | None = None
+    transfer_from: list[str] | None = None
+
+
 class Suite(_Strict):
     """What a suite file says; it expands to cells.
 
@@ -86,14 +101,15 @@ class Suite(_Strict):
         device: where models run: cpu, cuda (every GPU there is), cuda:N or mps.
         precision: of the gradients that attacks get: float32, or bfloat16, which is faster. Scores are float32 always.
         compile: whether models go through `torch.compile`.
+        parts: what is run besides, for what is no product of lists.
     """
 
     name: str = "custom"
     dataset: str = "demo"
     limit: Annotated[int, Field(ge=2)] | None = None
-    models: Annotated[list[str], Field(min_length=1)]
-    defenses: Annotated[list[str], Field(min_length=1)] = ["none"]
-    attacks: Annotated[list[Annotated[AttackConfig, BeforeValidator(_attack)]], Field(min_length=1)]
+    models: Names
+    defenses: Names = ["none"]
+    attacks: Attacks
     threats: Annotated[list[ThreatConfig], Field(min_length=1)] = [ThreatConfig()]
     settings: Annotated[list[Setting], Field(min_length=1)] = ["oblivious", "adaptive"]
     transfer_from: Annotated[list[str], Field(validate_default=True)] = []
@@ -106,6 +122,7 @@ class Suite(_Strict):
     device: str = "cpu"
     precision: Precision = "float32"
     compile: bool = False
+    parts: list[Part] = []
 
     @field_validator("transfer_from")
     @classmethod
@@ -157,6 +174,16 @@ def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suit
         field = ".".join(map(str, first["loc"]))
         given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
         raise UserError(f"{place(first['loc'])}: field {field}: {message}{given}") from None
+
+
+def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
+    """A suite with other values in some fields, in all its parts.
+
+    Raises:
+        UserError: for values that make no sense.
+    """
+    parts = [part.model_dump(exclude=set(changes)) for part in suite.parts]
+    return validated(suite.model_dump() | changes | {"parts": parts}, lambda loc: "the command line")
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:

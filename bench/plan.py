@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from attacks.objective import Kind
 from attacks.threat import Norm, Threat
-from bench.config import Setting, Suite
+from bench.config import Part, Setting, Suite
 from bench.engine import Precision
 from bench.registry import ATTACKS
 
@@ -75,7 +77,22 @@ def expand(suite: Suite) -> list[Cell]:
     Raises:
         UserError: for an unknown attack.
     """
-    cells = []
+    parts = [suite, *(suite.model_copy(update=_given(part)) for part in suite.parts)]
+    cells = [cell for part in parts for cell in _product(part)]
+    first: dict[object, int] = {}
+    for place, cell in enumerate(cells):
+        for group in (cell.scene, cell.crafting):
+            first.setdefault(group, place)
+    return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.scene], first[cell.crafting]))
+
+
+def _given(part: Part) -> dict[str, Any]:
+    """The fields that a part replaces."""
+    return {name: value for name in Part.model_fields if (value := getattr(part, name)) is not None}
+
+
+def _product(suite: Suite) -> Iterator[Cell]:
+    """Every combination of a suite's own lists."""
     for model in suite.models:
         for attack in suite.attacks:
             able = ATTACKS.build(attack.attack).objectives
@@ -83,16 +100,10 @@ def expand(suite: Suite) -> list[Cell]:
                 for threat in suite.threats:
                     for defense in suite.defenses:
                         for setting, source in _views(suite, model):
-                            cells.append(
-                                Cell(suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
-                                     threat.queries, setting, suite.seed, suite.draws, attack.target, source,
-                                     suite.precision)
+                            yield Cell(
+                                suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
+                                threat.queries, setting, suite.seed, suite.draws, attack.target, source, suite.precision,
                             )  # fmt: skip
-    first: dict[object, int] = {}
-    for place, cell in enumerate(cells):
-        for group in (cell.scene, cell.crafting):
-            first.setdefault(group, place)
-    return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.scene], first[cell.crafting]))
 
 
 def _views(suite: Suite, model: str) -> list[tuple[Setting, str]]:

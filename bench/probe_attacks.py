@@ -23,7 +23,7 @@ from bench.streams import streams_kept
 from bench.threat import verified
 from bench.trial import Linear, Trial, attack_tiny
 
-HEIGHT, WIDTH = 24, 20
+SIDE = 24
 ODD = (33, 47)
 LIMITS = (1, 2, 7, 50)
 """Query limits that an attack must keep to; the clean score is paid from them."""
@@ -46,11 +46,11 @@ class _Subject:
 
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
-        self.kind: Kind = next((kind for kind in ("away", "lower") if kind in attack.objectives), attack.objectives[0])  # type: ignore[assignment]
+        self.kind: Kind = next((kind for kind in ("away", "lower") if kind in attack.objectives), attack.objectives[0])
         self.trials: dict[str, Trial] = {}
         self.refused: dict[str, str] = {}
         self.threat = Threat(attack.norms[0], SIZES[attack.norms[0]][0])
-        noise = _noise(7, HEIGHT, WIDTH)
+        noise = _noise(7, SIDE, SIDE)
         two = noise[: 2 if attack.batches else 1]
         for norm in attack.norms:
             usual, small, odd = (Threat(norm, size) for size in SIZES[norm])
@@ -98,8 +98,8 @@ def _noise(count: int, height: int, width: int) -> torch.Tensor:
 def _flat() -> torch.Tensor:
     """Black, white, grey, and half black and half white, each sharply."""
     levels = torch.tensor([0, 255, 128, 0], dtype=torch.uint8).view(4, 1, 1, 1)
-    pictures = levels.expand(4, 3, HEIGHT, WIDTH).clone()
-    pictures[3, :, :, WIDTH // 2 :] = 255
+    pictures = levels.expand(4, 3, SIDE, SIDE).clone()
+    pictures[3, :, :, SIDE // 2 :] = 255
     return pictures
 
 

@@ -197,7 +197,10 @@ def _certificate(defense: CertifiedDefense, model: QualityModel, deployed: Quali
     pictures = natural(129, 177)[:2]
     with frozen(model), torch.inference_mode():
         torch.manual_seed(0)
-        found = defense.certify(model, pictures, RADIUS)
+        try:
+            found = defense.certify(model, pictures, RADIUS)
+        except ValueError as reason:  # as the contract allows
+            return True, f"refuses ℓ2 {RADIUS:g}: {reason}"
     quality = deployed.to_quality(_scores(deployed, pictures))
     if not tuple(found.lower.shape) == tuple(found.upper.shape) == (len(pictures),):
         return False, f"shapes {tuple(found.lower.shape)} and {tuple(found.upper.shape)} for {len(pictures)} pictures"

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from attacks.ensemble import Ensemble
+from bench.certificates import Certified
 from bench.crafting import Crafted, seed_of
 from bench.datasets.base import ImageDataset
 from bench.lineup import Lineup
@@ -33,6 +34,8 @@ class Ran:
         crafted: the attacked pictures.
         flags, errors: of the cell.
         speed: seconds a picture of the deployed and of the undefended model.
+        certified: what the defense certifies, if it is one that does.
+        purified: what the defense makes of pictures, if it is a filter; see `bench.purified`.
         seconds: wall time, what it shares with other cells included.
         spent: what it took of this process.
     """
@@ -45,6 +48,8 @@ class Ran:
     flags: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     speed: tuple[float, float] = (math.nan, math.nan)
+    certified: Certified | None = None
+    purified: dict[str, float] | None = None
     seconds: float = math.nan
     spent: Costs = field(default_factory=Costs)
 
@@ -69,12 +74,14 @@ def record_of(ran: Ran, cell: Cell, cell_id: str, lineup: Lineup, dataset: Image
         "status": max(images.status, key=STATUSES.index),
         "errors": sorted(set(ran.errors)),
         "n_images": len(images),
-        "measures": measure_cell(images),
+        "measures": measure_cell(images) | (ran.certified.measures(images) if ran.certified else {}),
         "costs": _costs(images) | {"seconds": ran.seconds},
         "flags": ran.flags,
         **_parts(cell, crafted, lineup, dataset),
         "score_seconds_an_image": dict(zip(("defended", "undefended"), ran.speed, strict=True)),
         "curve": crafted.curve if crafted else {},
+        **({"certificate": ran.certified.facts} if ran.certified else {}),
+        **({"purified": ran.purified} if ran.purified else {}),
         "crafting": ran.crafting,
         "provenance": provenance(engine.device) | asdict(ran.spent) | {
             "precision": {"scores": "float32", "gradients": cell.precision},
@@ -122,4 +129,6 @@ def _without_nan(value: Any) -> Any:
     """NaN is not JSON: missing becomes null."""
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -32,7 +32,11 @@ IMAGE_COLUMNS = [
 ]  # fmt: skip
 CELL_COLUMNS = ["dataset", "model", "defense", "attack", "objective", "norm", "eps", "setting", "seed"]
 COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backwards_mean", "seconds", "flags"]
-LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean"]
+CERTIFICATE_COLUMNS = [
+    "certified_srocc", "certificate_width", "certificate_radius", "certificate_confidence", "certificates_left",
+]  # fmt: skip
+"""Of the deployed model, see `bench.certificates.measure_certificates`; empty for a defense that certifies nothing."""
+LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean", *CERTIFICATE_COLUMNS]
 """What came later stands behind what was there, so that a script that counts columns still finds its own."""
 SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *columns(FIXED), *COST_COLUMNS, *LATER_COLUMNS]
 
@@ -187,6 +191,34 @@ class Records:
             _write_synced(part / _LIST, listed.encode())
         return hashes
 
+    def picture(self, crafting: str, place: int) -> Path:
+        """Where the attacked picture of a row of images.csv is, if it was kept."""
+        return self.pictures / crafting / _png(place)
+
+    def original(self, fingerprint: str, image_id: str) -> Path:
+        """Where a picture of a data set is as it was before attacks, if it was kept."""
+        return self.pictures / f"originals-{fingerprint[:16]}" / f"{hashlib.sha256(image_id.encode()).hexdigest()[:16]}.png"
+
+    def keep_originals(self, fingerprint: str, pictures: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Store pictures (3, H, W) uint8 by their image_id as they were before attacks, unless they are there.
+
+        Raises:
+            UserError: where the disk is full or read-only.
+        """
+        try:
+            for image_id, picture in pictures:
+                path = self.original(fingerprint, image_id)
+                if not path.is_file():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    part = path.with_suffix(f".{os.getpid()}.part")
+                    with Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) as image:
+                        image.save(part, "png", compress_level=1)
+                    part.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"{self.pictures}: cannot be written ({error.strerror}); make room or choose another --out"
+            ) from None
+
     def kept(self, record: dict[str, Any]) -> list[torch.Tensor] | None:
         """The attacked pictures (3, H, W) uint8 of a cell, in the order of its rows; None where they were not kept.
 
@@ -197,7 +229,7 @@ class Records:
             return None
         found = []
         for place, sha256 in enumerate(record["pictures"]):
-            path = self.pictures / str(record["crafting"]) / _png(place)
+            path = self.picture(str(record["crafting"]), place)
             try:
                 with Image.open(path) as opened:
                     pixels = np.array(opened)

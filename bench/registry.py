@@ -2,7 +2,8 @@
 
 A thing is registered by being there: a class with a `name` in a module of the packages ``models``, ``defenses`` or
 ``attacks``, or behind an entry point of the group ``iqarena.models``, ``iqarena.defenses`` or ``iqarena.attacks``, or
-in a file named as ``file:path.py:Class``. What cannot be imported stays visible, with its error.
+in a file named as ``file:path.py:Class``. What cannot be imported stays visible, with its error. (Data sets are in
+``bench.datasets``, and behind ``iqarena.datasets``.)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -102,23 +103,38 @@ def class_in_file(name: str) -> type[Any] | None:
     return made if inspect.isclass(made) else None
 
 
+def by_name(kind: str, entries: Iterable[Entry[T]]) -> dict[str, Entry[T]]:
+    """Entries by their names; a second owner of a name is an error entry, never a silent winner."""
+    found: dict[str, Entry[T]] = {}
+    for entry in entries:
+        clash = entry.name in found and found[entry.name].made is not entry.made
+        found[entry.name] = Entry(entry.name, None, f"two {kind}s are called {entry.name}; rename one") if clash else entry
+    return found
+
+
+def installed(group: str, base: type[T]) -> Iterator[Entry[T]]:
+    """What other packages offer in a group of entry points; what cannot be loaded comes with its error."""
+    for point in entry_points(group=group):
+        try:
+            made = point.load()
+            if not (inspect.isclass(made) and issubclass(made, base)):
+                raise TypeError(f"{point.value} is no {base.__name__}")
+            yield Entry(point.name, made)
+        except (Exception, SystemExit) as error:
+            yield Entry(point.name, None, f"{type(error).__name__}: {error}")
+
+
 class Registry(Generic[T]):
     """All classes of one kind; `chained` makes one object of the links of ``a+b``, where that has a meaning."""
 
     def __init__(self, kind: str, package: str, base: type[T], chained: Callable[[tuple[T, ...]], T] | None = None) -> None:
         self.kind, self.package, self.base, self.chained = kind, package, base, chained
-        self._built: dict[tuple[type[T], str], T] = {}  # parameters alone, frozen, and asked for at every cell
+        self._built: dict[tuple[type[T], str], T] = {}  # what is frozen, as it is asked for at every cell
 
     @cached_property
     def entries(self) -> dict[str, Entry[T]]:
-        """Every registered name; a second owner of a name is an error entry, never a silent winner."""
-        found: dict[str, Entry[T]] = {}
-        for entry in [*self._built_in(), *self._installed()]:
-            clash = entry.name in found and found[entry.name].made is not entry.made
-            found[entry.name] = (
-                Entry(entry.name, None, f"two {self.kind}s are called {entry.name}; rename one") if clash else entry
-            )
-        return found
+        """Every registered name."""
+        return by_name(self.kind, [*self._built_in(), *installed(f"iqarena.{self.package}", self.base)])
 
     def _built_in(self) -> Iterator[Entry[T]]:
         package = importlib.import_module(self.package)
@@ -129,16 +145,6 @@ class Registry(Generic[T]):
                 yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, f"{type(error).__name__}: {error}")
                 continue
             yield from (Entry(_name(made), made) for made in self._classes(module))
-
-    def _installed(self) -> Iterator[Entry[T]]:
-        for point in entry_points(group=f"iqarena.{self.package}"):
-            try:
-                made = point.load()
-                if not (inspect.isclass(made) and issubclass(made, self.base)):
-                    raise TypeError(f"{point.value} is no {self.base.__name__}")
-                yield Entry(point.name, made)
-            except Exception as error:
-                yield Entry(point.name, None, f"{type(error).__name__}: {error}")
 
     def _classes(self, module: ModuleType) -> list[type[T]]:
         return [
@@ -158,7 +164,7 @@ class Registry(Generic[T]):
         Raises:
             UserError: for an unknown or broken one.
         """
-        if name.startswith("file:"):
+        if name.startswith("file:") and name not in self.entries:
             return self._from_file(name)
         entry = self.entry(name)
         if entry is None:
@@ -173,6 +179,10 @@ class Registry(Generic[T]):
             file, _, class_name = name.removeprefix("file:").rpartition(":")
             raise UserError(f"{file}: holds no {self.base.__name__} called {class_name!r}")
         return made
+
+    def add(self, name: str, made: type[T]) -> None:
+        """Let a name stand for a class in this process, whatever it stood for before."""
+        self.entries[name] = Entry(name, made)
 
     def names(self) -> list[str]:
         """All names that can be asked for, bridges by each of their variants, sorted."""
@@ -208,12 +218,14 @@ class Registry(Generic[T]):
             if key not in known:
                 raise UserError(f"{self.kind} {name!r} has no parameter {key!r}; {nearest(key, known)}")
         try:
-            self._built[made, spec] = TypeAdapter(made).validate_python(parameters)
-            return self._built[made, spec]
+            built: T = TypeAdapter(made).validate_python(parameters)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or name
             raise UserError(f"{self.kind} {spec!r}: {where}: {first['msg']}") from None
+        if made.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            self._built[made, spec] = built
+        return built
 
     def _made(self, spec: str, made: type[T]) -> T:
         try:

@@ -31,11 +31,11 @@ class Linear(QualityModel):
     Inside an ℓ∞ ball of radius r quality moves by at most r·reach, and clip(x ± r·sign(w)) moves it by that.
 
     Args:
-        reach: Σ|w|.
+        reach: Σ|w|; 30 lets 2/255 move quality by 0.24, and real models are moved further.
         higher_is_better: direction of the raw score, which runs from 0 to 100; quality is the same either way.
     """
 
-    def __init__(self, reach: float = 10.0, higher_is_better: bool = True) -> None:
+    def __init__(self, reach: float = 30.0, higher_is_better: bool = True) -> None:
         super().__init__()
         self.info = ModelInfo("linear", (0.0, 100.0), higher_is_better, min_size=1)
         drawn = torch.randn(3, TILE, TILE, generator=torch.Generator().manual_seed(0))

@@ -45,7 +45,9 @@ def rendered(folder: Path, told: Any) -> None:
     """Render, and put (seconds, seconds of a core, peak MiB) into `told`."""
     start, core = time.perf_counter(), time.process_time()
     render(Records(folder), folder)
-    told.put((time.perf_counter() - start, time.process_time() - core, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    told.put(
+        (time.perf_counter() - start, time.process_time() - core, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    )
 
 
 def main(
@@ -65,7 +67,9 @@ def main(
         seconds, core, peak = told.get()
         worker.join()
         pages = [f"{page.stat().st_size / 2**20:.2f} MiB of page" for page in folder.glob("site/index.html")]
-        typer.echo("; ".join([f"{records:,} records: {seconds:.1f} s, {core:.1f} s of a core", f"{peak:,.0f} MiB at most", *pages]))
+        typer.echo(
+            "; ".join([f"{records:,} records: {seconds:.1f} s, {core:.1f} s of a core", f"{peak:,.0f} MiB at most", *pages])
+        )
 
 
 if __name__ == "__main__":

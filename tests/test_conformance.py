@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from conftest import SEARCHES
 
 from attacks.base import Attack
+from attacks.ensemble import Ensemble
 from attacks.random_noise import RandomNoise
 from bench.probe_attacks import probe_attack
 from bench.probe_defenses import probe_defense
+from bench.registry import ATTACKS, DEFENSES
 from defenses.base import DoesNotApply, TrainedDefense
 from defenses.certified.base import Certificate, CertifiedDefense
 from defenses.purification.base import Purification, PurifiedModel
@@ -54,11 +57,15 @@ def findings(plugin) -> dict[str, tuple[bool, str, str]]:
     return {f.name: (f.ok, f.measured, f.advice) for f in looked}
 
 
+def made_of(base, members):
+    """A subclass with other members, built with its defaults."""
+    own = {"__doc__": "Faulty on purpose.", "__module__": __name__, **members}
+    return dataclass(frozen=True)(type("Faulty", (base,), own))()
+
+
 def faulty(**members):
     """`Good` with other members."""
-    return dataclass(frozen=True)(
-        type("Faulty", (Good,), {"__doc__": "Faulty on purpose.", "__module__": __name__, **members})
-    )()
+    return made_of(Good, members)
 
 
 def too_far(self, attacked, images, threat):
@@ -70,8 +77,7 @@ def off_the_grid(self, attacked, images, threat):
 
 
 def unlike_in_company(self, attacked, images, threat):
-    mean = (attacked - images).mean(0, keepdim=True).sign().expand_as(images)
-    return Good.stay(self, images + threat.size * mean, images, threat)
+    return Good.stay(self, images + (attacked - images) * (1 if len(images) < 3 else -1), images, threat)
 
 
 def global_noise(self, attacked, images, threat):
@@ -244,9 +250,8 @@ class Wrapped(QualityModel):
 
 
 def weak(base=Fine, **members):
-    return dataclass(frozen=True)(
-        type("Weak", (base,), {"__doc__": "Faulty on purpose.", "__module__": __name__, **members})
-    )()
+    """`Fine`, or another base, with other members."""
+    return made_of(base, members)
 
 
 def by(change):
@@ -350,3 +355,55 @@ def test_a_certificate_that_holds_and_a_recipe_that_learns_pass() -> None:
     assert findings(certified(certifies(-np.inf, np.inf)))["certificate"][0]
     good = recipe(lambda self, model, images, labels, progress: (model(images) - labels).square().mean())
     assert findings(good)["recipe"][0]
+
+
+# --- the built-ins
+
+LIGHT = {
+    **SEARCHES,
+    **{
+        f"art:{name}": "[max_iter=3]"
+        for name in (
+            "AutoConjugateGradient", "AutoProjectedGradientDescent", "BasicIterativeMethod",
+            "MomentumIterativeMethod", "ProjectedGradientDescent", "RescalingAutoConjugateGradient",
+        )
+    },
+    "art:CarliniLInfMethod": "[amount=0.05]",
+    "art:CarliniL2Method": "[max_iter=5,binary_search_steps=2]", "art:ElasticNet": "[max_iter=5,binary_search_steps=2]",
+}  # fmt: skip
+"""Budgets of other libraries for tests of conduct alone."""
+
+SHORT = {"queries": 60, "steps": 5, "epochs": 1, "restarts": 1, "draws": 4, "certify_draws": 50}
+"""What parameters that make an attack or a defense long are cut to."""
+
+ELSEWHERE = {"zhang-dists"}
+"""Attacks that need a file; their own tests give it to them."""
+
+
+def light(plugin):
+    """The same with a small budget, an ensemble with small members."""
+    cut = {name: min(most, getattr(plugin, name)) for name, most in SHORT.items() if hasattr(plugin, name)}
+    if isinstance(plugin, Ensemble):
+        members = tuple((light(member), kind) for member, kind in plugin.members)
+        return made_of(type(plugin), {"members": members})
+    return replace(plugin, **cut)
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS.names() if name not in ELSEWHERE])
+def test_every_built_in_attack_passes(name: str) -> None:
+    attack = light(ATTACKS.build(name + LIGHT.get(name, "")))
+    bad = [f for f in probe_attack(attack) if not f.ok]
+    assert not bad, bad
+
+
+WEIGHTLESS = {"denoiser", "denoised-median-smoothing", "denoised-randomized-smoothing", "diffpure"}
+"""Defenses whose weights are not shipped; their own tests make some."""
+
+ALLOWED = {"randomized-smoothing": {"repeats"}}
+"""What is no fault: a vote of noisy copies mostly comes out the same."""
+
+
+@pytest.mark.parametrize("name", [name for name in DEFENSES.names() if name not in WEIGHTLESS])
+def test_every_built_in_defense_passes(name: str) -> None:
+    bad = [f for f in probe_defense(light(DEFENSES.build(name)), ("cnniqa", "resnet-iqa")) if not f.ok]
+    assert not [f for f in bad if f.name not in ALLOWED.get(name, ())], bad

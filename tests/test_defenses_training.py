@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -258,6 +260,10 @@ class Noisy:
 
     def picture(self, index: int) -> torch.Tensor:
         return self.pictures[index]
+
+    def part(self, index: int, choose: Callable[[int, int], tuple[int, int, int, int]]) -> torch.Tensor:
+        top, left, height, width = choose(32, 32)
+        return self.pictures[index, :, top : top + height, left : left + width]
 
     def mos(self, index: int) -> float:
         return 1 - float(self.levels[index])

@@ -1,7 +1,11 @@
-"""Data sets by name. Unlike models, attacks and defenses they are few and take a folder, so a table will do."""
+"""Data sets by name. Unlike models, attacks and defenses they are few and take a folder, so a table will do.
+
+Other packages add theirs by entry points of the group ``iqarena.datasets``.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from bench.datasets.base import ImageDataset
@@ -20,7 +24,7 @@ from bench.datasets.tid2013 import TID2013
 from bench.datasets.tid2013_reconstructed import TID2013Reconstructed
 from bench.datasets.vclfer import VCLFER
 from bench.errors import UserError
-from bench.registry import nearest, parse_spec
+from bench.registry import Entry, by_name, installed, nearest, parse_spec
 
 DATASETS: dict[str, type[ImageDataset]] = {
     made.name: made
@@ -31,16 +35,26 @@ DATASETS: dict[str, type[ImageDataset]] = {
 }  # fmt: skip
 
 
+@cache
+def registered() -> dict[str, Entry[ImageDataset]]:
+    """Every registered name, those of other packages among them; what cannot be loaded comes with its error."""
+    own = [Entry(name, made) for name, made in DATASETS.items()]
+    return by_name("data set", [*own, *installed("iqarena.datasets", ImageDataset)])  # type: ignore[type-abstract]
+
+
 def dataset_class(spec: str) -> type[ImageDataset]:
     """The class behind ``name`` or ``name[parameter=value,…]``.
 
     Raises:
-        UserError: for an unknown name.
+        UserError: for an unknown or broken one.
     """
     name, _ = parse_spec(spec)
-    if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}; {nearest(name, list(DATASETS))}")
-    return DATASETS[name]
+    entry = registered().get(name)
+    if entry is None:
+        raise UserError(f"unknown data set {name!r}; {nearest(name, list(registered()))}")
+    if entry.made is None:
+        raise UserError(f"data set {name!r} is broken: {entry.error}")
+    return entry.made
 
 
 def open_dataset(spec: str, root: Path | None = None) -> ImageDataset:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Column, Table
 from rich.text import Text
 
-from bench.datasets import DATASETS, dataset_class, open_dataset
+from bench.datasets import dataset_class, open_dataset, registered
 from bench.errors import UserError
 
 
@@ -22,7 +22,7 @@ def needs(name: str | None, root: Path | None) -> list[dict[str, Any]]:
     Raises:
         UserError: for an unknown name.
     """
-    made = list(DATASETS.values()) if name is None else [dataset_class(name)]
+    made = [entry.made for entry in registered().values() if entry.made] if name is None else [dataset_class(name)]
     rows = []
     for one in made:
         row = {"name": one.name, **one.facts()}

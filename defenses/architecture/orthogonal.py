@@ -32,7 +32,7 @@ def orthonormal(matrices: torch.Tensor) -> torch.Tensor:
     gram = wide @ wide.transpose(-1, -2)
     ridge = _RIDGE * gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
     lower = torch.linalg.cholesky(gram + ridge[..., None, None] * torch.eye(gram.shape[-1], device=gram.device))
-    made = torch.linalg.solve_triangular(lower, wide, upper=False)
+    made: torch.Tensor = torch.linalg.solve_triangular(lower, wide, upper=False)
     return made.transpose(-1, -2) if tall else made
 
 
