@@ -80,6 +80,9 @@ def run(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="instead of the suite's models")] = None,
     defense: Annotated[list[str] | None, typer.Option("--defense", "-d", help="instead of the suite's defenses")] = None,
     attack: Annotated[list[str] | None, typer.Option("--attack", "-a", help="instead of the suite's attacks")] = None,
+    also_model: Annotated[list[str] | None, typer.Option(help="beside the suite's models")] = None,
+    also_defense: Annotated[list[str] | None, typer.Option(help="beside the suite's defenses")] = None,
+    also_attack: Annotated[list[str] | None, typer.Option(help="beside the suite's attacks")] = None,
     dataset: Annotated[str | None, typer.Option(help="instead of the suite's data set")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
     limit: Annotated[int | None, typer.Option(help="at most so many pictures")] = None,
@@ -105,7 +108,10 @@ def run(
     changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
-    chosen = validated(load_suite(suite).model_dump() | changes, lambda loc: "the command line")
+    content = load_suite(suite).model_dump() | changes
+    for field, more in {"models": also_model, "defenses": also_defense, "attacks": also_attack}.items():
+        content[field] = [*content[field], *(more or ())]
+    chosen = validated(content, lambda loc: "the command line")
     if dry_run:
         from bench.estimate import dry_run as told
 

@@ -1,13 +1,40 @@
-"""The commands of `iqarena` for those who bring something: `check`."""
+"""The commands of `iqarena` for those who bring something: `new`, `check`."""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer()
+
+
+class Kind(StrEnum):
+    """What can be begun."""
+
+    attack = "attack"
+    defense = "defense"
+    model = "model"
+
+
+@app.command()
+def new(
+    kind: Kind,
+    name: Annotated[str, typer.Argument(help="registry name: small letters, digits and dashes")],
+    package: Annotated[
+        Path | None, typer.Option(help="folder for a package of its own; into this checkout if left out")
+    ] = None,
+) -> None:
+    """Write a plugin and its test, which pass as they are, with TODOs where the idea goes."""
+    from bench.skeletons import new as written
+
+    files, after = written(kind.value, name, package)
+    for file in files:
+        typer.echo(file)
+    typer.echo(f"next: replace the TODOs; then {'; '.join(after)}")
 
 
 @app.command()
