@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -23,6 +22,7 @@ from bench.executors import local
 from bench.plan import expand
 from bench.records import Records
 from bench.registry import source_hash
+from bench.report import Report
 from models.base import Custom, ModelInfo, QualityModel
 
 
@@ -32,7 +32,7 @@ def evaluate(
     dataset: str | ImageDataset = "demo",
     *,
     defenses: Sequence[str] = ("none",),
-    eps: float | str = "2/255",
+    eps: float | str | Sequence[float | str] = "2/255",
     settings: Sequence[Setting] = ("adaptive",),
     transfer_from: Sequence[str] = (),
     objectives: Sequence[Kind] | None = None,
@@ -41,7 +41,7 @@ def evaluate(
     higher_is_better: bool = True,
     seed: int = 0,
     out: str | Path | None = None,
-) -> pd.DataFrame:
+) -> Report:
     """Evaluate one model under attacks and defenses.
 
     Args:
@@ -49,7 +49,7 @@ def evaluate(
             (N,) or (N, 1).
         attacks, defenses: names, with parameters as in ``pgd[steps=40]``.
         dataset: a registry name or a data set.
-        eps: size of the ℓ∞ ball in pixel units of [0, 1]; a number or a fraction such as ``"2/255"``.
+        eps: size of the ℓ∞ ball in pixel units of [0, 1], or several; a number or a fraction such as ``"2/255"``.
         settings: what the attacker knows, of "oblivious", "adaptive" and "transfer".
         transfer_from: names of undefended models; the attacks are crafted on each of these too.
         objectives: what the attacks are after; each one's usual one if left out.
@@ -59,8 +59,9 @@ def evaluate(
         out: results folder to keep and resume from; a temporary one if left out.
 
     Returns:
-        One row a cell, with the columns of summary.csv. Cells that make no sense (a defense that does not fit the model)
-        are left out.
+        One row a cell, with the columns of summary.csv; beside it as attributes the pictures, the ranking, flags, curves
+        and transfers of these cells, see `bench.report.Report`. Cells that make no sense (a defense that does not fit the
+        model) are left out.
 
     Raises:
         bench.errors.UserError: for anything that the caller can mend.
@@ -77,9 +78,10 @@ def evaluate(
     else:
         name, made = _named(model, score_range, higher_is_better)
         extra[name] = made
+    sizes = [eps] if isinstance(eps, str | float | int) else list(eps)
     chosen = [{"attack": attack, "objectives": list(objectives) if objectives else None} for attack in attacks]
     suite: Suite = validated(
-        {"models": [name], "defenses": list(defenses), "attacks": chosen, "threats": [{"eps": eps}],
+        {"models": [name], "defenses": list(defenses), "attacks": chosen, "threats": [{"eps": one} for one in sizes],
          "settings": list(settings), "transfer_from": list(transfer_from), "limit": limit, "seed": seed,
          "dataset": dataset if isinstance(dataset, str) else dataset.name}
     )  # fmt: skip
@@ -90,8 +92,7 @@ def evaluate(
         outcome = local.run(arena, expand(suite), records, report=lambda *_: None)
         if outcome.skipped and not outcome.cell_ids:
             raise UserError(outcome.skipped[0][1])
-        table = records.rebuild_summary()
-    return table[table.cell_id.isin(outcome.cell_ids)].reset_index(drop=True)
+        return Report.of(records, outcome.cell_ids)
 
 
 def _named(model: nn.Module, score_range: tuple[float, float], higher_is_better: bool) -> tuple[str, QualityModel]:

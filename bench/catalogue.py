@@ -66,12 +66,18 @@ def _attack(name: str, made: type[Any]) -> dict[str, Any]:
 
 
 def _defense(name: str, made: type[Any]) -> dict[str, Any]:
+    defense = DEFENSES.build(name)
     trained = [name for name in MODELS.names() if weight_file(name, made.name).is_file()]
+    recipe = isinstance(defense, TrainedDefense) and defense.kind != "none"
     return {
-        "kind": made.kind,
-        "stochastic": made.stochastic,
-        "surrogate": made.surrogate_kind,
-        "trained_for": trained if issubclass(made, TrainedDefense) and made.kind != "none" else None,
+        "kind": defense.kind,
+        "stochastic": defense.stochastic,
+        "surrogate": defense.surrogate_kind,
+        "cost": {
+            "forwards": defense.forwards,
+            "passes_an_image": defense.passes_an_image if isinstance(defense, TrainedDefense) else None,
+        },
+        "trained_for": trained if recipe else None,
         "about": _about(made),
         "paper": made.paper,
         "parameters": _parameters(made),

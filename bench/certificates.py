@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy import optimize, stats
@@ -14,10 +17,14 @@ from scipy import optimize, stats
 from attacks.threat import Threat
 from bench.target import frozen
 from bench.weighted import Reals
+from defenses.base import DoesNotApply
 from defenses.certified.base import Certificate, CertifiedDefense
 from models.base import QualityModel
 
 Order = NDArray[np.intp]
+RADIUS = 0.05
+"""In ℓ2, pixels being in [0, 1]: the peers' (DMS-IQA), one for all pictures and all certified defenses. It is a small one:
+on 192×192 pixels a change of 2/255 everywhere is 2.6 long."""
 EXACT = 16
 """Pictures up to which the worst order is found for certain; work and memory grow as 2ⁿ."""
 WINDOW = 9
@@ -26,25 +33,15 @@ SUSPICIOUS = 1e-3
 """Probability, if certificates are what they say, below which the number of those that were left is held against them."""
 
 
-def radius_of(threat: Threat, height: int, width: int) -> float | None:
-    """The longest change in ℓ2 that a threat model allows in a picture; None where it sets no such limit.
-
-    One of ℓ2 is its own. Changes of at most ε in each of n values are at most ε√n long, and of at most 1 in the k values of
-    the pixels that may change, √k.
-    """
-    values = 3 * height * width
-    longest = {"l2": threat.size, "linf": threat.size * math.sqrt(values), "l0": math.sqrt(threat.size * values),
-               "patch": math.sqrt(threat.size * values)}  # fmt: skip
-    return longest.get(threat.norm)
+def radius_of(threat: Threat) -> float:
+    """The ℓ2 radius of the certificates of a cell: the size of its threat model if that is one of ℓ2, else `RADIUS`."""
+    return threat.size if threat.norm == "l2" else RADIUS
 
 
 def certify(
-    defense: CertifiedDefense, model: QualityModel, pictures: Iterable[torch.Tensor], seeds: Iterable[int], threat: Threat
-) -> Certificate | None:
+    defense: CertifiedDefense, model: QualityModel, pictures: Iterable[torch.Tensor], seeds: Iterable[int], radius: float
+) -> Certificate:
     """Certificates of stored pictures (3, H, W) uint8 of any size, one after the other, each with the draws of its seed.
-
-    Returns:
-        The radius is the largest of all pictures'; None where the threat model has no ℓ2 length.
 
     Raises:
         ValueError, DoesNotApply: from the defense.
@@ -52,35 +49,68 @@ def certify(
     found: list[Certificate] = []
     with frozen(model), torch.random.fork_rng():
         for picture, seed in zip(pictures, seeds, strict=True):
-            radius = radius_of(threat, *picture.shape[1:])
-            if radius is None:
-                return None
             torch.manual_seed(seed)
             found.append(defense.certify(model, picture[None].float() / 255, radius))
     return Certificate(
         torch.cat([one.lower for one in found]), torch.cat([one.upper for one in found]),
-        max(one.radius for one in found), min(one.confidence for one in found),
+        radius, min(one.confidence for one in found),
     )  # fmt: skip
 
 
-def measure_certificates(lower: Reals, upper: Reals, labels: Reals, attacked: Reals, confidence: float) -> dict[str, float]:
+@dataclass(frozen=True)
+class Certified:
+    """The certificates of an image set.
+
+    Attributes:
+        certificate: None where they cannot be had.
+        facts: what a record says of them: radius, confidence, lower and upper, or the reason why there are none; seconds.
+    """
+
+    certificate: Certificate | None
+    facts: dict[str, Any]
+
+    def measures(self, images: pd.DataFrame) -> dict[str, float]:
+        """See `measure_certificates`, from the rows of a cell; nothing where there are no certificates."""
+        if self.certificate is None:
+            return {}
+        labels, attacked, lengths = (images[c].to_numpy(dtype=np.float64) for c in ("mos", "adv_quality", "l2"))
+        return measure_certificates(self.certificate, labels, attacked, lengths)
+
+
+def certified(
+    defense: CertifiedDefense, model: QualityModel, pictures: Iterable[torch.Tensor], seeds: Iterable[int], radius: float
+) -> Certified:
+    """As `certify`, with whatever goes wrong as a reason."""
+    started, found, facts = time.perf_counter(), None, {}
+    try:
+        found = certify(defense, model, pictures, seeds, radius)
+        facts = {"confidence": found.confidence, "lower": found.lower.tolist(), "upper": found.upper.tolist()}
+    except (ValueError, DoesNotApply) as error:
+        facts = {"reason": str(error)}
+    return Certified(found, {"radius": radius, **facts, "seconds": time.perf_counter() - started})
+
+
+def measure_certificates(certificate: Certificate, labels: Reals, attacked: Reals, lengths: Reals) -> dict[str, float]:
     """What certificates say of an image set, for its record.
 
     Args:
-        lower, upper, labels, attacked: (n,); the last are the deployed qualities under attack, NaN where there is none.
-        confidence: of one picture's certificate.
+        certificate: of n pictures.
+        labels, attacked, lengths: (n,); the last two are the deployed qualities under attack and the ℓ2 length of each
+            change, NaN where there is none. Of a longer change than the radius a certificate says nothing.
 
     Returns:
-        ``certified_srocc`` and ``certified_srocc_found`` (see `certified_srocc`), ``certificate_width`` (mean of upper −
-        lower, in quality units), ``certificate_confidence`` (that all hold at once, at least: 1 − n (1 − confidence)) and
-        ``certificates_left`` (attacked qualities outside their interval).
+        By the names of their columns: ``certified_srocc`` (see there), ``certificate_width`` (mean of upper − lower,
+        in quality units; infinite where nothing is known of a picture), ``certificate_radius``, ``certificate_confidence``
+        (that all hold at once, at least: 1 − n (1 − confidence)) and ``certificates_left`` (attacked qualities outside
+        their interval, of changes no longer than the radius).
     """
-    worst = certified_srocc(lower, upper, labels)
+    lower, upper = certificate.lower.numpy(), certificate.upper.numpy()
+    attacked = np.where(lengths <= certificate.radius, attacked, np.nan)
     return {
-        "certified_srocc": worst.bound,
-        "certified_srocc_found": worst.found,
+        "certified_srocc": certified_srocc(lower, upper, labels).bound,
         "certificate_width": float(np.mean(upper - lower)) if len(lower) else math.nan,
-        "certificate_confidence": max(1 - len(lower) * (1 - confidence), 0.0),
+        "certificate_radius": certificate.radius,
+        "certificate_confidence": max(1 - len(lower) * (1 - certificate.confidence), 0.0),
         "certificates_left": float(left(lower, upper, attacked).sum()),
     }
 

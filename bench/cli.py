@@ -6,7 +6,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,23 +95,23 @@ def run(
         int | None, typer.Option(min=1, help="torch threads (local) or processes; all cores if left out")
     ] = None,
     address: Annotated[str | None, typer.Option(help="of a Ray cluster; one is started here if left out")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps, instead of the suite's")] = None,
+    keep_images: Annotated[bool, typer.Option("--keep-images", help="store attacked pictures as 8-bit PNG")] = False,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
 ) -> None:
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
-    from bench.config import load_suite, validated
+    from bench.config import changed, load_suite
     from bench.executors import execute
+    from bench.interrupt import GO_ON, Stopped, stoppable
     from bench.progress import Reporter
     from bench.records import Records
 
-    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit}
-    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit, "device": device}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
-    content = load_suite(suite).model_dump() | changes
-    for field, more in {"models": also_model, "defenses": also_defense, "attacks": also_attack}.items():
-        content[field] = [*content[field], *(more or ())]
-    chosen = validated(content, lambda loc: "the command line")
+    chosen = changed(load_suite(suite), changes, {"models": also_model, "defenses": also_defense, "attacks": also_attack})
     if dry_run:
         from bench.estimate import dry_run as told
 
@@ -120,10 +120,11 @@ def run(
         return
     with Reporter() as report:
         try:
-            outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address)
-        except KeyboardInterrupt:
-            typer.echo("stopped; finished cells are kept, and the same command goes on from here", err=True)
-            raise typer.Exit(130) from None
+            with stoppable():
+                outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address, keep_images)
+        except Stopped as stopped:
+            typer.echo(GO_ON, err=True)
+            raise typer.Exit(stopped.code) from None
         report.summary(outcome, out)
     if outcome.failed:
         raise typer.Exit(3)
@@ -134,8 +135,9 @@ def leaderboard(
     results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
     out: Annotated[Path, typer.Option(help="where leaderboard.md goes")] = Path(),
     check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the committed files differ")] = False,
+    prune: Annotated[bool, typer.Option("--prune-images", help="delete kept pictures that are not shown")] = False,
 ) -> None:
-    """Render leaderboard.md and its plots from the records alone."""
+    """Render leaderboard.md, its plots and its page from the records alone."""
     from bench import leaderboard as board
     from bench.records import Records
 
@@ -149,6 +151,31 @@ def leaderboard(
         typer.echo(f"{out / 'leaderboard.md'} and its plots are what {results} says")
         return
     for path in board.render(records, out):
+        typer.echo(path)
+    if prune:
+        typer.echo(f"{board.prune_images(records)} kept pictures deleted")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="a defense or an attack")],
+    second: Annotated[str, typer.Argument(metavar="B", help="another one")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="on this model only")] = None,
+    results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="folder for the table and the plots")] = Path("runs/compare"),
+) -> None:
+    """Two defenses (or attacks) side by side, on the same pictures, with confidence intervals."""
+    from rich.console import Console
+
+    from bench.compare import compare as compared
+    from bench.compare_text import tell, write
+    from bench.curves import effort_curves
+    from bench.records import Records
+
+    records = Records(results)
+    duels = compared(records, first, second, model)
+    tell(duels, Console())
+    for path in write(duels, out, effort_curves(records)):
         typer.echo(path)
 
 

@@ -13,11 +13,12 @@ from attacks.base import Generators
 from attacks.objective import Objective
 from attacks.threat import Threat
 from attacks.whole_set import SetAttack
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.conformance import Finding
 from bench.crafting import seed_of
 from bench.datasets import open_dataset
+from bench.errors import CannotRun
 from bench.picture import SIZES
 from bench.plan import Cell, expand
 from bench.registry import ATTACKS
@@ -71,7 +72,7 @@ class _Ring:
 
     def score(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
         """Deployed qualities (N,) of stored pictures."""
-        return self.arena.score(self.arena.defended(self.model, self.defense), pixels, "check")
+        return self.arena.score(self.model, self.defense, pixels, "check")
 
     def shift(self, after: torch.Tensor) -> float:
         """Mean |q' − q|."""
@@ -101,7 +102,8 @@ def compare_attack(
     attack = ATTACKS.build(spec)
     arena = Arena(open_dataset("demo"), limit, 16)
     rows: list[Row] = []
-    won, lost = [], []
+    won: list[str] = []
+    lost: list[str] = []
     for model in models:
         ring = _Ring(arena, model)
         own = ring.cell(spec, attack.norms[0])
@@ -142,7 +144,8 @@ def compare_defense(
     """
     arena = Arena(open_dataset("demo"), limit, 16)
     rows: list[Row] = []
-    masked, seen = [], []
+    masked: list[str] = []
+    seen: list[str] = []
     for model in models:
         try:
             arena.defended(model, spec)

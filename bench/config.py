@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from attacks.objective import Kind
 from attacks.threat import Norm
+from bench.engine import Precision
 from bench.errors import UserError
 
 SUITES = Path(__file__).parent / "suites"
@@ -64,6 +66,21 @@ def _attack(value: object) -> object:
     return {"attack": value} if isinstance(value, str) else value
 
 
+Attacks = Annotated[list[Annotated[AttackConfig, BeforeValidator(_attack)]], Field(min_length=1)]
+Names = Annotated[list[str], Field(min_length=1)]
+
+
+class Part(_Strict):
+    """What a suite runs besides: the same with some fields replaced."""
+
+    models: Names | None = None
+    defenses: Names | None = None
+    attacks: Attacks | None = None
+    threats: Annotated[list[ThreatConfig], Field(min_length=1)] | None = None
+    settings: Annotated[list[Setting], Field(min_length=1)] | None = None
+    transfer_from: list[str] | None = None
+
+
 class Suite(_Strict):
     """What a suite file says; it expands to cells.
 
@@ -77,28 +94,36 @@ class Suite(_Strict):
         transfer_from: the undefended models that `transfer` cells are crafted on, each other model of the suite if left out;
             where it is given, `transfer` need not be among the settings.
         seed: of everything random.
-        batch: pictures at once; changes speed and memory only.
+        batch: pictures at once, or "auto", as many as fit; changes speed and memory only.
         draws: over how many random draws a gradient on a stochastic target is averaged.
         seconds: wall time that a cell may take; none is no limit.
         memory_mib: data that a process which runs cells may hold, in MiB; none is no limit.
         gpus: of a task on a Ray cluster; may be a share of one.
+        device: where models run: cpu, cuda (every GPU there is), cuda:N or mps.
+        precision: of the gradients that attacks get: float32, or bfloat16, which is faster. Scores are float32 always.
+        compile: whether models go through `torch.compile`.
+        parts: what is run besides, for what is no product of lists.
     """
 
     name: str = "custom"
     dataset: str = "demo"
     limit: Annotated[int, Field(ge=2)] | None = None
-    models: Annotated[list[str], Field(min_length=1)]
-    defenses: Annotated[list[str], Field(min_length=1)] = ["none"]
-    attacks: Annotated[list[Annotated[AttackConfig, BeforeValidator(_attack)]], Field(min_length=1)]
+    models: Names
+    defenses: Names = ["none"]
+    attacks: Attacks
     threats: Annotated[list[ThreatConfig], Field(min_length=1)] = [ThreatConfig()]
     settings: Annotated[list[Setting], Field(min_length=1)] = ["oblivious", "adaptive"]
     transfer_from: Annotated[list[str], Field(validate_default=True)] = []
     seed: Annotated[int, Field(ge=0)] = 0
-    batch: Annotated[int, Field(ge=1)] = 16
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
     draws: Annotated[int, Field(ge=1)] = 8
     seconds: Annotated[float, Field(gt=0)] | None = None
     memory_mib: Annotated[int, Field(ge=1)] | None = None
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    device: str = "cpu"
+    precision: Precision = "float32"
+    compile: bool = False
+    parts: list[Part] = []
 
     @field_validator("transfer_from")
     @classmethod
@@ -150,6 +175,19 @@ def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suit
         field = ".".join(map(str, first["loc"]))
         given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
         raise UserError(f"{place(first['loc'])}: field {field}: {message}{given}") from None
+
+
+def changed(suite: Suite, changes: dict[str, Any], more: Mapping[str, Sequence[str] | None] | None = None) -> Suite:
+    """A suite with other values in some fields, in all its parts, and with more in some lists, in its own.
+
+    Raises:
+        UserError: for values that make no sense.
+    """
+    parts = [part.model_dump(exclude=set(changes)) for part in suite.parts]
+    content = suite.model_dump() | changes | {"parts": parts}
+    for field, added in (more or {}).items():
+        content[field] = [*content[field], *(added or ())]
+    return validated(content, lambda loc: "the command line")
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:

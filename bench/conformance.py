@@ -80,8 +80,9 @@ class Report:
         for column in ("check", "", "what was seen", *(["what to do"] if failed else [])):
             findings.add_column(column)
         for finding in self.findings:
-            row = [Text(finding.name), Text("ok", "green") if finding.ok else Text("FAILED", "red"), Text(finding.measured)]
-            findings.add_row(*row, *([] if finding.ok else [Text(finding.advice)]))
+            verdict = Text("ok", "green") if finding.ok else Text("FAILED", "red")
+            advice = [] if finding.ok else [Text(finding.advice)]
+            findings.add_row(Text(finding.name), verdict, Text(finding.measured), *advice)
         yield findings
         if self.comparison:
             table = Table(*(column.replace("_", " ") for column in self.comparison[0]), box=None, pad_edge=False)
@@ -181,7 +182,7 @@ def _attack(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
     from bench.registry import ATTACKS
 
     attack = ATTACKS.build(spec)
-    findings, rows = probe_attack(attack), []
+    findings, rows = probe_attack(attack), list[dict[str, Any]]()
     if limit != 0 and not attack.control and _sane(findings):
         rows, strength = compare_attack(spec, models or MODELS, limit or PICTURES_OF_AN_ATTACK)
         findings += strength
@@ -194,7 +195,7 @@ def _defense(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
     from bench.registry import DEFENSES
 
     defense = DEFENSES.build(spec)
-    findings, rows = probe_defense(defense, models or MODELS), []
+    findings, rows = probe_defense(defense, tuple(models) or MODELS), list[dict[str, Any]]()
     if limit != 0 and _sane(findings):
         rows, masked = compare_defense(spec, models or MODELS, limit or PICTURES_OF_A_DEFENSE)
         findings += masked

@@ -18,6 +18,7 @@ from attacks.whole_set import SetAttack
 from bench.datasets.base import Sample
 from bench.distances import distances
 from bench.fits import Fits, Learnt
+from bench.guard import OutOfMemory, out_of_memory
 from bench.loading import told
 from bench.pictures import Pictures, Shelf
 from bench.plan import Cell, digest
@@ -62,15 +63,16 @@ class _Batch:
     labels: torch.Tensor | None
     generators: Generators
     learnt: Learnt | None
+    device: str
 
     @property
     def clean(self) -> torch.Tensor:
-        """(N, 3, H, W) uint8; stacked when needed, so that only one batch is."""
+        """(N, 3, H, W) uint8, not on the device; stacked when needed, so that only one batch is."""
         return torch.stack([self.pictures[i] for i in self.index])
 
     @property
     def images(self) -> torch.Tensor:
-        return self.clean.float() / 255
+        return self.clean.to(self.device).float() / 255
 
 
 class Crafter:
@@ -82,16 +84,18 @@ class Crafter:
         clean: its clean qualities (n,) of all pictures.
         samples, pictures: the image set, uint8.
         batch: pictures at once.
+        device: where the model is.
         fits: where a fitted attack gets what it has learnt.
         ingredients: hashes of code and weights that a fit depends on.
     """
 
     def __init__(
         self, cell: Cell, attack: Attack, seen: QualityModel, clean: torch.Tensor, samples: Sequence[Sample],
-        pictures: Pictures, batch: int, fits: Fits | None, ingredients: object,
+        pictures: Pictures, batch: int, device: str, fits: Fits | None, ingredients: object,
     ) -> None:  # fmt: skip
         self.cell, self.attack, self.seen = cell, attack, seen
         self.samples, self.pictures = samples, pictures
+        self.device = device
         self.batch = 1 if seen.info.stochastic or not attack.batches else batch
         self.clean, self.data_mean = clean, float(clean[torch.isfinite(clean)].mean())
         self.fits, self.ingredients = fits, ingredients
@@ -145,24 +149,24 @@ class Crafter:
             for start in range(0, len(indices), self.batch):
                 group = indices[start : start + self.batch]
                 seeds = [seed_of(self.cell.crafting, self.samples[i].image_id) for i in group]
-                labels = torch.tensor([self.samples[i].mos for i in group], dtype=torch.float32)
+                labels = torch.tensor([self.samples[i].mos for i in group], dtype=torch.float32, device=self.device)
                 target = Target(
                     self.seen, len(group), self.attack.access,
-                    queries=self.cell.queries, draws=self.cell.draws, seed=seeds[0],
+                    queries=self.cell.queries, draws=self.cell.draws, seed=seeds[0], precision=self.cell.precision,
                 )  # fmt: skip
                 yield _Batch(
                     group, self.pictures, target, None if labels.isnan().any() else labels, Generators(seeds),
-                    learnt.get(fold),
+                    learnt.get(fold), self.device,
                 )  # fmt: skip
 
     def _objective(self, batch: _Batch, aims: torch.Tensor | None) -> Objective:
         if self.attack.access == "none":
-            quality = torch.full((len(batch.index),), float("nan"))
+            quality = torch.full((len(batch.index),), float("nan"), device=self.device)
         elif aims is None:
             quality = batch.target.quality(batch.images)
         else:
-            quality = self.clean[batch.index]  # asked for when the set was looked at
-        value = self.cell.target if aims is None else aims
+            quality = self.clean[batch.index].to(self.device)  # asked for when the set was looked at
+        value = self.cell.target if aims is None else aims.to(self.device)
         return Objective(self.cell.objective, quality, self.data_mean, batch.labels, value)
 
     def _aims(self, batches: Sequence[_Batch]) -> torch.Tensor | None:
@@ -173,7 +177,7 @@ class Crafter:
         for batch in batches:
             objective = self._objective(batch, None)
             facts = self.attack.look(batch.target, batch.images, objective, self.cell.threat, batch.generators)
-            seen |= dict(zip(batch.index, facts, strict=True))
+            seen |= dict(zip(batch.index, facts.cpu(), strict=True))
         facts = torch.stack([seen[i] for i in range(len(self.pictures))])
         generator = torch.Generator().manual_seed(seed_of(self.cell.crafting, "the whole set"))
         return self.attack.decide(self.clean, facts, generator)
@@ -185,9 +189,11 @@ class Crafter:
         try:
             attacked = self._attack(batch, aims)
         except (Exception, SystemExit) as error:
+            if out_of_memory(error):  # with fewer pictures at once it may go well
+                raise OutOfMemory(told(error)) from None
             self.errors.append(told(error))
             status[:] = "failed"
-            attacked = batch.images
+            attacked = clean.float() / 255
         stored = store(attacked, clean, threat)
         status[(stored.left_ball & (torch.from_numpy(status == "ok"))).numpy()] = "violation"
         status[stored.not_finite.numpy()] = "not-finite"
@@ -213,7 +219,7 @@ class Crafter:
         if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
             shape = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
             raise ModelError(f"{self.cell.attack}: returned {shape} for pictures of shape {tuple(images.shape)}")
-        return attacked.detach()
+        return attacked.detach().cpu()
 
 
 def seed_of(*names: str) -> int:

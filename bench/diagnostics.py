@@ -17,7 +17,7 @@ import torch
 
 from attacks.objective import Objective
 from bench.bootstrap import interval
-from bench.records import Records
+from bench.records import Records, Scored
 from bench.registry import parse_spec
 from bench.sample import Sample
 from bench.weighted import Reals
@@ -54,27 +54,10 @@ class Flag(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """One cell.
-
-    Attributes:
-        record: of the cell.
-        pictures: (image_id, reference_id), sorted.
-        mos, clean, adv: (n,), in the same order; NaN where there is none.
-    """
+    """One cell: its record, and its pictures."""
 
     record: dict[str, Any]
-    pictures: tuple[tuple[str, str], ...]
-    mos: Reals
-    clean: Reals
-    adv: Reals
-
-    @classmethod
-    def of(cls, record: dict[str, Any], images: pd.DataFrame) -> Evidence:
-        """From a record and its images.csv."""
-        images = images.sort_values("image_id")
-        names = tuple(zip(images.image_id, images.reference_id, strict=True))
-        columns = (images[c].to_numpy(dtype=np.float64) for c in ("mos", "clean_quality", "adv_quality"))
-        return cls(record, names, *columns)
+    scores: Scored
 
     @property
     def ok(self) -> bool:
@@ -102,30 +85,30 @@ class Evidence:
     def white_box(self) -> bool:
         """Whether it is one attack that follows gradients."""
         attack = self.record["attack"]
-        return not self.control and attack["access"] in ("gradient", "set") and not attack.get("ensemble", False)
+        return not self.control and attack.get("access") in ("gradient", "set") and not attack.get("ensemble", False)
 
     @property
     def black_box(self) -> bool:
         """Whether it asks for scores only."""
-        return not self.control and bool(self.record["attack"]["access"] == "score")
+        return not self.control and bool(self.record["attack"].get("access") == "score")
 
     @cached_property
     def shift(self) -> Reals:
         """|q′ − q| (n,)."""
-        return np.abs(self.adv - self.clean)
+        return np.abs(self.scores.adv - self.scores.clean)
 
     @cached_property
     def left(self) -> Reals:
         """How far each picture is from where the attack wanted it, in quality units (n,); smaller is a stronger attack."""
-        kind = self.cell["objective"]
-        clean, adv, labels = (torch.tensor(values) for values in (self.clean, self.adv, self.mos))
+        kind, scores = self.cell["objective"], self.scores
+        clean, adv, labels = (torch.tensor(values) for values in (scores.clean, scores.adv, scores.mos))
         loss = Objective(kind, clean, float(clean.mean()), labels, float(self.cell.get("target", 1.0))).loss(adv)
         return np.asarray((loss.sqrt() if kind in ("reflect", "target") else loss).numpy())
 
     @property
     def spread(self) -> float:
         """Inter-quartile range of the clean qualities."""
-        return float(np.subtract(*np.percentile(self.clean, [75, 25])))
+        return float(np.subtract(*np.percentile(self.scores.clean, [75, 25])))
 
 
 def diagnose(cells: Iterable[Evidence]) -> list[Flag]:
@@ -150,7 +133,7 @@ def diagnosed(records: Records) -> pd.DataFrame:
     rows: dict[tuple[str, str, str], list[Evidence]] = {}
     for record in records.all():
         key = (record["cell"]["dataset"], record["cell"]["model"], record["cell"]["defense"])
-        rows.setdefault(key, []).append(Evidence.of(record, records.images(record["cell_id"])))
+        rows.setdefault(key, []).append(Evidence(record, records.scores(record["cell_id"])))
     found = [(*key, *flag) for key, cells in sorted(rows.items()) for flag in diagnose(cells)]
     return pd.DataFrame(found, columns=["dataset", "model", "defense", "flag", "why"])
 
@@ -160,7 +143,7 @@ def _strength(every: Sequence[Evidence]) -> Iterator[Flag]:
     groups: dict[tuple[Any, ...], list[Evidence]] = {}
     for evidence in every:
         cell = evidence.cell
-        groups.setdefault((cell["norm"], cell["eps"], cell.get("queries"), evidence.pictures), []).append(evidence)
+        groups.setdefault((cell["norm"], cell["eps"], cell.get("queries"), evidence.scores.pictures), []).append(evidence)
     for cells in groups.values():
         yield from _noise(cells)
         for kind in sorted({evidence.cell["objective"] for evidence in cells}):
@@ -194,7 +177,7 @@ def _strongest(cells: Iterable[Evidence]) -> Evidence | None:
 
 def _beats(one: Evidence, other: Evidence) -> str:
     """In words, if an attack leaves less than another: by more than the margin, and clear of zero."""
-    value, low, _ = interval(_sample(one.pictures).mean(other.left - one.left))
+    value, low, _ = interval(_sample(one.scores.pictures).mean(other.left - one.left))
     return f"{one.name} gets {value:.2f} further than {other.name}" if value > _margin(one) and low > 0 else ""
 
 
@@ -212,7 +195,7 @@ def _noise(cells: Sequence[Evidence]) -> Iterator[Flag]:
     controls, attacks = [e for e in cells if e.control], [e for e in cells if not e.control]
     if controls and attacks:
         noise, attack = (max(some, key=lambda e: float(e.shift.mean())) for some in (controls, attacks))
-        value, low, _ = interval(_sample(noise.pictures).mean(attack.shift - noise.shift))
+        value, low, _ = interval(_sample(noise.scores.pictures).mean(attack.shift - noise.shift))
         if not low > 0:
             words = f"no attack moves qualities clearly further than {noise.cell['attack']} does"
             yield Flag("noise-as-good", f"{words}: {attack.name} by {value:.3f} of {float(attack.shift.mean()):.3f}")
@@ -252,12 +235,11 @@ def _sizes(every: Sequence[Evidence]) -> Iterator[Flag]:
     groups: dict[tuple[Any, ...], dict[float, list[Evidence]]] = {}
     for evidence in every:
         if not evidence.control:
-            key = (evidence.cell["norm"], evidence.pictures)
+            key = (evidence.cell["norm"], evidence.scores.pictures)
             groups.setdefault(key, {}).setdefault(float(evidence.cell["eps"]), []).append(evidence)
     for (norm, _), by_size in groups.items():
         sizes = sorted(by_size)
-        kept = _kept(by_size[sizes[-1]])
-        if norm == "linf" and sizes[-1] >= ALL and kept > LEFT:
+        if norm == "linf" and sizes[-1] >= ALL and (kept := _kept(by_size[sizes[-1]])) > LEFT:
             yield Flag("no-collapse", f"at {norm} {sizes[-1]:.3g} the strongest attack still leaves {kept:.0%} of the SROCC")
         for small, large in pairwise(sizes):
             if large >= LONGER * small and _kept(by_size[large]) > LEFT and _no_further(by_size[small], by_size[large]):
@@ -278,9 +260,9 @@ def _kept(cells: Sequence[Evidence]) -> float:
     """The least SROCC after an attack as a share of the clean one; with the clean qualities where there are no labels."""
     worst = 1.0
     for evidence in cells:
-        sample = Sample(np.ones((1, len(evidence.clean))))
-        labels = evidence.mos if np.isfinite(evidence.mos).all() else evidence.clean
-        before, after = (float(found[0]) for found in sample.spearmans(labels, [evidence.clean, evidence.adv]))
+        sample = Sample(np.ones((1, len(evidence.scores.clean))))
+        labels = evidence.scores.mos if np.isfinite(evidence.scores.mos).all() else evidence.scores.clean
+        before, after = (float(found[0]) for found in sample.spearmans(labels, [evidence.scores.clean, evidence.scores.adv]))
         worst = min(worst, np.nan_to_num(after) / before if before > 0 else 0.0)
     return worst
 
@@ -288,14 +270,14 @@ def _kept(cells: Sequence[Evidence]) -> float:
 def _scores(every: Sequence[Evidence]) -> Iterator[Flag]:
     """What clean qualities say."""
     for evidence in every[:1]:
-        stray = float((np.abs(evidence.clean - 0.5) > 0.5 + STRAY).mean())
+        stray = float((np.abs(evidence.scores.clean - 0.5) > 0.5 + STRAY).mean())
         if stray > STRAYING:
-            ends = f"they go from {evidence.clean.min():.2f} to {evidence.clean.max():.2f}"
+            ends = f"they go from {evidence.scores.clean.min():.2f} to {evidence.scores.clean.max():.2f}"
             yield Flag("out-of-range", f"{stray:.0%} of the clean qualities are outside of the range; {ends}")
     for one, other in product(every[:1], every[1:]):
         fixed = not (one.record["defense"].get("stochastic") or other.record["defense"].get("stochastic"))
-        if fixed and one.pictures == other.pictures and _weights(one) == _weights(other):
-            apart = float(np.abs(one.clean - other.clean).max())
+        if fixed and one.scores.pictures == other.scores.pictures and _weights(one) == _weights(other):
+            apart = float(np.abs(one.scores.clean - other.scores.clean).max())
             if apart > SAME:
                 yield Flag("undeclared-randomness", f"clean qualities differ by up to {apart:.3f} between two cells")
 

@@ -15,6 +15,7 @@ import torch
 from bench.arena import GRADIENT_ACCESS, Arena
 from bench.config import Suite
 from bench.datasets import open_dataset
+from bench.engine import Engine
 from bench.executors.base import missing
 from bench.plan import Cell, expand
 from bench.records import Records
@@ -90,7 +91,8 @@ def dry_run(suite: Suite, root: Path | None, records: Records) -> list[str]:
     Raises:
         UserError: for anything that the caller can mend.
     """
-    arena = Arena(open_dataset(suite.dataset, root), suite.limit, suite.batch)
+    engine = Engine(suite.device, suite.compile).checked()
+    arena = Arena(open_dataset(suite.dataset, root), suite.limit, suite.batch, engine=engine)
     found = estimate(arena, expand(suite), records)
     lines = [
         f"{found.to_do} cells to run, {found.done} done before, {found.skipped} skipped; {len(arena.samples)} pictures each",
@@ -107,9 +109,10 @@ def _seconds(arena: Arena, cell: Cell, gradient: bool) -> tuple[float, float]:
     """Of one picture's forward, and of its backward."""
     model = arena.defended(*cell.crafted_on, surrogate=gradient)
     picture = next(iter(arena.pictures))
-    some = torch.stack([p for p in islice(arena.pictures, _TRIED) if p.shape == picture.shape]).float() / 255
+    some = torch.stack([p for p in islice(arena.pictures, _TRIED) if p.shape == picture.shape])
+    some = some.to(arena.lineup.engine.device).float() / 255
     with frozen(model):
-        target = Target(model, len(some), "gradient" if gradient else "score")
+        target = Target(model, len(some), "gradient" if gradient else "score", precision=cell.precision)
         taken = [_timed(lambda: target.quality(some))]
         if gradient:
             taken.append(_timed(lambda: target.quality_and_grad(some, lambda quality: quality)) - taken[0])

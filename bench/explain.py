@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.datasets.demo import Demo
-from bench.errors import UserError
+from bench.errors import CannotRun, UserError
 from bench.picture import OnePicture
 from bench.plan import expand
 from bench.target import frozen

@@ -85,7 +85,8 @@ class Fits:
         started = time.perf_counter()
         seed = int(name[:15], 16)
         with frozen(seen):
-            target = Target(seen, len(images), attack.access, draws=cell.draws, seed=seed)
+            images = images.to(next((value.device for value in seen.state_dict().values()), images.device))
+            target = Target(seen, len(images), attack.access, draws=cell.draws, seed=seed, precision=cell.precision)
             clean = torch.cat([target.part(part).quality(images[part]) for part in torch.arange(len(images)).split(8)])
             objective = Objective(cell.objective, clean, float(clean.mean()), value=cell.target)
             fit = attack.fit(target, images, objective, cell.threat, Generators([seed]))
@@ -100,7 +101,11 @@ class Fits:
         part_file = path.with_suffix(f".{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({key: tensor.contiguous() for key, tensor in fit.items()}, part_file, {"facts": json.dumps(facts)})
+            save_file(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in fit.items()},
+                part_file,
+                {"facts": json.dumps(facts)},
+            )
             part_file.replace(path)
         except OSError:
             part_file.unlink(missing_ok=True)  # without a cache it is learnt again the next time

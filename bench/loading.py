@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from models.zoo import WeightsError, load_weights, state_sha256, weight_file
 def load_model(spec: str) -> QualityModel:
     """A registered model; one that lives in the zoo comes with its zoo weights, or with ``weights=FILE``.
 
+    ``$NAME`` in FILE is an environment variable, so that a suite can be run where the file lies elsewhere.
     Weights of others may score on another scale, so facts may stand beside them: ``weights=FILE,low=0,high=100``. Of a
     bridge's model, facts that are neither given in brackets nor known are measured.
 
@@ -40,7 +42,7 @@ def load_model(spec: str) -> QualityModel:
     try:
         model = made()
         if made.in_zoo or file:
-            path = Path(str(file)) if file else weight_file(model.info.name)
+            path = Path(os.path.expandvars(str(file))) if file else weight_file(model.info.name)
             model.info = _with(given, replace(model.info, weights_sha256=load_weights(model, path)))
         elif not model.info.weights_sha256 and model.state_dict():  # what its constructor has loaded, wherever from
             model.info = replace(model.info, weights_sha256=state_sha256(model))

@@ -26,10 +26,11 @@ labels, the *least* over all attacks, objectives and settings (oblivious: crafte
 the defense; transfer: on another model). Brackets are 95 % bootstrap intervals over reference pictures; the least is
 taken anew in every resample. Rank is 1 + the number of rows whose interval lies wholly above this one's, so
 **overlapping intervals share a rank**, and a wide interval is no merit. **Mean |shift|** is how far an attack moves quality
-on average (1 is the whole scale), the largest over attacks; both numbers stand here because they disagree. Random noise of
-the same size is a control and never ranks. Scores that are all equal count as SROCC 0. Cost is seconds an image against the
-undefended model. Rows with missing or failed cells are not ranked; an attack that was tried on less than half of the rows
-counts against those, but is missing nowhere else."""
+on average (1 is the whole scale), the largest over attacks; both numbers stand here because they disagree. Beside it
+the same as a multiple of the inter-quartile range (IQR) of the model's own clean qualities, since one that uses little
+of its scale moves by little of it too. Random noise of the same size is a control and never ranks. Scores that are all
+equal count as SROCC 0. Cost is seconds an image against the undefended model. Rows with missing or failed cells are not
+ranked; an attack that was tried on less than half of the rows counts against those, but is missing nowhere else."""
 RECONSTRUCTION = "CPRL and score reflection are our reconstruction from the abstracts of [arXiv 2404.19567](https://arxiv.org/abs/2404.19567)."
 ABOUT = (INTRO, RECONSTRUCTION)
 """Said here and on the page."""
@@ -126,6 +127,7 @@ def _table(board: Board, rows: Sequence[Row], out: Path) -> str:
     if board.claims:
         columns["claimed"] = "---", [_claim(board, row) for row in rows]
     columns[r"largest mean \|shift\|"] = "---", [f"{_span(row.shift)} by {_plain(row.shift_attack)}" for row in rows]
+    columns[r"\|shift\| / IQR"] = "--:", [signed(row.shift[0] / row.spread if row.spread > 0 else None) for row in rows]
     columns[r"noise \|shift\|"] = "--:", [signed(row.noise[0], 3) for row in rows]
     columns["cost"] = "--:", ["–" if np.isnan(row.cost_ratio) else f"{row.cost_ratio:.2f}×" for row in rows]
     columns["flags"] = "---", [", ".join(_flag(flag, out) for flag in row.flags) for row in rows]
@@ -191,9 +193,17 @@ def _alts(board: Board) -> dict[str, str]:
         "quality-shift": "Mean quality shift by each attack, the largest of a row: "
         + each({row.name: signed(row.shift[0]) for row in rows}),
         "reflection": "Quality of each picture before and after score reflection, beside the mirror line",
+        "pictures": "Pictures before and after attacks, and their difference: " + _pictures_in_words(board),
         "transfer": f"{label} under attacks crafted on {', '.join(map(_plain, board.sources))} and scored by each row",
     }
     return {kind: known[kind] for kind in plots.kinds(board)}
+
+
+def _pictures_in_words(board: Board) -> str:
+    return "; ".join(
+        f"{_plain(one.image_id)} on {_plain(one.row.name)}, quality {signed(one.clean)} to {signed(one.adv)}"
+        for one in board.examples[:NAMED_IN_WORDS]
+    )
 
 
 def _curves_in_words(family: Family) -> str:

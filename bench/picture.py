@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from attacks.threat import Norm
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.datasets.base import ImageDataset, Sample, read_picture
 from bench.datasets.demo import pixel_hash
-from bench.errors import UserError
+from bench.errors import CannotRun, UserError
 from bench.plan import expand
 from bench.registry import ATTACKS
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from attacks.objective import Kind
 from attacks.threat import Norm, Threat
-from bench.config import Setting, Suite
+from bench.config import Part, Setting, Suite
+from bench.engine import Precision
 from bench.registry import ATTACKS
+
+PROTOCOL = 1
+"""Of the harness: to be raised with every change of `bench`, or of a contract, that moves a cell's numbers.
+
+It is part of every cell's id. A test holds the numbers of one small cell against those of the protocol that it names.
+"""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Cell:
     draws: int
     target: float = 1.0
     source: str = ""  # in the setting `transfer`: the model that is attacked instead
+    precision: Precision = "float32"  # of gradients
 
     @property
     def threat(self) -> Threat:
@@ -67,7 +77,22 @@ def expand(suite: Suite) -> list[Cell]:
     Raises:
         UserError: for an unknown attack.
     """
-    cells = []
+    parts = [suite, *(suite.model_copy(update=_given(part)) for part in suite.parts)]
+    cells = [cell for part in parts for cell in _product(part)]
+    first: dict[object, int] = {}
+    for place, cell in enumerate(cells):
+        for group in (cell.scene, cell.crafting):
+            first.setdefault(group, place)
+    return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.scene], first[cell.crafting]))
+
+
+def _given(part: Part) -> dict[str, Any]:
+    """The fields that a part replaces."""
+    return {name: value for name in Part.model_fields if (value := getattr(part, name)) is not None}
+
+
+def _product(suite: Suite) -> Iterator[Cell]:
+    """Every combination of a suite's own lists."""
     for model in suite.models:
         for attack in suite.attacks:
             able = ATTACKS.build(attack.attack).objectives
@@ -75,15 +100,10 @@ def expand(suite: Suite) -> list[Cell]:
                 for threat in suite.threats:
                     for defense in suite.defenses:
                         for setting, source in _views(suite, model):
-                            cells.append(
-                                Cell(suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
-                                     threat.queries, setting, suite.seed, suite.draws, attack.target, source)
+                            yield Cell(
+                                suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
+                                threat.queries, setting, suite.seed, suite.draws, attack.target, source, suite.precision,
                             )  # fmt: skip
-    first: dict[object, int] = {}
-    for place, cell in enumerate(cells):
-        for group in (cell.scene, cell.crafting):
-            first.setdefault(group, place)
-    return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.scene], first[cell.crafting]))
 
 
 def _views(suite: Suite, model: str) -> list[tuple[Setting, str]]:

@@ -46,7 +46,7 @@ class _Subject:
 
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
-        self.kind: Kind = next((kind for kind in ("away", "lower") if kind in attack.objectives), attack.objectives[0])  # type: ignore[assignment]
+        self.kind: Kind = next((kind for kind in ("away", "lower") if kind in attack.objectives), attack.objectives[0])
         self.trials: dict[str, Trial] = {}
         self.refused: dict[str, str] = {}
         self.threat = Threat(attack.norms[0], SIZES[attack.norms[0]][0])

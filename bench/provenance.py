@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import platform
 import resource
 import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,16 +49,80 @@ def _source() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(changed.stdout.strip())}
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, commit, machine, precision and time, as JSON can hold them."""
+@dataclass
+class Costs:
+    """What a cell took of this process; NaN where nobody has measured.
+
+    Attributes:
+        seconds: wall time; what it shares with other cells and found made is not in it.
+        cpu_seconds: of all threads of the process.
+        peak_memory_mib: the most memory that the process held meanwhile, torch and all; on systems other than Linux the
+            most that it has ever held.
+        peak_gpu_memory_mib: the most that tensors took on a CUDA device meanwhile.
+    """
+
+    seconds: float = math.nan
+    cpu_seconds: float = math.nan
+    peak_memory_mib: float = math.nan
+    peak_gpu_memory_mib: float = math.nan
+
+
+@contextmanager
+def measured() -> Iterator[Costs]:
+    """Costs of what happens inside; filled in at its end."""
+    costs = Costs()
+    _forget_peaks()
+    started, cpu = time.perf_counter(), time.process_time()
+    try:
+        yield costs
+    finally:
+        costs.seconds, costs.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+        costs.peak_memory_mib = _peak_mib()
+        if torch.cuda.is_initialized():
+            costs.peak_gpu_memory_mib = torch.cuda.max_memory_allocated() // 2**20
+
+
+def _forget_peaks() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_mib() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # of what it counts: bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """Versions, commit, machine and time, as JSON can hold them."""
+    kind = torch.device(device).type
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": _versions(),
         **_source(),
         "machine": platform.machine(),
+        "system": platform.system(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": "cpu",
-        "precision": "float32",
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if kind == "cuda" else _processor(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+
+
+@functools.cache
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

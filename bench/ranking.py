@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.bootstrap import Interval, interval, shared_ranks
+from bench.bootstrap import RESAMPLES, Interval, interval, shared_ranks
+from bench.diagnostics import Evidence, Flag, diagnose
 from bench.records import Records, Scored
 from bench.sample import Sample
 from bench.weighted import Reals
@@ -65,6 +66,7 @@ class CellValue:
         stability: SROCC of attacked and clean qualities.
         shift: mean |quality shift|.
         clean, adv: qualities (n,), picture by picture.
+        crafting: of its attacked pictures, where they were kept.
     """
 
     key: Key
@@ -76,6 +78,7 @@ class CellValue:
     flags: tuple[str, ...]
     clean: Reals
     adv: Reals
+    crafting: str
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,12 @@ class Row:
             labels there is no clean one, and the robust one is with the clean qualities.
         worst_attack: the cell that gave `robust`.
         shift, shift_attack: the largest mean |quality shift| of a cell, and that cell.
+        spread: inter-quartile range of the clean qualities: a model that uses little of its range moves by little of it too.
         noise: the same for the controls, which never rank.
         certified: SROCC with the labels that no change within the threat model undercuts; NaN where nothing is certified.
         cost_ratio: seconds an image, defended over undefended, the median over cells.
         missing: what it lacks to be complete.
+        signs: flags that its robustness may not be real, of all sizes of the threat model, and what raised them.
         cells: all ok cells, controls last.
         image_ids: of the pictures of all cells.
         papers: of model and defense; empty where there is none.
@@ -108,17 +113,23 @@ class Row:
     worst_attack: str
     shift: Interval
     shift_attack: str
+    spread: float
     noise: Interval
     certified: float
     cost_ratio: float
     complete: bool
     missing: tuple[str, ...]
-    flags: tuple[str, ...]
+    signs: tuple[Flag, ...]
     cells: tuple[CellValue, ...]
     image_ids: tuple[str, ...]
     references: int
     papers: tuple[str, str]
     weights: tuple[str, str]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of its signs."""
+        return tuple(flag.name for flag in self.signs)
 
     @property
     def images(self) -> int:
@@ -133,22 +144,53 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
+    """One finished cell: its place in a row, its record, and its pictures in one order for all cells."""
+
     key: Key
     record: dict[str, Any]
     scores: Scored
 
     @property
     def pictures(self) -> tuple[tuple[str, str], ...]:
+        """(image_id, reference_id)."""
         return self.scores.pictures
 
     @property
     def control(self) -> bool:
+        """Whether it is what an attack must beat."""
         return bool(self.record["attack"]["control"])
 
     @property
     def ok(self) -> bool:
+        """Whether all its pictures count."""
         return bool(self.record["status"] == "ok")
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Model and defense."""
+        return self.record["cell"]["model"], self.record["cell"]["defense"]
+
+
+def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Cell]]:
+    """The cells of every track, controls last.
+
+    Args:
+        records: a results folder.
+        found: all its records, if they are at hand.
+    """
+    grouped: dict[Track, list[dict[str, Any]]] = {}
+    for record in records.all() if found is None else found:
+        cell = record["cell"]
+        track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
+        grouped.setdefault(track, []).append(record)
+    return {track: _cells(records, grouped[track]) for track in sorted(grouped)}
+
+
+def common_pictures(cells: Iterable[Cell]) -> tuple[tuple[str, str], ...]:
+    """Those that most cells that went well are of; others are not comparable."""
+    counts = Counter(cell.pictures for cell in cells if cell.ok)
+    return max(counts, key=lambda p: (counts[p], len(p), p), default=())
 
 
 def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Row]]:
@@ -160,19 +202,29 @@ def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> d
         records: a results folder.
         found: all its records, if they are at hand.
     """
-    grouped: dict[Track, list[dict[str, Any]]] = {}
-    for record in records.all() if found is None else found:
-        cell = record["cell"]
-        track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
-        grouped.setdefault(track, []).append(record)
-    return {track: _rows(records, track, grouped[track]) for track in sorted(grouped)}
+    cells = cells_of(records, found)
+    signs = _signs(cells)
+    return {track: _rows(track, own, signs) for track, own in cells.items()}
 
 
-class _Sample:
+_Family = tuple[str, str, str, str, str]
+"""(dataset, label_kind, norm, model, defense)"""
+
+
+def _signs(cells: dict[Track, list[Cell]]) -> dict[_Family, list[Flag]]:
+    """The flags of every model and defense, from its cells of all sizes."""
+    grouped: dict[_Family, list[Evidence]] = {}
+    for track, own in cells.items():
+        for cell in own:
+            grouped.setdefault((*track[:3], *cell.row), []).append(Evidence(cell.record, cell.scores))
+    return {family: diagnose(evidence) for family, evidence in grouped.items()}
+
+
+class TrackSample:
     """Statistics of the pictures of a track, (B,) each: of themselves, then of resamples over reference pictures."""
 
-    def __init__(self, references: Sequence[str]) -> None:
-        self.sample = Sample.of(references) if references else Sample(np.ones((1, 0)))
+    def __init__(self, references: Sequence[str], resamples: int = RESAMPLES) -> None:
+        self.sample = Sample.of(references, resamples) if references else Sample(np.ones((1, 0)))
         self.alone = Sample(np.ones((1, len(references))))
         self.references = len(set(references))
 
@@ -194,16 +246,17 @@ class _Sample:
         return (value, low, high) if self.references > 1 else (value, float("nan"), float("nan"))
 
 
-def _rows(records: Records, track: Track, found: Sequence[dict[str, Any]]) -> list[Row]:
-    cells = _cells(records, found)
-    counts = Counter(cell.pictures for cell in cells if cell.ok)
-    pictures = max(counts, key=lambda p: (counts[p], len(p), p), default=())
-    sample = _Sample([reference for _, reference in pictures])
+def _rows(track: Track, cells: Sequence[Cell], signs: dict[_Family, list[Flag]]) -> list[Row]:
+    pictures = common_pictures(cells)
+    sample = TrackSample([reference for _, reference in pictures])
     standard = _standard(cells, pictures)
-    grouped: dict[tuple[str, str], list[_Cell]] = {}
+    grouped: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        grouped.setdefault((cell.record["cell"]["model"], cell.record["cell"]["defense"]), []).append(cell)
-    rows = [_row(grouped[name], track.labelled, pictures, sample, standard) for name in sorted(grouped)]
+        grouped.setdefault(cell.row, []).append(cell)
+    rows = [
+        _row(grouped[name], track.labelled, pictures, sample, standard, signs[(*track[:3], *name)])
+        for name in sorted(grouped)
+    ]
     complete = [row for row in rows if row.complete]
     ranks = shared_ranks([row.robust for row in complete])
     ranked = [replace(row, rank=rank) for row, rank in zip(complete, ranks, strict=True)]
@@ -215,7 +268,7 @@ def _place(row: Row) -> tuple[float, str, str]:
     return -np.nan_to_num(row.robust[0], nan=-2.0), row.model, row.defense
 
 
-def _standard(cells: Sequence[_Cell], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
+def _standard(cells: Sequence[Cell], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
     """What a row needs to be complete: that went well on the track's pictures, and was tried on half of the rows at least.
 
     So an attack that somebody tried on a few rows counts against those, and takes nobody else's rank away.
@@ -223,13 +276,13 @@ def _standard(cells: Sequence[_Cell], pictures: tuple[tuple[str, str], ...]) -> 
     tried: dict[Key, set[tuple[str, str]]] = {}
     for cell in cells:
         if not cell.control:
-            tried.setdefault(cell.key, set()).add((cell.record["cell"]["model"], cell.record["cell"]["defense"]))
+            tried.setdefault(cell.key, set()).add(cell.row)
     rows = {name for names in tried.values() for name in names}
     went_well = {cell.key for cell in cells if cell.ok and cell.pictures == pictures}
     return {key for key, names in tried.items() if key in went_well and 2 * len(names) >= len(rows)}
 
 
-def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[_Cell]:
+def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[Cell]:
     """The cells of a track with their pictures in one order, so that resamples are paired."""
     differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in found}) > 1]
     cells = []
@@ -238,27 +291,28 @@ def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[_Cell]:
         variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
         setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
         key = Key(cell["attack"], cell["objective"], setting, variant)
-        cells.append(_Cell(key, record, records.scores(record["cell_id"])))
+        cells.append(Cell(key, record, records.scores(record["cell_id"])))
     return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
 
 
-def _newest(cells: Sequence[_Cell]) -> Iterable[_Cell]:
+def _newest(cells: Sequence[Cell]) -> Iterable[Cell]:
     """Of cells that differ only in weights or code, or that failed before they went well, the last to finish counts."""
-    last: dict[tuple[Any, ...], _Cell] = {}
+    last: dict[tuple[Any, ...], Cell] = {}
     for cell in cells:
-        known = (cell.record["cell"]["model"], cell.record["cell"]["defense"], cell.key, cell.pictures)
+        known = (*cell.row, cell.key, cell.pictures)
         if known not in last or _finished(last[known]) <= _finished(cell):
             last[known] = cell
     return last.values()
 
 
-def _finished(cell: _Cell) -> tuple[str, str]:
+def _finished(cell: Cell) -> tuple[str, str]:
     return str(cell.record.get("provenance", {}).get("finished", "")), cell.record["cell_id"]
 
 
 def _row(
-    own: Sequence[_Cell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: _Sample, standard: set[Key]
-) -> Row:
+    own: Sequence[Cell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Key],
+    signs: Sequence[Flag],
+) -> Row:  # fmt: skip
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
     attacks = [cell for cell in usable if not cell.control]  # they come first
     sroccs, clean = [], []
@@ -283,12 +337,13 @@ def _row(
         worst_attack=_culprit(attacks, [-s[0] for s in sroccs]),
         shift=sample.bounded(shifts[: len(attacks)], np.max),
         shift_attack=_culprit(attacks, [s[0] for s in shifts]),
+        spread=float(np.subtract(*np.percentile(usable[0].scores.clean, [75, 25]))) if usable else float("nan"),
         noise=sample.bounded(shifts[len(attacks) :], np.max),
         certified=_certified([cell.record for cell in usable]),
         cost_ratio=_cost_ratio([cell.record for cell in usable]),
         complete=not missing,
         missing=missing,
-        flags=tuple(sorted({flag for cell in own if not cell.control for flag in cell.record["flags"]})),
+        signs=tuple(signs),
         cells=tuple(_value(*parts, sample) for parts in zip(usable, sroccs, shifts, strict=True)),
         image_ids=tuple(image_id for image_id, _ in pictures),
         references=sample.references,
@@ -297,16 +352,16 @@ def _row(
     )
 
 
-def _value(cell: _Cell, sroccs: Reals, shifts: Reals, sample: _Sample) -> CellValue:
+def _value(cell: Cell, sroccs: Reals, shifts: Reals, sample: TrackSample) -> CellValue:
     scores = cell.scores
     stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
     return CellValue(
         cell.key, cell.control, cell.record["cell_id"], sample.bounded([sroccs], np.min), stability, float(shifts[0]),
-        tuple(cell.record["flags"]), scores.clean, scores.adv,
+        tuple(cell.record["flags"]), scores.clean, scores.adv, cell.record["crafting"] if cell.record["pictures"] else "",
     )  # fmt: skip
 
 
-def _culprit(attacks: Sequence[_Cell], badness: Sequence[Any]) -> str:
+def _culprit(attacks: Sequence[Cell], badness: Sequence[Any]) -> str:
     """The first cell of the largest badness; nothing without cells."""
     return str(max(zip(attacks, badness, strict=False), key=lambda pair: float(pair[1]))[0].key) if attacks else ""
 
@@ -323,7 +378,7 @@ def _cost_ratio(found: Sequence[dict[str, Any]]) -> float:
     return float(np.median(ratios)) if ratios else float("nan")
 
 
-def _missing(own: Sequence[_Cell], pictures: tuple[tuple[str, str], ...], standard: set[Key]) -> tuple[str, ...]:
+def _missing(own: Sequence[Cell], pictures: tuple[tuple[str, str], ...], standard: set[Key]) -> tuple[str, ...]:
     """What keeps a row from being complete, as lines."""
     done = {cell.key for cell in own if cell.ok and not cell.control and cell.pictures == pictures}
     why: dict[Key, str] = {}

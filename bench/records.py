@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock, Timeout
+from PIL import Image
 
 from bench.errors import UserError
 from bench.measures import FIXED, LATER, columns
 from bench.weighted import Reals
 
-VERSION = 1
+VERSION = 2
+"""Of a record. 1: no hash of the record itself, no `crafting`, no `pictures`, and a provenance with less in it."""
+
 IMAGE_COLUMNS = [
     "image_id", "reference_id", "mos", "clean_quality", "adv_quality", "undefended_clean_quality", "linf", "l2", "l0",
     "psnr", "ssim", "forwards", "backwards", "status", "ms_ssim",
 ]  # fmt: skip
 CELL_COLUMNS = ["dataset", "model", "defense", "attack", "objective", "norm", "eps", "setting", "seed"]
 COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backwards_mean", "seconds", "flags"]
-LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean"]
+CERTIFICATE_COLUMNS = [
+    "certified_srocc", "certificate_width", "certificate_radius", "certificate_confidence", "certificates_left",
+]  # fmt: skip
+"""Of the deployed model, see `bench.certificates.measure_certificates`; empty for a defense that certifies nothing."""
+LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean", *CERTIFICATE_COLUMNS]
 """What came later stands behind what was there, so that a script that counts columns still finds its own."""
 SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *columns(FIXED), *COST_COLUMNS, *LATER_COLUMNS]
 
 
 _NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags", "attack", "defense", "model", "dataset"}
+
+
+_LIST = "sha256.txt"
+"""Of a folder of pictures: a line for each, the hash of its pixels."""
 
 
 class Scored(NamedTuple):
@@ -52,13 +65,15 @@ class Scored(NamedTuple):
 class Records:
     """A results folder: ``cells/<cell_id>/{record.json, images.csv}`` and ``summary.csv``.
 
-    A cell's folder is written under a temporary name and renamed, so it is whole or not there. A cell that did not end
-    ``ok`` is kept for the table but counts as not done.
+    Folders are written under a temporary name and renamed, so they are whole or not there. A cell that did not end ``ok``
+    is kept for the table but counts as not done. Attacked pictures, where they are kept, lie in ``pictures/<crafting>/``,
+    once for all cells that share them.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cells = folder / "cells"
+        self.pictures = folder / "pictures"
 
     def prepare(self) -> None:
         """Make the folder.
@@ -88,6 +103,7 @@ class Records:
         except Timeout:
             raise UserError(f"{self.folder}: another run writes to it; wait for its end or choose another --out") from None
         try:
+            self._sweep()
             yield
         finally:
             try:
@@ -95,17 +111,24 @@ class Records:
             finally:
                 lock.release()
 
+    def _sweep(self) -> None:
+        """Remove what runs that were killed while they wrote have left."""
+        for folder in (self.cells, self.pictures):
+            for left in (*folder.glob(".*.part"), *folder.glob(".*.old")):
+                shutil.rmtree(left, ignore_errors=True)
+
     def read(self, cell_id: str) -> dict[str, Any] | None:
-        """The record of a cell; None where there is none, or where it is damaged and has to be made again."""
+        """The record of a cell; None where there is none, or where it is damaged or edited and has to be made again."""
         folder = self.cells / cell_id
         try:
-            record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+            record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
             images = (folder / "images.csv").read_bytes()
             whole = record["images_sha256"] == hashlib.sha256(images).hexdigest() and record["cell_id"] == cell_id
             whole = whole and set(record) >= _NEEDED and set(CELL_COLUMNS) <= set(record["cell"])
+            whole = whole and (record["version"] == 1 or record["record_sha256"] == _seal(record))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return record if whole else None
+        return {"crafting": "", "pictures": []} | record if whole else None
 
     def images(self, cell_id: str) -> pd.DataFrame:
         """The rows of a cell."""
@@ -126,36 +149,96 @@ class Records:
         found = [record for folder in sorted(self.cells.glob("[!.]*")) if (record := self.read(folder.name))]
         yield from sorted(found, key=lambda r: (*(str(r["cell"][column]) for column in CELL_COLUMNS), r["cell_id"]))
 
-    def write(self, record: dict[str, Any], images: pd.DataFrame) -> None:
+    def write(self, record: dict[str, Any], images: pd.DataFrame, pictures: Iterable[torch.Tensor] | None = None) -> None:
         """Store a finished cell, replacing an earlier failure.
+
+        Args:
+            record, images: of the cell.
+            pictures: the attacked pictures (3, H, W) uint8 in the order of `images`, where they are to be kept.
 
         Raises:
             UserError: where the disk is full or read-only; what was there before is still there.
         """
         folder = self.cells / str(record["cell_id"])
-        part = self.cells / f".{folder.name}.{os.getpid()}.part"
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
+            kept = {} if pictures is None else {"pictures": self._keep(str(record["crafting"]), pictures)}
             table = images[IMAGE_COLUMNS].to_csv(index=False).encode()
-            record = {"version": VERSION, **record, "images_sha256": hashlib.sha256(table).hexdigest()}
-            _write_synced(part / "images.csv", table)
-            _write_synced(
-                part / "record.json", (json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n").encode()
-            )
-            if folder.exists():
-                old = self.cells / f".{folder.name}.{os.getpid()}.old"
-                folder.rename(old)
-                part.rename(folder)
-                shutil.rmtree(old)
-            else:
-                part.rename(folder)
+            record = {"version": VERSION, **record, **kept, "images_sha256": hashlib.sha256(table).hexdigest()}
+            record = json.loads(json.dumps(record, default=str))  # as it will be read
+            record["record_sha256"] = _seal(record)
+            with _whole(folder) as part:
+                _write_synced(part / "images.csv", table)
+                _write_synced(part / "record.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
         except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
             raise UserError(
                 f"{folder}: cannot be written ({error.strerror}); finished cells are kept, "
                 "make room or choose another --out and run the same command again"
             ) from None
+
+    def _keep(self, crafting: str, pictures: Iterable[torch.Tensor]) -> list[str]:
+        """Store attacked pictures as 8-bit PNG, unless a cell that shares them has; returns the sha256 of their pixels."""
+        folder, pixels = self.pictures / crafting, [p.permute(1, 2, 0).contiguous().numpy() for p in pictures]
+        hashes = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pixels]
+        listed = "\n".join([*hashes, ""])
+        if (folder / _LIST).is_file() and (folder / _LIST).read_text() == listed:
+            return hashes
+        self.pictures.mkdir(exist_ok=True)
+        with _whole(folder) as part:
+            for place, picture in enumerate(pixels):
+                encoded = io.BytesIO()
+                Image.fromarray(picture).save(encoded, "png", compress_level=1)  # three times as fast, a tenth larger
+                _write_synced(part / _png(place), encoded.getvalue())
+            _write_synced(part / _LIST, listed.encode())
+        return hashes
+
+    def picture(self, crafting: str, place: int) -> Path:
+        """Where the attacked picture of a row of images.csv is, if it was kept."""
+        return self.pictures / crafting / _png(place)
+
+    def original(self, fingerprint: str, image_id: str) -> Path:
+        """Where a picture of a data set is as it was before attacks, if it was kept."""
+        return self.pictures / f"originals-{fingerprint[:16]}" / f"{hashlib.sha256(image_id.encode()).hexdigest()[:16]}.png"
+
+    def keep_originals(self, fingerprint: str, pictures: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Store pictures (3, H, W) uint8 by their image_id as they were before attacks, unless they are there.
+
+        Raises:
+            UserError: where the disk is full or read-only.
+        """
+        try:
+            for image_id, picture in pictures:
+                path = self.original(fingerprint, image_id)
+                if not path.is_file():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    part = path.with_suffix(f".{os.getpid()}.part")
+                    with Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) as image:
+                        image.save(part, "png", compress_level=1)
+                    part.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"{self.pictures}: cannot be written ({error.strerror}); make room or choose another --out"
+            ) from None
+
+    def kept(self, record: dict[str, Any]) -> list[torch.Tensor] | None:
+        """The attacked pictures (3, H, W) uint8 of a cell, in the order of its rows; None where they were not kept.
+
+        Raises:
+            UserError: where one is missing or has other pixels than when it was stored.
+        """
+        if not record["pictures"]:
+            return None
+        found = []
+        for place, sha256 in enumerate(record["pictures"]):
+            path = self.picture(str(record["crafting"]), place)
+            try:
+                with Image.open(path) as opened:
+                    pixels = np.array(opened)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: cannot be read ({error}); run its cell again with --fresh --keep-images") from None
+            if hashlib.sha256(pixels.tobytes()).hexdigest() != sha256:
+                raise UserError(f"{path}: not the pixels of its record; run its cell again with --fresh --keep-images")
+            found.append(torch.from_numpy(pixels).permute(2, 0, 1))
+        return found
 
     def rebuild_summary(self) -> pd.DataFrame:
         """Write ``summary.csv`` from the records, one row a cell, and return it."""
@@ -174,6 +257,46 @@ class Records:
             part.unlink(missing_ok=True)
             raise UserError(f"{self.folder / 'summary.csv'}: cannot be written ({error.strerror})") from None
         return table
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """sha256 of all that a record says, whatever its layout."""
+    said = {key: value for key, value in record.items() if key != "record_sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _png(place: int) -> str:
+    return f"{place:05d}.png"
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes a folder's place when all went well; what was there before goes only then."""
+    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        yield part
+        _sync(part)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Names are on the disk, not only in memory."""
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -43,7 +43,7 @@ class Rerun:
 
 
 def reruns(found: Sequence[dict[str, Any]], names: Mapping[Track, str]) -> dict[Track, tuple[Rerun, ...]]:
-    """Suites for every track; several where its cells differ in seed, draws or query limit.
+    """Suites for every track; several where its cells differ in seed, draws, query limit or precision.
 
     Args:
         found: all records.
@@ -53,7 +53,7 @@ def reruns(found: Sequence[dict[str, Any]], names: Mapping[Track, str]) -> dict[
     for record in found:
         cell = record["cell"]
         track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
-        rest = (cell.get("seed"), cell.get("draws"), cell.get("queries"), record["n_images"])
+        rest = (*(cell.get(name) for name in ("seed", "draws", "queries", "precision")), record["n_images"])
         grouped[track].setdefault(rest, []).append(record)
     made = {}
     for track, groups in grouped.items():
@@ -83,7 +83,7 @@ def _rerun(name: str, found: list[dict[str, Any]]) -> Rerun:
         "models": sorted({cell["model"] for cell in cells}), "defenses": sorted({cell["defense"] for cell in cells}),
         "attacks": attacks, "threats": [threat], "settings": settings,
         **({"transfer_from": sources} if sources else {}),
-        "seed": first["seed"], "draws": first.get("draws", 8),
+        "seed": first["seed"], "draws": first.get("draws", 8), "precision": first.get("precision", "float32"),
     }  # fmt: skip
     text = "# Made from the records; with --model and --defense it makes one row again.\n"
     text += yaml.safe_dump(suite, sort_keys=False, allow_unicode=True, width=110)

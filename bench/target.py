@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from attacks.base import Access
+from bench.engine import Precision, gradient_precision
+from bench.guard import seeded
 from bench.trail import Trail
 from models.base import QualityModel
 
@@ -41,16 +43,18 @@ class Target:
         queries: forward passes allowed a picture, or None.
         draws: for a stochastic model, random draws that each answer is averaged over (each is counted).
         seed: of a stochastic model's draws.
+        precision: of the forward passes that gradients are taken of, and of the qualities that come with them.
 
     Every picture batch that comes in must have `count` pictures, in the same order; `part` makes a target for fewer.
     """
 
     def __init__(
-        self, model: QualityModel, count: int, access: Access, *, queries: int | None = None, draws: int = 1, seed: int = 0
-    ) -> None:
+        self, model: QualityModel, count: int, access: Access, *, queries: int | None = None, draws: int = 1, seed: int = 0,
+        precision: Precision = "float32",
+    ) -> None:  # fmt: skip
         self.model, self.access, self.queries = model, access, queries
         self.draws = draws if model.info.stochastic else 1
-        self.seed = seed
+        self.seed, self.precision = seed, precision
         self.counts = Counts(count)
         self.index = torch.arange(count)
         self.trail: Trail | None = None
@@ -84,7 +88,8 @@ class Target:
         self._need("gradient")
         with torch.enable_grad():
             leaf = images.detach().clone().requires_grad_()
-            qualities = self._forward(leaf)
+            with gradient_precision(self.precision, leaf.device):
+                qualities = self._forward(leaf)
             if not qualities.requires_grad:
                 raise ModelError(f"{self.model.info.name}: no gradient reaches the pixels")
             (gradient,) = torch.autograd.grad(loss(qualities).sum(), leaf)
@@ -105,7 +110,8 @@ class Target:
         """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted, all if left out."""
         self.counts.backwards[self.index] += self.draws
         self.counts.gradients[self.index] += 1
-        dead = ~(gradient.flatten(1).abs().amax(dim=1) > 0)  # zero or NaN
+        values = gradient.flatten(1)
+        dead = ~((values.amax(dim=1) > 0) | (values.amin(dim=1) < 0))  # zero or NaN
         if asked is not None:
             dead &= asked
         self.counts.zero_gradients[self.index] += dead.cpu().long()
@@ -124,8 +130,7 @@ class Target:
         self.counts.forwards[self.index] += self.draws
         if not self.model.info.stochastic:
             return checked_quality(self.model, images)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed + int(self.counts.forwards.max()))
+        with seeded(self.seed + int(self.counts.forwards.max())):
             return torch.stack([checked_quality(self.model, images) for _ in range(self.draws)]).mean(0)
 
 
@@ -140,7 +145,9 @@ class _Counted(nn.Module):
         if not images.requires_grad:
             return self.loss(self.target._forward(images))
         images = images.view_as(images)
-        losses = self.loss(self.target._forward(images))
+        with gradient_precision(self.target.precision, images.device):
+            qualities = self.target._forward(images)
+        losses = self.loss(qualities)
         asked = torch.ones_like(losses, dtype=torch.bool)
 
         def note(incoming: torch.Tensor) -> None:

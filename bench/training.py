@@ -61,7 +61,10 @@ def fit(
     labelled = dataset.label_kind != "none" and not any(math.isnan(sample.mos) for sample in dataset.samples)
     if not labelled and (not isinstance(model, FittedModel) or model.needs_labels):
         raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
-    training, validation, test = _splits(dataset, schedule.seed)
+    if labelled:
+        training, validation, test = _splits(dataset, schedule.seed)
+    else:  # nothing could be said of pictures that are kept apart
+        training, validation, test = Subset(dataset, range(len(dataset))), None, None
     try:
         out.mkdir(parents=True, exist_ok=True)
         target = weight_file(model.info.name, recipe.name, out)

@@ -28,6 +28,7 @@ class Defense(ABC):
         name: registry name.
         kind: what it changes.
         stochastic: whether the protected model draws random numbers (from torch's global stream).
+        forwards: passes of the model under it that one score costs; what a filter takes itself is not among them.
         surrogate_kind: how an adaptive attacker gets a gradient: exact, smooth stand-in or identity (BPDA).
         paper: where it comes from.
     """
@@ -35,6 +36,7 @@ class Defense(ABC):
     name: ClassVar[str]
     kind: ClassVar[Kind]
     stochastic: ClassVar[bool] = False
+    forwards: ClassVar[int] = 1
     surrogate_kind: ClassVar[Literal["exact", "smooth", "identity"]] = "exact"
     paper: ClassVar[str] = ""
 

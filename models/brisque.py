@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from models.base import FittedModel, ModelInfo
-from models.nss import fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
+from models.nss import MOST, fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
 
 _FEATURES = 36
 
@@ -30,9 +30,9 @@ class BRISQUE(FittedModel):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("low", torch.zeros(_FEATURES))
-        self.register_buffer("high", torch.ones(_FEATURES))
+        self.register_buffer("high", torch.full((_FEATURES,), MOST))
         self.register_buffer("vectors", torch.rand(8, _FEATURES) * 2 - 1)
-        self.register_buffer("coefficients", torch.rand(8) - 0.5)
+        self.register_buffer("coefficients", COST * (2 * torch.rand(8) - 1))
         self.register_buffer("width", torch.tensor(WIDTH))
         self.register_buffer("offset", torch.tensor(0.5))
         self.low: torch.Tensor
@@ -50,9 +50,11 @@ class BRISQUE(FittedModel):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        scaled = self._scaled(features(images).to(self.vectors))
-        apart = torch.cdist(scaled, self.vectors, compute_mode="donot_use_mm_for_euclid_dist")
-        return (torch.exp(-self.width * apart**2) @ self.coefficients + self.offset).to(images.dtype)
+        scaled = self._scaled(features(images))
+        apart = torch.cdist(scaled, self.vectors.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        # thousands of terms that nearly cancel: not for float32
+        scores: torch.Tensor = torch.exp(-self.width * apart**2) @ self.coefficients.double() + self.offset
+        return scores.to(images.dtype)
 
     def _scaled(self, found: torch.Tensor) -> torch.Tensor:
         """Features (N, 36), those of the training set from −1 to 1."""
@@ -63,10 +65,10 @@ class BRISQUE(FittedModel):
         from sklearn.svm import SVR
 
         rows = [(features(picture[None]), label) for picture, label in pictures]
-        table = torch.cat([row for row, _ in rows]).float()
-        self.low, self.high = table.amin(dim=0), table.amax(dim=0)
+        table = torch.cat([row for row, _ in rows])
+        self.low, self.high = table.amin(dim=0).float(), table.amax(dim=0).float()
         regression = SVR(C=COST, gamma=WIDTH, epsilon=TUBE, cache_size=500)
-        regression.fit(self._scaled(table).double().numpy(), [label for _, label in rows])
+        regression.fit(self._scaled(table).numpy(), [label for _, label in rows])
         self.vectors = torch.from_numpy(regression.support_vectors_).float()
         self.coefficients = torch.from_numpy(regression.dual_coef_[0]).float()
         self.width, self.offset = torch.tensor(WIDTH), torch.tensor(float(regression.intercept_[0]))

@@ -58,7 +58,8 @@ class LinearityIQA(OnImageNet, QualityModel):
         one, two, both = (stream.float() for stream in self.streams(images))
         self._follow(both.detach(), labels)
         parts = [norm_in_norm(stream, labels) for stream in (one, two)]
-        return norm_in_norm(both, labels) + STREAM_WEIGHT * torch.stack(parts).sum()
+        loss: torch.Tensor = norm_in_norm(both, labels) + STREAM_WEIGHT * torch.stack(parts).sum()
+        return loss
 
     def _follow(self, predictions: torch.Tensor, labels: torch.Tensor) -> None:
         seen = torch.stack([predictions, labels, predictions**2, predictions * labels]).mean(dim=1)
@@ -67,7 +68,8 @@ class LinearityIQA(OnImageNet, QualityModel):
     def _on_the_line(self, predictions: torch.Tensor) -> torch.Tensor:
         mean, label, square, product = self.moments.to(predictions)
         slope = (product - mean * label) / (square - mean**2).clamp(min=1e-12)
-        return label + slope * (predictions - mean)
+        scores: torch.Tensor = label + slope * (predictions - mean)
+        return scores
 
 
 def _reduction(width: int) -> nn.Sequential:
@@ -93,4 +95,5 @@ def norm_in_norm(predictions: torch.Tensor, labels: torch.Tensor, p: float = 1.0
     # the floor keeps batches in which all are equal from dividing by zero
     ours, theirs = (values / values.norm(p=q).clamp(min=1e-8) for values in centred)
     greatest = 2 ** max(1.0, 1 / q) * len(labels) ** max(0.0, 1 / p - 1 / q)
-    return ((ours - theirs).norm(p=p) / greatest) ** p
+    loss: torch.Tensor = ((ours - theirs).norm(p=p) / greatest) ** p
+    return loss

@@ -50,7 +50,7 @@ class NIQE(FittedModel):
         mean, covariance = gaussian(features)
         away = mean - self.mean.double()
         between = (self.covariance.double() + covariance) / 2
-        square = (away * torch.linalg.solve(between, away)).sum(dim=1)
+        square: torch.Tensor = (away * torch.linalg.solve(between, away)).sum(dim=1)
         return square.clamp(min=1e-12).sqrt().to(images.dtype)
 
     def fit(self, pictures: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:

@@ -29,7 +29,8 @@ class StandardizedConv2d(nn.Conv2d):
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
         # the floor is timm's; it only keeps filters that have become constant from dividing by zero
         scale = self.gain * torch.rsqrt((variance * self.weight[0].numel()).clamp(min=1e-4))
-        return self._conv_forward(maps, (self.weight - mean) * scale, self.bias)
+        convolved: torch.Tensor = self._conv_forward(maps, (self.weight - mean) * scale, self.bias)
+        return convolved
 
 
 class NFBlock(nn.Module):

@@ -57,7 +57,8 @@ class WaDIQaMNRFull(FeatureModel):
         flat = features.flatten(1)
         qualities, weights = self.regress(flat), functional.relu(self.weigh(flat)) + LEAST_WEIGHT
         qualities, weights = qualities.view(count, -1), weights.view(count, -1)
-        return (qualities * weights).sum(dim=1) / weights.sum(dim=1)
+        scores: torch.Tensor = (qualities * weights).sum(dim=1) / weights.sum(dim=1)
+        return scores
 
 
 class WaDIQaMNR(WaDIQaMNRFull):

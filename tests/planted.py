@@ -84,7 +84,7 @@ class Turned(Defended):
 
 class Noisy(Defended):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model(images) + 0.02 * torch.randn(len(images))
+        return self.model(images) + 0.005 * torch.randn(len(images))
 
 
 class Optimises(Defended):
@@ -179,7 +179,9 @@ def flags_of(case: Case, dataset: Folder, out: Path) -> list[Flag]:
              "transfer_from": ["similar"] if case.transfer else []}
         )  # fmt: skip
         records = Records(out)
-        local.run(Arena(dataset, None, 24, models), expand(suite), records, report=lambda *_: None)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # of what draws random numbers without saying so
+            local.run(Arena(dataset, None, 24, models), expand(suite), records, report=lambda *_: None)
         found = diagnosed(records)
         return [Flag(row.flag, row.why) for row in found.itertuples()]
     finally:

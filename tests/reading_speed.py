@@ -107,9 +107,8 @@ def compare(folder: Path, suffix: str, workers: int, rounds: int) -> None:
     one, two = (len(paths) / statistics.median(turn[place][0] for turn in turns) for place in (0, 1))
     ratio, of_cpu = (statistics.median(turn[1][kind] / turn[0][kind] for turn in turns) for kind in (0, 1))
     size = sum(path.stat().st_size for path in paths) / len(paths) / 1024
-    print(
-        f"{suffix} ({size:.0f} KiB each): {one:.0f} pictures/s, a bare Pillow loop {two:.0f}: ratio {ratio:.2f}, {of_cpu:.2f} by processor time"
-    )
+    rates = f"{one:.0f} pictures/s, a bare Pillow loop {two:.0f}"
+    print(f"{suffix} ({size:.0f} KiB each): {rates}: ratio {ratio:.2f}, {of_cpu:.2f} by processor time")
 
 
 if __name__ == "__main__":

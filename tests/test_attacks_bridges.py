@@ -352,7 +352,7 @@ def test_what_is_refused_says_why(prefix, variant):
         ATTACKS.build(f"{prefix}:{variant}")
 
 
-def test_the_issue_s_seventeen_are_there():
+def test_the_seventeen_exact_ones_are_there():
     assert len(EXACT) == 17
     assert set(EXACT) <= offered("torchattacks")
 

@@ -153,7 +153,7 @@ def test_gradient_of_the_soft_rank_correlation_is_that_of_finite_differences():
     assert torch.allclose(_rank_correlation_gradient(values, wanted, 0.1), numeric, atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_aims_are_as_bad_as_the_worst_found_by_trying_all(seed):
     generator = np.random.default_rng(seed)
     clean = generator.random(5)

@@ -108,7 +108,7 @@ def test_fit_sees_every_picture_once_an_epoch_and_the_attack_asks_nothing(attack
     assert attack.passes == (0, 0)
 
 
-@pytest.mark.parametrize("attack", [GenerativeUAP(), FACPA()], ids=["generative-uap", "facpa"])
+@pytest.mark.parametrize("attack", [GenerativeUAP(restarts=1), FACPA(epochs=30)], ids=["generative-uap", "facpa"])
 @pytest.mark.parametrize("threat", [TWO, Threat("l2", 4.0)], ids=["linf", "l2"])
 def test_network_learns_what_a_linear_model_wants(attack, threat):
     model, clean = LinearModel(), random_pixels(3, low=20, high=236)
@@ -125,9 +125,9 @@ def test_network_learns_what_a_linear_model_wants(attack, threat):
 
 def test_facpa_follows_a_direction_that_depends_on_the_picture():
     # dark pictures are to be brightened and bright ones darkened, each by two levels
-    dark, bright = random_pixels(8, 32, 32, low=20, high=120), random_pixels(8, 32, 32, seed=1, low=136, high=236)
+    dark, bright = random_pixels(6, 32, 32, low=20, high=120), random_pixels(6, 32, 32, seed=1, low=136, high=236)
     model = MeanModel()
-    fit, _ = learn(FACPA(), model, torch.cat([dark, bright]).float() / 255, "away", TWO)
+    fit, _ = learn(FACPA(epochs=20), model, torch.cat([dark, bright]).float() / 255, "away", TWO)
     others = torch.cat([random_pixels(2, 32, 32, 5, 20, 120), random_pixels(2, 32, 32, 6, 136, 236)]).float() / 255
     objective = Objective("away", model(others))
     moved = model(FACPA().run(None, others, objective, TWO, None, fit=fit)) - objective.clean

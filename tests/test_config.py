@@ -12,10 +12,12 @@ import torch
 from attacks.base import Attack
 from attacks.pgd import PGD
 from bench import registry
-from bench.config import SUITES, Suite, load_suite, parse_size, validated
+from bench.config import SUITES, Suite, changed, load_suite, parse_size, validated
 from bench.errors import UserError
+from bench.loading import load_model
 from bench.plan import expand
 from bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec, source_hash
+from models.zoo import ZOO
 
 MINIMAL = "models: [cnniqa]\nattacks: [fgsm]\n"
 
@@ -191,6 +193,44 @@ def test_a_transfer_cell_shares_the_pictures_of_its_sources_oblivious_cell():
 def test_transfer_without_another_model_is_refused(suite):
     with pytest.raises(UserError, match="field transfer_from: the setting transfer needs a model other than cnniqa"):
         suite(f"{MINIMAL}settings: [transfer]\n")
+
+
+PARTS = """\
+models: [cnniqa, resnet-iqa]
+defenses: [none, jpeg]
+attacks: [fgsm, pgd]
+settings: [adaptive]
+parts:
+  - {threats: [{eps: 4/255}], models: [cnniqa], attacks: [fgsm]}
+  - {attacks: [pgd-l2], threats: [{norm: l2, eps: 1}], defenses: [none]}
+"""
+
+
+def test_parts_are_run_besides_with_their_fields_replaced(suite):
+    cells = {(c.model, c.defense, c.attack, c.norm, round(c.eps, 4)) for c in expand(suite(PARTS))}
+    own = set(itertools.product(TWO["models"], ("none", "jpeg"), ("fgsm", "pgd"), ("linf",), (round(2 / 255, 4),)))
+    larger = set(itertools.product(("cnniqa",), ("none", "jpeg"), ("fgsm",), ("linf",), (round(4 / 255, 4),)))
+    longer = set(itertools.product(TWO["models"], ("none",), ("pgd-l2",), ("l2",), (1.0,)))
+    assert cells == own | larger | longer
+
+
+def test_a_change_of_a_suite_reaches_its_parts(suite):
+    cells = expand(changed(suite(PARTS), {"models": ["resnet-iqa"], "defenses": ["cprl"]}))
+    assert {(c.model, c.defense) for c in cells} == {("resnet-iqa", "cprl")}
+    assert {(c.norm, c.attack) for c in cells} == {("linf", "fgsm"), ("linf", "pgd"), ("l2", "pgd-l2")}
+
+
+def test_a_part_replaces_only_what_a_plan_is_made_of(suite):
+    with pytest.raises(UserError, match=r"mine.yaml:6: field parts.0.dataset: no such field"):
+        suite(PARTS.replace("{threats", "{dataset: demo, threats"))
+
+
+def test_weights_may_be_named_by_an_environment_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_WEIGHTS", str(ZOO))
+    assert load_model("cnniqa[weights=$MY_WEIGHTS/cnniqa.safetensors]").info.weights_sha256
+    monkeypatch.delenv("MY_WEIGHTS")
+    with pytest.raises(UserError, match=r"\$MY_WEIGHTS/cnniqa.safetensors: cannot be read"):
+        load_model("cnniqa[weights=$MY_WEIGHTS/cnniqa.safetensors]")
 
 
 def test_an_attack_without_away_takes_its_own_objectives():
@@ -407,3 +447,28 @@ def test_the_source_hash_follows_code_and_not_words(tmp_path):
 def test_sizes_that_change_nothing_or_are_no_number_are_refused(eps):
     with pytest.raises(UserError, match="eps"):
         validated({"models": ["resnet-iqa"], "attacks": ["pgd"], "threats": [{"eps": eps}]})
+
+
+LEFT_OUT = {
+    "attacks": {"zhang-dists"},
+    "defenses": {"art:TotalVarMin"},
+    "models": {"dbcnn", "hyperiqa", "linearity-iqa", "nima-mobilenet", "resnet18-iqa", "resnet50-iqa", "wadiqam-nr-full"},
+}
+"""With the reasons in the suite's own comment; models without shipped weights."""
+
+
+def test_the_standard_suite_covers_the_registries_but_for_what_it_says():
+    cells = expand(load_suite("standard"))
+    used = {
+        "attacks": {parse_spec(cell.attack)[0] for cell in cells},
+        "defenses": {parse_spec(cell.defense)[0] for cell in cells},
+        "models": {cell.model for cell in cells},
+    }
+    for kind, registered in {"attacks": ATTACKS, "defenses": DEFENSES, "models": MODELS}.items():
+        assert used[kind] == set(registered.names()) - LEFT_OUT[kind], kind
+    for cell in cells:
+        assert ATTACKS.build(cell.attack)
+        assert DEFENSES.build(cell.defense)
+    comment = (SUITES / "standard.yaml").read_text().partition("\nname:")[0]
+    for name in LEFT_OUT["attacks"] | LEFT_OUT["defenses"]:
+        assert name in comment

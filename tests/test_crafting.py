@@ -21,9 +21,10 @@ from attacks.fitted import Fit, FittedAttack
 from attacks.objective import Kind, Objective
 from attacks.random_noise import RandomNoise
 from attacks.threat import Threat
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.datasets.folder import Folder
+from bench.errors import CannotRun
 from bench.plan import Cell, expand
 from bench.registry import ATTACKS, Entry
 
@@ -183,7 +184,7 @@ def test_an_ensembles_id_changes_with_the_code_of_a_member(arena, monkeypatch):
 
     real = module.source_hash
     monkeypatch.setattr(module, "source_hash", lambda thing: "new" if isinstance(thing, RandomNoise) else real(thing))
-    assert arena.cell_id(cell) != before
+    assert Arena(arena.dataset, None, 4, arena.extra_models).cell_id(cell) != before
 
 
 def test_an_ensemble_is_skipped_under_a_query_limit(arena):

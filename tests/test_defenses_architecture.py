@@ -1,4 +1,4 @@
-"""Architecture defenses: their blocks against formulas in NumPy, what they leave alone, how they are trained and attacked."""
+"""Architecture defenses: their blocks against formulas in NumPy, how they are trained, deployed and attacked."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_sortmask_without_a_share_is_the_identity_and_leaves_flat_maps_alone():
 
 
 def test_soft_sortmask_lengthens_nothing_for_a_fixed_mean_and_threshold():
-    """Entry by entry: moving one value changes mean and threshold by little; the value itself moves no further than it did."""
+    """One value that moves takes mean and threshold with it, by little; it moves no further than it did."""
     maps = maps_of(1, 1, 8, 8)
     moved = maps.clone()
     moved[0, 0, 3, 3] += 1e-3

@@ -16,10 +16,10 @@ from PIL import Image
 from scipy import ndimage
 from skimage.restoration import denoise_tv_chambolle
 
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.datasets.demo import Demo
-from bench.errors import UserError
+from bench.errors import CannotRun, UserError
 from bench.plan import expand
 from bench.registry import DEFENSES
 from defenses.base import DoesNotApply

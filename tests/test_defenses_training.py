@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from conftest import LinearModel, MeanModel
 from skimage.metrics import structural_similarity
+from test_training import Tiny
 
 from attacks.similarity import ssim
 from bench.catalogue import catalogue
@@ -17,7 +20,7 @@ from defenses.training.adversarial_label import similarity
 from defenses.training.anchored import ranking_loss
 from defenses.training.ball import INNER_STEPS
 from defenses.training.free import REPLAYS
-from defenses.training.loop import in_eval_mode
+from defenses.training.loop import Schedule, in_eval_mode, srocc, train
 from models.base import ModelInfo, QualityModel
 from models.resnet_iqa import ResNetIQA
 
@@ -44,7 +47,7 @@ def batch() -> tuple[LinearModel, torch.Tensor, torch.Tensor]:
 
 
 def moved(model: LinearModel, images: torch.Tensor, targets: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """The inner attack by hand: on a linear model its direction is sign(error)·sign(w). Seeds torch as the recipe's test does."""
+    """The inner attack by hand, on the draws of `loss_of`: a linear model's direction is sign(error)·sign(w)."""
     torch.manual_seed(5)
     shift = torch.empty_like(images).uniform_(-epsilon, epsilon).numpy()
     weight = model.weight.detach().numpy()
@@ -93,13 +96,12 @@ def test_the_label_of_an_attacked_picture_falls_by_one_minus_ssim(batch):
                               use_sample_covariance=False)
         for pair in zip(attacked.double(), images.double(), strict=True)
     ]  # fmt: skip
-    lowered = (labels - 3 * (1 - torch.tensor(like))).clamp(min=0)
-    assert float((labels - lowered).max()) > 0
-    assert float(lowered[0]) == 0  # 0.1 − 3·(1 − SSIM) would be below
+    lowered = (labels - 30 * (1 - torch.tensor(like))).clamp(min=0)
+    assert float(lowered[0]) == 0  # 0.1 − 30·(1 − SSIM) would be below
+    assert 0 < float(lowered[5]) < 0.95
     errors = ((model(images) - labels) ** 2).mean() + ((model(attacked) - lowered) ** 2).mean()
-    found = loss_of(f"adversarial-training-label[epsilon={EPSILON},penalty=3]", batch)
-    # skimage leaves out other borders than windows inside the picture do
-    assert found == pytest.approx(errors.item(), rel=1e-3)
+    found = loss_of(f"adversarial-training-label[epsilon={EPSILON},penalty=30]", batch)
+    assert found == pytest.approx(errors.item(), **CLOSE)
 
 
 def test_similarity_is_that_of_the_threat_model(natural):
@@ -244,11 +246,60 @@ def test_the_loss_reaches_all_weights(name):
     assert all(float(weight.grad.abs().max()) > 0 for weight in model.parameters() if weight.ndim == 4)
 
 
+class Noisy:
+    """Grey pictures under noise, in memory; the label falls with the noise."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.levels = torch.rand(64, generator=generator)
+        noise = torch.randn(64, 3, 32, 32, generator=generator)
+        self.pictures = (128 + 60 * self.levels.view(-1, 1, 1, 1) * noise).clamp(0, 255).to(torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def picture(self, index: int) -> torch.Tensor:
+        return self.pictures[index]
+
+    def part(self, index: int, choose: Callable[[int, int], tuple[int, int, int, int]]) -> torch.Tensor:
+        top, left, height, width = choose(32, 32)
+        return self.pictures[index, :, top : top + height, left : left + width]
+
+    def mos(self, index: int) -> float:
+        return 1 - float(self.levels[index])
+
+
+TRAINED = sorted(
+    name
+    for name, entry in DEFENSES.entries.items()
+    if entry.made and issubclass(entry.made, TrainedDefense) and name != "lipschitz"  # slower; it has a test of its own
+)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_recipe_learns_within_its_budget(name, tmp_path):
+    """Whoever is registered, in the loop itself: bf16, averaged weights, the budget to the last batch."""
+    recipe, pictures = DEFENSES.build(name), Noisy()
+    torch.manual_seed(0)
+    model = recipe.prepare(Tiny())
+    budget = Schedule(passes=1280 * recipe.passes_an_image, batch=16, crop=32, learning_rate=0.02, ema=0.9, workers=0)
+    facts = train(model, recipe.losses, recipe.passes_an_image, pictures, budget, checkpoint=tmp_path / "c")
+    assert facts["steps"] == 80
+    assert facts["images_seen"] == 1280
+    assert facts["passes"] == budget.passes
+    assert srocc(model, pictures) > 0.9  # noise is easy to see
+
+
 def test_eval_mode_is_put_back_after_an_error():
     model = Counting().train()
-    with pytest.raises(ZeroDivisionError), in_eval_mode(model):
-        assert not model.training
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with in_eval_mode(model):
+            assert not model.training
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert model.training
 
 

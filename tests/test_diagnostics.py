@@ -15,7 +15,7 @@ from planted import CASES, Case, Optimises, flags_of, line, pictures
 from bench import evaluate
 from bench.diagnostics import FLAGS, Evidence, diagnose, diagnosed
 from bench.forward import differ, optimises
-from bench.records import Records
+from bench.records import Records, Scored
 
 DOCS = Path(__file__).parents[1] / "docs" / "flags.md"
 COUNT = 40
@@ -73,7 +73,7 @@ def cell(adv: Any, attack: str = "pgd", access: str = "gradient", **changes: Any
         "defense": {"stochastic": changes.get("stochastic", False)}, "model": {}, "curve": changes.get("curve", {}),
     }  # fmt: skip
     names = tuple((f"p{i:02d}", f"r{i // 2:02d}") for i in range(COUNT))
-    return Evidence(record, names, CLEAN, changes.get("clean", CLEAN), np.asarray(adv))
+    return Evidence(record, Scored(names, changes.get("mos", CLEAN), changes.get("clean", CLEAN), np.asarray(adv)))
 
 
 def moved(far: float, wobble: int = 0) -> Any:
@@ -200,8 +200,7 @@ def test_what_is_left_to_an_attack_falls_as_it_gets_further(kind: str) -> None:
 
 
 def test_pictures_without_labels_are_judged_by_their_clean_qualities() -> None:
-    bare = Evidence(cell(CLEAN, eps=16 / 255).record, cell(CLEAN).pictures, np.full(COUNT, np.nan), CLEAN, CLEAN)
-    assert names(bare) == ["no-collapse"]
+    assert names(cell(CLEAN, eps=16 / 255, mos=np.full(COUNT, np.nan))) == ["no-collapse"]
 
 
 # --- what a forward pass does

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from bench.registry import MODELS
-from models.base import Custom, FeatureModel, ModelInfo
+from models.base import Custom, FeatureModel, FittedModel, ModelInfo
 from models.cnniqa import CNNIQA, FILTERS, KERNEL, PATCH, normalize_contrast
 
 NAMES = MODELS.names()
@@ -141,6 +141,19 @@ def test_scoring_does_not_change_the_pictures(model):
     before = images.clone()
     model(images)
     assert torch.equal(images, before)
+
+
+def test_plain_training_gives_every_weight_a_gradient(model):
+    if isinstance(model, FittedModel):
+        pytest.skip("is fitted in one go")
+    trained = copy.deepcopy(model).requires_grad_().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = trained.training_loss(some_pictures(model, 4), torch.tensor([0.1, 0.4, 0.5, 0.9]))
+    assert loss.dtype == torch.float32
+    loss.backward()
+    for name, parameter in trained.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
 
 
 def test_visible_feature_maps_are_where_the_score_comes_from(model):

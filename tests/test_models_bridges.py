@@ -14,12 +14,12 @@ from conftest import random_pixels
 from safetensors.torch import save_file
 from torch import nn
 
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.conformance import check
 from bench.datasets.base import Sample
 from bench.datasets.demo import Demo
-from bench.errors import UserError
+from bench.errors import CannotRun, UserError
 from bench.loading import load_model
 from bench.plan import expand
 from bench.registry import MODELS

@@ -254,10 +254,11 @@ def test_brisque_is_scikit_learns_regression_on_its_features(rated, tmp_path):
     file = fit("brisque", "none", rated, Schedule(), tmp_path / "out")
     model = brisque.BRISQUE()
     load_weights(model, file)
-    chosen = [i for i, split in enumerate(rated.splits) if split == "training"]
+    chosen = [i for i, split in enumerate(rated.split()) if split == "training"]
     images = torch.stack([rated.picture(i) for i in range(len(rated))]).float() / 255
-    table = brisque.features(images).float()
-    scaled = (2 * (table - table[chosen].amin(0)) / (table[chosen].amax(0) - table[chosen].amin(0)) - 1).double().numpy()
+    table = brisque.features(images)
+    low, high = table[chosen].amin(0).float(), table[chosen].amax(0).float()
+    scaled = (2 * (table - low) / (high - low) - 1).numpy()
     theirs = SVR(C=brisque.COST, gamma=brisque.WIDTH, epsilon=brisque.TUBE)
     theirs.fit(scaled[chosen], [rated.mos(i) for i in chosen])
     np.testing.assert_allclose(model(images), theirs.predict(scaled), atol=1e-4)

@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import random_pixels
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from bench.datasets.folder import Folder
 from bench.errors import UserError
 from bench.loading import load_model
 from bench.registry import MODELS
+from bench.training import fit
+from defenses.training.loop import Schedule
 from models.imagenet import OnImageNet, load_backbone
 from models.resnet import ResNet
 from models.resnet18_iqa import ResNet18IQA
@@ -307,3 +312,40 @@ def test_torchvision_knows_all_of_these_weights():
         url = library.get_weight(name).url
         assert Path(url).name.startswith(backbone)
         int(Path(url).stem.rpartition("-")[2], 16)  # the beginning of its sha256
+
+
+@pytest.fixture
+def rated(tmp_path) -> Folder:
+    root = tmp_path / "rated"
+    root.mkdir()
+    for number, pixels in enumerate(random_pixels(8, 40, 40).permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    rows = "".join(f"{number}.png,{number},{number / 8},training\n" for number in range(8))
+    (root / "labels.csv").write_text("image,reference_id,mos,split\n" + rows)
+    return Folder(root)
+
+
+def test_a_training_starts_from_imagenet_and_its_card_says_so(published, rated, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.training.srocc", lambda *_: 0.5)
+    seen = []
+    monkeypatch.setattr(
+        "bench.training.train", lambda model, *_, **__: seen.append(model.backbone.conv1.weight.clone()) or {}
+    )
+    schedule = Schedule(passes=8, batch=4, crop=32, workers=0)
+    file = fit("resnet18-iqa", "none", rated, schedule, tmp_path / "out", backbone=str(published))
+    assert torch.equal(seen[0], torch.load(published, weights_only=True)["conv1.weight"])
+    started = yaml.safe_load(file.with_suffix(".yaml").read_text())["start"]
+    assert started == {"backbone": "resnet18", "backbone_sha256": hashlib.sha256(published.read_bytes()).hexdigest()}
+
+
+def test_a_training_that_cannot_start_from_there_is_one_line(published, rated, tmp_path):
+    schedule = Schedule(passes=8, batch=4, crop=32, workers=0)
+    for name, options, words in (
+        ("cnniqa", {"backbone": str(published)}, "cnniqa has no ImageNet backbone"),
+        ("resnet18-iqa", {"backbone": str(published), "start": published}, "name one of the two"),
+        ("resnet18-iqa", {"backbone": str(tmp_path / "none.pth")}, r"cannot be read \(No such file or directory\)"),
+        ("dbcnn", {"backbone": str(published)}, "not of vgg16"),
+    ):
+        with pytest.raises(UserError, match=words) as refused:
+            fit(name, "none", rated, schedule, tmp_path / "out", **options)
+        assert "\n" not in str(refused.value)

@@ -22,11 +22,11 @@ from attacks.base import Access, Attack, Generators, Target
 from attacks.objective import Objective
 from attacks.threat import Threat
 from bench import evaluate
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.datasets.base import ImageDataset
 from bench.datasets.folder import Folder
-from bench.errors import UserError
+from bench.errors import CannotRun, UserError
 from bench.executors import local
 from bench.plan import expand
 from bench.records import IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
@@ -412,8 +412,8 @@ def test_a_score_only_attack_asks_the_deployed_model_and_a_gradient_attack_its_s
     chosen = {"models": ["linear"], "defenses": ["jpeg"], "dataset": small.name, "settings": ["adaptive"]}
     arena = Arena(small, None, 16, {"linear": LinearModel()})
     square, pgd = expand(validated(chosen | {"attacks": ["square", "pgd"]}))
-    assert arena.attacked(square) is arena.defended("linear", "jpeg")
-    assert arena.attacked(pgd) is arena.defended("linear", "jpeg", surrogate=True)
+    assert arena.seen(square) == ("linear", "jpeg", False)
+    assert arena.seen(pgd) == ("linear", "jpeg", True)
 
 
 def test_evaluate_does_not_take_one_models_results_for_anothers(small: ImageDataset, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from conftest import LinearModel, MeanModel
 from PIL import Image
 
-from bench.arena import Arena, CannotRun
+from bench.arena import Arena
 from bench.config import validated
 from bench.datasets.folder import Folder
-from bench.errors import UserError
+from bench.errors import CannotRun, UserError
 from bench.executors import local
 from bench.plan import expand
 from bench.ranking import tracks
@@ -83,7 +83,7 @@ def test_the_source_is_part_of_a_cells_id(arena: Arena, tmp_path: Path) -> None:
     assert cell.source == "other"
     before = arena.cell_id(cell)
     arena.extra_models["other"].info = ModelInfo("other", min_size=1, weights_sha256="another")
-    assert arena.cell_id(cell) != before
+    assert Arena(arena.dataset, None, 4, arena.extra_models).cell_id(cell) != before
 
 
 def test_a_row_needs_no_transfer_from_its_own_model_to_be_complete(arena: Arena, tmp_path: Path) -> None:
@@ -101,6 +101,7 @@ def test_a_source_that_cannot_be_attacked_or_is_unknown_says_so(arena: Arena, tm
     ((_, reason),) = outcome.skipped
     assert reason == "fgsm needs a gradient, and flat has none"
     arena.extra_models["flat"].info = ModelInfo("flat", min_size=99)
+    arena = Arena(arena.dataset, None, 4, arena.extra_models)
     (cell,) = expand(
         validated({"models": ["one"], "attacks": ["fgsm"], "settings": ["transfer"], "transfer_from": ["flat"]})
     )

@@ -1,10 +1,11 @@
 """`tid2013-reconstructed`: people's scores for pictures that are made anew from Kodak's and from TID2013's label file.
 
 TID2013's references I01 to I24 are crops of Kodak's 24 pictures (I25 is synthetic and left out), and of its 24 distortion
-types 15 are defined well enough to be made again: `bench.datasets.tid2013_distortions`. Types 7, 8, 10, 16, 17, 18 come out
-as the pictures that were rated; the others differ from them in the draw of the noise or in the codec, so the scores are of
-pictures like these. How alike: docs/tid2013-reconstructed.md. Left out are 4, 9, 12, 13, 14, 15, 20, 21 and 24, which
-depend on filters, coders or placements that are not published, and of 23 the levels that are more than a shift of colours.
+types 15 are defined well enough to be made again: `bench.datasets.tid2013_distortions`. Types 7, 8, 10, 16 and 17 come out
+as the pictures that were rated; the others differ from them in the draw of the noise, in the codec or in how finely they
+were tuned, so the scores are of pictures like these. How alike: docs/tid2013-reconstructed.md. Left out are 4, 9, 12, 13,
+14, 15, 20, 21 and 24, which depend on filters, coders or placements that are not published, and of 23 the levels that are
+more than a shift of colours.
 
 Pictures are made when they are asked for, and kept in the user's cache folder.
 """

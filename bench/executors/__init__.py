@@ -7,11 +7,10 @@ from typing import Literal
 
 import torch
 
-from bench.arena import Arena
 from bench.config import Suite
-from bench.datasets import open_dataset
+from bench.engine import Engine
 from bench.executors import local, processes, ray
-from bench.executors.base import Outcome, Report
+from bench.executors.base import Outcome, Report, Scene
 from bench.plan import expand
 from bench.records import Records
 
@@ -20,7 +19,7 @@ Executor = Literal["local", "processes", "ray"]
 
 def execute(
     suite: Suite, root: Path | None, records: Records, report: Report, executor: Executor = "local",
-    workers: int | None = None, fresh: bool = False, address: str | None = None,
+    workers: int | None = None, fresh: bool = False, address: str | None = None, keep_images: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is missing of a suite.
 
@@ -34,6 +33,7 @@ def execute(
         workers: torch threads (local) or processes; all cores if left out.
         fresh: run finished cells again too.
         address: of a Ray cluster that is running; one is started here if left out.
+        keep_images: store attacked pictures as 8-bit PNG.
 
     Raises:
         UserError: for anything that the caller can mend.
@@ -42,14 +42,19 @@ def execute(
         torch.set_num_threads(workers)
     cores = processes.usable_cores()
     count = 1 if executor == "local" else workers or cores
-    scene = processes.Scene(
-        suite.dataset, root, suite.limit, suite.batch,
+    scene = Scene(
+        suite.dataset, root, suite.limit, suite.batch, Engine(suite.device, suite.compile), keep_images,
         threads=torch.get_num_threads() if executor == "local" else max(cores // count, 1),
         seconds=suite.seconds, memory=None if suite.memory_mib is None else suite.memory_mib * 2**20, gpus=suite.gpus,
     )  # fmt: skip
-    arena, cells = Arena(open_dataset(suite.dataset, root), suite.limit, suite.batch), expand(suite)
+    if executor != "ray":  # there the devices are other machines'
+        scene.engine.checked()
+    arena, cells = scene.arena(), expand(suite)
+    if keep_images:
+        ids = [sample.image_id for sample in arena.samples]
+        records.keep_originals(arena.dataset.fingerprint, zip(ids, arena.pictures, strict=True))
     if executor == "ray":
         return ray.run(scene, arena, cells, records, report, count, address, fresh)
     if executor == "processes" or suite.seconds is not None or suite.memory_mib is not None:
         return processes.run(scene, arena, cells, records, report, count, fresh)
-    return local.run(arena, cells, records, report, fresh)
+    return local.run(arena, cells, records, report, fresh, keep_images)

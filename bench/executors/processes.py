@@ -1,95 +1,37 @@
 """Runs the cells that are missing in several processes, of which each may die without taking the run with it.
 
 Cells that share attacked pictures go to one process together. A process writes each record itself, so whatever happens
-to it, what it had finished is there. The cell during which it died is tried once more with half the batch, and then
-recorded as failed.
+to it, what it had finished is there. The cell during which it died, or ran out of memory, is tried once more in a new
+process with half the batch, and then recorded as failed. One that takes too long is recorded at once.
 """
 
 from __future__ import annotations
 
-import faulthandler
+import functools
+import math
 import multiprocessing
 import os
-import resource
+import signal
 import sys
 import time
-from collections import deque
-from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass, replace
-from multiprocessing.queues import SimpleQueue
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
-import pebble
-import torch
-
-from attacks.ensemble import Ensemble
 from bench.arena import Arena
-from bench.datasets import open_dataset
-from bench.executors.base import Outcome, Report, Work, missing
+from bench.executors.base import Book, Outcome, Report, Scene, Task, planned
+from bench.executors.worker import serve
 from bench.plan import Cell
 from bench.records import Records
-from bench.registry import ATTACKS
 
-Events = SimpleQueue[tuple[str, str, str, float]]
-"""(event, cell id, status, when); events are "start" and "end", when is `time.monotonic` of the process that tells it."""
+CHANCES = 1
+"""How often a cell that lost its process is tried again."""
 
-_PATIENCE = 0.2  # seconds between looks at what the processes say
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a process needs to set up its arena, and what it is allowed.
-
-    Attributes:
-        dataset, root, limit, batch: of the arena.
-        threads: torch threads of a process.
-        seconds: wall time a cell; None is no limit.
-        memory: bytes of a process's data; None is no limit.
-        gpus: of a task on a Ray cluster; may be a share of one.
-    """
-
-    dataset: str
-    root: Path | None
-    limit: int | None
-    batch: int
-    threads: int = 1
-    seconds: float | None = None
-    memory: int | None = None
-    gpus: float = 0.0
-
-
-@dataclass(frozen=True)
-class Task:
-    """Cells that are run by one process, one after the other."""
-
-    work: tuple[Work, ...]
-    halved: bool = False
-
-
-def tasks(to_do: list[Work]) -> list[Task]:
-    """The work in pieces that share nothing: attacked pictures, or an ensemble's members, stay together."""
-    groups: dict[str, list[Work]] = {}
-    owner: dict[str, str] = {}
-    for work in to_do:
-        names = [work[0].crafting, *_members(work[0])]
-        home = next((owner[name] for name in names if name in owner), names[0])
-        for name in names:
-            other = owner.get(name, home)
-            if other != home:  # an ensemble brings two groups together
-                groups[home] += groups.pop(other)
-                owner = {key: home if value == other else value for key, value in owner.items()}
-            owner[name] = home
-        groups.setdefault(home, []).append(work)
-    order = {cell_id: place for place, (_, cell_id) in enumerate(to_do)}
-    return [Task(tuple(sorted(group, key=lambda work: order[work[1]]))) for group in groups.values()]
-
-
-def _members(cell: Cell) -> list[str]:
-    attack = ATTACKS.build(cell.attack)
-    if not isinstance(attack, Ensemble):
-        return []
-    return [replace(cell, attack=member.name, objective=kind).crafting for member, kind in attack.members]
+_PATIENCE = 0.2
+"""Seconds between looks at clocks and at processes that do not speak."""
 
 
 def run(
@@ -109,127 +51,127 @@ def run(
     Raises:
         UserError: for unknown names (before any work), a folder that another run writes to, a disk that takes no more.
     """
-    outcome, to_do = missing(arena, cells, records, fresh)
-    with records.writing():
-        report("plan", None, 0, len(to_do), f"{outcome.kept} done before, {len(outcome.skipped)} skipped")
-        if to_do:
-            _Run(scene, arena, records, report, outcome, to_do).go(workers)
-    return outcome
+    with planned(arena, cells, records, report, fresh, scene.keep_images) as book:
+        _Crew(scene, book).go(workers)
+    return book.outcome
 
 
-class _Run:
-    """One run's processes and what they have told."""
+class _Worker:
+    """A process, what it does, and since when."""
 
-    def __init__(
-        self, scene: Scene, arena: Arena, records: Records, report: Report, outcome: Outcome, to_do: list[Work]
-    ) -> None:
-        self.scene, self.arena, self.records, self.report, self.outcome = scene, arena, records, report, outcome
-        self.cells = {cell_id: cell for cell, cell_id in to_do}
-        self.started: dict[str, float] = {}
-        self.ended: set[str] = set()
-        context = multiprocessing.get_context("spawn")
-        self.events: Events = context.SimpleQueue()
-        self.context = context
+    def __init__(self, scene: Scene, book: Book) -> None:
+        context = _context()
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, scene, book.records.folder))
+        self.process.start()
+        theirs.close()
+        self.scene = scene
+        self.task: Task | None = None
+        self.since = math.inf  # its cell began, by the clock here; setting up is not counted
+        self.gone = False
 
-    def go(self, workers: int) -> None:
-        """Until every cell has its record."""
-        pool = pebble.ProcessPool(
-            workers, context=self.context, initializer=_enter, initargs=(self.scene, self.records.folder, self.events)
-        )
-        waiting = deque(tasks([(cell, cell_id) for cell_id, cell in self.cells.items()]))
-        running: dict[Any, Task] = {}
+    def give(self, task: Task) -> None:
+        """Let it run a task; one that is dead is noticed later."""
+        self.task, self.since = task, math.inf
+        with suppress(OSError):
+            self.pipe.send(task)
+
+    def said(self) -> Iterator[tuple[Any, ...]]:
+        """What it has said since the last time."""
+        alive = self.process.is_alive()  # before listening: the dead say no more than what is heard now
         try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    task = waiting.popleft()
-                    running[pool.schedule(_work, args=(task,))] = task
-                done, _ = wait(running, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
-                self.listen()
-                for future in done:
-                    task = running.pop(future)
-                    error = future.exception()
-                    if error is not None:
-                        waiting.extendleft(reversed(self.after_death(task, error)))
+            while self.pipe.poll():
+                yield self.pipe.recv()
+        except (EOFError, OSError):
+            alive = False
+        self.gone = not alive
+
+    def kill(self) -> None:
+        """End it and all that it started."""
+        if self.process.pid:
+            with suppress(OSError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+class _Crew:
+    """The processes of a run."""
+
+    def __init__(self, scene: Scene, book: Book) -> None:
+        self.scene, self.book = scene, book
+        self.workers: list[_Worker] = []
+
+    def go(self, count: int) -> None:
+        """Until every cell has its record."""
+        try:
+            while self.book.waiting or any(worker.task for worker in self.workers):
+                while self.book.waiting and (free := self._free(count)):
+                    free.give(self.book.waiting.popleft())
+                busy = [worker for worker in self.workers if worker.task]
+                wait([worker.pipe for worker in busy], timeout=_PATIENCE)
+                for worker in busy:
+                    self._attend(worker)
         finally:
-            pool.stop()  # type: ignore[no-untyped-call]
-            pool.join()
+            for worker in self.workers:
+                worker.kill()
 
-    def listen(self) -> None:
-        """Pass on what the processes say."""
-        while not self.events.empty():
-            event, cell_id, status, when = self.events.get()
-            if event == "start":
-                self.started[cell_id] = when  # one clock for all processes; here it may be heard of late
-            elif cell_id not in self.ended:
-                self.end(cell_id)
-            self.report(event, self.cells[cell_id], len(self.ended), len(self.cells), status)
+    def _free(self, count: int) -> _Worker | None:
+        for worker in self.workers:
+            if worker.task is None:
+                return worker
+        if len(self.workers) == count:
+            return None
+        taken = {worker.scene.engine.device for worker in self.workers}
+        devices = self.scene.engine.devices()  # a GPU each, by turns
+        device = next((d for d in devices if d not in taken), devices[len(self.workers) % len(devices)])
+        self.workers.append(_Worker(replace(self.scene, engine=replace(self.scene.engine, device=device)), self.book))
+        return self.workers[-1]
 
-    def end(self, cell_id: str) -> None:
-        """Count a cell that has its record."""
-        self.ended.add(cell_id)
-        record = self.records.read(cell_id)
-        if record is not None:
-            self.outcome.add(self.cells[cell_id], record)
+    def _attend(self, worker: _Worker) -> None:
+        """Hear what a process has to say, and whether it is alive and in time."""
+        words = ""
+        for what, *rest in worker.said():
+            if what == "start":
+                worker.since = time.monotonic()
+                self.book.start(rest[0])
+            elif what == "end":
+                self.book.end(*rest)
+            elif what == "free":
+                worker.task = None
+            elif what == "memory":
+                words = f"out of memory: {rest[0]}"
+            else:  # a disk that takes no more, or a fault of ours
+                raise rest[0]
+        task, limit = worker.task, self.scene.seconds
+        if task is None:
+            return
+        if words or worker.gone:
+            self._dismiss(worker)
+            self.book.lost(task, words or _died(worker.process.exitcode), CHANCES)
+        elif limit is not None and time.monotonic() - worker.since > limit:
+            self._dismiss(worker)
+            self.book.lost(task, f"it took longer than the time limit of {limit:g} s", chances=0)
 
-    def after_death(self, task: Task, error: BaseException) -> list[Task]:
-        """What is still to be done of a task whose process died; a cell that has had its second chance gets its record."""
-        if not isinstance(error, pebble.ProcessExpired):
-            raise error  # a disk that takes no more, or a fault of ours
-        left = [work for work in task.work if work[1] not in self.ended]
-        if not left:
-            return []
-        culprit, rest = left[0], tuple(left[1:])
-        reason = self._reason(culprit[1], error)
-        again = [Task(rest)] if rest else []
-        if not task.halved and self.scene.batch > 1 and "time" not in reason:
-            return [Task((culprit,), halved=True), *again]
-        self.records.write(*self.arena.failed(*culprit, reason))
-        self.end(culprit[1])
-        self.report("end", culprit[0], len(self.ended), len(self.cells), "failed")
-        return again
-
-    def _reason(self, cell_id: str, error: pebble.ProcessExpired) -> str:
-        limit = self.scene.seconds
-        if limit is not None and time.monotonic() - self.started.get(cell_id, time.monotonic()) >= limit:
-            return f"it took longer than the time limit of {limit:g} s"
-        code = error.exitcode
-        return f"its process died ({f'signal {-code}' if code < 0 else f'exit status {code}'}), out of memory perhaps"
-
-
-# --- in a process
-
-_HERE: dict[str, Any] = {}
-"""What `_enter` leaves for `_work`."""
+    def _dismiss(self, worker: _Worker) -> None:
+        worker.kill()
+        self.workers.remove(worker)
 
 
-def _enter(scene: Scene, folder: Path, events: Events) -> None:
-    torch.set_num_threads(scene.threads)
-    if scene.memory is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (scene.memory, scene.memory))
-    _HERE.update(scene=scene, records=Records(folder), events=events, arenas={})
+@functools.cache
+def _context() -> SpawnContext | ForkServerContext:
+    """New processes without what this one has loaded: forked from a clean one that has imported torch, where that works."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([serve.__module__])
+    return context
 
 
-def _work(task: Task) -> None:
-    scene: Scene = _HERE["scene"]
-    batch = max(scene.batch // 2, 1) if task.halved else scene.batch
-    if batch not in _HERE["arenas"]:
-        _HERE["arenas"][batch] = Arena(open_dataset(scene.dataset, scene.root), scene.limit, batch)
-    arena: Arena = _HERE["arenas"][batch]
-    for cell, cell_id in task.work:
-        _HERE["events"].put(("start", cell_id, "", time.monotonic()))
-        if scene.seconds is not None:
-            # C's clock and no Python: it ends a process that hangs in a library too
-            faulthandler.dump_traceback_later(scene.seconds, exit=True, file=_nowhere())
-        record, images = arena.run(cell, cell_id)
-        faulthandler.cancel_dump_traceback_later()
-        _HERE["records"].write(record, images)
-        _HERE["events"].put(("end", cell_id, record["status"], time.monotonic()))
-
-
-def _nowhere() -> Any:
-    if "nowhere" not in _HERE:
-        _HERE["nowhere"] = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
-    return _HERE["nowhere"]
+def _died(code: int | None) -> str:
+    how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit status {code})"
+    return f"its process died{how}, out of memory perhaps"
 
 
 def usable_cores() -> int:

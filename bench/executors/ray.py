@@ -7,23 +7,31 @@ need this project installed, and the data set under the same path. What a lost m
 from __future__ import annotations
 
 import logging
-from collections import deque
+import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
 import torch
 
 from bench.arena import Arena
-from bench.datasets import open_dataset
 from bench.errors import UserError
-from bench.executors.base import Outcome, Report, Work, missing
-from bench.executors.processes import Scene, Task, tasks
+from bench.executors.base import Book, Outcome, Report, Scene, Task, make, planned
+from bench.executors.processes import CHANCES
+from bench.executors.worker import limit_memory
+from bench.guard import OutOfMemory
+from bench.loading import told
 from bench.plan import Cell
 from bench.records import Records
 
-_CHANCES = 2
-"""How often a cell may lose its process and be tried again."""
+_MACHINES = 3
+"""How often a cell that lost its machine is tried again."""
+
+_PATIENCE = 0.5
+"""Seconds between looks at clocks."""
 
 
 def run(
@@ -50,70 +58,104 @@ def run(
         import ray
     except ImportError:
         raise UserError('the executor ray needs the extra: pip install "iqarena[ray]"') from None
-    outcome, to_do = missing(arena, cells, records, fresh)
-    with records.writing():
-        report("plan", None, 0, len(to_do), f"{outcome.kept} done before, {len(outcome.skipped)} skipped")
-        if not to_do:
-            return outcome
-        cores = None if address else workers * scene.threads
+    with planned(arena, cells, records, report, fresh, scene.keep_images) as book:
+        if book.waiting:
+            _connect(ray, address, None if address else workers * scene.threads)
+            try:
+                _Cluster(ray, scene, book).go(workers)
+            finally:
+                ray.shutdown()
+    return book.outcome
+
+
+def _connect(ray: Any, address: str | None, cores: int | None) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what runs here is nobody's business
+    terminated = signal.getsignal(signal.SIGTERM)
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=address, num_cpus=cores, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminated)  # Ray takes it
+
+
+class _Cluster:
+    """The tasks of a run on a cluster: for each, the stream of what it says, and since when its cell runs."""
+
+    def __init__(self, ray: Any, scene: Scene, book: Book) -> None:
+        self.ray, self.scene, self.book = ray, scene, book
+        self.running: dict[Any, Task] = {}
+        self.since: dict[Any, float] = {}
+        self.remote = ray.remote(_work).options(
+            num_returns="streaming", num_cpus=scene.threads, num_gpus=scene.gpus, max_retries=0, memory=scene.memory
+        )
+
+    def go(self, workers: int) -> None:
+        """Until every cell has its record."""
+        limit = self.scene.seconds
+        while self.book.waiting or self.running:
+            while self.book.waiting and len(self.running) < workers:
+                task = self.book.waiting.popleft()
+                stream = self.remote.remote(self.scene, task)
+                self.running[stream], self.since[stream] = task, math.inf
+            ready, _ = self.ray.wait(list(self.running), num_returns=1, timeout=_PATIENCE, fetch_local=False)
+            for stream in ready:
+                self._hear(stream)
+            if limit is not None:
+                for stream in [s for s in self.running if time.monotonic() - self.since[s] > limit]:
+                    self.ray.cancel(stream, force=True)
+                    self.book.lost(self._off(stream), f"it took longer than the time limit of {limit:g} s", chances=0)
+
+    def _hear(self, stream: Any) -> None:
+        """The next thing that a task says, or why it says no more."""
+        errors = self.ray.exceptions
         try:
-            ray.init(
-                address=address, num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
-        try:
-            _go(ray, scene, arena, records, report, outcome, tasks(to_do), workers)
-        finally:
-            ray.shutdown()
-    return outcome
-
-
-def _go(
-    ray: Any, scene: Scene, arena: Arena, records: Records, report: Report, outcome: Outcome, work: list[Task], workers: int
-) -> None:
-    remote = ray.remote(_work).options(
-        num_returns="streaming", num_cpus=scene.threads, num_gpus=scene.gpus, max_retries=0, memory=scene.memory
-    )
-    total = sum(len(task.work) for task in work)
-    waiting = deque((list(task.work), 0) for task in work)  # cells that are left, and how often they lost their process
-    running: dict[Any, tuple[list[Work], int]] = {}
-
-    def store(left: list[Work], record: dict[str, Any], images: pd.DataFrame) -> None:
-        cell, _ = left.pop(0)
-        records.write(record, images)
-        outcome.add(cell, record)
-        report("end", cell, outcome.done, total, record["status"])
-
-    while waiting or running:
-        while waiting and len(running) < workers:
-            left, losses = waiting.popleft()
-            running[remote.remote(scene, Task(tuple(left)))] = (left, losses)
-        (stream,), _ = ray.wait(list(running), num_returns=1, fetch_local=False)
-        left, losses = running[stream]
-        try:
-            store(left, *ray.get(next(stream)))
-            running[stream] = (left, 0)
+            what, *rest = self.ray.get(next(stream))
         except StopIteration:
-            del running[stream]
-        except ray.exceptions.RayTaskError as error:  # a fault of ours: what plugins do wrong is in their records
-            raise error.as_instanceof_cause() from None
-        except ray.exceptions.RayError as error:  # the machine or its process is gone
-            del running[stream]
-            if losses >= _CHANCES:
-                store(left, *arena.failed(*left[0], f"its process died {losses + 1} times ({type(error).__name__})"))
-                losses = -1
-            if left:
-                waiting.appendleft((left, losses + 1))
+            self._off(stream)
+        except errors.RayTaskError as error:  # a fault of ours, or the user's: what plugins do wrong is in their records
+            raise error.cause from None
+        except (errors.WorkerCrashedError, errors.OutOfMemoryError):
+            self.book.lost(self._off(stream), "its process died, out of memory perhaps", CHANCES)
+        except errors.RayError as error:
+            self.book.lost(self._off(stream), f"its machine was lost ({type(error).__name__})", _MACHINES, halve=False)
+        else:
+            if what == "start":
+                self.since[stream] = time.monotonic()
+                self.book.start(rest[0])
+            elif what == "end":
+                self.since[stream] = math.inf
+                record, images, pictures = rest[0]
+                self.book.records.write(record, images, pictures)
+                self.book.end(record["cell_id"], record)
+            else:
+                self.book.lost(self._off(stream), f"out of memory: {rest[0]}", CHANCES)
 
+    def _off(self, stream: Any) -> Task:
+        del self.since[stream]
+        return self.running.pop(stream)
+
+
+# --- on the cluster
 
 _ARENAS: dict[Scene, Arena] = {}
-"""Of a process of the cluster."""
+"""Of this process."""
 
 
-def _work(scene: Scene, task: Task) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+def _work(scene: Scene, task: Task) -> Iterator[tuple[Any, ...]]:
     torch.set_num_threads(scene.threads)
-    if scene not in _ARENAS:
-        _ARENAS[scene] = Arena(open_dataset(scene.dataset, scene.root), scene.limit, scene.batch)
-    for cell, cell_id in task.work:
-        yield _ARENAS[scene].run(cell, cell_id)
+    limit_memory(scene)
+    try:
+        if scene not in _ARENAS:
+            scene.engine.checked()
+            _ARENAS[scene] = scene.arena()
+        for place, (cell, cell_id) in enumerate(task.work):
+            yield ("start", cell_id)
+            yield ("end", make(_ARENAS[scene], cell, cell_id, task.halvings if place == 0 else 0, scene.keep_images))
+    except OutOfMemory as error:
+        _ARENAS.clear()
+        yield ("memory", str(error))
+    except MemoryError as error:
+        _ARENAS.clear()
+        yield ("memory", told(error))

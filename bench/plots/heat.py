@@ -18,7 +18,7 @@ from bench.ranking import TRANSFER, CellValue, Row
 from bench.weighted import Reals
 
 MOST = 40
-PANELS = 600
+PANELS = 260
 """Cells up to which each setting has a panel; of more, the worst setting is shown."""
 
 Scale = tuple[Colormap, Normalize]
@@ -146,7 +146,9 @@ def _cells(axes: Axes, grid: Reals, scale: Scale, size: float) -> None:
         red, green, blue, _ = cmap(norm(value)) if np.isfinite(value) else (1.0, 1.0, 1.0, 1.0)
         dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.21  # where white and ink contrast alike
         ink = "white" if dark else INK
-        axes.text(column, row, signed(float(value)), ha="center", va="center", color=ink, fontsize=size)
+        axes.text(
+            column, row, signed(float(value)), ha="center", va="center", color=ink, fontsize=size, in_layout=False
+        )  # inside their axes, and many
     rows, columns = grid.shape
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)

@@ -1,9 +1,9 @@
 """`orthogonal`: every linear layer keeps lengths, up to one gain (after Meleshin et al., arXiv 2506.04951).
 
-Public to us is what the abstract says: orthogonal, norm-preserving layers in place of a model's own, no adversarial training,
-no significant change of the model, pruning and fine-tuning. Here the weight of each convolution and each linear layer, as
-a matrix from what one output sees to the outputs, is gain · Q with orthonormal rows (or columns, where there are fewer): it
-stretches no direction more than another. BatchNorm stays as it is and has a gain for every channel, so the network as
+Public to us is what the abstract says: orthogonal, norm-preserving layers in place of a model's own, no adversarial
+training, no significant change of the model, pruning and fine-tuning. Here the weight of each convolution and linear layer,
+as a matrix from what one output sees to the outputs, is gain · Q with orthonormal rows (or columns, where there are fewer):
+it stretches no direction more than another. BatchNorm stays as it is and has a gain for every channel, so the network as
 a whole is bounded by nothing (that is `lipschitz`). Nothing is pruned.
 """
 
@@ -32,7 +32,7 @@ def orthonormal(matrices: torch.Tensor) -> torch.Tensor:
     gram = wide @ wide.transpose(-1, -2)
     ridge = _RIDGE * gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
     lower = torch.linalg.cholesky(gram + ridge[..., None, None] * torch.eye(gram.shape[-1], device=gram.device))
-    made = torch.linalg.solve_triangular(lower, wide, upper=False)
+    made: torch.Tensor = torch.linalg.solve_triangular(lower, wide, upper=False)
     return made.transpose(-1, -2) if tall else made
 
 

@@ -110,6 +110,7 @@ class Smoothing(CertifiedDefense):
     batch: int = 16
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "forwards", self.draws)
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"{self.name}: sigma {self.sigma:g} is not above 0")
         if not 0 < self.confidence < 1:

@@ -36,7 +36,7 @@ def similarity(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class AdversarialTrainingLabel(AdversarialTraining):
-    """As `adversarial-training`, with the label of an attacked picture lowered by the penalty times 1 − SSIM to the clean one.
+    """As `adversarial-training`, with the label of an attacked picture lowered by penalty · (1 − SSIM to the clean one).
 
     Attributes:
         penalty: quality taken off for SSIM 0; the label does not fall below 0.
