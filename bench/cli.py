@@ -283,6 +283,20 @@ def data_list(
         Console().print(table(found))
 
 
+@data.command("export")
+def data_export(
+    dataset: Annotated[str, typer.Argument(help="registry name")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="where the pictures go")],
+    root: Annotated[Path | None, typer.Option(help="its folder")] = None,
+    limit: Annotated[int | None, typer.Option(help="at most so many pictures, as run --limit chooses them")] = None,
+) -> None:
+    """Write clean pictures as PNG, to attack them with code of any kind and `iqarena submit images` what comes out."""
+    from bench.datasets import open_dataset
+    from bench.submit import export
+
+    typer.echo(f"{out}: {export(open_dataset(dataset, root), limit, out)} pictures")
+
+
 @data.command("verify")
 def data_verify(
     dataset: Annotated[str, typer.Argument(help="registry name")],

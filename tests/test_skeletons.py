@@ -29,6 +29,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.setattr(skeletons, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path / "tests")
     monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(tmp_path / "attacks")])
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path / "models")])
     purification = defenses.purification
@@ -118,10 +119,12 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def test_without_a_checkout_a_package_is_wanted(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(skeletons, "ROOT", tmp_path)
-    with pytest.raises(UserError, match="give --package DIR"):
-        skeletons.new("attack", "mine")
+def test_outside_of_the_checkout_it_is_a_package_in_the_working_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files, after = skeletons.new("attack", "mine")
+    assert files[0] == Path("iqarena-mine/pyproject.toml")
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()} == set(files)
+    assert after[0] == "pip install -e iqarena-mine"
 
 
 def test_the_example_package_is_installed_and_run(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def new(kind: str, name: str, package: Path | None = None) -> tuple[list[Path], 
     Args:
         kind: "attack", "defense" or "model".
         name: registry name: small letters, digits and dashes.
-        package: folder of the package; the project itself if left out.
+        package: folder of the package; if left out, the project itself where that is worked in, else ``iqarena-NAME`` here.
 
     Returns:
         The files written, and the commands that come next.
@@ -60,11 +60,11 @@ def new(kind: str, name: str, package: Path | None = None) -> tuple[list[Path], 
     own = name.replace("-", "_")
     made = "".join(part.capitalize() for part in name.split("-"))
     _check(kind, name, own, made)
+    if package is None and not _in_checkout():
+        package = Path(f"iqarena-{name}")
     if package is None:
         place = PLACES[kind]
         plugin, test = ROOT / place / f"{own}.py", ROOT / "tests" / f"test_{kind}s_{own}.py"
-        if not (ROOT / "pyproject.toml").is_file() or not test.parent.is_dir():
-            raise UserError(f"{ROOT} is no checkout of the project; give --package DIR for a package of your own")
         module, texts = f"{place.replace('/', '.')}.{own}", {}
         after = [f"pytest {test.relative_to(ROOT)}"]
     else:
@@ -78,6 +78,11 @@ def new(kind: str, name: str, package: Path | None = None) -> tuple[list[Path], 
         texts[path] = _sorted(text.replace("my-idea", name).replace("my_idea", own).replace("MyIdea", made))
     _write(texts)
     return list(texts), [*after, f"iqarena check {name}"]
+
+
+def _in_checkout() -> bool:
+    """Whether the working folder is in a checkout of the project, the one that runs."""
+    return (ROOT / "pyproject.toml").is_file() and Path.cwd().is_relative_to(ROOT)
 
 
 def _check(kind: str, name: str, own: str, made: str) -> None:
