@@ -90,7 +90,7 @@ class Manifest(_Strict):
 
     format: Literal[1] = 1
     kind: Literal["attack", "defense", "images"]
-    name: Annotated[str, Field(pattern=r"^[\w:.,=+\[\]/ -]{1,300}$")]
+    name: Annotated[str, Field(pattern=r"^[\w:.,=+\[\]/ -]+$", max_length=300)]
     versions: dict[str, str]
     claims: Annotated[list[CellClaim], Field(min_length=1, max_length=10_000)]
     plugin: Plugin | None = None

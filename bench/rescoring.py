@@ -45,6 +45,8 @@ def checked_cell(facts: Mapping[str, Any], own: Mapping[str, str] | None = None)
     Raises:
         UserError: for fields that make no cell, and for names that are not listed or that would open a file.
     """
+    if unknown := set(facts) - {field.name for field in fields(Cell)}:
+        raise UserError(f"no cell: it has no {sorted(unknown)[0][:80]!r}")
     try:
         cell = _CELL.validate_python(dict(facts))
         _ = cell.threat
