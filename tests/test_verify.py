@@ -234,15 +234,10 @@ def test_other_weights_than_those_measured_are_found(ground: Ground, tmp_path: P
     assert {"clean_quality", "adv_quality"} <= wrong(path, ground.root)
 
 
-@pytest.mark.parametrize(
-    ("deed", "told"),
-    [("raise RuntimeError('no \\x1b[2J')", "its code failed: RuntimeError: no .?.?x?1?b?.?2J"),
-     ("import os; os._exit(3)", "its code failed")],
-)  # fmt: skip
-def test_code_that_fails_is_told_in_a_line(deed: str, told: str, ground: Ground, tmp_path: Path) -> None:
-    text = SOURCE.format(mark=str(tmp_path / "mark"), deed=deed).encode()
+def test_code_that_fails_is_told_in_a_line(ground: Ground, tmp_path: Path) -> None:
+    text = SOURCE.format(mark=str(tmp_path / "mark"), deed="raise RuntimeError('no \x1b[2J')").encode()
     path = repacked(ground.attack, tmp_path, **{"mine.py": text})
-    with pytest.raises(UserError, match=told) as failure:
+    with pytest.raises(UserError, match="its code failed: RuntimeError: no") as failure:
         verify(path, ground.root, run_code=True, limits=Limits(seconds=600))
     assert "\n" not in str(failure.value)
     assert "\x1b" not in str(failure.value)
@@ -314,8 +309,10 @@ def test_members_that_are_not_what_they_should_be_are_refused(members, told: str
 @pytest.mark.parametrize(
     ("members", "said", "told"),
     [
-        ({"weights.safetensors": b"\x00" * 100}, quiet, "not a safetensors file|own-training"),
-        ({"weights.safetensors": (10**12).to_bytes(8, "little") + b"{"}, quiet, "not a safetensors file|own-training"),
+        ({"weights.safetensors": b"\x00" * 100}, quiet, "is not the .* of its card"),
+        ({"weights.safetensors": b"\x00" * 100, "weights.yaml": b""}, quiet, "not a safetensors file"),
+        ({"weights.safetensors": b"\0\0\0\xff\0\0\0\0{", "weights.yaml": b""}, quiet, "not a safetensors file"),
+        ({"weights.safetensors": save({"x": torch.zeros(2)}), "weights.yaml": b""}, quiet, "not the weights of"),
         ({"weights.yaml": b"- [broken"}, quiet, "not a card"),
         ({"weights.yaml": None}, quiet, "is missing"),
         ({}, lambda m: m["plugin"].update(recipe="jpeg"), "is no training recipe"),
@@ -383,8 +380,8 @@ def test_weights_that_will_not_do_are_not_packed(file: str, told: str, ground: G
 
 
 def test_a_cell_of_ones_own_is_told_from_a_listed_one() -> None:
-    facts = {"dataset": "demo", "model": "cnniqa", "defense": "none", "attack": "my own", "objective": "away", "norm": "linf",
-             "eps": 2 / 255, "queries": None, "setting": "adaptive", "seed": 0, "draws": 8}  # fmt: skip
+    facts = {"dataset": "demo", "model": "cnniqa", "defense": "none", "attack": "my own", "objective": "away",
+             "norm": "linf", "eps": 2 / 255, "queries": None, "setting": "adaptive", "seed": 0, "draws": 8}  # fmt: skip
     assert checked_cell(facts, {"attack": "my own"}).attack == "my own"
     with pytest.raises(UserError, match="unknown attack"):
         checked_cell(facts)
