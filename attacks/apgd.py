@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from attacks.base import Access, Attack, Generators, Target
-from attacks.best import Best
+from attacks.best import Best, chosen
 from attacks.descent import random_point, steepest
 from attacks.objective import Objective
 from attacks.threat import Norm, Threat
@@ -98,10 +98,11 @@ class APGD(Attack):
         run = _Run(images, start, start, start, gradient, gradient, loss, loss, size, torch.zeros_like(loss), shrunk)
         index, review, since = torch.arange(len(images), device=images.device), set(reviews(steps)), 0
         for step in range(1, steps + 1):
-            plain = threat.project(run.current - _wide(run.size) * steepest(run.gradient, threat.norm), run.images)
-            share = _MOMENTUM if step > 1 else 1.0
-            momentum = (1 - share) * (run.current - run.previous)
-            moved = threat.project(run.current + share * (plain - run.current) + momentum, run.images)
+            moved = steepest(run.gradient, threat.norm).mul_(-_wide(run.size)).add_(run.current)
+            if step > 1:  # α of the way to where the step alone would end, and 1 − α of the last way once more
+                moved = threat.project(moved, run.images).sub_(run.current).mul_(_MOMENTUM).add_(run.current)
+                moved.add_(run.current - run.previous, alpha=1 - _MOMENTUM)
+            moved = threat.project(moved, run.images)
             run.previous, run.current = run.current, moved
             stored = threat.snap(moved, run.images)
             if step == steps:
@@ -110,9 +111,9 @@ class APGD(Attack):
             quality, run.gradient = target.quality_and_grad(stored, objective.loss)
             before, run.loss = run.loss, objective.loss(quality)
             run.improved += run.loss < before
-            better = _wide(best.offer(stored, run.loss))
-            run.at_best = torch.where(better, moved, run.at_best)
-            run.gradient_at_best = torch.where(better, run.gradient, run.gradient_at_best)
+            better = best.offer(stored, run.loss)
+            run.at_best = chosen(better, moved, run.at_best)
+            run.gradient_at_best = chosen(better, run.gradient, run.gradient_at_best)
             if step in review:
                 open_ = ~objective.reached(best.losses)
                 if not open_.all():

@@ -5,6 +5,16 @@ from __future__ import annotations
 import torch
 
 
+def chosen(mask: torch.Tensor, some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Pictures (N, 3, H, W) of the first where the mask (N,) says so, else of the second; the very tensor if all are of one.
+
+    On most steps of a descent all pictures get better, and copying them takes time.
+    """
+    if mask.all():
+        return some
+    return torch.where(mask.view(-1, 1, 1, 1), some, others) if mask.any() else others
+
+
 class Best:
     """The candidates of least loss so far; starts from the clean pictures."""
 
@@ -14,7 +24,7 @@ class Best:
     def offer(self, images: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
         """Take what is better, picture by picture; returns the mask (N,) of what was. A NaN is never better."""
         better = losses < self.losses
-        self.images = torch.where(better.view(-1, 1, 1, 1), images, self.images)
+        self.images = chosen(better, images, self.images)
         self.losses = torch.where(better, losses, self.losses)
         return better
 

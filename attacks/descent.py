@@ -108,8 +108,8 @@ class GradientDescent(Attack):
                 quality, gradient = self.ask(target, stored, objective, threat, generator, memory)
                 if random or step > 0:
                     best.offer(stored, objective.loss(quality))
-                move = self.step_size * threat.size * steepest(self.direction(gradient, threat, memory), threat.norm)
-                attacked = threat.project(attacked - move, images)
+                direction = steepest(self.direction(gradient, threat, memory), threat.norm)
+                attacked = threat.project(attacked.sub(direction, alpha=self.step_size * threat.size), images)
             if steps > 0:
                 stored = threat.snap(attacked, images)
                 best.offer(stored, objective.loss(target.quality(stored)))

@@ -75,18 +75,19 @@ class Threat:
         changed most. patch: the square that holds most of the change. ssim: the shift scaled until it fits.
         """
         shift = images - clean
+        if self.norm == "ssim":
+            return self._largest_share(lambda share: (clean + share * shift).clamp(0, 1), clean)
+        # in place: these run at every step of an attack, and fresh memory costs more than the sums
         if self.norm == "linf":
-            shift = shift.clamp(-self.size, self.size)
+            shift.clamp_(-self.size, self.size)
         elif self.norm == "l2":
             length = shift.flatten(1).norm(dim=1).clamp(min=1e-12)
-            shift = shift * (self.size / length).clamp(max=1).view(-1, 1, 1, 1)
+            shift.mul_((self.size / length).clamp(max=1).view(-1, 1, 1, 1))
         elif self.norm == "l0":
-            shift = shift * self._most_changed(shift)
-        elif self.norm == "patch":
-            shift = shift * self._most_changed_square(shift)
+            shift.mul_(self._most_changed(shift))
         else:
-            return self._largest_share(lambda share: (clean + share * shift).clamp(0, 1), clean)
-        return (clean + shift).clamp(0, 1)
+            shift.mul_(self._most_changed_square(shift))
+        return shift.add_(clean).clamp_(0, 1)
 
     def snap(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """Pictures on the 8-bit grid near `images`, inside the threat model of the (8-bit) clean pictures.
@@ -95,26 +96,27 @@ class Threat:
         shortened until they are inside: rounding every value toward the clean picture would give much of the ball away.
         For l0 and patch, `images` must be inside.
         """
-        shift = (images - clean) * 255
-        start = (clean * 255).round()
+        shift = (images - clean).mul_(255)
         if self.norm == "ssim":
+            start = (clean * 255).round()
             return self._largest_share(lambda share: ((start + (share * shift).round()) / 255).clamp(0, 1), clean)
-        if self.norm == "linf":
-            reach = math.floor(self.size * 255 * (1 + 1e-9))
-            steps = shift.round().clamp(-reach, reach)
-        elif self.norm == "l2":
+        if self.norm == "l2":
             steps, length = shift.round(), self.size * 255
             for _ in range(_SHORTENINGS):
                 over = steps.flatten(1).double().norm(dim=1) > length
                 if not over.any():
                     break
-                shift = torch.where(over.view(-1, 1, 1, 1), 0.98 * shift, shift)
-                steps = shift.round()
+                shift.mul_(torch.where(over, 0.98, 1.0).to(shift).view(-1, 1, 1, 1))
+                torch.round(shift, out=steps)
             else:
                 steps = self.whole_levels(self.project(clean + shift / 255, clean) * 255 - clean * 255, clean)
         else:
-            steps = shift.round()
-        return ((start + steps) / 255).clamp(0, 1)
+            steps = shift.round_()
+            if self.norm == "linf":
+                reach = math.floor(self.size * 255 * (1 + 1e-9))
+                steps.clamp_(-reach, reach)
+        # 255 · clean is whole but for a rounding error, which the second rounding takes out
+        return steps.add_(clean, alpha=255).round_().div_(255).clamp_(0, 1)
 
     def whole_levels(self, shift: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """Shifts (N, 3, H, W) in levels of 1/255, inside, cut to whole levels toward zero; still inside.

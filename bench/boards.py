@@ -12,11 +12,14 @@ from pathlib import Path
 
 from bench.claims import Claim, claims_of
 from bench.errors import UserError
+from bench.examples import Example, examples
 from bench.ranking import TRANSFER, CellValue, Key, Row, Track, brief, tracks
 from bench.records import Records
 from bench.rerun import Rerun, reruns
 from models.zoo import card_of, weight_file
 
+MOST_SEEN = 12
+"""Rows of a track whose pictures are shown."""
 PROJECT = Path(__file__).parents[1]
 
 
@@ -28,6 +31,7 @@ class Board:
         slug: part of its files' names.
         rows: complete ones first, by falling robust SROCC.
         reruns: suites that make its cells again.
+        examples: pictures to look at, where any were kept.
         claims: what papers say of rows, by (model, defense).
     """
 
@@ -36,6 +40,7 @@ class Board:
     rows: tuple[Row, ...]
     reruns: tuple[Rerun, ...]
     claims: dict[tuple[str, str], Claim]
+    examples: tuple[Example, ...] = ()
 
     @property
     def title(self) -> str:
@@ -95,7 +100,10 @@ def content(records: Records) -> Content:
     ranked = tracks(records, found)
     names = _slugs(ranked)
     again = reruns(found, names)
-    made = [Board(track, names[track], tuple(rows), again[track], claims_of(track)) for track, rows in ranked.items()]
+    made = [
+        Board(track, names[track], tuple(rows), again[track], claims_of(track), examples(records, _seen(rows)))
+        for track, rows in ranked.items()
+    ]
     parts = ("model", "defense", "attack")
     papers = {(part, r["cell"][part], r[part]["paper"]) for r in found for part in parts if r[part].get("paper")}
     return Content(tuple(made), tuple(families(made)), tuple(sorted(papers)))
@@ -121,6 +129,11 @@ def shown(rows: Sequence[Row], count: int) -> list[Row]:
     bare = [row for row in rows if row.defense == "none"][: max(count // 4, 1)]
     best = [row for row in rows if row not in bare][: count - len(bare)]
     return [row for row in rows if row in bare or row in best]
+
+
+def _seen(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have examples, of those that kept pictures."""
+    return shown([row for row in rows if any(cell.crafting for cell in row.cells)], MOST_SEEN)
 
 
 def reflected(row: Row) -> CellValue | None:

@@ -132,8 +132,9 @@ def leaderboard(
     results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
     out: Annotated[Path, typer.Option(help="where leaderboard.md goes")] = Path(),
     check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the committed files differ")] = False,
+    prune: Annotated[bool, typer.Option("--prune-images", help="delete kept pictures that are not shown")] = False,
 ) -> None:
-    """Render leaderboard.md and its plots from the records alone."""
+    """Render leaderboard.md, its plots and its page from the records alone."""
     from bench import leaderboard as board
     from bench.records import Records
 
@@ -148,6 +149,8 @@ def leaderboard(
         return
     for path in board.render(records, out):
         typer.echo(path)
+    if prune:
+        typer.echo(f"{board.prune_images(records)} kept pictures deleted")
 
 
 @app.command()
@@ -163,11 +166,13 @@ def compare(
 
     from bench.compare import compare as compared
     from bench.compare_text import tell, write
+    from bench.curves import effort_curves
     from bench.records import Records
 
-    duels = compared(Records(results), first, second, model)
+    records = Records(results)
+    duels = compared(records, first, second, model)
     tell(duels, Console())
-    for path in write(duels, out):
+    for path in write(duels, out, effort_curves(records)):
         typer.echo(path)
 
 

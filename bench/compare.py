@@ -99,7 +99,7 @@ def compare(records: Records, first: str, second: str, model: str | None = None)
     kind = _kind(records, [cell for cells in tracks.values() for cell in cells], first, second)
     duels = []
     for track, cells in tracks.items():
-        chosen = [cell for cell in cells if model is None or _same(model, cell.row[0])]
+        chosen = [cell for cell in cells if model is None or same(model, cell.row[0])]
         if kind == "attack":
             duels.append(_pair(kind, track, chosen, (first, second), ""))
         for name in sorted({cell.row[0] for cell in chosen}) if kind == "defense" else ():
@@ -134,7 +134,7 @@ def _bare(spec: str) -> tuple[str, dict[str, Any]]:
     return name, {key: value for key, value in parameters.items() if key != "weights"}
 
 
-def _same(asked: str, spec: str) -> bool:
+def same(asked: str, spec: str) -> bool:
     """Whether a spec is what was asked for, or differs from it only by weights where none were asked for."""
     return asked == spec or ("weights=" not in asked and _bare(asked) == _bare(spec))
 
@@ -142,7 +142,7 @@ def _same(asked: str, spec: str) -> bool:
 def _kind(records: Records, cells: Sequence[Cell], first: str, second: str) -> Kind:
     there = {"defense": {cell.row[1] for cell in cells}, "attack": {cell.key.attack for cell in cells}}
     kinds: tuple[Kind, ...] = ("defense", "attack")
-    both = [[kind for kind in kinds if any(_same(name, spec) for spec in there[kind])] for name in (first, second)]
+    both = [[kind for kind in kinds if any(same(name, spec) for spec in there[kind])] for name in (first, second)]
     for name, found in zip((first, second), both, strict=True):
         if not found:
             known = sorted({brief(spec) for specs in there.values() for spec in specs})
@@ -189,7 +189,7 @@ def _pair(kind: Kind, track: Track, cells: Sequence[Cell], names: tuple[str, str
 def _side(cells: Sequence[Cell], name: str, spec: Callable[[Cell], str], what: Callable[[Cell], str]) -> _Side:
     side: _Side = {}
     for cell in cells:
-        if cell.ok and _same(name, spec(cell)):
+        if cell.ok and same(name, spec(cell)):
             side.setdefault(spec(cell), {}).setdefault(what(cell), []).append(cell)
     return side
 
@@ -265,6 +265,6 @@ def _ends(values: Reals, enough: bool) -> Interval:
 def _flagged(duel: Duel, why: pd.DataFrame) -> Duel:
     own = why[(why.dataset == duel.track.dataset) & (why.model == duel.context)]
     first, second = (
-        tuple(f"{row.flag}: {row.why}" for row in own.itertuples() if _same(name, str(row.defense))) for name in duel.names
+        tuple(f"{row.flag}: {row.why}" for row in own.itertuples() if same(name, str(row.defense))) for name in duel.names
     )
     return replace(duel, flags=(first, second))

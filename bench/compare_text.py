@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bench.boards import signed
 from bench.bootstrap import Interval
-from bench.compare import MEASURES, WORST, Duel, Measure, frame
+from bench.compare import MEASURES, WORST, Duel, Measure, frame, same
 from bench.errors import UserError
 from bench.plots.compare import compared
+from bench.plots.effort import effort, knowing
 from bench.plots.style import STYLE
 from bench.ranking import FEW_REFERENCES, brief
 
@@ -67,8 +71,13 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def write(duels: Sequence[Duel], out: Path) -> list[Path]:
-    """Write all comparisons as one CSV file and a PNG each.
+def write(duels: Sequence[Duel], out: Path, curves: pd.DataFrame | None = None) -> list[Path]:
+    """Write all comparisons as one CSV file and a PNG each; of attacks, another one of how far they come, and how fast.
+
+    Args:
+        duels: at least one.
+        out: folder.
+        curves: of the same results folder, see `bench.curves.effort_curves`.
 
     Raises:
         UserError: where it cannot.
@@ -79,21 +88,31 @@ def write(duels: Sequence[Duel], out: Path) -> list[Path]:
         paths = [out / f"compare-{pair}.csv"]
         frame(duels).to_csv(paths[0], index=False)
         for duel in duels:
-            place = [
-                brief(duel.context),
-                duel.track.dataset,
-                duel.track.label_kind,
-                duel.track.norm,
-                f"{duel.track.eps:.6f}",
-            ]
-            paths.append(out / f"compare-{pair}-{_slug('-'.join(filter(None, place)))}.png")
-            with mpl.rc_context():
-                mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
-                mpl.rcParams.update(STYLE)
-                compared(duel).savefig(paths[-1], dpi=150, metadata={"Software": None})
+            dataset, label_kind, norm, eps = duel.track
+            place = _slug("-".join(filter(None, [brief(duel.context), dataset, label_kind, norm, f"{eps:.6f}"])))
+            paths.append(_save(partial(compared, duel), out / f"compare-{pair}-{place}.png"))
+            own = _curves(duel, curves) if curves is not None and duel.kind == "attack" else pd.DataFrame()
+            if len(own):
+                drawn = partial(effort, own, "How far the attacks come, and how fast", duel.title)
+                paths.append(_save(drawn, out / f"effort-{pair}-{place}.png"))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out") from None
     return paths
+
+
+def _curves(duel: Duel, curves: pd.DataFrame) -> pd.DataFrame:
+    """Of the two attacks on the duel's track, where they know of the defense."""
+    attacks = [attack for attack in curves.attack.unique() if any(same(name, attack) for name in duel.names)]
+    track = (curves.dataset == duel.track.dataset) & (curves.norm == duel.track.norm) & (curves.eps == duel.track.eps)
+    return knowing(curves[track & curves.attack.isin(attacks)])
+
+
+def _save(draw: Callable[[], Figure], path: Path) -> Path:
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
+        mpl.rcParams.update(STYLE)
+        draw().savefig(path, dpi=150, metadata={"Software": None})
+    return path
 
 
 def _slug(text: str) -> str:

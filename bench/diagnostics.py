@@ -239,8 +239,7 @@ def _sizes(every: Sequence[Evidence]) -> Iterator[Flag]:
             groups.setdefault(key, {}).setdefault(float(evidence.cell["eps"]), []).append(evidence)
     for (norm, _), by_size in groups.items():
         sizes = sorted(by_size)
-        kept = _kept(by_size[sizes[-1]])
-        if norm == "linf" and sizes[-1] >= ALL and kept > LEFT:
+        if norm == "linf" and sizes[-1] >= ALL and (kept := _kept(by_size[sizes[-1]])) > LEFT:
             yield Flag("no-collapse", f"at {norm} {sizes[-1]:.3g} the strongest attack still leaves {kept:.0%} of the SROCC")
         for small, large in pairwise(sizes):
             if large >= LONGER * small and _kept(by_size[large]) > LEFT and _no_further(by_size[small], by_size[large]):

@@ -7,6 +7,7 @@ from pathlib import Path
 from bench import plots
 from bench.boards import Content, content
 from bench.errors import UserError
+from bench.examples import prune
 from bench.markdown import markdown
 from bench.page import page, without_pictures
 from bench.records import Records
@@ -58,6 +59,14 @@ def check(records: Records, out: Path) -> list[str]:
     known = {*(folder / name for name in names), *texts}
     found = [path for kind in ("plots", "suites") for path in sorted((records.folder / kind).glob("*"))]
     return lines + [f"{path}: not of these records; delete it" for path in found if path not in known]
+
+
+def prune_images(records: Records) -> int:
+    """Delete kept pictures that the board does not show, and return how many; the rest is still the same board.
+
+    Cells whose pictures are gone can be scored again only after they were run again.
+    """
+    return prune(records, [example for board in content(records).boards for example in board.examples])
 
 
 def _texts(records: Records, out: Path, shown: Content) -> dict[Path, str]:

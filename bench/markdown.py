@@ -193,9 +193,17 @@ def _alts(board: Board) -> dict[str, str]:
         "quality-shift": "Mean quality shift by each attack, the largest of a row: "
         + each({row.name: signed(row.shift[0]) for row in rows}),
         "reflection": "Quality of each picture before and after score reflection, beside the mirror line",
+        "pictures": "Pictures before and after attacks, and their difference: " + _pictures_in_words(board),
         "transfer": f"{label} under attacks crafted on {', '.join(map(_plain, board.sources))} and scored by each row",
     }
     return {kind: known[kind] for kind in plots.kinds(board)}
+
+
+def _pictures_in_words(board: Board) -> str:
+    return "; ".join(
+        f"{_plain(one.image_id)} on {_plain(one.row.name)}, quality {signed(one.clean)} to {signed(one.adv)}"
+        for one in board.examples[:NAMED_IN_WORDS]
+    )
 
 
 def _curves_in_words(family: Family) -> str:

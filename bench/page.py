@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.boards import Board, Content, Curve, Family, links, reflected, size
+from bench.boards import PROJECT, Board, Content, Curve, Family, link, links, reflected, size
+from bench.examples import data_uri
 from bench.markdown import ABOUT
 from bench.plots.heat import transfer_matrix
 from bench.plots.style import COLORS, OTHER
@@ -20,6 +21,8 @@ from bench.records import Records
 from bench.weighted import Reals
 
 SITE = Path(__file__).with_name("site")
+MOST_PICTURES = 2_500_000
+"""Characters that pictures take of the page."""
 SCRIPTS = ("words.js", "charts.js", "detail.js", "table.js", "main.js")
 
 
@@ -43,14 +46,17 @@ def without_pictures(text: str) -> str:
 def data(records: Records, out: Path, content: Content) -> dict[str, Any]:
     """Everything that the page shows, as plain data; missing is None, numbers are rounded to four places."""
     results = Path(os.path.relpath(records.folder, out)).as_posix()
+    pictures: dict[str, str] = {}
     return {
         "colors": COLORS | {"other": OTHER},
-        "tracks": [_track(board, records.folder / "site", results) for board in content.boards],
+        "tracks": [_track(board, records.folder / "site", results, pictures) for board in content.boards],
+        "pictures": pictures,
+        "flags": link(PROJECT / "docs/flags.md", records.folder / "site"),
         "families": [_family(family) for family in content.families],
     }
 
 
-def _track(board: Board, folder: Path, results: str) -> dict[str, Any]:
+def _track(board: Board, folder: Path, results: str, pictures: dict[str, str]) -> dict[str, Any]:
     keys = sorted({(cell.control, cell.key) for row in board.rows for cell in row.cells})
     place = {key: number for number, (_, key) in enumerate(keys)}
     track = board.track
@@ -70,7 +76,9 @@ def _track(board: Board, folder: Path, results: str) -> dict[str, Any]:
              "control": control}
             for control, key in keys
         ],
-        "rows": [_row(board, row, place, folder, results) for row in board.rows],
+        "rows": [
+            _row(board, row, place, folder, results) | {"examples": _examples(board, row, pictures)} for row in board.rows
+        ],
         "transfer": _transfer(board) if board.sources else None,
     }  # fmt: skip
 
@@ -92,7 +100,8 @@ def _row(board: Board, row: Row, place: dict[Key, int], folder: Path, results: s
         "certified": _number(row.certified),
         "claimed": None if claim is None else {"value": claim.robust_srocc, "paper": claim.paper, "where": claim.where},
         "cost": _number(row.cost_ratio),
-        "flags": list(row.flags),
+        "spread": _number(row.spread),
+        "flags": [list(flag) for flag in row.signs],
         "missing": list(row.missing[:8]),
         "missingMore": max(len(row.missing) - 8, 0),
         "links": links(row, folder),
@@ -113,6 +122,23 @@ def _reflection(cell: CellValue | None) -> dict[str, Any] | None:
     if cell is None:
         return None
     return {"attack": str(cell.key), "clean": thousandths(cell.clean), "adv": thousandths(cell.adv)}
+
+
+def _examples(board: Board, row: Row, pictures: dict[str, str]) -> list[dict[str, Any]]:
+    """What is told of a row's pictures; they themselves go to `pictures`, as long as there is room."""
+    found = []
+    for example in board.examples:
+        if example.row is not row or sum(map(len, pictures.values())) > MOST_PICTURES:
+            continue
+        names = [f"{path.parent.name}/{path.stem}" for path in (example.before, example.after)]
+        names.append(f"{names[1]} difference")
+        pictures |= {name: data_uri(pixels) for name, pixels in zip(names, example.pixels(), strict=True)}
+        found.append({
+            "image": example.image_id, "attack": str(example.cell.key), "most": example.moved_most,
+            "clean": _number(example.clean), "adv": _number(example.adv),
+            **dict(zip(("before", "after", "difference"), names, strict=True)),
+        })  # fmt: skip
+    return found
 
 
 def _transfer(board: Board) -> dict[str, Any]:

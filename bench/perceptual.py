@@ -5,16 +5,22 @@ Both need the weights of VGG-16 and of their authors, in files of yours. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import pandas as pd
 import safetensors.torch
 import torch
+import typer
 from torch import nn
 from torch.nn import functional
 
 from attacks import dists as dists_
+from bench.datasets import open_dataset
+from bench.datasets.base import ImageDataset
 from bench.errors import UserError
+from bench.records import Records
 
 WEIGHTS = (
     "one .safetensors or .pth file with features.N.weight and features.N.bias of torchvision's VGG-16 (IMAGENET1K_V1), and "
@@ -104,3 +110,84 @@ def load_dists(path: Path) -> Distance:
     except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from None
     return lambda images, clean: made(images, made.features(clean))
+
+
+def measure(records: Records, root: Path | None, distances: Mapping[str, Distance]) -> pd.DataFrame:
+    """Distances of every picture that a run with ``--keep-images`` stored.
+
+    Args:
+        records: a results folder.
+        root: the folder of a data set that is not embedded.
+        distances: by the names of their columns.
+
+    Returns:
+        cell_id, image_id and a column for each distance; cells that share their pictures are measured once.
+
+    Raises:
+        UserError: where no pictures were kept, or the data set has others.
+    """
+    rows: list[dict[str, object]] = []
+    opened: dict[str, dict[str, torch.Tensor]] = {}
+    known: dict[str, list[dict[str, float]]] = {}
+    for record in records.all():
+        kept = records.kept(record)
+        if kept is None:
+            continue
+        name = str(record["cell"]["dataset"])
+        ids = list(records.images(record["cell_id"]).image_id)
+        if record["crafting"] not in known:
+            clean = opened.setdefault(name, {})
+            _fill(clean, ids, open_dataset(name, root))
+            pairs = zip(kept, (clean[image_id] for image_id in ids), strict=True)
+            known[record["crafting"]] = [_measured(attacked, before, distances) for attacked, before in pairs]
+        found = zip(ids, known[record["crafting"]], strict=True)
+        rows += [{"cell_id": record["cell_id"], "image_id": image_id, **values} for image_id, values in found]
+    if not rows:
+        raise UserError(f"{records.folder}: no attacked pictures were kept; make some with iqarena run --keep-images")
+    return pd.DataFrame(rows)
+
+
+def _fill(clean: dict[str, torch.Tensor], ids: Sequence[str], dataset: ImageDataset) -> None:
+    """Add the pictures that are not there yet."""
+    places = {sample.image_id: place for place, sample in enumerate(dataset.samples)}
+    for image_id in ids:
+        if image_id not in places:
+            raise UserError(
+                f"{dataset.name} has no picture {image_id}; give the folder that the run was made with as --root"
+            )
+        if image_id not in clean:
+            clean[image_id] = dataset.picture(places[image_id])
+
+
+def _measured(attacked: torch.Tensor, clean: torch.Tensor, distances: Mapping[str, Distance]) -> dict[str, float]:
+    with torch.inference_mode():
+        pair = [picture[None].float() / 255 for picture in (attacked, clean)]
+        return {name: float(distance(*pair)) for name, distance in distances.items()}
+
+
+def main(
+    results: Annotated[Path, typer.Argument(help="results folder of a run with --keep-images")],
+    lpips: Annotated[Path | None, typer.Option(help="weights of LPIPS")] = None,
+    dists: Annotated[Path | None, typer.Option(help="weights of DISTS")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
+) -> None:
+    """Write perceptual.csv, a row a cell and picture, into the results folder."""
+    distances: dict[str, Distance] = {}
+    try:
+        if lpips:
+            distances["lpips"] = load_lpips(lpips)
+        if dists:
+            distances["dists"] = load_dists(dists)
+        if not distances:
+            raise UserError("give --lpips, --dists or both")
+        table = measure(Records(results), root, distances)
+        table.to_csv(results / "perceptual.csv", index=False)
+    except (UserError, OSError) as error:
+        typer.echo(f"perceptual: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(table.drop(columns="image_id").groupby("cell_id").mean().to_string())
+    typer.echo(results / "perceptual.csv")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -66,6 +66,7 @@ class CellValue:
         stability: SROCC of attacked and clean qualities.
         shift: mean |quality shift|.
         clean, adv: qualities (n,), picture by picture.
+        crafting: of its attacked pictures, where they were kept.
     """
 
     key: Key
@@ -77,6 +78,7 @@ class CellValue:
     flags: tuple[str, ...]
     clean: Reals
     adv: Reals
+    crafting: str
 
 
 @dataclass(frozen=True)
@@ -355,7 +357,7 @@ def _value(cell: Cell, sroccs: Reals, shifts: Reals, sample: TrackSample) -> Cel
     stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
     return CellValue(
         cell.key, cell.control, cell.record["cell_id"], sample.bounded([sroccs], np.min), stability, float(shifts[0]),
-        tuple(cell.record["flags"]), scores.clean, scores.adv,
+        tuple(cell.record["flags"]), scores.clean, scores.adv, cell.record["crafting"] if cell.record["pictures"] else "",
     )  # fmt: skip
 
 

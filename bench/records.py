@@ -191,6 +191,34 @@ class Records:
             _write_synced(part / _LIST, listed.encode())
         return hashes
 
+    def picture(self, crafting: str, place: int) -> Path:
+        """Where the attacked picture of a row of images.csv is, if it was kept."""
+        return self.pictures / crafting / _png(place)
+
+    def original(self, fingerprint: str, image_id: str) -> Path:
+        """Where a picture of a data set is as it was before attacks, if it was kept."""
+        return self.pictures / f"originals-{fingerprint[:16]}" / f"{hashlib.sha256(image_id.encode()).hexdigest()[:16]}.png"
+
+    def keep_originals(self, fingerprint: str, pictures: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Store pictures (3, H, W) uint8 by their image_id as they were before attacks, unless they are there.
+
+        Raises:
+            UserError: where the disk is full or read-only.
+        """
+        try:
+            for image_id, picture in pictures:
+                path = self.original(fingerprint, image_id)
+                if not path.is_file():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    part = path.with_suffix(f".{os.getpid()}.part")
+                    with Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) as image:
+                        image.save(part, "png", compress_level=1)
+                    part.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"{self.pictures}: cannot be written ({error.strerror}); make room or choose another --out"
+            ) from None
+
     def kept(self, record: dict[str, Any]) -> list[torch.Tensor] | None:
         """The attacked pictures (3, H, W) uint8 of a cell, in the order of its rows; None where they were not kept.
 
@@ -201,7 +229,7 @@ class Records:
             return None
         found = []
         for place, sha256 in enumerate(record["pictures"]):
-            path = self.pictures / str(record["crafting"]) / _png(place)
+            path = self.picture(str(record["crafting"]), place)
             try:
                 with Image.open(path) as opened:
                     pixels = np.array(opened)

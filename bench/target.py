@@ -110,7 +110,8 @@ class Target:
         """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted, all if left out."""
         self.counts.backwards[self.index] += self.draws
         self.counts.gradients[self.index] += 1
-        dead = ~(gradient.flatten(1).abs().amax(dim=1) > 0)  # zero or NaN
+        values = gradient.flatten(1)
+        dead = ~((values.amax(dim=1) > 0) | (values.amin(dim=1) < 0))  # zero or NaN
         if asked is not None:
             dead &= asked
         self.counts.zero_gradients[self.index] += dead.cpu().long()

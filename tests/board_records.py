@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from bench.records import IMAGE_COLUMNS, Records
 
@@ -49,7 +50,12 @@ def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | Non
             "weights_sha256": changes.get("weights", "w"),
         },
         "model": {"paper": "https://example.org/m", "weights_sha256": changes.get("weights", "w")},
-        "dataset": {"label_kind": changes.get("label_kind", "pseudo-MOS")},
+        "dataset": {"label_kind": changes.get("label_kind", "pseudo-MOS"), "fingerprint": "f" * 64},
+        "crafting": re.sub(r"\W+", "_", f"{cell['model']} {cell['attack']}"),
         "score_seconds_an_image": {"defended": changes.get("seconds", 1.0), "undefended": 0.5},
     }
-    records.write(record, images.reindex(columns=IMAGE_COLUMNS))
+    pictures = {name: torch.full((3, 8, 8), int(name[1:]), dtype=torch.uint8) for name in images.image_id}
+    kept = [picture + 1 for picture in pictures.values()] if changes.get("kept") else None
+    if kept:
+        records.keep_originals("f" * 64, pictures.items())
+    records.write(record, images.reindex(columns=IMAGE_COLUMNS), kept)

@@ -20,6 +20,7 @@ from bench.cli import app
 from bench.compare import compare, frame
 from bench.compare_text import headline, notes, tell, write
 from bench.errors import UserError
+from bench.plots.effort import effort, knowing
 from bench.records import Records
 from bench.sample import Sample
 
@@ -212,6 +213,34 @@ def test_a_table_and_a_plot_are_written(records: Records, tmp_path: Path) -> Non
     blocked.write_text("")
     with pytest.raises(UserError, match="choose another --out"):
         write(duels, blocked)
+
+
+def test_attacks_have_a_plot_of_their_effort_where_records_tell(records: Records, tmp_path: Path) -> None:
+    for attack in ("pgd", "apgd"):
+        for setting in ("oblivious", "adaptive"):
+            put(records, BAD, attack=attack, setting=setting, defense="jpeg")
+    duels = compare(records, "pgd", "apgd")
+    point = {
+        "dataset": "demo",
+        "norm": "linf",
+        "eps": 2 / 255,
+        "model": "m",
+        "defense": "jpeg",
+        "objective": "away",
+        "source": "",
+    }
+    curves = pd.DataFrame(
+        {**point, "attack": attack, "setting": setting, "forwards": forwards, "abs_gain": 0.01 * forwards, "srocc": 0.5}
+        for attack in ("pgd", "apgd", "other") for setting in ("oblivious", "adaptive") for forwards in (1, 2, 5)
+    )  # fmt: skip
+    paths = write(duels, tmp_path / "out", curves)
+    assert [path.name.split("-")[0] for path in paths] == ["compare", "compare", "effort"]
+    figure = effort(knowing(curves), "heading", "below")
+    lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3]
+    assert len(lines) == 3, "one an attack, of the setting that knows"
+    assert len(figure.axes) == 2
+    elsewhere = write(duels, tmp_path / "out", curves.assign(eps=0.5))
+    assert len(elsewhere) == 2
 
 
 def test_the_command(records: Records, tmp_path: Path) -> None:

@@ -447,3 +447,28 @@ def test_the_source_hash_follows_code_and_not_words(tmp_path):
 def test_sizes_that_change_nothing_or_are_no_number_are_refused(eps):
     with pytest.raises(UserError, match="eps"):
         validated({"models": ["resnet-iqa"], "attacks": ["pgd"], "threats": [{"eps": eps}]})
+
+
+LEFT_OUT = {
+    "attacks": {"zhang-dists"},
+    "defenses": {"art:TotalVarMin"},
+    "models": {"dbcnn", "hyperiqa", "linearity-iqa", "nima-mobilenet", "resnet18-iqa", "resnet50-iqa", "wadiqam-nr-full"},
+}
+"""With the reasons in the suite's own comment; models without shipped weights."""
+
+
+def test_the_standard_suite_covers_the_registries_but_for_what_it_says():
+    cells = expand(load_suite("standard"))
+    used = {
+        "attacks": {parse_spec(cell.attack)[0] for cell in cells},
+        "defenses": {parse_spec(cell.defense)[0] for cell in cells},
+        "models": {cell.model for cell in cells},
+    }
+    for kind, registered in {"attacks": ATTACKS, "defenses": DEFENSES, "models": MODELS}.items():
+        assert used[kind] == set(registered.names()) - LEFT_OUT[kind], kind
+    for cell in cells:
+        assert ATTACKS.build(cell.attack)
+        assert DEFENSES.build(cell.defense)
+    comment = (SUITES / "standard.yaml").read_text().partition("\nname:")[0]
+    for name in LEFT_OUT["attacks"] | LEFT_OUT["defenses"]:
+        assert name in comment

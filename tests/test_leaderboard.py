@@ -19,7 +19,7 @@ from bench.boards import content, families, shown, size
 from bench.bootstrap import resample_weights
 from bench.config import load_suite
 from bench.errors import UserError
-from bench.leaderboard import check, render
+from bench.leaderboard import check, prune_images, render
 from bench.plan import Cell, expand
 from bench.plots.style import spread
 from bench.ranking import Row, tracks
@@ -329,6 +329,35 @@ def test_no_claim_is_shipped_without_its_place_in_a_paper() -> None:
         assert claim.where
 
 
+def test_examples_are_the_pictures_that_moved_most_and_least_under_the_worst_kept_attack(records: Records) -> None:
+    put(records, GOOD, attack="fgsm", kept=True, backwards=True)
+    put(records, WEAK, attack="nes", kept=True)
+    put(records, BAD, attack="pgd")  # worse, but its pictures are gone
+    put(records, GOOD, model="without")
+    (board,) = content(records).boards
+    most, least = board.examples
+    shift = np.abs(WEAK - CLEAN)
+    for example, place in ((most, shift.argmax()), (least, shift.argmin())):
+        assert example.cell.key.attack == "nes"
+        assert example.image_id == f"p{place:02d}"
+        assert (example.clean, example.adv) == pytest.approx((CLEAN[place], WEAK[place]))
+        before, after, difference = example.pixels()
+        assert {int(before.max()), int(after.max()), int(difference.max())} == {int(place), int(place) + 1, 128 + 16}
+    assert most.moved_most
+    assert not least.moved_most
+
+
+@pytest.mark.usefixtures("unplotted")
+def test_pictures_that_are_not_shown_can_go_without_a_change_to_the_board(records: Records, tmp_path: Path) -> None:
+    put(records, GOOD, attack="fgsm", kept=True)
+    put(records, WEAK, attack="nes", kept=True)
+    render(records, tmp_path)
+    assert prune_images(records) == 3 * PICTURES - 4
+    assert len(list(records.pictures.rglob("*.png"))) == 4
+    assert not [line for line in check(records, tmp_path) if not line.endswith("missing")]
+    assert prune_images(records) == 0
+
+
 def test_suites_from_records_expand_to_the_same_cells(records: Records, tmp_path: Path) -> None:
     for defense in ("none", "jpeg"):
         for setting in ("oblivious", "adaptive"):
@@ -391,7 +420,7 @@ def test_a_plot_that_cannot_show_all_rows_shows_the_best_and_undefended_ones(rec
 def test_no_label_is_cut_off(records: Records, rows: int, attacks: int) -> None:
     name, moved = "a-defense-with-a-rather-long-name[x=1]", {"setting": "transfer", "source": "elsewhere"}
     for eps in (2 / 255, 4 / 255):
-        put(records, GOOD, eps=eps, defense=name, objective="reflect", certified=0.1, **moved)
+        put(records, GOOD, eps=eps, defense=name, objective="reflect", certified=0.1, kept=True, **moved)
     boards = []
     for board in content(records).boards:
         (row,) = board.rows

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pandas as pd
+from board_records import GOOD, put
+
+from bench.curves import size_curves, transfers
 from bench.measures import FIXED, LATER, columns
-from bench.records import IMAGE_COLUMNS, SUMMARY_COLUMNS
+from bench.records import IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
 from bench.reference.measures import IMAGES, SUMMARY, measures_page
 
 PAGE = Path(__file__).parents[1] / "docs" / "measures.md"
@@ -23,3 +28,19 @@ def test_every_column_of_the_files_is_explained_once() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name in [*SUMMARY, *IMAGES, *(measure.__name__ for measure in (*FIXED, *LATER))]:
         assert f"| `{name}` |" in text, name
+
+
+def test_records_from_before_a_measure_was_there_load_with_nothing_in_its_place(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.prepare()
+    put(records, GOOD)
+    path = next(records.cells.iterdir())
+    before = json.loads((path / "record.json").read_text())
+    assert set(before["measures"]) == {"certified_srocc"}
+    table = records.rebuild_summary()
+    assert list(table.columns) == SUMMARY_COLUMNS
+    assert len(table) == 1
+    assert table[columns((*FIXED, *LATER))].isna().all(axis=None)
+    assert "krocc_clean" in pd.read_csv(tmp_path / "summary.csv").columns
+    assert len(size_curves(records)) == 2
+    assert transfers(records).srocc_adv.isna().all()

@@ -32,6 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 put(records, MOS + 0.3 * NOISE[4], model=model, setting=setting, eps=eps, attack="r", objective="reflect")
             put(records, CLEAN, model="good", setting=setting, eps=eps, attack="random-noise")
     put(records, WEAK, model="good", defense=EVIL, kind="purification")
+    put(records, BAD, model="bad", attack="pgd", eps=2 / 255, setting="adaptive", kind="none", kept=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "draw", lambda *_: [])
         render(records, records.folder.parent)
@@ -87,7 +88,7 @@ def test_a_changed_page_is_noticed_but_not_another_librarys_pictures(site: Path,
 # --- in a browser
 
 
-def start(folder: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Any:
+def start(folder: Path) -> Any:
     """A headless Chromium that talks to nobody; skips the test where it is not installed."""
     chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install '.[test]'")
@@ -97,7 +98,7 @@ def start(folder: Path, *, width: int = 1280, height: int = 900, dark: bool = Fa
     options.binary_location = chromium
     for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
                  "disable-component-update", "disable-sync", "disable-dev-shm-usage", f"user-data-dir={folder}",
-                 f"window-size={width},{height}", *(["blink-settings=preferredColorScheme=0"] if dark else [])):  # fmt: skip
+                 "window-size=1280,900"):  # fmt: skip
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options, webdriver.ChromeService(driver))
@@ -205,17 +206,35 @@ def test_tabs_and_tracks(page: Any) -> None:
     assert page.current_url.endswith("#demo-linf-4-255")
 
 
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True)])
-def test_a_phone_needs_no_sideways_scrolling(site: Path, tmp_path: Path, width: int, dark: bool) -> None:
-    driver = start(tmp_path, dark=dark)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(page: Any, theme: str) -> None:
+    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
     try:
-        metrics = {"width": width, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        driver.get((site / "site/index.html").as_uri())
-        by(driver, ".opener").click()
-        assert driver.execute_script("return document.documentElement.scrollWidth") <= width
-        paper = driver.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
-        assert paper == ("rgb(15, 19, 24)" if dark else "rgb(255, 255, 255)")
-        assert driver.get_log("browser") == []
+        page.refresh()
+        by(page, ".opener").click()
+        assert page.execute_script("return document.documentElement.scrollWidth") <= metrics["width"]
+        paper = page.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
+        assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 19, 24)"}[theme]
     finally:
-        driver.quit()
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_pictures_slide_from_before_to_after(page: Any) -> None:
+    openers = {name: place for place, name in enumerate(shown(page))}
+    page.find_elements("css selector", ".opener")[openers["bad, no defense"]].click()
+    figures = page.find_elements("css selector", "tr.detail figure")
+    assert len(figures) == 2
+    assert page.execute_script("return [...document.images].every((one) => one.complete && one.naturalWidth === 8)")
+    slider, after = (figures[0].find_element("css selector", what) for what in ("input", "img:nth-of-type(2)"))
+    for percent in ("0", "80"):
+        page.execute_script(
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", slider, percent
+        )
+        assert after.value_of_css_property("clip-path").replace("0px", "0%").endswith(f"{percent}%)")
+    difference = figures[0].find_element("css selector", "img:nth-of-type(3)")
+    assert not difference.is_displayed()
+    figures[0].find_element("css selector", "button").click()
+    assert difference.is_displayed()

@@ -50,6 +50,9 @@ def execute(
     if executor != "ray":  # there the devices are other machines'
         scene.engine.checked()
     arena, cells = scene.arena(), expand(suite)
+    if keep_images:
+        ids = [sample.image_id for sample in arena.samples]
+        records.keep_originals(arena.dataset.fingerprint, zip(ids, arena.pictures, strict=True))
     if executor == "ray":
         return ray.run(scene, arena, cells, records, report, count, address, fresh)
     if executor == "processes" or suite.seconds is not None or suite.memory_mib is not None:

@@ -17,6 +17,7 @@ from bench.plots.frontier import frontier
 from bench.plots.heat import attacks, transfer
 from bench.plots.reflection import reflection
 from bench.plots.robust import robust
+from bench.plots.sheet import sheet
 from bench.plots.style import STYLE
 
 KINDS: dict[str, Callable[[Board], Figure | None]] = {
@@ -26,6 +27,7 @@ KINDS: dict[str, Callable[[Board], Figure | None]] = {
     "quality-shift": partial(attacks, measure="shift"),
     "reflection": reflection,
     "transfer": transfer,
+    "pictures": sheet,
 }
 
 
@@ -34,6 +36,8 @@ def kinds(board: Board) -> list[str]:
     lacks = set()
     if not board.track.labelled:
         lacks.add("clean-robust")
+    if not board.examples:
+        lacks.add("pictures")
     if not board.sources:
         lacks.add("transfer")
     if not any(reflected(row) for row in board.rows):
@@ -57,12 +61,12 @@ def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> I
     """
     for board in boards:
         for kind in kinds(board):
-            yield from _save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}")
+            yield from _save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}", photographs=kind == "pictures")
     for family in families:
         yield from _save(partial(curves, family), folder / f"curves-{family.slug}")
 
 
-def _save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
+def _save(made: Callable[[], Figure | None], stem: Path, photographs: bool = False) -> Iterator[Path]:
     with mpl.rc_context():
         mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
         mpl.rcParams.update(STYLE)
@@ -75,7 +79,11 @@ def _save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
         figure.set_layout_engine("none")  # it takes longest, and is the same for both
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=150)
-        with Image.open(drawn) as picture:  # few colours: a third of the size
-            picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png)
+        with Image.open(drawn) as picture:
+            opaque = picture.convert("RGB")
+            if photographs:
+                opaque.save(png)
+            else:  # few colours: a third of the size
+                opaque.quantize(256, dither=Image.Dither.NONE).save(png)
         figure.savefig(svg, metadata={"Date": None})
     yield from (png, svg)

@@ -40,6 +40,7 @@ def effort(curves: pd.DataFrame, heading: str, below: str, most: int = 4) -> Fig
                           linewidth=1.4, alpha=0.9)  # fmt: skip
             axes.grid(color=FAINT, linewidth=0.6)
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.set_ylabel(label if column == 0 else "")
         panels[0][column].set_title(brief(model) if defense == "none" else f"{brief(model)}\n+ {brief(defense)}")
         panels[-1][column].set_xlabel("forward passes a picture")
@@ -63,8 +64,6 @@ def _entries(attacks: Sequence[tuple[str, str]]) -> list[Line2D]:
 
 def knowing(curves: pd.DataFrame) -> pd.DataFrame:
     """Of each target, the curves of attacks that know of its defense: they saw what is deployed, or its surrogate."""
-    bare = np.asarray(curves.defense == "none")
-    adaptive: pd.DataFrame = curves[
-        np.asarray(curves.setting == "adaptive") | (bare & np.asarray(curves.setting == "oblivious"))
-    ]
-    return adaptive.drop_duplicates(["dataset", "norm", "eps", "model", "defense", "attack", "objective", "forwards"])
+    bare = np.asarray(curves.defense == "none") & np.asarray(curves.setting == "oblivious")
+    own: pd.DataFrame = curves[np.asarray(curves.setting == "adaptive") | bare]
+    return own.drop_duplicates(["dataset", "norm", "eps", "model", "defense", "attack", "objective", "forwards"])

@@ -53,6 +53,14 @@ better.
 {% for name, about in images.items() -%}
 | `{{ name }}` | {{ about }} |
 {% endfor %}
+## Perceptual cost
+
+PSNR, SSIM and MS-SSIM are measured of every picture. LPIPS (Zhang et al., CVPR 2018) and DISTS (Ding et al., TPAMI 2020)
+need weights that do not come with this project and are never downloaded. For the pictures of a run with `--keep-images`,
+`python -m bench.perceptual RESULTS --lpips FILE --dists FILE` writes `perceptual.csv` into the results folder, a row a
+cell and picture; 0 is no difference, more is a more visible attack. Asked for a file that is not there, it says what has
+to be in it.
+
 ## Intervals
 
 Pictures made from one reference are not independent, so {{ resamples }} resamples draw *references* with replacement, and
@@ -64,7 +72,7 @@ thirty references the percentiles are a rough guide, and the leaderboard says so
 In 2,000 simulated sets of 100 references with 3 pictures each, the interval of a mean covers the truth in 93 to 97 % of
 them; one that takes pictures for independent, in less than 85 % (`tests/test_bootstrap.py`). The robust SROCC of a row is
 the least over its attacks, taken anew in each resample. A board of 50 cells with 1,000 pictures each takes {{ compared }}
-resamples in a few seconds (`python tests/bootstrap_speed.py`).
+resamples in a few seconds (`python -m bench.bootstrap_speed`).
 
 ## Ranks and comparisons
 

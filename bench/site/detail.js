@@ -13,6 +13,10 @@ function detail(track, row) {
     panel("Why it is not ranked", true, make("ul", {}, ...row.missing.map((line) => make("li", { class: "spec" }, line)),
       ...(row.missingMore ? [make("li", {}, `and ${row.missingMore} more`)] : [])));
   }
+  if (row.flags.length) {
+    panel("Flags: signs that this robustness may not be real", true, make("ul", {}, ...row.flags.map(([name, why]) => make("li", { class: "spec" },
+      DATA.flags ? make("a", { href: `${DATA.flags}#${name}` }, name) : name, `: ${why}`))));
+  }
   panel("Attacks, the worst first", true, attackTable(track, row));
   if (row.examples?.length) panel("Pictures before and after", true, examples(row));
   const family = DATA.families.find((one) => one.family === track.family);
@@ -81,6 +85,6 @@ function examples(row) {
       toggle.setAttribute("aria-pressed", String(!difference.hidden));
     });
     return make("figure", {}, make("div", { class: "pair" }, before, after, edge, difference), slider,
-      make("figcaption", {}, `${example.image} under ${example.attack}: quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
+      make("figcaption", {}, `The picture that moved ${example.most ? "most" : "least"}: ${example.image} under ${example.attack}, quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
   }));
 }

@@ -19,13 +19,17 @@ function columns(track) {
     track.rows.some((row) => row.certified != null) && ["certified", "certified", (row) => lowest(row.certified), (row) => make("td", { class: "num far" }, row.certified == null ? "" : number(row.certified)), true, true],
     track.rows.some((row) => row.claimed) && ["claimed", "claimed", (row) => lowest(row.claimed?.value), (row) => make("td", { class: "num far" }, row.claimed ? number(row.claimed.value) : ""), true, true],
     ["shift", "largest mean |shift|", (row) => lowest(row.shift[0]), (row) => make("td", { class: "num far" }, number(row.shift[0], 3)), true, true],
+    ["relative", "|shift| / IQR", (row) => lowest(relative(row)), (row) => make("td", { class: "num far" }, number(relative(row))), true, true],
     ["noise", "noise |shift|", (row) => lowest(row.noise), (row) => make("td", { class: "num far" }, number(row.noise, 3)), true, true],
     ["cost", "cost", (row) => lowest(row.cost), (row) => make("td", { class: "num far" }, row.cost == null ? "–" : `${number(row.cost)}×`), true, true],
-    ["flags", "flags", (row) => row.flags.length, (row) => make("td", { class: "flag far" }, row.flags.join(", ")), true],
+    ["flags", "flags", (row) => row.flags.length, (row) => make("td", { class: "flag far" }, row.flags.map(([name]) => name).join(", ")), true],
   ].filter(Boolean);
 }
 
-const descends = (key) => ["clean", "robust", "certified", "claimed", "shift", "noise", "cost", "flags"].includes(key);
+/** The largest mean |shift| as a multiple of the inter-quartile range of the clean qualities. */
+const relative = (row) => (row.spread > 0 && row.shift[0] != null ? row.shift[0] / row.spread : null);
+
+const descends = (key) => ["clean", "robust", "certified", "claimed", "shift", "relative", "noise", "cost", "flags"].includes(key);
 
 function heads() {
   const cells = columns(state.track).map(([key, heading, , , far, numeric]) => {
@@ -49,7 +53,7 @@ function chosen() {
   const [model, kind, ranked] = [byId("model").value, byId("kind").value, byId("ranked").checked];
   return state.track.rows.filter((row) => {
     if ((model && row.model !== model) || (kind && row.kind !== kind) || (ranked && row.rank == null)) return false;
-    const text = [row.name, row.kind, row.worst, row.flags.join(" ")].join(" ").toLowerCase();
+    const text = [row.name, row.kind, row.worst, row.flags.map(([name]) => name).join(" ")].join(" ").toLowerCase();
     return words.every((word) => text.includes(word));
   });
 }

@@ -1,4 +1,4 @@
-"""How long the bootstrap of a board takes: ``python tests/bootstrap_speed.py``.
+"""How long the bootstrap of a board takes: ``python -m bench.bootstrap_speed``.
 
 SROCC with the labels and mean |shift| of every cell, in every resample, with the intervals of the least and the largest of
 them: what a row of the leaderboard is made of.
