@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import craft, random_pixels
-from planted import Case, Defended, flags_of, pictures
+from PIL import Image
+from planted import SIDE, Case, Defended, Linear, flags_of, pictures
 from skimage.metrics import structural_similarity
 
 from attacks.threat import Threat
@@ -51,8 +52,6 @@ def only(records: Records) -> dict[str, object]:
 
 def test_the_record_of_a_certified_defense_holds_its_certificates(tmp_path):
     spec = "median-smoothing[draws=5,certify_draws=200,confidence=0.9,batch=200]"
-    from planted import Linear
-
     dataset = pictures(tmp_path / "pictures")
     records = run(tmp_path / "out", spec, dataset, {"linear": Linear()}, attacks=["fgsm", "random-noise"])
     both = list(records.all())
@@ -75,8 +74,6 @@ def test_the_record_of_a_certified_defense_holds_its_certificates(tmp_path):
 
 
 def test_a_threat_in_l2_is_the_radius_and_a_certificate_that_cannot_be_had_is_a_reason(tmp_path):
-    from planted import Linear
-
     dataset, spec = pictures(tmp_path / "pictures"), "median-smoothing[draws=5,certify_draws=50,confidence=0.9,batch=50]"
     record = only(
         run(
@@ -96,8 +93,6 @@ def test_a_threat_in_l2_is_the_radius_and_a_certificate_that_cannot_be_had_is_a_
 
 
 def test_other_defenses_certify_nothing(tmp_path):
-    from planted import Linear
-
     record = only(run(tmp_path / "out", "flip", pictures(tmp_path / "p"), {"linear": Linear()}, attacks=["random-noise"]))
     assert "certificate" not in record
 
@@ -136,8 +131,6 @@ def test_likeness_draws_the_same_for_both_pictures_and_leaves_equal_ones_out():
 
 
 def test_the_record_of_a_filter_says_what_it_makes_of_pictures(tmp_path):
-    from planted import Linear
-
     dataset = pictures(tmp_path / "p")
     blurred = only(run(tmp_path / "a", "gaussian-blur", dataset, {"linear": Linear()}, attacks=["fgsm"]))["purified"]
     assert blurred["psnr_same_transform"] > blurred["psnr_clean"] > 0
@@ -196,27 +189,52 @@ def test_who_knows_of_a_filter_is_at_least_as_strong(spec, crops, bare):
 
 
 class Fake(Defended):
-    """Turns the picture upside down, adds noise and rounds what comes: no gradient is left, and nothing is defended."""
+    """Adds noise, rounds, and turns the picture upside down: no gradient is left, and nothing is defended."""
 
     def __init__(self, model: QualityModel) -> None:
         super().__init__(model)
-        self.noise = 4 / 255 * torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+        self.noise = 4 / 255 * torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         noisy = ((images.flip(2) + self.noise) * 255).round() / 255
-        return self.model(noisy) + 0 * images.sum(dim=(1, 2, 3))
+        scores: torch.Tensor = self.model(noisy) + 0 * images.sum(dim=(1, 2, 3))
+        return scores
+
+
+def mirrored(root: Path) -> Folder:
+    """The planted pictures with the upper half mirrored into the lower, so that upside down they are the same; labelled."""
+    pictures(root)
+    table, model = pd.read_csv(root / "labels.csv"), Linear()
+    for row, name in enumerate(table.image):
+        with Image.open(root / name) as opened:
+            pixels = np.array(opened)
+        pixels[SIDE // 2 :] = pixels[: SIDE // 2][::-1]
+        Image.fromarray(pixels).save(root / name)
+        with torch.no_grad():
+            table.loc[row, "mos"] = float(model(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255).clamp(0, 1))
+    table.to_csv(root / "labels.csv", index=False)
+    return Folder(root)
 
 
 def test_a_fake_that_hides_gradients_is_caught(tmp_path):
     """Robust to who does not know of it and to who follows gradients; a search for scores breaks it, and it is flagged."""
-    dataset, out = pictures(tmp_path / "pictures"), tmp_path / "out"
-    case = Case("hides", None, Fake, attacks=("pgd", "square[queries=400]"))
-    raised = {flag.name for flag in flags_of(case, dataset, out)}
-    gains = {(r["cell"]["attack"], r["cell"]["setting"]): r["measures"]["abs_gain"] for r in Records(out).all()}
-    undefended = flags_of(Case("bare", None, None, attacks=("pgd",)), dataset, tmp_path / "bare")
-    assert not undefended
-    (plain,) = (r["measures"]["abs_gain"] for r in Records(tmp_path / "bare").all() if r["cell"]["setting"] == "oblivious")
-    assert gains["pgd", "oblivious"] < 0.5 * plain
-    assert gains["pgd", "adaptive"] < 0.1 * plain
-    assert gains["square[queries=400]", "adaptive"] > 0.7 * plain
-    assert {"zero-gradient", "black-box-wins"} <= raised
+    dataset, search = mirrored(tmp_path / "pictures"), "square[queries=1000]"
+    flags, measures = {}, {}
+    for name, made in (("fake", Fake), ("bare", None)):
+        case = Case(name, None, made, attacks=("pgd", search))
+        flags[name] = {flag.name for flag in flags_of(case, dataset, tmp_path / name)}
+        for record in Records(tmp_path / name).all():
+            measures[name, record["cell"]["attack"], record["cell"]["setting"]] = record["measures"]
+    gains = {key: found["abs_gain"] for key, found in measures.items()}
+    plain = gains["bare", "pgd", "oblivious"]
+    # it costs nothing and looks as if it defended well
+    assert measures["fake", "pgd", "oblivious"]["srocc_clean"] > 0.98
+    assert gains["fake", "pgd", "oblivious"] < 0.5 * plain
+    assert gains["fake", "pgd", "adaptive"] < 0.1 * plain
+    # and then a search gets as far as it does without the fake
+    assert gains["fake", search, "adaptive"] == pytest.approx(gains["bare", search, "adaptive"], rel=0.2)
+    assert gains["fake", search, "adaptive"] > 2 * max(
+        gains["fake", "pgd", setting] for setting in ("oblivious", "adaptive")
+    )
+    assert {"zero-gradient", "black-box-wins"} <= flags["fake"]
+    assert not flags["bare"]
