@@ -167,7 +167,8 @@ def disk_full(ground: Ground) -> Found:
     mounted = sys.platform == "linux" and os.geteuid() == 0
     if mounted:
         size = ["-o", "size=256k"]
-        mounted = subprocess.run(["mount", "-t", "tmpfs", *size, "none", str(small)], capture_output=True).returncode == 0
+        mount = ["mount", "-t", "tmpfs", *size, "none", str(small)]
+        mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
     said = ""
     try:
         if mounted:
@@ -273,14 +274,14 @@ def plugins(ground: Ground) -> list[Found]:
     good = table(ground.folder / "good")
     for place, (fault, (deed, more, words, what)) in enumerate(cases.items()):
         folder, executor = ground.folder / f"plugin-{place}", "processes" if deed == "kill" else "local"
-        here = (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), os.getcwd())
+        here = (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), Path.cwd())
         outcome = go(suite(deed, "nothing", **more), ground.root, folder, executor)  # type: ignore[arg-type]
-        clean = here == (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), os.getcwd())
+        clean = here == (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), Path.cwd())
         errors = [error for cell, _, error in outcome.failed if cell.attack == attacker(deed)]
         left = table(folder)
         neighbour = left[left.attack == attacker("nothing")].reset_index(drop=True)
         fine = (len(errors) == 1 and words in errors[0]) if words else not outcome.failed
-        fine = fine and outcome.done == 2 and neighbour.equals(good) and clean
+        fine = fine and outcome.done == 2 and neighbour.astype(str).equals(good.astype(str)) and clean
         found.append(Found(
             f"a plugin {fault}", "beside one that does nothing wrong",
             f"its cell {what}{f'“{errors[0]}”' if errors else ''}; the other one's row is the same", fine,
@@ -290,10 +291,7 @@ def plugins(ground: Ground) -> list[Found]:
 
 def leak_until_limit(ground: Ground) -> Found:
     """A plugin that holds on to 200 MiB a cell, in a process that may hold little more than torch."""
-    chosen = suite(*(["leak"] + ["nothing"]), memory_mib=LIMIT_MIB).model_copy(
-        update={"threats": validated({"models": ["cnniqa"], "attacks": ["pgd"],
-                                      "threats": [{"eps": (1 + n) / 255} for n in range(12)]}).threats, "memory_mib": 1800}
-    )  # fmt: skip
+    chosen = suite("leak", "nothing", memory_mib=1800, threats=[{"eps": (1 + n) / 255} for n in range(12)])
     outcome = go(chosen, ground.root, ground.folder / "leak", "local")
     return Found(
         "a plugin leaks 200 MiB a cell",

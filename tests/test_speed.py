@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.config import validated
 from bench.errors import UserError
+from bench.plan import expand
 from bench.speed import attacks, cells, page
+from bench.speed.full import Whole, usual_passes
 from bench.speed.rows import Row, in_turns, ratio
 from bench.target import frozen
 from bench.trial import Linear
@@ -68,6 +71,21 @@ def test_the_overhead_is_measured_on_cells_that_end_ok(tmp_path: Path, monkeypat
     first = next(iter(cells.overhead_rows(1)))
     assert first.unit == "ms"
     assert first.value > 0
+
+
+def test_the_arithmetic_of_a_whole_evaluation_is_what_the_plan_says() -> None:
+    suite = validated(
+        {"models": ["cnniqa", "resnet-iqa"], "defenses": ["none", "jpeg", "flip"], "attacks": ["fgsm", "pgd", "square"]}
+    )
+    plan = expand(suite)
+    whole = Whole(1, 2, 3, 3, 10, forwards=4, backwards=3)
+    assert whole.cells == len(plan)
+    assert whole.craftings == len({cell.crafting for cell in plan})
+    # 18 sets × 10 pictures × 4 and 3; 36 cells and 6 clean sets × 10 pictures to score
+    assert whole.seconds(1.0, 0.5) == 720 + 420 + 0.5 * 540
+    forwards, backwards, known = usual_passes()
+    assert forwards >= backwards > 0
+    assert known > 20
 
 
 def test_a_run_survives_a_few_of_each_fault() -> None:
