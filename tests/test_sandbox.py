@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -53,6 +56,17 @@ def test_what_takes_too_much_is_stopped_and_told_in_a_line(deed: str, told: str,
 def test_what_takes_too_long_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its code was stopped: it took more than 1 s"):
         go(tmp_path, "sleep", limits=Limits(seconds=1))
+
+
+def test_it_has_no_network_where_the_system_allows_that(tmp_path: Path) -> None:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(["unshare", "--user", "--net", "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("this system lets nobody give up the network")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        go(tmp_path, "call", str(server.getsockname()[1]))
+    assert not (tmp_path / "reached").exists()
 
 
 def test_what_it_starts_ends_with_it(tmp_path: Path) -> None:
