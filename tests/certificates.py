@@ -131,6 +131,7 @@ def small(count: int, seed: int) -> torch.Tensor:
 
 
 _SMALL = "confidence=0.99,draws=50,certify_draws=300,batch=300"
+_FEW = "confidence=0.99,draws=20,certify_draws=150,batch=150"
 CASES: list[tuple[str, CertifiedDefense, QualityModel, float]] = [
     (f"{spec.partition('[')[0]} on {model.info.name}", DEFENSES.build(spec), model, 0.1)  # type: ignore[misc]
     for spec, model in (
@@ -139,6 +140,8 @@ CASES: list[tuple[str, CertifiedDefense, QualityModel, float]] = [
         # bins so wide, and a quality so gentle, that votes agree and certificates are more than abstentions
         (f"randomized-smoothing[{_SMALL},bins=3]", LinearModel(reach=5.0)),
         (f"randomized-smoothing[{_SMALL},bins=3]", Bumpy(steep=0.3)),
+        (f"denoised-median-smoothing[{_FEW}]", Bumpy()),
+        (f"denoised-randomized-smoothing[{_FEW},bins=3]", Bumpy(steep=0.3)),
     )
 ]
 CASES.append(("lipschitz", Untrained(slope=200.0), LinearModel(), 0.5))
@@ -156,7 +159,7 @@ def main() -> int:
         smoothing = DEFENSES.build(name)
         assert isinstance(smoothing, Smoothing)
         for attacked in (False, True):
-            kept = trial(replace(smoothing, certify_draws=500, batch=10), resnet, demo, 0.05, attacked)
+            kept = trial(replace(smoothing, draws=20, certify_draws=120, batch=10), resnet, demo, 0.05, attacked)
             fine &= told(f"{name} on resnet-iqa", kept, attacked)
     return 0 if fine else 1
 
