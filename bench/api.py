@@ -21,8 +21,8 @@ from bench.errors import UserError
 from bench.executors import local
 from bench.plan import expand
 from bench.records import Records
-from bench.registry import source_hash
 from bench.report import Report
+from bench.source import source_hash
 from models.base import Custom, ModelInfo, QualityModel
 
 

@@ -36,7 +36,8 @@ from bench.provenance import measured
 from bench.purified import likeness
 from bench.recording import STATUSES, Ran, record_of
 from bench.records import IMAGE_COLUMNS
-from bench.registry import ATTACKS, DEFENSES, source_hash
+from bench.registry import ATTACKS, DEFENSES
+from bench.source import source_hash
 from bench.target import checked_quality, frozen
 from defenses.certified.base import CertifiedDefense
 from defenses.purification.base import Purification, PurifiedModel

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from bench.conformance import Finding, for_record
 from bench.datasets.distortions import DISTORTIONS
-from bench.registry import source_hash
+from bench.source import source_hash
 from bench.streams import random_streams, streams_kept
 from bench.target import frozen
 from models.base import ModelInfo, QualityModel

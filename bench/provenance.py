@@ -109,7 +109,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device,
-        "device_name": torch.cuda.get_device_name(device) if kind == "cuda" else _processor(),
+        "device_name": torch.cuda.get_device_name(device) if kind == "cuda" else processor(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -120,7 +120,8 @@ def _versions() -> dict[str, str]:
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
+    """Name of this machine's processor."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

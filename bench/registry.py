@@ -8,7 +8,6 @@ in a file named as ``file:path.py:Class``. What cannot be imported stays visible
 
 from __future__ import annotations
 
-import ast
 import difflib
 import hashlib
 import importlib
@@ -19,7 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +34,6 @@ from defenses.chain import Chain
 from models.base import QualityModel
 
 T = TypeVar("T")
-_FOREIGN = ("builtins", "abc", "typing", "torch")
 
 _SPEC = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<parameters>.*)\])?", re.DOTALL)
 _LINK = re.compile(r"\+(?![^\[]*\])(?!(?:(?!file:).)*\.py:)")
@@ -131,6 +129,7 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, package: str, base: type[T], chained: Callable[[tuple[T, ...]], T] | None = None) -> None:
         self.kind, self.package, self.base, self.chained = kind, package, base, chained
+        self._built: dict[tuple[type[T], str], T] = {}  # what is frozen, as it is asked for at every cell
 
     @cached_property
     def entries(self) -> dict[str, Entry[T]]:
@@ -206,6 +205,8 @@ class Registry(Generic[T]):
                 raise UserError(f"{self.kind} {spec!r}: {error}") from None
         name, parameters = parse_spec(spec)
         made = self.find(name)
+        if (made, spec) in self._built:
+            return self._built[made, spec]
         if not is_dataclass(made):
             if parameters:
                 raise UserError(f"{self.kind} {name!r} takes no parameters")
@@ -217,11 +218,14 @@ class Registry(Generic[T]):
             if key not in known:
                 raise UserError(f"{self.kind} {name!r} has no parameter {key!r}; {nearest(key, known)}")
         try:
-            return TypeAdapter(made).validate_python(parameters)
+            built: T = TypeAdapter(made).validate_python(parameters)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or name
             raise UserError(f"{self.kind} {spec!r}: {where}: {first['msg']}") from None
+        if made.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            self._built[made, spec] = built
+        return built
 
     def _made(self, spec: str, made: type[T]) -> T:
         try:
@@ -236,30 +240,6 @@ def _name(made: type[Any]) -> str:
     """The registry name of a class: its own `name`, or for a model its `info.name`."""
     own = vars(made).get("name") or getattr(vars(made).get("info"), "name", "")
     return str(own)
-
-
-def source_hash(thing: object) -> str:
-    """Hash of the code that makes an object what it is: the modules of its class and of the bases that it builds on.
-
-    Comments and docstrings do not matter; nor do the contracts in ``base.py`` and what other libraries bring.
-    """
-    modules = [made.__module__ for part in (thing, *getattr(thing, "links", ())) for made in type(part).__mro__]
-    own = [m for m in dict.fromkeys(modules) if m.partition(".")[0] not in _FOREIGN and not m.endswith(".base")]
-    return "-".join(_module_hash(module) for module in own)
-
-
-@cache
-def _module_hash(module: str) -> str:
-    """Asked for every cell of a plan; a loaded module does not change."""
-    try:
-        tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (OSError, TypeError):
-        return ""
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body.pop(0)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 
 MODELS: Registry[QualityModel] = Registry("model", "models", QualityModel)  # type: ignore[type-abstract]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import sys
 from importlib.metadata import EntryPoint
@@ -16,7 +17,8 @@ from bench.config import SUITES, Suite, changed, load_suite, parse_size, validat
 from bench.errors import UserError
 from bench.loading import load_model
 from bench.plan import expand
-from bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec, source_hash
+from bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec
+from bench.source import source_hash
 from models.zoo import ZOO
 
 MINIMAL = "models: [cnniqa]\nattacks: [fgsm]\n"
@@ -441,6 +443,29 @@ def test_the_source_hash_follows_code_and_not_words(tmp_path):
         (tmp_path / f"{name}.py").write_text(text)
         hashes[name] = source_hash(ATTACKS.build(f"file:{tmp_path}/{name}.py:Mine"))
     assert hashes["plain"] == hashes["words"] != hashes["other"]
+
+
+def test_the_source_hash_follows_what_a_plugin_imports_of_the_project(monkeypatch):
+    """Projected steps are made of `attacks.descent` and `attacks.threat`; a contract and a library are not looked into."""
+    from bench import source
+
+    def hashed(changed: str) -> str:
+        for cached in (source._module_hash, source._read):
+            cached.cache_clear()
+        real = source._tree
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "_tree", lambda name: ast.parse("x = 1") if name == changed else real(name))
+            return source_hash(PGD())
+
+    before = hashed("nothing")
+    assert [hashed(f"attacks.{name}") == before for name in ("threat", "best", "square", "base")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    for cached in (source._module_hash, source._read):
+        cached.cache_clear()
 
 
 @pytest.mark.parametrize("eps", ["0.5/255", 0.003, "1e999"])

@@ -8,7 +8,8 @@ from conftest import MeanModel, random_pixels
 
 from bench import evaluate
 from bench.errors import UserError
-from bench.registry import DEFENSES, source_hash
+from bench.registry import DEFENSES
+from bench.source import source_hash
 from defenses.chain import Chain
 from defenses.purification.base import PurifiedModel
 from defenses.purification.denoiser import Denoiser, ResidualDenoiser

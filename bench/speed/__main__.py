@@ -1,0 +1,60 @@
+"""``python -m bench.speed [GROUP]… [--turns N] [--json] [--write]``: figures of speed, measured here and now."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Annotated
+
+import torch
+import typer
+
+from bench.errors import UserError
+from bench.speed import attacks, cells, growth, page
+from bench.speed.rows import TURNS, Row
+
+GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
+    "pgd": [attacks.pgd_rows, attacks.cprl_rows],
+    "libraries": [attacks.library_rows],
+    "cells": [cells.overhead_rows, cells.record_rows],
+    "workers": [cells.worker_rows],
+    "growth": [growth.growth_rows],
+}
+"""What is measured together, in the order of the page."""
+
+
+def main(
+    groups: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(GROUPS)}; all if left out")] = None,
+    turns: Annotated[int, typer.Option(min=TURNS, help="of every job")] = TURNS,
+    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+    write: Annotated[bool, typer.Option("--write", help=f"put these groups into docs/{page.PATH.name}")] = False,
+) -> None:
+    """Ratios of jobs that are run by turns, medians. Exit 1 where one is not what it should be."""
+    wanted = groups or list(GROUPS)
+    if unknown := [name for name in wanted if name not in GROUPS]:
+        typer.echo(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}", err=True)
+        raise typer.Exit(2)
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    for name in [name for name in GROUPS if name in wanted]:
+        for measure in GROUPS[name]:
+            for row in measure(turns):
+                rows.append(row)
+                if not json_:
+                    typer.echo(page.line(row))
+    if json_:
+        typer.echo(json.dumps([asdict(row) | {"met": row.met} for row in rows], indent=1, ensure_ascii=False))
+    if write:
+        try:
+            page.write(rows, turns)
+        except UserError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
+        typer.echo(page.PATH, err=True)
+    sys.exit(int(any(row.met is False for row in rows)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
