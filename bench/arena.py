@@ -149,7 +149,8 @@ class Arena:
             raise CannotRun(f"a query limit of {cell.queries} is below the {cell.draws} draws of an answer")
         if attack.access in GRADIENT_ACCESS and not seen.differentiable:
             raise CannotRun(f"{cell.attack} needs a gradient, and {seen.name} has none")
-        needs = [(cell.model, max(model.min_size, deployed.min_size)), (cell.crafted_on[0], seen.min_size)]
+        behind = f"{cell.model} behind {cell.defense}" if deployed.min_size > model.min_size else cell.model
+        needs = [(behind, max(model.min_size, deployed.min_size)), (cell.crafted_on[0], seen.min_size)]
         for (height, width), image_id in self.sizes.items():
             for name, least in needs:
                 if min(height, width) < least:

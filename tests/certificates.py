@@ -25,6 +25,7 @@ from bench.registry import DEFENSES
 from bench.target import frozen
 from defenses.certified.base import CertifiedDefense
 from defenses.certified.lipschitz import Lipschitz, LipschitzIQA
+from defenses.certified.randomized import RandomizedSmoothing
 from defenses.certified.smoothing import Smoothing
 from models.base import ModelInfo, QualityModel
 
@@ -32,19 +33,20 @@ STEPS = 10
 
 
 class Bumpy(QualityModel):
-    """A small network with random weights whose quality goes up and down steeply."""
+    """A small network with random weights whose quality goes up and down, steeply or gently."""
 
     info = ModelInfo("bumpy", min_size=8)
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, steep: float = 3.0) -> None:
         super().__init__()
+        self.steep = steep
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(1))
             self.layers(torch.zeros(1, 3, 16, 16))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = 0.5 + 0.6 * torch.sin(3 * self.layers(4 * (images - 0.5)).squeeze(1))
+        scores: torch.Tensor = 0.5 + 0.6 * torch.sin(self.steep * self.layers(4 * (images - 0.5)).squeeze(1))
         return scores
 
 
@@ -59,12 +61,13 @@ class Untrained(Lipschitz):
 
 @dataclass(frozen=True)
 class Kept:
-    """How many certificates of how many were left."""
+    """How many certificates of how many were left; one that abstained cannot be."""
 
     left: int
     total: int
     confidence: float
     width: float
+    abstained: int
 
     @property
     def sound(self) -> bool:
@@ -77,15 +80,21 @@ def trial(
 ) -> Kept:  # fmt: skip
     """Certify pictures (N, 3, H, W), change them inside the radius, score them with fresh draws, count who left.
 
+    Draws are the same in every call.
+
     `certified_radius` plants a lie: certificates are for that radius, changes for the other.
     """
-    with frozen(model):
+    with frozen(model), torch.random.fork_rng():
+        torch.manual_seed(0)
         certificate = defense.certify(model, images, certified_radius or radius)
         change = climb(defense, model, images, radius) if attacked else at_random(images, radius)
         with torch.inference_mode():
             qualities = defense.protect(model).quality(images + change).double()
     gone = left(certificate.lower.numpy(), certificate.upper.numpy(), qualities.numpy())
-    return Kept(int(gone.sum()), len(images), certificate.confidence, float((certificate.upper - certificate.lower).mean()))
+    widths = certificate.upper - certificate.lower
+    # of the whole range and a bin on either side of it
+    abstained = int((widths > 1).sum()) if isinstance(defense, RandomizedSmoothing) else 0
+    return Kept(int(gone.sum()), len(images), certificate.confidence, float(widths.mean()), abstained)
 
 
 def at_random(images: torch.Tensor, radius: float) -> torch.Tensor:
@@ -121,23 +130,27 @@ def small(count: int, seed: int) -> torch.Tensor:
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
+_SMALL = "confidence=0.99,draws=50,certify_draws=300,batch=300"
+_FEW = "confidence=0.99,draws=20,certify_draws=150,batch=150"
 CASES: list[tuple[str, CertifiedDefense, QualityModel, float]] = [
-    (
-        f"{name} on {model.info.name}",
-        DEFENSES.build(f"{name}[confidence=0.99,draws=50,certify_draws=300,batch=300]"),
-        model,
-        0.1,
-    )  # type: ignore[misc]
-    for name in ("median-smoothing", "randomized-smoothing")
-    for model in (LinearModel(reach=5.0), Bumpy())
+    (f"{spec.partition('[')[0]} on {model.info.name}", DEFENSES.build(spec), model, 0.1)  # type: ignore[misc]
+    for spec, model in (
+        (f"median-smoothing[{_SMALL}]", LinearModel(reach=5.0)),
+        (f"median-smoothing[{_SMALL}]", Bumpy()),
+        # bins so wide, and a quality so gentle, that votes agree and certificates are more than abstentions
+        (f"randomized-smoothing[{_SMALL},bins=3]", LinearModel(reach=5.0)),
+        (f"randomized-smoothing[{_SMALL},bins=3]", Bumpy(steep=0.3)),
+        (f"denoised-median-smoothing[{_FEW}]", Bumpy()),
+        (f"denoised-randomized-smoothing[{_FEW},bins=3]", Bumpy(steep=0.3)),
+    )
 ]
 CASES.append(("lipschitz", Untrained(slope=200.0), LinearModel(), 0.5))
 
 
 def main() -> int:
-    torch.manual_seed(0)
     resnet = load_model("resnet-iqa")
     demo = torch.stack([Demo().picture(i) for i in range(0, 160, 20)]).float() / 255
+    print("| defense | pictures | abstained | left | confidence | mean width | |\n|---|---|--:|--:|--:|--:|---|")
     fine = True
     for words, defense, model, radius in CASES:
         for attacked, images in ((False, small(1000, 1)), (True, small(200, 2))):
@@ -146,16 +159,24 @@ def main() -> int:
         smoothing = DEFENSES.build(name)
         assert isinstance(smoothing, Smoothing)
         for attacked in (False, True):
-            kept = trial(replace(smoothing, certify_draws=500, batch=10), resnet, demo, 0.05, attacked)
+            kept = trial(replace(smoothing, draws=20, certify_draws=120, batch=10), resnet, demo, 0.05, attacked)
             fine &= told(f"{name} on resnet-iqa", kept, attacked)
     return 0 if fine else 1
 
 
 def told(words: str, kept: Kept, attacked: bool) -> bool:
-    verdict = "" if kept.sound else "  MORE THAN THE CONFIDENCE EXPLAINS"
+    verdict = "" if kept.sound else "**MORE THAN THE CONFIDENCE EXPLAINS**"
     kind = "attacked" if attacked else "random"
-    print(f"{words:45s} {kind:9s} {kept.left:4d} of {kept.total:5d} left, confidence {kept.confidence:g}, "
-          f"mean width {kept.width:.4f}{verdict}", flush=True)  # fmt: skip
+    columns = (
+        words,
+        f"{kept.total} {kind}",
+        kept.abstained,
+        kept.left,
+        f"{kept.confidence:g}",
+        f"{kept.width:.3f}",
+        verdict,
+    )
+    print("|", " | ".join(map(str, columns)), "|", flush=True)
     return kept.sound
 
 

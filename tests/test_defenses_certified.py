@@ -301,13 +301,13 @@ def test_too_few_draws_say_how_many_are_needed(made):
 @pytest.mark.parametrize(("defense", "model", "radius"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 @pytest.mark.parametrize("attacked", [False, True])
 def test_certificates_are_kept(defense, model, radius, attacked):
-    torch.manual_seed(5)
-    kept = trial(defense, model, small(20, 5), radius, attacked)
+    count = 6 if "denoised" in defense.name else 20  # the denoiser takes its time
+    kept = trial(defense, model, small(count, 5), radius, attacked)
     assert kept.sound, kept
+    assert kept.abstained < kept.total / 2  # what abstains proves nothing
 
 
 def test_a_certificate_for_a_shorter_radius_than_was_used_is_found_out():
-    torch.manual_seed(6)
     defense = MedianSmoothing(certify_draws=300, batch=300, draws=300, confidence=0.9)
     assert not trial(defense, LinearModel(reach=5.0), small(20, 6), 0.3, attacked=True, certified_radius=0.1).sound
     assert not trial(Untrained(slope=200.0), LinearModel(), small(20, 6), 50.0, attacked=True, certified_radius=0.001).sound

@@ -407,7 +407,11 @@ def test_too_small_pictures_are_refused_with_the_size_that_is_needed():
 
 
 @pytest.mark.parametrize(
-    ("defense", "reason"), [("random-crop[size=256]", "needs 256×256"), ("random-crop[size=32]", "leaves 32×32")]
+    ("defense", "reason"),
+    [
+        ("random-crop[size=256]", r"resnet-iqa behind random-crop\[size=256\] needs 256×256"),
+        ("random-crop[size=32]", "leaves 32×32"),
+    ],
 )
 def test_a_crop_that_does_not_fit_skips_the_cell_with_the_reason(defense, reason):
     arena = Arena(Demo(), 1, 8)

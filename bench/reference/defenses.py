@@ -11,6 +11,7 @@ import jinja2
 
 from bench.catalogue import catalogue
 from bench.certificates import RADIUS
+from bench.probe_defenses import SAME
 from bench.reference.docstrings import cell, prose, source
 from bench.registry import DEFENSES
 from models.zoo import card_of, weight_file
@@ -38,6 +39,11 @@ attacker who knows of it gets a gradient: *exact*, through a *smooth* stand-in, 
 filter takes itself shows in the measured seconds, of which the leaderboard has the ratio to the bare model. *Passes* are
 forward+backward passes that training costs for each picture. Parameters are given as `{{ "name[parameter=value,…]" }}`.
 `iqarena list defenses --json` has the same as data.
+
+A surrogate's scores are close to the deployed ones: `iqarena check NAME` wants them within {{ "%g" % same.exact }} of the
+range where it is exact or the identity, and within {{ "%g" % same.smooth }} where it is a smooth stand-in. How close each
+is, how strong attacks through it are, what certificates hold and what each defense costs beside the bare model was tried:
+[defenses-tried.md](defenses-tried.md).
 
 | defense | kind | surrogate | random | forwards | passes | trained for |
 |---|---|---|---|--:|--:|---|
@@ -91,6 +97,7 @@ def defenses_page() -> str:
     page: str = _PAGE.render(
         kinds=_KINDS,
         defenses=own,
+        same=SAME,
         bridge=source(bridge),
         bridged=bridged,
         refused=bridge.refused(),
