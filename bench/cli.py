@@ -80,6 +80,9 @@ def run(
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="instead of the suite's models")] = None,
     defense: Annotated[list[str] | None, typer.Option("--defense", "-d", help="instead of the suite's defenses")] = None,
     attack: Annotated[list[str] | None, typer.Option("--attack", "-a", help="instead of the suite's attacks")] = None,
+    also_model: Annotated[list[str] | None, typer.Option(help="beside the suite's models")] = None,
+    also_defense: Annotated[list[str] | None, typer.Option(help="beside the suite's defenses")] = None,
+    also_attack: Annotated[list[str] | None, typer.Option(help="beside the suite's attacks")] = None,
     dataset: Annotated[str | None, typer.Option(help="instead of the suite's data set")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
     limit: Annotated[int | None, typer.Option(help="at most so many pictures")] = None,
@@ -108,7 +111,7 @@ def run(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
-    chosen = changed(load_suite(suite), changes)
+    chosen = changed(load_suite(suite), changes, {"models": also_model, "defenses": also_defense, "attacks": also_attack})
     if dry_run:
         from bench.estimate import dry_run as told
 
@@ -278,6 +281,20 @@ def data_list(
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
     else:
         Console().print(table(found))
+
+
+@data.command("export")
+def data_export(
+    dataset: Annotated[str, typer.Argument(help="registry name")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="where the pictures go")],
+    root: Annotated[Path | None, typer.Option(help="its folder")] = None,
+    limit: Annotated[int | None, typer.Option(help="at most so many pictures, as run --limit chooses them")] = None,
+) -> None:
+    """Write clean pictures as PNG, to attack them with code of any kind and `iqarena submit images` what comes out."""
+    from bench.datasets import open_dataset
+    from bench.submit import export
+
+    typer.echo(f"{out}: {export(open_dataset(dataset, root), limit, out)} pictures")
 
 
 @data.command("verify")

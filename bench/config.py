@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -176,14 +177,17 @@ def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suit
         raise UserError(f"{place(first['loc'])}: field {field}: {message}{given}") from None
 
 
-def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
-    """A suite with other values in some fields, in all its parts.
+def changed(suite: Suite, changes: dict[str, Any], more: Mapping[str, Sequence[str] | None] | None = None) -> Suite:
+    """A suite with other values in some fields, in all its parts, and with more in some lists, in its own.
 
     Raises:
         UserError: for values that make no sense.
     """
     parts = [part.model_dump(exclude=set(changes)) for part in suite.parts]
-    return validated(suite.model_dump() | changes | {"parts": parts}, lambda loc: "the command line")
+    content = suite.model_dump() | changes | {"parts": parts}
+    for field, added in (more or {}).items():
+        content[field] = [*content[field], *(added or ())]
+    return validated(content, lambda loc: "the command line")
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:

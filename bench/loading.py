@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,11 +12,11 @@ from bench.errors import UserError
 from bench.registry import MODELS, parse_spec
 from models.base import ModelInfo, QualityModel
 from models.bridges import Bridge, Facts
-from models.zoo import WeightsError, load_weights, state_sha256, weight_file
+from models.zoo import WeightsError, chosen_file, load_weights, state_sha256
 
 
 def load_model(spec: str) -> QualityModel:
-    """A registered model; one that lives in the zoo comes with its zoo weights, or with ``weights=FILE``.
+    """A registered model; one that lives in the zoo comes with weights from there, or with ``weights=FILE`` or ``LABEL``.
 
     ``$NAME`` in FILE is an environment variable, so that a suite can be run where the file lies elsewhere.
     Weights of others may score on another scale, so facts may stand beside them: ``weights=FILE,low=0,high=100``. Of a
@@ -42,7 +41,7 @@ def load_model(spec: str) -> QualityModel:
     try:
         model = made()
         if made.in_zoo or file:
-            path = Path(os.path.expandvars(str(file))) if file else weight_file(model.info.name)
+            path = chosen_file(os.path.expandvars(str(file or "")), model.info.name)
             model.info = _with(given, replace(model.info, weights_sha256=load_weights(model, path)))
         elif not model.info.weights_sha256 and model.state_dict():  # what its constructor has loaded, wherever from
             model.info = replace(model.info, weights_sha256=state_sha256(model))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -29,9 +29,17 @@ from models.zoo import ZOO, card_of
 
 
 def shipped() -> dict[str, tuple[str, str]]:
-    """Model and defense of each weight file of a model, by the file's name without its ending."""
+    """Model and defense of each weight file of a model, as specs, by the file's name without its ending."""
     cards = {file.stem: card_of(file) for file in sorted(ZOO.glob("*.safetensors"))}
-    return {stem: (card["model"], card["defense"]) for stem, card in cards.items() if card["model"] in MODELS.entries}
+    return {stem: _specs(stem, card) for stem, card in cards.items() if card["model"] in MODELS.entries}
+
+
+def _specs(stem: str, card: Mapping[str, Any]) -> tuple[str, str]:
+    model, defense, label = card["model"], card["defense"], stem.partition("@")[2]
+    if defense == "none":
+        return f"{model}[weights={label}]" if label else model, defense
+    recipe = ",".join(f"{name}={value}" for name, value in (card["recipe"] | {"weights": label}).items() if value != "")
+    return model, f"{defense}[{recipe}]"
 
 
 def deployed(model: str, defense: str) -> QualityModel:

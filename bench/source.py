@@ -70,8 +70,8 @@ def _tree(module: str) -> ast.Module:
         if found is not None:
             return ast.parse(inspect.getsource(found))
         spec = importlib.util.find_spec(module)
-        source = spec.loader.get_source(module) if spec and hasattr(spec.loader, "get_source") else ""
-        return ast.parse(source or "")
+        get_source = getattr(spec and spec.loader, "get_source", None)
+        return ast.parse(get_source(module) or "") if get_source else ast.Module([], [])
     except (OSError, TypeError):
         return ast.Module([], [])
 

@@ -6,13 +6,12 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 
 from models.base import QualityModel
-from models.zoo import card_of, load_weights, weight_file
+from models.zoo import card_of, chosen_file, load_weights
 
 Kind = Literal["none", "purification", "architecture", "training", "certified"]
 
@@ -58,7 +57,7 @@ class TrainedDefense(Defense):
     """A recipe for training a model; `protect` swaps in weights that the recipe made.
 
     Attributes:
-        weights: a safetensors file; empty means the zoo's file for the model and this defense.
+        weights: a safetensors file; a label or nothing mean the zoo's, see `models.zoo.chosen_file`.
 
     Class attributes:
         passes_an_image: forward+backward passes that one training picture costs; what is less than a pass counts as one.
@@ -91,7 +90,7 @@ class TrainedDefense(Defense):
         yield self.loss(model, images, labels, progress)
 
     def protect(self, model: QualityModel) -> QualityModel:
-        path = Path(self.weights) if self.weights else weight_file(model.info.name, self.name)
+        path = chosen_file(self.weights, model.info.name, self.name)
         protected = self.prepare(model)
         if not self.weights and not path.is_file():
             raise DoesNotApply(

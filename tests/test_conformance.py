@@ -396,10 +396,10 @@ def test_every_built_in_attack_passes(name: str) -> None:
     assert not bad, bad
 
 
-WEIGHTLESS = {"denoiser", "denoised-median-smoothing", "denoised-randomized-smoothing", "diffpure"}
+WEIGHTLESS = {"diffpure"}
 """Defenses whose weights are not shipped; their own tests make some."""
 
-ALLOWED = {"randomized-smoothing": {"repeats"}}
+ALLOWED = {"randomized-smoothing": {"repeats"}, "denoised-randomized-smoothing": {"repeats"}}
 """What is no fault: a vote of noisy copies mostly comes out the same."""
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bench.datasets import open_dataset
@@ -123,6 +124,21 @@ def test_wrong_columns_are_one_line(scores, parameters, words):
 
 
 # --- images
+
+
+def test_one_part_alone_can_be_taken(folder):
+    with pytest.raises(UserError, match="lacks the column split"):
+        open_dataset("folder[part=validation]", folder)
+    (folder / "labels.csv").write_text("image,reference_id,mos,split\na.png,r1,0.25,training\nb.png,007,1,validation\n")
+    whole, part = open_dataset("folder", folder), open_dataset("folder[part=validation]", folder)
+    assert [sample.image_id for sample in part.samples] == ["b.png"]
+    assert part.mos(0) == 1
+    assert torch.equal(part.picture(0), whole.picture(1))
+    assert part.fingerprint != whole.fingerprint
+    for parameters, words in (("part=test", "holds no picture of the part test"), ("part=tests", "part: Input should be")):
+        with pytest.raises(UserError, match=words) as error:
+            open_dataset(f"folder[{parameters}]", folder)
+        one_line(error)
 
 
 def test_images_are_found_at_any_depth_without_labels_each_its_own_reference(folder):

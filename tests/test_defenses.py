@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from defenses.purification.jpeg import JPEG, differentiable_jpeg, quantization_t
 from defenses.training.adversarial import AdversarialTraining
 from models.cnniqa import CNNIQA
 from models.resnet_iqa import ResNetIQA
-from models.zoo import WeightsError, card_of, load_weights, save_weights
+from models.zoo import ZOO, WeightsError, card_of, chosen_file, load_weights, save_weights
 
 
 def as_batch(picture: np.ndarray) -> torch.Tensor:
@@ -168,6 +169,16 @@ def test_a_trained_defense_puts_its_weights_into_a_copy(defense, tmp_path):
     assert not protected.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.info.weights_sha256 != protected.info.weights_sha256
+
+
+def test_weights_are_named_by_label_or_file(tmp_path):
+    assert chosen_file("", "m") == ZOO / "m.safetensors"
+    assert chosen_file("seed1", "m") == ZOO / "m@seed1.safetensors"
+    assert chosen_file("seed1", "m", "cprl") == ZOO / "m+cprl@seed1.safetensors"
+    for file in ("./seed1", "w.safetensors", "runs/seed1", str(tmp_path / "w.safetensors")):
+        assert chosen_file(file, "m", "cprl") == Path(file)
+    with pytest.raises(WeightsError, match=r"resnet-iqa\+cprl@no-such-label\.safetensors: cannot be read"):
+        CPRL(weights="no-such-label").protect(ResNetIQA())
 
 
 def test_training_losses_are_finite_scalars_that_reach_the_weights():

@@ -16,6 +16,7 @@ from bench.catalogue import catalogue
 from bench.errors import UserError
 from bench.registry import DEFENSES
 from defenses.base import DoesNotApply, TrainedDefense
+from defenses.certified.layers import BoundedConv2d
 from defenses.training.adversarial_label import similarity
 from defenses.training.anchored import ranking_loss
 from defenses.training.ball import INNER_STEPS
@@ -288,6 +289,31 @@ def test_every_recipe_learns_within_its_budget(name, tmp_path):
     assert facts["images_seen"] == 1280
     assert facts["passes"] == budget.passes
     assert srocc(model, pictures) > 0.9  # noise is easy to see
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "lipschitz"])
+def test_a_recipe_states_truthfully_what_a_picture_costs(name):
+    """Forwards and backwards of the network that is trained, counted at its first layer while one batch is learnt from."""
+    recipe = DEFENSES.build(name)
+    torch.manual_seed(0)
+    model = recipe.prepare(Tiny()).train()
+    first = next(part for part in model.modules() if isinstance(part, torch.nn.Conv2d | BoundedConv2d))
+    forwards, backwards = [], []
+
+    def count(layer: torch.nn.Module, images: tuple[torch.Tensor], maps: torch.Tensor) -> None:
+        forwards.append(len(maps))
+        if maps.requires_grad:
+            maps.register_hook(lambda gradient: backwards.append(len(gradient)))
+
+    first.register_forward_hook(count)
+    images = torch.rand(8, 3, 32, 32)
+    for value in recipe.losses(model, images, torch.linspace(0.1, 0.9, 8), 0.5):
+        value.backward()
+    stated = recipe.passes_an_image * len(images)
+    assert sum(backwards) <= sum(forwards) <= stated
+    # its four interventions cost 0, 1, 2 and 2 passes, and one number states them all: the most
+    assert sum(forwards) == (stated if name != "cprl-sortmask" else 3.25 * len(images))
+    assert sum(backwards) >= len(images)
 
 
 def test_eval_mode_is_put_back_after_an_error():

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
@@ -31,6 +31,7 @@ class Columns:
         reference: column of reference pictures' ids.
         mos: column of scores.
         split: column of "training", "validation" or "test"; need not be there.
+        part: one of these, to take its pictures alone.
         low, high: range of the scores.
         higher_is_better: their direction.
     """
@@ -40,6 +41,7 @@ class Columns:
     reference: str = "reference_id"
     mos: str = "mos"
     split: str = "split"
+    part: Literal["", "training", "validation", "test"] = ""
     low: float = 0.0
     high: float = 1.0
     higher_is_better: bool = True
@@ -61,7 +63,7 @@ class Folder(PictureFiles):
     split_told = "a column, else by reference"
     layout = """
         labels.csv with the columns image (path below ROOT), reference_id, mos in [0, 1] and, if you like, split
-        folder[table=…,image=…,reference=…,mos=…,split=…,low=…,high=…,higher_is_better=…] for a table of another form
+        folder[table=…,image=…,reference=…,mos=…,split=…,part=…,low=…,high=…,higher_is_better=…] for a table of another form
     """
 
     def __init__(self, root: Path, columns: Columns | None = None) -> None:
@@ -112,6 +114,13 @@ class Folder(PictureFiles):
             raise UserError(
                 f"{table_file}: line {unknown.index[0] + 2}: {columns.split} {word} is none of {', '.join(SPLITS)}"
             )
+        if columns.part:
+            if columns.split not in table:
+                raise UserError(f"{table_file}: lacks the column {columns.split}, which tells what is in {columns.part}")
+            table = table[table[columns.split] == columns.part]
+            if not len(table):
+                raise UserError(f"{table_file}: holds no picture of the part {columns.part}")
+            images, references, raw = table[columns.image], table[columns.reference], raw[table.index]
         self.root = root
         # a file beside the table says so where nobody rated these pictures
         self.label_kind = "pseudo-MOS" if (root / "consensus.json").is_file() else "MOS"

@@ -18,9 +18,10 @@ def sheet(board: Board) -> Figure:
     most = sorted((e for e in board.examples if e.moved_most), key=lambda e: -abs(e.adv - e.clean))[:MOST]
     least = sorted((e for e in board.examples if not e.moved_most), key=lambda e: abs(e.adv - e.clean))[:MOST]
     figure = Figure(figsize=(WIDTH, 1.05 + 1.62 * max(len(most), len(least))), layout="constrained")
-    halves = figure.subfigures(1, 2, wspace=0.04)
-    for half, shown, title in zip(halves, (most, least), ("moved most", "moved least"), strict=True):
-        _half(half, shown, title, max(len(most), len(least)))
+    grid = figure.add_gridspec(1, 2, wspace=0.04)
+    left, right = (figure.add_subfigure(grid[0, half]) for half in range(2))
+    _half(left, most, "moved most", max(len(most), len(least)))
+    _half(right, least, "moved least", max(len(most), len(least)))
     head(figure, f"Pictures before and after attacks, and their difference ×{GAIN}", f"{board.title} · {board.pictures}")
     return figure
 

@@ -3,7 +3,8 @@
 Both learn to give the clean picture back (mean squared error): `denoiser` from Gaussian noise whose standard deviation is
 drawn evenly from 0 to 0.15 for each picture, `fcn-filter` from pictures on which the undefended model was attacked, in the
 loop, with a ball of up to 8/255 drawn for each picture and a direction, better or worse, too. The loop is that of the
-training defenses: its checkpoint is resumed from, its budget is counted in passes.
+training defenses: its checkpoint is resumed from, its budget is counted in passes. Train `fcn-filter` on crops as large as
+the pictures that it shall filter: its InstanceNorm makes it another filter on another size.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from models.zoo import ZOO, load_weights, save_weights, weight_file
 
 MOST_NOISE, MOST_ATTACK = 0.15, 8 / 255
 INNER_STEPS = 3
+SIDE = 192
+"""Of the demo set's pictures; filters are measured on such parts, from the middle of pictures, beside whole ones."""
 FILTERS: dict[str, type[nn.Module]] = {"denoiser": ResidualDenoiser, "fcn-filter": FCN}
 Spoil = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 """Clean pictures (N, 3, H, W) in [0, 1] to spoilt ones."""
@@ -120,19 +123,37 @@ def attacked(
     return (images + shift).clamp(0, 1).detach()
 
 
-def psnr_gain(network: nn.Module, spoil: Spoil, pictures: Folder, count: int) -> dict[str, float]:
-    """Mean PSNR in dB of the first `count` pictures, spoilt and restored."""
+def measured_on(network: nn.Module, levels: dict[str, Spoil], pictures: Folder, count: int) -> dict[str, dict[str, float]]:
+    """`psnr_gain` of everything that pictures can be spoilt by, whole and of the size of the demo set's."""
+    sides = {"whole": None, f"{SIDE}×{SIDE}": SIDE}
+    return {
+        f"{what}, {size}": psnr_gain(network, spoil, pictures, count, side)
+        for what, spoil in levels.items()
+        for size, side in sides.items()
+    }
+
+
+def psnr_gain(network: nn.Module, spoil: Spoil, pictures: Folder, count: int, side: int | None = None) -> dict[str, float]:
+    """Mean PSNR in dB of the first `count` pictures, spoilt and restored; of their middle if a side in pixels is given."""
     generator = torch.Generator().manual_seed(0)
     before: list[float] = []
     after: list[float] = []
     for index in range(min(count, len(pictures))):
-        clean = pictures.picture(index)[None].float() / 255
+        clean = middle(pictures.picture(index), side)[None].float() / 255
         spoilt = spoil(clean, generator)
         with torch.inference_mode():
             restored = network(spoilt).clamp(0, 1)
         for out, made in ((before, spoilt.clamp(0, 1)), (after, restored)):
             out.append(-10 * math.log10(float((made - clean).square().mean()) or 1e-10))
     return {"psnr_spoilt": round(float(np.mean(before)), 2), "psnr_restored": round(float(np.mean(after)), 2)}
+
+
+def middle(picture: torch.Tensor, side: int | None) -> torch.Tensor:
+    """The middle of a picture (3, H, W), at most so large; all of it if no side is given."""
+    height, width = picture.shape[1:]
+    side = side or max(height, width)
+    top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
+    return picture[:, top : top + side, left : left + side]
 
 
 def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule, out: Path,
@@ -159,12 +180,8 @@ def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule
         checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps([name, pictures.fingerprint]), report=report,
     )  # fmt: skip
     network.eval()
-    measured: dict[str, dict[str, float]] = {}
-    levels = (
-        {f"attacked {k}/255": k / 255 for k in (2, 4, 8)} if by_attack else {f"sigma {s}": s for s in (0.01, 0.05, 0.12)}
-    )
-    if held_out is not None:
-        measured = {what: psnr_gain(network, partial(spoil, level=level), held_out, 24) for what, level in levels.items()}
+    sizes = {f"attacked {k}/255": k / 255 for k in (2, 4, 8)} if by_attack else {f"sigma {s}": s for s in (0.01, 0.05, 0.12)}
+    levels: dict[str, Spoil] = {what: partial(spoil, level=size) for what, size in sizes.items()}
     card = {
         "model": name, "defense": name,
         "recipe": {"spoilt_by": f"attacks on resnet-iqa {start[:12]}, at most {MOST_ATTACK:.4f}" if by_attack
@@ -173,7 +190,7 @@ def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule
         "schedule": asdict(schedule), "budget": facts, "start": "random weights",
         "data": {"name": "folder", "fingerprint": pictures.fingerprint, "training_pictures": len(pictures),
                  "held_out_pictures": min(24, len(held_out)) if held_out else 0},
-        "measured": measured,
+        "measured": measured_on(network, levels, held_out, 24) if held_out else {},
         "licence": "MIT",
     }  # fmt: skip
     save_weights(network, target, card)

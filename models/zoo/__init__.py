@@ -1,5 +1,7 @@
 """Trained weights: safetensors with a YAML card each, named ``MODEL.safetensors`` or ``MODEL+DEFENSE.safetensors``.
 
+Further weights of the same, as of other seeds, have a label: ``MODEL+DEFENSE@LABEL.safetensors``.
+
 Weights of others may also come as PyTorch's own ``.pt``, ``.pth`` or ``.pkl``, of which nothing but tensors is read.
 """
 
@@ -26,9 +28,17 @@ class WeightsError(Exception):
     """Weights that are missing, damaged or of another network; the message says which and what to do."""
 
 
-def weight_file(model: str, defense: str = "none", folder: Path = ZOO) -> Path:
-    """Where the weights of a model under a training defense lie."""
-    return folder / (f"{model}.safetensors" if defense == "none" else f"{model}+{defense}.safetensors")
+def weight_file(model: str, defense: str = "none", folder: Path = ZOO, label: str = "") -> Path:
+    """Where the weights of a model under a training defense lie; `label` tells further ones apart."""
+    stem = model if defense == "none" else f"{model}+{defense}"
+    return folder / (f"{stem}@{label}.safetensors" if label else f"{stem}.safetensors")
+
+
+def chosen_file(weights: str, model: str, defense: str = "none") -> Path:
+    """What ``weights=`` stands for: nothing for the zoo's file, a bare word for the zoo's of that label, or a file."""
+    if not weights or (Path(weights).name == weights and not Path(weights).suffix):
+        return weight_file(model, defense, label=weights)
+    return Path(weights)
 
 
 def card_of(path: Path) -> dict[str, Any]:
