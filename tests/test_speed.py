@@ -1,10 +1,7 @@
-"""The figures of `bench.speed` and the faults of `faults.py`: their tables, their promises, and a cheap round of each."""
+"""The figures of `bench.speed`: their tables, their promises, and a cheap round of some."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,6 @@ from bench.speed.rows import Row, in_turns, ratio
 from bench.target import frozen
 from bench.trial import Linear
 
-ROOT = Path(__file__).parents[1]
 PLACES = ("pgd", "libraries", "cells", "workers", "growth", "faults")
 
 
@@ -86,13 +82,3 @@ def test_the_arithmetic_of_a_whole_evaluation_is_what_the_plan_says() -> None:
     forwards, backwards, known = usual_passes()
     assert forwards >= backwards > 0
     assert known > 20
-
-
-def test_a_run_survives_a_few_of_each_fault() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "faults.py"), "--kills", "2", "--only", "run_killed", "worker_killed",
-         "disk_full", "two_runs", "clock_back", "moved"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok  ") == 6

@@ -39,20 +39,21 @@ def main(
     torch.set_num_threads(1)
     rows: list[Row] = []
     for name in [name for name in GROUPS if name in wanted]:
+        own: list[Row] = []
         for measure in GROUPS[name]:
             for row in measure(turns):
-                rows.append(row)
+                own.append(row)
                 if not json_:
-                    typer.echo(page.line(row))
+                    print(page.line(row), flush=True)
+        if write:
+            try:
+                page.write(own, turns)
+            except UserError as error:
+                typer.echo(str(error), err=True)
+                raise typer.Exit(2) from None
+        rows += own
     if json_:
         typer.echo(json.dumps([asdict(row) | {"met": row.met} for row in rows], indent=1, ensure_ascii=False))
-    if write:
-        try:
-            page.write(rows, turns)
-        except UserError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from None
-        typer.echo(page.PATH, err=True)
     sys.exit(int(any(row.met is False for row in rows)))
 
 
