@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,15 +59,17 @@ STEPS = (
     Step("Put the idea where the TODOs are. The twist here: the gradient is averaged over noisy copies of the picture, so "
          "that the step follows the slope of the neighbourhood, not of a single point."),
     Step("Its test still passes. On a linear model all copies have the same gradient, so it must still find the best "
-         "attack there is, and the test knows that one in closed form.", 
+         "attack there is, and the test knows that one in closed form.",
          "pytest -q tests/test_attacks_mine.py", sure=("2 passed",)),
     Step("Ask whether it does what it says of itself. Whatever fails says what to change; the table sets it beside random "
-         "noise, `pgd` and the ensemble `standard`.", "iqarena check mine --model cnniqa --limit 2",
-         (("--limit 2", "--limit 0"),), ("attack mine: all is well", "deterministic")),
-    Step("Run it on the models and defenses of the suite `quick`, beside plain FGSM. (`--also-attack mine` instead would "
-         "run all attacks of the suite as well.) `--keep-images` stores the attacked pictures.",
-         "iqarena run --attack mine --attack fgsm --limit 12 --keep-images --out runs/mine",
-         (("--limit 12", "--limit 3 --model cnniqa --defense none"),), ("0 not ok", "runs/mine/summary.csv")),
+         "noise, `pgd` and the ensemble `standard`.", "iqarena check mine --model cnniqa --limit 1",
+         (("--limit 1", "--limit 0"),), ("attack mine: all is well", "deterministic")),
+    Step("Run it, beside plain FGSM, on a model with and without a defense. Without `--model`, `--defense` and `--limit` "
+         "it is run on all that the suite `quick` has, and with `--also-attack mine` also beside all attacks of that suite. "
+         "`--keep-images` stores the attacked pictures.",
+         "iqarena run --attack mine --attack fgsm --model cnniqa --defense none --defense jpeg --limit 12 --keep-images "
+         "--out runs/mine",
+         (("--defense jpeg --limit 12", "--limit 3"),), ("0 not ok", "runs/mine/summary.csv")),
     Step("Render the leaderboard of these results.", "iqarena leaderboard --results runs/mine --out runs/mine",
          sure=("runs/mine/leaderboard.md",)),
     Step("Pack it: source, records, and a few attacked pictures of each cell.",
@@ -171,7 +174,7 @@ def main() -> None:
         environment = os.environ | {"PYTHONPATH": str(home), "COLUMNS": "118", "NO_COLOR": "1"}
 
         def do(command: str) -> str:
-            print(f"$ {command}", flush=True)
+            started = time.perf_counter()
             tool, *words = command.split()
             module = {"iqarena": "bench", "pytest": "pytest"}[tool]
             done = subprocess.run(
@@ -182,6 +185,7 @@ def main() -> None:
                 text=True,
                 check=False,
             )
+            print(f"{time.perf_counter() - started:6.1f} s  {command}", flush=True)
             if done.returncode:
                 sys.exit(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
             return done.stdout.replace(str(home) + "/", "")
