@@ -60,10 +60,10 @@ STEPS = (
          "that the step follows the slope of the neighbourhood, not of a single point."),
     Step("Its test still passes. On a linear model all copies have the same gradient, so it must still find the best "
          "attack there is, and the test knows that one in closed form.",
-         "pytest -q tests/test_attacks_mine.py", sure=("2 passed",)),
+         "pytest tests/test_attacks_mine.py", sure=("2 passed",)),
     Step("Ask whether it does what it says of itself. Whatever fails says what to change; the table sets it beside random "
          "noise, `pgd` and the ensemble `standard`.", "iqarena check mine --model cnniqa --limit 1",
-         (("--limit 1", "--limit 0"),), ("attack mine: all is well", "deterministic")),
+         (("--limit 1", "--limit 0"),), ("attack mine: all is well", "the same bytes under one seed")),
     Step("Run it, beside plain FGSM, on a model with and without a defense. Without `--model`, `--defense` and `--limit` "
          "it is run on all that the suite `quick` has, and with `--also-attack mine` also beside all attacks of that suite. "
          "`--keep-images` stores the attacked pictures.",

@@ -19,7 +19,7 @@ FILES = sorted((ROOT / ".github").rglob("*.yml"))
 def test_every_command_that_people_are_told_to_type_exists() -> None:
     group = typer.main.get_command(app)
     told = 0
-    for page in ("CONTRIBUTING.md", "README.md"):
+    for page in ("CONTRIBUTING.md", "README.md", "docs/tutorial-attack.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         for line in re.findall(r"(?:^|[$`(&] ?)iqarena ([a-z][^`#\n&|]*)", text, re.MULTILINE):
             words, command = line.split(), group
