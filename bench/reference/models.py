@@ -42,8 +42,8 @@ the backbone in a file, and `--backbone imagenet` has torchvision fetch them and
 
 Spearman's correlation with the pseudo-MOS of the embedded `demo` set and with the human MOS of `tid2013-reconstructed`
 (see [datasets.md](datasets.md){% if humans %}; {{ humans }} pictures{% endif %}), clean. Reference pictures of the latter
-are Kodak's: weights that were trained on these have seen them, in other distortions. `python -m bench.rank_zoo` measures and
-writes into the cards, where `iqarena train` has written all the rest.
+are Kodak's; what was trained on these has seen them, in other distortions. `python -m bench.rank_zoo` measures and writes
+into the cards, where `iqarena train` has written all the rest.
 
 | weights | trained on | demo, pseudo-MOS | tid2013-reconstructed, MOS |
 |---|---|--:|--:|
