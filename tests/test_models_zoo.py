@@ -116,7 +116,8 @@ def test_models_are_listed_with_their_facts():
     assert by_name["hyperiqa"]["imagenet"] == "resnet50"
     assert by_name["resnet-iqa"]["weights"] == "shipped"
     assert by_name["resnet-iqa"]["feature_maps"] is True
-    assert by_name["resnet-iqa"]["measured"]["demo_srocc_pseudo_mos"] == pytest.approx(0.87, abs=0.01)
+    measured = by_name["resnet-iqa"]["measured"]["demo_srocc_pseudo_mos"]
+    assert measured == card_of(ZOO / "resnet-iqa.safetensors")["measured"]["demo_srocc_pseudo_mos"] > 0.8
     assert by_name["onnx:"]["bridge"] is True
     assert all(entry["error"] is None for entry in told)
 
