@@ -40,17 +40,17 @@ def main(
     rows: list[Row] = []
     for name in [name for name in GROUPS if name in wanted]:
         own: list[Row] = []
-        for measure in GROUPS[name]:
-            for row in measure(turns):
-                own.append(row)
-                if not json_:
-                    print(page.line(row), flush=True)
-        if write:
-            try:
+        try:
+            for measure in GROUPS[name]:
+                for row in measure(turns):
+                    own.append(row)
+                    if not json_:
+                        print(page.line(row), flush=True)
+            if write:
                 page.write(own, turns)
-            except UserError as error:
-                typer.echo(str(error), err=True)
-                raise typer.Exit(2) from None
+        except UserError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from None
         rows += own
     if json_:
         typer.echo(json.dumps([asdict(row) | {"met": row.met} for row in rows], indent=1, ensure_ascii=False))
