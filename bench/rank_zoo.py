@@ -23,7 +23,7 @@ from bench.datasets import open_dataset
 from bench.datasets.base import ImageDataset
 from bench.errors import UserError
 from bench.loading import load_model
-from bench.registry import DEFENSES, MODELS
+from bench.registry import DEFENSES, MODELS, spec_of
 from models.base import QualityModel
 from models.zoo import ZOO, card_of
 
@@ -37,9 +37,8 @@ def shipped() -> dict[str, tuple[str, str]]:
 def _specs(stem: str, card: Mapping[str, Any]) -> tuple[str, str]:
     model, defense, label = card["model"], card["defense"], stem.partition("@")[2]
     if defense == "none":
-        return f"{model}[weights={label}]" if label else model, defense
-    recipe = ",".join(f"{name}={value}" for name, value in (card["recipe"] | {"weights": label}).items() if value != "")
-    return model, f"{defense}[{recipe}]"
+        return spec_of(model, {"weights": label}), defense
+    return model, spec_of(defense, card["recipe"] | {"weights": label})
 
 
 def deployed(model: str, defense: str) -> QualityModel:

@@ -16,7 +16,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -68,6 +68,12 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         except (yaml.YAMLError, ValueError):
             raise UserError(f"{spec!r}: {value!r} is not a value") from None
     return match["name"], parameters
+
+
+def spec_of(name: str, parameters: Mapping[str, Any]) -> str:
+    """The other way round; parameters that are empty are left out."""
+    pairs = ",".join(f"{key}={value}" for key, value in parameters.items() if value != "")
+    return f"{name}[{pairs}]" if pairs else name
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -19,15 +19,10 @@ import typer
 from bench.api import evaluate
 from bench.datasets import open_dataset
 from bench.errors import UserError
-from bench.registry import DEFENSES
+from bench.registry import DEFENSES, parse_spec, spec_of
 from bench.training import fit
 from defenses.training.loop import Schedule
 from models.zoo import weight_file
-
-
-def with_weights(spec: str, file: Path) -> str:
-    """The spec of a recipe with the weights that it made."""
-    return f"{spec.removesuffix(']')},weights={file}]" if spec.endswith("]") else f"{spec}[weights={file}]"
 
 
 def main(
@@ -52,15 +47,15 @@ def main(
         schedule = Schedule(passes=passes, crop=crop, learning_rate=learning_rate, ema=ema)
         rows = []
         for spec in recipes:
-            name = DEFENSES.build(spec).name
+            name, parameters = parse_spec(spec)
             folder = out / hashlib.sha256(spec.encode()).hexdigest()[:12]
-            file = weight_file(model, name, folder)
+            file = weight_file(model, DEFENSES.build(spec).name, folder)
             if not file.is_file():
                 fit(model, spec, open_dataset("folder", root), schedule, folder, start=start)
             attacked = evaluate(
                 model, attack or ["score-reflection", "score-reflection-away[steps=20]"],
                 open_dataset("folder[part=validation]", root),
-                defenses=[with_weights(spec, file)], eps=eps, limit=limit, out=out / "records",
+                defenses=[spec_of(name, parameters | {"weights": file})], eps=eps, limit=limit, out=out / "records",
             )  # fmt: skip
             cells = pd.DataFrame(attacked)
             worst = cells.sort_values("srocc_adv").iloc[0]

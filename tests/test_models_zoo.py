@@ -17,7 +17,7 @@ import bench.rank_zoo as rank
 from bench.catalogue import catalogue, parameters_of
 from bench.cli import app
 from bench.datasets.demo import Demo
-from bench.registry import MODELS, Entry
+from bench.registry import MODELS, Entry, parse_spec, spec_of
 from models.zoo import ZOO, card_of, load_weights
 
 
@@ -120,6 +120,12 @@ def test_models_are_listed_with_their_facts():
     assert measured == card_of(ZOO / "resnet-iqa.safetensors")["measured"]["demo_srocc_pseudo_mos"] > 0.8
     assert by_name["onnx:"]["bridge"] is True
     assert all(entry["error"] is None for entry in told)
+
+
+def test_a_spec_is_written_as_it_is_read():
+    for spec in ("cprl", "cprl[mask=none,weights=seed1]", "trades[beta=3.0]"):
+        assert spec_of(*parse_spec(spec)) == spec
+    assert spec_of("cprl", {"mask": "none", "weights": ""}) == "cprl[mask=none]"
 
 
 def test_a_broken_model_stays_on_the_list(monkeypatch):
