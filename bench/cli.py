@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bench import cli_contribute
+from bench.allocator import keep_freed_memory
 from bench.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one line, not a traceback."""
+    keep_freed_memory()
     try:
         app()
     except UserError as error:

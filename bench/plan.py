@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from attacks.objective import Kind
@@ -55,7 +56,7 @@ class Cell:
         """What the attacks of a cell and of its neighbours in the plan have in common."""
         return (self.crafted_on, self.threat)
 
-    @property
+    @cached_property
     def crafting(self) -> str:
         """Names what the attacked pictures depend on; cells that agree in it share them."""
         parts = asdict(self) | dict(zip(("model", "defense"), self.crafted_on, strict=True))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bench.allocator import keep_freed_memory
 from bench.arena import Arena
 from bench.errors import UserError
 from bench.executors.base import Book, Outcome, Report, Scene, Task, make, planned
@@ -73,7 +74,8 @@ def _connect(ray: Any, address: str | None, cores: int | None) -> None:
     terminated = signal.getsignal(signal.SIGTERM)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(address=address, num_cpus=cores, **quiet)
+        # "local": without an address Ray joins whatever cluster it finds
+        ray.init(address=address or "local", num_cpus=cores, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
     if threading.current_thread() is threading.main_thread():
@@ -145,6 +147,7 @@ _ARENAS: dict[Scene, Arena] = {}
 
 def _work(scene: Scene, task: Task) -> Iterator[tuple[Any, ...]]:
     torch.set_num_threads(scene.threads)
+    keep_freed_memory()
     limit_memory(scene)
     try:
         if scene not in _ARENAS:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from bench.allocator import keep_freed_memory
 from bench.arena import Arena
 from bench.executors.base import Scene, Task, make
 from bench.guard import OutOfMemory
@@ -31,6 +32,7 @@ def serve(pipe: Connection, scene: Scene, folder: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(scene.threads)
+    keep_freed_memory()
     limit_memory(scene)
     records, arena = Records(folder), None
     try:

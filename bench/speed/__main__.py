@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 import typer
 
+from bench.allocator import keep_freed_memory
 from bench.errors import UserError
 from bench.speed import attacks, cells, growth, page
 from bench.speed.rows import TURNS, Row
@@ -37,6 +38,7 @@ def main(
         typer.echo(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}", err=True)
         raise typer.Exit(2)
     torch.set_num_threads(1)
+    keep_freed_memory()
     rows: list[Row] = []
     for name in [name for name in GROUPS if name in wanted]:
         own: list[Row] = []
