@@ -15,6 +15,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ import typer
 
 from bench.api import evaluate
 from bench.datasets import open_dataset
+from bench.datasets.base import ImageDataset
 from bench.errors import UserError
 from bench.registry import DEFENSES
 from bench.rescoring import brought
@@ -61,6 +63,16 @@ class Search:
     eps: str = "2/255"
     limit: int = 100
 
+    @cached_property
+    def training(self) -> ImageDataset:
+        """Without the validation part, so that no time goes into scoring that on the way."""
+        return open_dataset("folder[part=training]", self.root)
+
+    @cached_property
+    def validation(self) -> ImageDataset:
+        """What the trained models are attacked on."""
+        return open_dataset("folder[part=validation]", self.root)
+
     def rows(self, recipes: Sequence[str]) -> Iterator[dict[str, Any]]:
         """A row a recipe, in this order: its spec, clean and robust SROCC and what they are of.
 
@@ -72,11 +84,11 @@ class Search:
             folder = self.out / hashlib.sha256(spec.encode()).hexdigest()[:12]
             file = weight_file(self.model, recipe.name, folder)
             if not file.is_file():
-                fit(self.model, spec, open_dataset("folder", self.root), self.schedule, folder, start=self.start)
+                fit(self.model, spec, self.training, self.schedule, folder, start=self.start)
             DEFENSES.add(CANDIDATE, brought(CANDIDATE, spec, file))
             attacked = evaluate(
-                self.model, self.attacks, open_dataset("folder[part=validation]", self.root),
-                defenses=[CANDIDATE], eps=self.eps, limit=self.limit, out=folder / "records",
+                self.model, self.attacks, self.validation, defenses=[CANDIDATE], eps=self.eps, limit=self.limit,
+                out=folder / "records",
             )  # fmt: skip
             cells = pd.DataFrame(attacked)
             worst = cells.sort_values("srocc_adv").iloc[0]
