@@ -59,8 +59,6 @@ def fit(
     recipe = DEFENSES.build(defense_spec)
     if not isinstance(recipe, TrainedDefense):
         raise UserError(f"{recipe.name} is not trained; only training defenses and none are")
-    if label and not re.fullmatch(r"[A-Za-z][\w-]*", label):
-        raise UserError(f"label {label!r}: a letter, then letters, digits, - and _")
     torch.manual_seed(schedule.seed)
     model = MODELS.build(model_name)
     labelled = dataset.label_kind != "none" and not any(math.isnan(sample.mos) for sample in dataset.samples)
@@ -72,7 +70,7 @@ def fit(
         training, validation, test = Subset(dataset, range(len(dataset))), None, None
     try:
         out.mkdir(parents=True, exist_ok=True)
-        target = weight_file(model.info.name, recipe.name, out, label)
+        target = _target(model, recipe, out, label)
         prepared: QualityModel
         if isinstance(model, FittedModel):
             if recipe.name != "none" or start is not None or backbone is not None:
@@ -115,6 +113,17 @@ def fit(
     save_weights(prepared, target, card)
     target.with_suffix(".checkpoint").unlink(missing_ok=True)
     return target
+
+
+def _target(model: QualityModel, recipe: TrainedDefense, out: Path, label: str) -> Path:
+    """The file to write.
+
+    Raises:
+        UserError: for a label that a spec could not name.
+    """
+    if label and not re.fullmatch(r"[A-Za-z][\w-]*", label):
+        raise UserError(f"label {label!r}: a letter, then letters, digits, - and _")
+    return weight_file(model.info.name, recipe.name, out, label)
 
 
 def _reported(pictures: Subset, report: Callable[[Progress], None]) -> Iterator[tuple[torch.Tensor, float]]:
