@@ -10,8 +10,11 @@ import typer
 
 from bench.errors import UserError
 from bench.progress import TrainingReporter
+from bench.records import Records
 from bench.search import share
+from bench.study import page as pages
 from bench.study import suite as suites
+from bench.study.numbers import findings
 from bench.study.training import trainings
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
@@ -51,6 +54,19 @@ def suite(
         typer.echo(suites.PATH)
     else:
         typer.echo(suites.text(sections or ()), nl=False)
+
+
+@app.command()
+def page(
+    results: Annotated[Path, typer.Option(help="folder that the suite was run into")],
+    search: Annotated[
+        Path | None, typer.Option(help="search.csv of `bench.search`; the one in docs/cprl if left out")
+    ] = None,
+    docs: Annotated[Path, typer.Option(help="where cprl.md and the folder cprl go")] = Path("docs"),
+) -> None:
+    """Write docs/cprl.md, its plots and its numbers from the records."""
+    for path in pages.write(findings(Records(results)), search, docs):
+        typer.echo(path)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ MAIN, SIZES = "2/255", ("1/255", "2/255", "4/255", "8/255")
 COMMON: dict[str, Any] = {"name": "cprl", "dataset": "demo", "limit": PICTURES, "seed": 0}
 
 CORE = ["random-noise", "score-reflection", "score-reflection-away", "pgd[steps=40]"]
+WHOLE = ["score-reflection-fgsm", "score-reflection-apgd", "square", "standard", "standard-rank"]
 MILLISECONDS = {"forward": 4.5, "float32": 11.5, "bfloat16": 6.5}
 """A picture's forward pass, and its forward and backward in either precision, on one core of an EPYC with AVX512-BF16."""
 SECONDS_A_CELL = 1.0
@@ -85,7 +86,7 @@ def sections(variants: Sequence[Variant] = VARIANTS) -> list[Section]:
             "the headline variants under the whole list: PGD with more steps and restarts, and the two ensembles with their "
             "members, 100 steps with restarts and 1,000 questions",
             [*_parts(headline, [f"pgd[steps={steps},restarts=3]" for steps in (10, 40, 100)], [MAIN], "bfloat16"),
-             *_parts(headline, ["score-reflection-fgsm", "score-reflection-apgd", "square", "standard", "standard-rank"], [MAIN], "float32")],
+             *_parts(headline, WHOLE, [MAIN], "float32")],
         ),
     ]  # fmt: skip
     return [section for section in found if section.parts]
