@@ -247,6 +247,7 @@ def train(
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
     workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch pictures")] = 1,
+    label: Annotated[str, typer.Option(help="tells these weights from others of the recipe: weights=LABEL")] = "",
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
 ) -> None:
     """Fit a recipe; writes safetensors plus a card, and resumes where a killed run stopped."""
@@ -262,8 +263,9 @@ def train(
     schedule = Schedule(passes, batch, crop, learning_rate, ema=ema, seed=seed, workers=workers)
     with TrainingReporter() as report:
         written = fit(
-            model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
-        )
+            model, defense, open_dataset(dataset, root), schedule, out,
+            start=start, backbone=backbone, label=label, report=report,
+        )  # fmt: skip
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 import torch
@@ -32,6 +32,8 @@ from bench.rescoring import brought
 from bench.training import fit
 from defenses.training.loop import Schedule
 from models.zoo import weight_file
+
+T = TypeVar("T")
 
 ATTACKS = ("score-reflection", "score-reflection-away[steps=20]")
 
@@ -112,8 +114,8 @@ def listed(file: Path) -> list[str]:
     return [line for line in lines if line]
 
 
-def share(recipes: Sequence[str], part: str) -> list[str]:
-    """Every N-th recipe from the K-th on, for a part ``K/N``; all for an empty one.
+def share(recipes: Sequence[T], part: str) -> list[T]:
+    """Every N-th of some recipes from the K-th on, for a part ``K/N``; all for an empty one.
 
     Raises:
         UserError: for a part that is none.

@@ -57,7 +57,7 @@ class TrainedDefense(Defense):
     """A recipe for training a model; `protect` swaps in weights that the recipe made.
 
     Attributes:
-        weights: a safetensors file; a label or nothing mean the zoo's, see `models.zoo.chosen_file`.
+        weights: a safetensors file, or a label; nothing means the zoo's. See `models.zoo.chosen_file`.
 
     Class attributes:
         passes_an_image: forward+backward passes that one training picture costs; what is less than a pass counts as one.
