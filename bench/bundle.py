@@ -110,6 +110,8 @@ def write(path: Path, said: Mapping[str, Any], members: Mapping[str, bytes]) -> 
     """
     listed = {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in sorted(members.items())}
     manifest = Manifest.model_validate({**said, "members": listed})
+    if not path.name:
+        raise UserError(f"{str(path)!r}: no name of a file; choose another --out")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +207,7 @@ def opened(path: Path) -> Iterator[Bundle]:
         UserError: where there is anything in it that must not be, in one line.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
         packed = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

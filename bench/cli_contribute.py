@@ -158,6 +158,9 @@ def verify(
     ] = False,
     seconds: Annotated[int, typer.Option(min=1, help="limit of that process: time")] = 3600,
     memory: Annotated[int, typer.Option(min=1, help="limit of that process: MiB of data")] = 8192,
+    results: Annotated[Path, typer.Option(help="of the board, whose row submitted pictures are set beside")] = Path(
+        "results"
+    ),
     root: Root = None,
     json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
@@ -167,7 +170,7 @@ def verify(
     from bench.verify import verify as verified
 
     limits = Limits(seconds=seconds, memory_mib=memory)
-    verdict = verified(bundle, root, run_code, limits, lambda words: typer.echo(words, err=True))
+    verdict = verified(bundle, root, run_code, limits, lambda words: typer.echo(words, err=True), results)
     if json_:
         typer.echo(json.dumps(verdict_as_data(verdict), indent=1, ensure_ascii=False))
     else:
@@ -182,6 +185,6 @@ def _zip(name: str) -> Path:
 
 
 def _tell(manifest: Manifest, file: Path) -> None:
-    size = file.stat().st_size / 2**20
-    typer.echo(f"{file}: {manifest.kind} {manifest.name}, {len(manifest.claims)} cells, {size:.1f} MiB")
+    size, cells = file.stat().st_size / 2**20, len(manifest.claims)
+    typer.echo(f"{file}: {manifest.kind} {manifest.name}, {cells} cell{'s' * (cells != 1)}, {size:.1f} MiB")
     typer.echo(f"next: iqarena verify {file}")

@@ -30,6 +30,9 @@ from models.zoo import WeightsError, card_of, read_state, sha256_of
 SAMPLE = 4
 """Attacked pictures of each cell that a bundle with code or weights holds: the first ones."""
 
+MOST_MISSING = 10
+"""Pictures that a folder may lack and still be known for the set that it is a part of."""
+
 _PROJECT = ("attacks", "bench", "defenses", "models")
 
 
@@ -48,6 +51,8 @@ def submit_attack(name: str, results: Path, root: Path | None, out: Path, report
     Raises:
         UserError: where there is nothing to pack, or where it cannot be.
     """
+    if parse_spec(name)[1]:
+        raise UserError(f"{name}: an attack is submitted by its name, without parameters; all cells of it go along")
     made, records = ATTACKS.find(name), Records(results)
     source = _source(made)
     found = [record for record in records.all() if parse_spec(record["cell"]["attack"])[0] == name]
@@ -213,15 +218,22 @@ def _files(folder: Path, dataset: ImageDataset) -> list[Path]:
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*.png") if file.is_file()}
     if len(there) < 2:
         raise UserError(f"{folder}: has {len(there)} PNG files; at least 2 pictures are wanted")
-    wanted = [picture_name(dataset.samples[index].image_id) for index in dataset.spread(len(there))]
-    if extra := sorted(there - set(wanted)):
-        raise UserError(
-            f"{folder / extra[0]}: not one of the {len(wanted)} pictures that `iqarena data export {dataset.name} "
-            f"--limit {len(there)}` writes; they are called like {wanted[0]}"
-        )
-    if missing := sorted(set(wanted) - there):
-        raise UserError(f"{folder / missing[0]}: is missing")
-    return [folder / name for name in wanted]
+    for limit in range(len(there), len(there) + MOST_MISSING + 1):
+        wanted = _wanted(dataset, limit)
+        if there == set(wanted):
+            return [folder / name for name in wanted]
+        if there < set(wanted):
+            missing = min(set(wanted) - there)
+            raise UserError(f"{folder / missing}: is missing, of the {len(wanted)} pictures of a set of that size")
+    wanted = _wanted(dataset, len(there))
+    raise UserError(
+        f"{folder / min(there - set(wanted))}: not one of the {len(wanted)} pictures that `iqarena data export "
+        f"{dataset.name} --limit {len(there)}` writes; they are called like {wanted[0]}"
+    )
+
+
+def _wanted(dataset: ImageDataset, limit: int) -> list[str]:
+    return [picture_name(dataset.samples[index].image_id) for index in dataset.spread(limit)]
 
 
 def picture_name(image_id: str) -> str:

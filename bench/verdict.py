@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from bench.standing import Standing
 from bench.verify import Line, Verdict
 
 
@@ -17,8 +18,12 @@ def verdict_as_data(verdict: Verdict) -> dict[str, Any]:
          "tolerance": line.tolerance, "note": line.note}
         for line in verdict.lines
     ]  # fmt: skip
+    standings = [
+        {"row": stands.row, "beats": stands.beats, "words": stands.words, "numbers": [n._asdict() for n in stands.numbers]}
+        for stands in verdict.standings
+    ]
     return {"ok": verdict.ok, "kind": verdict.kind, "name": verdict.name, "looked": verdict.looked, "open": verdict.open,
-            "lines": lines}  # fmt: skip
+            "lines": lines, "standings": standings}  # fmt: skip
 
 
 def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
@@ -31,15 +36,28 @@ def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
             console.print(Text(line.cell))
         before = line.cell
         what, claimed, measured, difference = _numbers(line)
-        outcome = Text("ok     ", "green") if line.ok else Text("DIFFERS", "red")
+        outcome = Text("ok", "green") if line.ok else Text("DIFFERS", "red")
         numbers = Text(f"  {what:24}{claimed:>10}{measured:>10}{difference:>12}  ")
-        console.print(Text.assemble(numbers, outcome, f" {line.note}"))
+        note = f"{'':{8 - len(outcome)}}{line.note}" if line.note else ""
+        console.print(Text.assemble(numbers, outcome, note), soft_wrap=True)
+    for stands in verdict.standings:
+        _print_standing(stands, console)
     wrong = sum(not line.ok for line in verdict.lines)
     words = f"{wrong} of {len(verdict.lines)} numbers differ from the claim" if wrong else "as claimed"
     console.print(Text(f"{verdict.kind} {verdict.name}: {words}"))
     for heading, notes in (("looked at", verdict.looked), ("left open", verdict.open)):
         for note in notes:
-            console.print(Text(f"{heading}: {note}"))
+            console.print(Text(f"{heading}: {note}"), soft_wrap=True)
+
+
+def _print_standing(stands: Standing, console: Console) -> None:
+    """The listed row beside the claim and what was measured, and whether it is beaten."""
+    console.print(Text(f"{'':26}{'listed':>10}{'claimed':>10}{'measured':>10}"))
+    console.print(Text(f"on the board: {stands.row}"))
+    for what, *values, by in stands.numbers:
+        numbers = "".join(f"{_number(value):>10}" for value in values)
+        console.print(Text(f"  {what:24}{numbers}{by and '  listed by '}{by}"), soft_wrap=True)
+    console.print(Text(stands.words, "green" if stands.beats else ""))
 
 
 def _numbers(line: Line) -> list[str]:

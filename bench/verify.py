@@ -30,11 +30,10 @@ from bench.records import IMAGE_COLUMNS, Records
 from bench.registry import DEFENSES
 from bench.rescoring import CLAIMED, brought, checked_cell, facts_of, listed, rescored, suite_of
 from bench.sandbox import Limits, run
+from bench.standing import SAME_RANKS, Standing, standing
 
 SAME_QUALITY = 1e-3
 """Quality units by which scores of the same stored pictures may differ: float32 passes in another order of operations."""
-SAME_MEASURE = 5e-3
-"""Of a measure of the same stored pictures: neighbours in rank whose qualities are that close may change places."""
 SAME_RUN = 0.05
 """Of a measure of pictures that were made anew: on another processor an attack's steps round otherwise, and it walks on from
 there. On the machine of the claim it is the same to the last digit."""
@@ -83,6 +82,7 @@ class Verdict:
         lines: claimed beside measured.
         looked: what was done, in words.
         open: what was not, in words.
+        standings: of pictures, beside the rows that the board lists.
     """
 
     kind: str
@@ -90,6 +90,7 @@ class Verdict:
     lines: list[Line] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
+    standings: list[Standing] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -98,8 +99,9 @@ class Verdict:
 
 
 def verify(
-    path: Path, root: Path | None = None, run_code: bool = False, limits: Limits | None = None, tell: Tell = lambda _: None
-) -> Verdict:
+    path: Path, root: Path | None = None, run_code: bool = False, limits: Limits | None = None, tell: Tell = lambda _: None,
+    board: Path = Path("results"),
+) -> Verdict:  # fmt: skip
     """Measure a bundle anew.
 
     Args:
@@ -108,19 +110,20 @@ def verify(
         run_code: whether an attack's own code may run, in a process with limits.
         limits: of that process.
         tell: told of what is done.
+        board: results whose row pictures are set beside.
 
     Raises:
         UserError: for a bundle that is refused, in one line.
     """
     with opened(path) as bundle:
-        return _Verifier(bundle, root, tell).verdict(run_code, limits or Limits())
+        return _Verifier(bundle, root, tell, board).verdict(run_code, limits or Limits())
 
 
 class _Verifier:
     """One bundle that is being looked at."""
 
-    def __init__(self, bundle: Bundle, root: Path | None, tell: Tell) -> None:
-        self.bundle, self.root, self.tell = bundle, root, tell
+    def __init__(self, bundle: Bundle, root: Path | None, tell: Tell, board: Path) -> None:
+        self.bundle, self.root, self.tell, self.board = bundle, root, tell, board
         self.manifest = bundle.manifest
         self.claims = self.manifest.claims
         own = {"images": "attack"}.get(self.manifest.kind, self.manifest.kind)
@@ -163,7 +166,7 @@ class _Verifier:
 
     def _look(self, whole: bool) -> None:
         """Rows against measures, stored pictures against threat model and rows."""
-        pictures = 0
+        pictures, whole_cells = 0, []
         for cell, claim in zip(self.cells, self.claims, strict=True):
             self.tell(_words(cell))
             arena = self._arena(cell, claim)
@@ -177,11 +180,18 @@ class _Verifier:
                     anew = rescored(arena, cell, pixels)
                 self._compare_pictures(cell, rows, anew)
                 if whole:
-                    self._compare(cell, claim, measure_cell(anew), SAME_MEASURE)
+                    measured = measure_cell(anew)
+                    self._compare(cell, claim, measured, SAME_RANKS)
+                    whole_cells.append((cell, claim, list(anew.image_id), measured))
             pictures += len(pixels)
-        self.found.looked.append(
-            f"{len(self.cells)} cells and {pictures} pictures, pixel by pixel against the threat model, scored anew"
-        )
+        for cell, claim, image_ids, measured in whole_cells:
+            stands = standing(self.board, cell, image_ids, claim.measures, measured, self.found.ok)
+            if isinstance(stands, Standing):
+                self.found.standings.append(stands)
+            else:
+                self.found.open.append(stands)
+        cells = f"{len(self.cells)} cell{'s' * (len(self.cells) != 1)}"
+        self.found.looked.append(f"{cells} and {pictures} pictures, pixel by pixel against the threat model, scored anew")
 
     def _rows(self, arena: Arena, claim: CellClaim) -> pd.DataFrame:
         """The rows that a cell claims, which are of the pictures of its data set."""

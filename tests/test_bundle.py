@@ -250,6 +250,7 @@ def test_a_zip_of_something_else_and_no_zip_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c.zip").write_text("hello")
     refused(tmp_path / "c.zip", "not a zip file")
     refused(tmp_path / "d.zip", "no such file")
+    refused(tmp_path, "not a file")
 
 
 def test_a_bundle_that_was_cut_or_changed_on_the_way_is_refused(tmp_path: Path) -> None:

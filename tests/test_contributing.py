@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
 
-from bench.cli import app
+from bench.cli import app, main
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / ".github").rglob("*.yml"))
@@ -33,6 +34,43 @@ def test_every_command_that_people_are_told_to_type_exists() -> None:
             assert not unknown, f"{page}: iqarena {line}: {unknown}"
             told += 1
     assert told > 20
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("submit images nowhere -m cnniqa --eps 2/255", "nowhere: no such folder"),
+        ("submit images EMPTY -m cnniqa --eps 2/255", "at least 2 pictures are wanted"),
+        ("submit images EMPTY -m nique --eps 2/255", "did you mean niqe"),
+        ("submit images EMPTY -m cnniqa --eps 0", "eps 0 is outside"),
+        ("submit images EMPTY -m cnniqa --eps nan", "neither a number nor a fraction"),
+        ("submit images EMPTY -m cnniqa --eps 2/255 --dataset kadid10k", "needs --root"),
+        ("submit images EMPTY -m cnniqa --eps 2/255 --name ###", "no name of letters"),
+        ("submit defense nowhere.safetensors -m resnet-iqa -d adversarial-training", "cannot be read"),
+        ("submit defense EMPTY -m resnet-iqa -d adversarial-training", "weights come as .safetensors"),
+        ("submit defense nowhere.safetensors -m resnet -d adversarial-training", "did you mean resnet-iqa"),
+        ("submit attack pgd --results EMPTY", "has no records of pgd"),
+        ("submit attack file:nowhere.py:Mine --results EMPTY", "with a file that exists"),
+        ("verify nowhere.zip", "no such file"),
+        ("verify EMPTY", "not a file"),
+        ("new attack No-Name", "small letters and digits"),
+        ("check nowhere.py", "nowhere.py"),
+    ],
+)
+def test_wrong_use_at_the_door_is_one_clear_line_and_exit_2(
+    words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["iqarena", *(word.replace("EMPTY", "empty") for word in words.split())])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.startswith("iqarena: ")
+    assert said.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["empty"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

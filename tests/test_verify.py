@@ -347,6 +347,11 @@ def test_pictures_that_will_not_do_are_not_packed(ground: Ground, tmp_path: Path
     assert "--eps" in told(eps="nonsense")
     assert "only what is listed" in told(model="file:m.py:M")
     first = min((tmp_path / "a").glob("*.png"))
+    with pytest.raises(UserError, match="choose another --out"):
+        submit_images(tmp_path / "a", "cnniqa", "none", "folder", "2/255", "linf", "x", ground.root, Path())
+    hidden = first.rename(tmp_path / "hidden")
+    assert f"{first}: is missing, of the 3 pictures" in told()
+    hidden.rename(first)
     shutil.copy(first, tmp_path / "a" / "another.png")
     assert "another.png: not one of the 4 pictures" in told()
     (tmp_path / "a" / "another.png").unlink()
@@ -359,6 +364,8 @@ def test_pictures_that_will_not_do_are_not_packed(ground: Ground, tmp_path: Path
 def test_an_attack_without_records_or_in_several_files_is_not_packed(ground: Ground, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no records of pgd; first iqarena run --attack pgd"):
         submit_attack("pgd", ground.attack.parent / "runs", ground.root, tmp_path / "x.zip", quiet)
+    with pytest.raises(UserError, match="by its name, without parameters"):
+        submit_attack("pgd[steps=3]", ground.attack.parent / "runs", ground.root, tmp_path / "x.zip", quiet)
     with pytest.raises(UserError, match="unknown attack"):
         submit_attack("pdg", ground.attack.parent / "runs", ground.root, tmp_path / "x.zip", quiet)
     assert not (tmp_path / "x.zip").exists()
@@ -395,7 +402,7 @@ def test_the_commands_tell_what_they_did(ground: Ground, tmp_path: Path) -> None
     words = ["submit", "images", str(ground.attack.parent / "attacked"), "-m", "cnniqa", "-d", "jpeg", "--dataset", "folder"]
     done = runner.invoke(app, [*words, "--eps", "2/255", *root, "--out", str(tmp_path / "b.zip")])
     assert done.exit_code == 0, done.output
-    assert "b.zip: images images, 1 cells" in done.output
+    assert "b.zip: images images, 1 cell," in done.output
     done = runner.invoke(app, ["verify", str(tmp_path / "b.zip"), *root])
     assert done.exit_code == 0, done.output
     assert "images images: as claimed" in done.output

@@ -21,7 +21,7 @@ from bench.allocator import keep_freed_memory
 from bench.arena import Arena
 from bench.errors import UserError
 from bench.executors.base import Book, Outcome, Report, Scene, Task, make, planned
-from bench.executors.processes import CHANCES
+from bench.executors.processes import CHANCES, usable_cores
 from bench.executors.worker import limit_memory
 from bench.guard import OutOfMemory
 from bench.loading import told
@@ -36,7 +36,7 @@ _PATIENCE = 0.5
 
 
 def run(
-    scene: Scene, arena: Arena, cells: list[Cell], records: Records, report: Report, workers: int,
+    scene: Scene, arena: Arena, cells: list[Cell], records: Records, report: Report, workers: int | None,
     address: str | None = None, fresh: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is missing and rebuild the summary.
@@ -47,13 +47,14 @@ def run(
         cells: the plan.
         records: where finished cells go.
         report: told of progress.
-        workers: tasks at once; without an address also the cores of the local cluster that is started.
+        workers: tasks at once, and what the local cluster has room for that is started without an address; None is a task a
+            core, of this machine or of the cluster.
         address: of a cluster that is running; None starts one here and ends it.
         fresh: run finished cells again too.
 
     Raises:
-        UserError: where Ray is not installed or the cluster does not answer, for unknown names (before any work), a folder
-            that another run writes to, a disk that takes no more.
+        UserError: where Ray is not installed, the cluster does not answer or has no room for a task, for unknown names
+            (before any work), a folder that another run writes to, a disk that takes no more.
     """
     try:
         import ray
@@ -61,9 +62,10 @@ def run(
         raise UserError('the executor ray needs the extra: pip install "iqarena[ray]"') from None
     with planned(arena, cells, records, report, fresh, scene.keep_images) as book:
         if book.waiting:
-            _connect(ray, address, None if address else workers * scene.threads)
+            _connect(ray, address, None if address else (workers or usable_cores()) * scene.threads)
             try:
-                _Cluster(ray, scene, book).go(workers)
+                most = room(ray, scene)
+                _Cluster(ray, scene, book).go(workers or most)
             finally:
                 ray.shutdown()
     return book.outcome
@@ -80,6 +82,21 @@ def _connect(ray: Any, address: str | None, cores: int | None) -> None:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # Ray takes it
+
+
+def room(ray: Any, scene: Scene) -> int:
+    """How many tasks the machines of a cluster take at once.
+
+    Raises:
+        UserError: where none takes a single one; Ray would wait for such a machine without end.
+    """
+    wanted = {"CPU": scene.threads, "GPU": scene.gpus, "memory": scene.memory or 0}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    tasks = sum(min(int(has.get(name, 0) // amount) for name, amount in wanted.items() if amount) for has in machines)
+    if not tasks:
+        words = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+        raise UserError(f"no machine of the Ray cluster has what a task takes: {words}; see `ray status`")
+    return tasks
 
 
 class _Cluster:
