@@ -27,7 +27,7 @@ from bench.study.__main__ import app
 from bench.study.numbers import Findings, Met, findings, frame
 from bench.study.page import page, write
 from bench.study.training import trainings
-from bench.study.variants import MODEL, SEEDS, VARIANTS, Variant, named
+from bench.study.variants import MODEL, SEEDS, VARIANTS, Variant, at_hand, named, trained
 from bench.study.verdict import hidden, terms, verdict
 from defenses.base import TrainedDefense
 
@@ -124,6 +124,19 @@ def test_a_suite_of_a_section_is_one_that_runs(tmp_path: Path) -> None:
     least = defenses * (900 * steps + 1000 * questions)
     # beside the steps, Auto-PGD asks for a forward pass at the end of a run, and the one-step attack is a step
     assert least < suites.minutes(both) < 1.05 * least + 1.2 * len(both) / 60
+
+
+def test_a_suite_can_be_of_the_weights_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IQARENA_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match="no weights of the study are at hand"):
+        suites.text(runs=at_hand(trained()))
+    for name in ("resnet-iqa@plain-1", "resnet-iqa+cprl@default-0"):
+        (tmp_path / f"{name}.safetensors").touch()
+    file = tmp_path / "some.yaml"
+    file.write_text(CliRunner().invoke(app, ["suite", "core", "surrogates", "--at-hand"]).output, encoding="utf-8")
+    found = {named()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
+    cprl = BY_NAME["CPRL"]
+    assert found == {(BY_NAME["no defense"], 1, ""), *((cprl, 0, through) for through in ("", *cprl.surrogates))}
 
 
 def test_every_spec_stands_for_one_variant_and_seed() -> None:
