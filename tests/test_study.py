@@ -211,7 +211,7 @@ def test_a_surrogate_counts_against_its_variant_and_other_extra_attacks_do_not(t
     assert by == "standard, adaptive"
     assert least == pytest.approx(by_surrogate)
     assert "CPRL, seed 0, by surrogate" in hidden(after.main)
-    assert "find what exact gradients miss (none is lower)" in hidden(before.main)
+    assert "At 2/255 nothing found what exact gradients miss, of transfer (none is lower)." in hidden(before.main)
     text = page([after], None)
     assert re.search(r"^\| adversarial training, seed 0 \| 5 \| .* \| standard, adaptive \|$", text, re.M) is None
 

@@ -17,7 +17,7 @@ from bench.registry import DEFENSES
 from bench.study.numbers import Findings, Size, frame
 from bench.study.plots import draw
 from bench.study.variants import MODEL, SCHEDULE, SEEDS, Variant
-from bench.study.verdict import COST, GAIN, kinds, p_of, span, terms, verdict
+from bench.study.verdict import COST, GAIN, KINDS, kinds, p_of, span, terms, verdict
 
 INTRO = """\
 # CPRL, put to the test
@@ -55,6 +55,14 @@ python -m bench.study train --root TRAIN --start START/{model}.safetensors --out
 export IQARENA_WEIGHTS=WEIGHTS
 iqarena run cprl --out RESULTS
 python -m bench.study page --results RESULTS --search SEARCH/search.csv
+```
+
+The demo set has six reference pictures. Who has `tid2013-reconstructed` ([its page](tid2013-reconstructed.md)), which has
+24, can run the first section on it into the same folder, and this page then has a part on it as well:
+
+```sh
+python -m bench.study suite core > core.yaml
+iqarena run core.yaml --dataset tid2013-reconstructed --root DATA --eps 2/255 --limit 48 --out RESULTS
 ```
 
 TRAIN and START are those of [weights.md](weights.md). [bench/suites/cprl.yaml](../bench/suites/cprl.yaml) says what a
@@ -186,7 +194,7 @@ def _terms(size: Size, own: Variant) -> str:
 
 
 def _hidden(size: Size) -> str:
-    columns = ("exact gradient", "surrogate", "scores alone", "transfer")
+    columns = ("exact gradient", *KINDS)
     rows = []
     for variant in (variant for variant in size.variants if variant.role != "none"):
         found = [kinds(run, size.common) for run in size.of(variant)]

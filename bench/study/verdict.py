@@ -125,6 +125,10 @@ def _terms(size: Size, own: Variant) -> str:
 # --- hidden gradients
 
 
+KINDS = ("surrogate", "scores alone", "transfer")
+"""Ways of an attacker who does not trust the exact gradient."""
+
+
 def kinds(run: Run, common: frozenset[Met]) -> dict[str, float]:
     """The least SROCC of a run by what the attack knew; exact gradients are those of the same steps as the others'."""
     groups: dict[str, list[float]] = {}
@@ -146,22 +150,24 @@ def kinds(run: Run, common: frozenset[Met]) -> dict[str, float]:
 def hidden(size: Size) -> str:
     """Whether anything finds what exact gradients miss."""
     beaten: list[str] = []
-    most = -np.inf
+    tried: dict[str, float] = {}
     for variant in (variant for variant in size.variants if variant.role != "none"):
         for run in size.of(variant):
             found = kinds(run, size.common)
             exact = found.pop("exact gradient", np.nan)
             for kind, value in found.items():
-                most = max(most, exact - value)
+                tried[kind] = max(tried.get(kind, -np.inf), exact - value)
                 if exact - value > HIDDEN:
                     beaten.append(f"{variant.name}, seed {run.seed}, by {kind} ({signed(exact)} to {signed(value)})")
-    if not np.isfinite(most):
-        return "Nothing but exact gradients was tried, so they may hide something."
     at = f"At {written('linf', size.eps)}"
+    if not tried:
+        return f"{at} nothing but exact gradients was tried, so they may hide something."
     if beaten:
-        return f"{at}, exact gradients miss something: {_some(beaten)}."
+        return f"{at} exact gradients miss something: {_some(beaten)}."
+    names = " and ".join(kind for kind in KINDS if kind in tried)
+    most = max(tried.values())
     told = f"at most {signed(most)} lower" if most > 0 else "none is lower"
-    return f"{at}, neither surrogates nor search by scores alone nor transfer find what exact gradients miss ({told})."
+    return f"{at} nothing found what exact gradients miss, of {names} ({told})."
 
 
 def _some(words: Sequence[str], count: int = 4) -> str:
