@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,11 +88,11 @@ class Search:
             file = weight_file(self.model, recipe.name, folder)
             if not file.is_file():
                 fit(self.model, spec, self.training, self.schedule, folder, start=self.start)
-            DEFENSES.add(CANDIDATE, brought(CANDIDATE, spec, file))
-            attacked = evaluate(
-                self.model, self.attacks, self.validation, defenses=[CANDIDATE], eps=self.eps, limit=self.limit,
-                out=folder / "records",
-            )  # fmt: skip
+            with as_candidate(spec, file):
+                attacked = evaluate(
+                    self.model, self.attacks, self.validation, defenses=[CANDIDATE], eps=self.eps, limit=self.limit,
+                    out=folder / "records",
+                )  # fmt: skip
             cells = pd.DataFrame(attacked)
             worst = cells.sort_values("srocc_adv").iloc[0]
             yield {
@@ -99,6 +100,16 @@ class Search:
                 "worst attack": worst.attack, "largest mean |shift|": cells.abs_gain.max(),
                 "pictures": worst.n_images, "passes": self.schedule.passes,
             }  # fmt: skip
+
+
+@contextmanager
+def as_candidate(spec: str, file: Path) -> Iterator[None]:
+    """Meanwhile, a recipe with weights of its own goes by the name of all candidates."""
+    DEFENSES.add(CANDIDATE, brought(CANDIDATE, spec, file))
+    try:
+        yield
+    finally:
+        del DEFENSES.entries[CANDIDATE]
 
 
 def listed(file: Path) -> list[str]:

@@ -69,10 +69,12 @@ def test_a_row_is_what_an_evaluation_of_the_weights_says_wherever_they_lie(root:
     for suffix in (".safetensors", ".yaml"):
         moved.with_suffix(suffix).write_bytes(file.with_suffix(suffix).read_bytes())
     # the same random numbers as the search drew: the name is the same, and the folder does not matter
-    DEFENSES.add("candidate", search.brought("candidate", RECIPES[1], moved))
-    cells = pd.DataFrame(evaluate(
-        "cnniqa", ["pgd[steps=2]", "fgsm"], open_dataset("folder[part=validation]", root), defenses=["candidate"], limit=4
-    ))  # fmt: skip
+    with search.as_candidate(RECIPES[1], moved):
+        cells = pd.DataFrame(evaluate(
+            "cnniqa", ["pgd[steps=2]", "fgsm"], open_dataset("folder[part=validation]", root), defenses=["candidate"],
+            limit=4,
+        ))  # fmt: skip
+    assert "candidate" not in DEFENSES.entries
     assert cells.srocc_adv.min() == row["robust SROCC"]
     assert cells.abs_gain.max() == row["largest mean |shift|"]
 

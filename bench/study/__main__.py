@@ -16,6 +16,7 @@ from bench.study import page as pages
 from bench.study import suite as suites
 from bench.study.numbers import findings
 from bench.study.training import trainings
+from bench.study.variants import at_hand, trained
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -46,6 +47,7 @@ def train(
 @app.command()
 def suite(
     sections: Annotated[list[str] | None, typer.Argument(help="only these sections, to be run alone")] = None,
+    have: Annotated[bool, typer.Option("--at-hand", help="only of weights that are there")] = False,
     write: Annotated[bool, typer.Option("--write", help=f"write the whole suite to {suites.PATH.name}")] = False,
 ) -> None:
     """Print the suite, or sections of it."""
@@ -53,7 +55,7 @@ def suite(
         suites.PATH.write_text(suites.text(), encoding="utf-8")
         typer.echo(suites.PATH)
     else:
-        typer.echo(suites.text(sections or ()), nl=False)
+        typer.echo(suites.text(sections or (), at_hand(trained()) if have else None), nl=False)
 
 
 @app.command()

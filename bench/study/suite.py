@@ -18,7 +18,7 @@ from bench.config import Suite, validated
 from bench.errors import UserError
 from bench.plan import Cell, expand
 from bench.registry import ATTACKS
-from bench.study.variants import MODEL, SEEDS, VARIANTS, Spec, Variant
+from bench.study.variants import MODEL, SEEDS, Spec, Trained, trained
 
 PATH = Path(__file__).resolve().parents[1] / "suites" / "cprl.yaml"
 PICTURES = 60
@@ -29,7 +29,7 @@ CORE = ["random-noise", "score-reflection", "score-reflection-away", "pgd[steps=
 WHOLE = ["score-reflection-fgsm", "score-reflection-apgd", "square", "standard", "standard-rank"]
 MILLISECONDS = {"forward": 4.5, "float32": 11.5, "bfloat16": 6.5}
 """A picture's forward pass, and its forward and backward in either precision, on one core of an EPYC with AVX512-BF16."""
-SECONDS_A_CELL = 1.0
+SECONDS_A_CELL = 1.2
 """What is neither: scores of 60 pictures and their distances."""
 
 
@@ -49,12 +49,13 @@ class Section:
         return expand(suite)
 
 
-def sections(variants: Sequence[Variant] = VARIANTS) -> list[Section]:
-    """The whole suite."""
-    everything = [variant.spec(seed) for seed in SEEDS for variant in variants]
-    first = [variant.spec(SEEDS[0]) for variant in variants]
-    headline = [variant.spec(SEEDS[0]) for variant in variants if variant.headline]
-    surrogates = [v.spec(seed, through) for seed in SEEDS for v in variants for through in v.surrogates]
+def sections(runs: Sequence[Trained] | None = None) -> list[Section]:
+    """The suite of some sets of weights; of all, the whole suite."""
+    runs = trained() if runs is None else runs
+    everything = [variant.spec(seed) for variant, seed in runs]
+    first = [variant.spec(seed) for variant, seed in runs if seed == SEEDS[0]]
+    headline = [variant.spec(seed) for variant, seed in runs if seed == SEEDS[0] and variant.headline]
+    surrogates = [variant.spec(seed, through) for variant, seed in runs for through in variant.surrogates]
     other_sizes = [size for size in SIZES if size != MAIN]
     found = [
         Section(
@@ -128,14 +129,16 @@ def _made_of(cell: Cell) -> list[Cell]:
     return [replace(cell, attack=member.name, objective=kind) for member, kind in attack.members]
 
 
-def text(names: Sequence[str] = (), variants: Sequence[Variant] = VARIANTS) -> str:
-    """The YAML file, or one with some of its sections.
+def text(names: Sequence[str] = (), runs: Sequence[Trained] | None = None) -> str:
+    """The YAML file, or one with some of its sections, or of some sets of weights.
 
     Raises:
-        UserError: for a section that is none.
+        UserError: for a section that is none, or where nothing is left.
     """
-    found = sections(variants)
+    found = sections(runs)
     known = [section.name for section in found]
+    if not known:
+        raise UserError("no weights of the study are at hand; train them, and set IQARENA_WEIGHTS to their folder")
     for name in names:
         if name not in known:
             raise UserError(f"no section {name!r}; the suite has {', '.join(known)}")
@@ -145,7 +148,8 @@ def text(names: Sequence[str] = (), variants: Sequence[Variant] = VARIANTS) -> s
         *_comment(
             "CPRL (our reconstruction from the abstracts) against what is trained at the same budget: the study in "
             "docs/cprl.md. Written by `python -m bench.study suite --write` from bench/study/variants.py. The weights do "
-            "not ship: `python -m bench.study train` makes them in a folder that $IQARENA_WEIGHTS has to name."
+            "not ship: `python -m bench.study train` makes them in a folder that $IQARENA_WEIGHTS has to name. While some "
+            "are still to be trained, `python -m bench.study suite --at-hand` prints the suite of the others."
         ),
         "#",
         "#   export IQARENA_WEIGHTS=FOLDER",

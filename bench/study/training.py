@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.datasets import open_dataset
 from bench.registry import parse_spec
-from bench.study.variants import MODEL, SCHEDULE, SEEDS, VARIANTS, Variant
+from bench.study.variants import MODEL, SCHEDULE, Variant, trained
 from bench.training import fit
 from defenses.training.loop import Progress, Schedule
 from models.zoo import weight_file
@@ -51,8 +51,6 @@ class Training:
         )  # fmt: skip
 
 
-def trainings(variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS) -> Iterator[Training]:
-    """Seed by seed, so that all variants have one before any has two."""
-    for seed in seeds:
-        for variant in variants:
-            yield Training(variant, seed)
+def trainings() -> Iterator[Training]:
+    """All of the study."""
+    yield from (Training(variant, seed) for variant, seed in trained())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bench.registry import parse_spec, spec_of
 from defenses.training.loop import Schedule
+from models.zoo import chosen_file
 
 MODEL = "resnet-iqa"
 SEEDS = (0, 1, 2)
@@ -14,6 +16,8 @@ SCHEDULE = Schedule(passes=200_000, crop=96, learning_rate=1e-3, ema=0.995)
 """Of every variant, whatever its recipe: equal budget, from the same start weights."""
 
 Role = Literal["none", "baseline", "cprl", "ablation", "idea", "control"]
+Trained = tuple["Variant", int]
+"""A variant and a seed: one set of weights."""
 Spec = tuple[str, str]
 """Model and defense, as in a suite."""
 
@@ -68,7 +72,21 @@ VARIANTS = (
 """The weight of norm regularization is what `bench.search` found. A variant more is a line more."""
 
 
-def named(variants: tuple[Variant, ...] = VARIANTS) -> dict[Spec, tuple[Variant, int, str]]:
+def trained(variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS) -> list[Trained]:
+    """Seed by seed, so that all variants have one before any has two."""
+    return [(variant, seed) for seed in seeds for variant in variants]
+
+
+def at_hand(found: Sequence[Trained]) -> list[Trained]:
+    """Those whose weights are there, in the zoo or in $IQARENA_WEIGHTS."""
+    return [
+        (variant, seed)
+        for variant, seed in found
+        if chosen_file(variant.weights(seed), MODEL, parse_spec(variant.recipe)[0]).is_file()
+    ]
+
+
+def named(variants: Sequence[Variant] = VARIANTS) -> dict[Spec, tuple[Variant, int, str]]:
     """Variant, seed and surrogate behind every spec of the study."""
     return {
         variant.spec(seed, through): (variant, seed, through)

@@ -51,8 +51,8 @@ class CPRL(AdversarialTraining):
         adversarial_weight: λ; 0 takes the minimax game out, and its inner attack with it.
         necessity_weight: γ; 0 takes necessity out.
         margin: μ, in quality.
-        mask: "soft-rank"; "stable-rank", one mask for all pictures, see `StableRankActivation`; or, as controls, "random",
-            a fixed mask of the same size, or "none".
+        mask: "soft-rank"; "stable-rank", an idea of ours, one mask for all pictures, see `StableRankActivation`; or, as
+            controls, "random", a fixed mask of the same size, or "none".
         keep, temperature, sharpness: of the activation, see `SoftRankActivation`.
         mask_seed: of the random mask.
         through: what an adaptive attacker differentiates: the deployed activation ("exact"), one with wider or narrower soft

@@ -88,7 +88,7 @@ def holder(model: nn.Module) -> CPRLModel | Placed | None:
 
 
 def _stage(model: FeatureModel, name: str) -> nn.Module:
-    stages = dict(model.named_modules())
+    stages: dict[str, nn.Module] = dict(model.named_modules())
     if name not in stages:
         known = ", ".join(stage for stage in stages if stage and stage.count(".") < 2)
         raise DoesNotApply(f"{model.info.name} has no stage {name!r} for an activation; it has {known}")
