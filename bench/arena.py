@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -118,7 +118,7 @@ class Arena:
         made_of = [self._ingredients(cell, cell.model, cell.defense)]
         if cell.source:
             made_of.append(self._ingredients(cell, *cell.crafted_on))
-        return digest(asdict(cell), made_of, self.image_list, self.dataset.fingerprint)[:16]
+        return digest(cell.parts, made_of, self.image_list, self.dataset.fingerprint)[:16]
 
     def _ingredients(self, cell: Cell, name: str, defense: str) -> list[object]:
         """Code and weights of a cell's attack, of a model and of a defense."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,11 @@ class Cell:
     precision: Precision = "float32"  # of gradients
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """Its fields by name."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    @property
     def threat(self) -> Threat:
         """The threat model."""
         return Threat(self.norm, self.eps, self.queries)
@@ -59,9 +64,12 @@ class Cell:
     @cached_property
     def crafting(self) -> str:
         """Names what the attacked pictures depend on; cells that agree in it share them."""
-        parts = asdict(self) | dict(zip(("model", "defense"), self.crafted_on, strict=True))
+        parts = self.parts | dict(zip(("model", "defense"), self.crafted_on, strict=True))
         del parts["setting"], parts["source"]
         return json.dumps(parts, sort_keys=True)
+
+
+_FIELDS = [field.name for field in fields(Cell)]
 
 
 def digest(*parts: object) -> str:

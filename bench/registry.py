@@ -9,6 +9,7 @@ in a file named as ``file:path.py:Class``. What cannot be imported stays visible
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -55,6 +56,13 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     Raises:
         UserError: where brackets or ``key=value`` pairs are broken.
     """
+    name, parameters = _parsed(spec)
+    return name, dict(parameters)
+
+
+@functools.cache
+def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
+    """A plan of thousands of cells is written in a few specs."""
     match = _SPEC.fullmatch(spec.strip())
     if match is None:
         raise UserError(f"{spec!r} is not of the form name or name[parameter=value,…]")

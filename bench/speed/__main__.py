@@ -20,7 +20,7 @@ GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
     "pgd": [attacks.pgd_rows, attacks.cprl_rows],
     "libraries": [attacks.library_rows],
     "cells": [cells.overhead_rows, cells.record_rows],
-    "workers": [cells.worker_rows],
+    "workers": [cells.machine_rows, cells.worker_rows],
     "growth": [growth.growth_rows],
 }
 """What is measured together, in the order of the page."""
