@@ -251,15 +251,14 @@ def train(
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
 ) -> None:
     """Fit a recipe; writes safetensors plus a card, and resumes where a killed run stopped."""
-    import torch
-
     from bench.datasets import open_dataset
     from bench.progress import TrainingReporter
+    from bench.threads import use_threads
     from bench.training import fit
     from defenses.training.loop import Schedule
 
     if threads is not None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     schedule = Schedule(passes, batch, crop, learning_rate, ema=ema, seed=seed, workers=workers)
     with TrainingReporter() as report:
         written = fit(

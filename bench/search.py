@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import pandas as pd
-import torch
 import typer
 
 from bench.api import evaluate
@@ -30,6 +29,7 @@ from bench.datasets.base import ImageDataset
 from bench.errors import UserError
 from bench.registry import DEFENSES
 from bench.rescoring import brought
+from bench.threads import use_threads
 from bench.training import fit
 from defenses.training.loop import Schedule
 from models.zoo import weight_file
@@ -158,7 +158,7 @@ def main(
 ) -> None:
     """Train and attack each recipe, print and write the table."""
     if threads:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     schedule = Schedule(passes=passes, crop=crop, learning_rate=learning_rate, ema=ema)
     try:
         chosen = share([*(recipes or []), *(listed(list_) if list_ else [])], part)

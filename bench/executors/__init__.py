@@ -13,6 +13,7 @@ from bench.executors import local, processes, ray
 from bench.executors.base import Outcome, Report, Scene
 from bench.plan import expand
 from bench.records import Records
+from bench.threads import use_threads
 
 Executor = Literal["local", "processes", "ray"]
 
@@ -40,7 +41,7 @@ def execute(
         UserError: for anything that the caller can mend.
     """
     if executor == "local" and workers is not None:
-        torch.set_num_threads(workers)
+        use_threads(workers)
     cores = processes.usable_cores()
     count = 1 if executor == "local" else workers or cores
     scene = Scene(

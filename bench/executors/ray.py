@@ -15,8 +15,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from bench.allocator import keep_freed_memory
 from bench.arena import Arena
 from bench.errors import UserError
@@ -27,6 +25,7 @@ from bench.guard import OutOfMemory
 from bench.loading import told
 from bench.plan import Cell
 from bench.records import Records
+from bench.threads import use_threads
 
 _MACHINES = 3
 """How often a cell that lost its machine is tried again."""
@@ -163,7 +162,7 @@ _ARENAS: dict[Scene, Arena] = {}
 
 
 def _work(scene: Scene, task: Task) -> Iterator[tuple[Any, ...]]:
-    torch.set_num_threads(scene.threads)
+    use_threads(scene.threads)
     keep_freed_memory()
     limit_memory(scene)
     try:

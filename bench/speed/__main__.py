@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Annotated
 
-import torch
 import typer
 
 from bench.allocator import keep_freed_memory
 from bench.errors import UserError
 from bench.speed import attacks, cells, growth, page
 from bench.speed.rows import TURNS, Row
+from bench.threads import use_threads
 
 GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
     "pgd": [attacks.pgd_rows, attacks.cprl_rows],
@@ -37,7 +37,7 @@ def main(
     if unknown := [name for name in wanted if name not in GROUPS]:
         typer.echo(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}", err=True)
         raise typer.Exit(2)
-    torch.set_num_threads(1)
+    use_threads(1)
     keep_freed_memory()
     rows: list[Row] = []
     for name in [name for name in GROUPS if name in wanted]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
 from bench.arena import Arena
@@ -26,6 +25,7 @@ from bench.records import Records
 from bench.speed.attacks import bare_loop, pictures
 from bench.speed.rows import Row, in_turns, ratio
 from bench.target import frozen
+from bench.threads import use_threads
 from bench.trial import Linear
 
 CELLS = 50
@@ -73,7 +73,7 @@ def record_rows(turns: int) -> Iterator[Row]:
         jobs = {
             "the measures of a cell": lambda: measure_cell(images),
             "writing its record": lambda: records.write(record, images),
-            "reading its record": lambda: records.read(record["cell_id"]),
+            "reading its record": lambda: Records(records.folder).read(record["cell_id"]),
         }
         records.write(record, images)
         for name, times in zip(jobs, in_turns(list(jobs.values()), turns), strict=True):
@@ -113,7 +113,7 @@ def worker_rows(turns: int) -> Iterator[Row]:
 def machine_rows(turns: int) -> Iterator[Row]:
     """The bare loop in one and in two processes that share nothing: what a second process can bring at most here."""
     gains = []
-    with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=use_threads, initargs=(1,)) as pool:
         for turn in range(turns + 1):
             seconds = []
             for at_once in (1, 2):
@@ -161,7 +161,7 @@ def timed_run(suite: Suite, executor: Executor, workers: int) -> tuple[float, fl
             events.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as scratch:
-        torch.set_num_threads(1)
+        use_threads(1)
         started = time.perf_counter()
         outcome = execute(suite, None, Records(Path(scratch)), report, executor, workers)
         seconds = time.perf_counter() - started

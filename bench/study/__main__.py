@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from bench.errors import UserError
@@ -17,6 +16,7 @@ from bench.study import suite as suites
 from bench.study.numbers import findings
 from bench.study.training import trainings
 from bench.study.variants import at_hand, trained
+from bench.threads import use_threads
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train what is missing, seed by seed; goes on where it was stopped."""
     if threads:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     for training in share(list(trainings()), part):
         if training.file(out).is_file():
             continue
