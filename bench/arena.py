@@ -197,14 +197,15 @@ class Arena:
             ran.flags += self.conduct(cell.model, cell.defense)
             images["undefended_clean_quality"], images["clean_quality"] = undefended.numpy(), clean.numpy()
             ran.crafted = crafted = self.crafted(cell)
-            images[list(crafted.table.columns)] = crafted.table
+            for column in crafted.table.columns:
+                images[column] = crafted.table[column].to_numpy()
             ran.flags += crafted.flags
             ran.errors += crafted.errors
             adversarial = self.score(cell.model, cell.defense, crafted.pixels, digest(cell.crafting, "adv"))
-            images["adv_quality"] = adversarial.numpy()
-            finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
-            images.loc[~finite & (images.status != "failed"), "status"] = "not-finite"
-            images.loc[images.status == "failed", "adv_quality"] = np.nan
+            failed = (crafted.table.status == "failed").to_numpy()
+            finite = np.isfinite(clean.numpy()) & np.isfinite(adversarial.numpy())
+            images["adv_quality"] = np.where(failed, np.nan, adversarial.numpy())
+            images["status"] = crafted.table.status.where(finite | failed, "not-finite").to_numpy()
             ran.certified = self.certified(cell)
             ran.purified = self.purified(cell, crafted)
         except OutOfMemory:
