@@ -32,7 +32,7 @@ def execute(
         executor: "local", in this process; "processes", in several, of which each may die; "ray", on a Ray cluster. A
             suite with limits of time or memory always gets a process of its own.
         workers: torch threads (local), or processes or tasks at once, which share this machine's cores; all of them if left
-            out. A task on a cluster that is running has one thread.
+            out. None has more threads than torch has here; a task on a cluster that is running has one.
         fresh: run finished cells again too.
         address: of a Ray cluster that is running; one is started here if left out.
         keep_images: store attacked pictures as 8-bit PNG.
@@ -46,7 +46,7 @@ def execute(
     count = 1 if executor == "local" else workers or cores
     scene = Scene(
         suite.dataset, root, suite.limit, suite.batch, Engine(suite.device, suite.compile), keep_images,
-        threads=torch.get_num_threads() if executor == "local" else 1 if address else max(cores // count, 1),
+        threads=1 if address else min(torch.get_num_threads(), max(cores // count, 1)),
         seconds=suite.seconds, memory=None if suite.memory_mib is None else suite.memory_mib * 2**20, gpus=suite.gpus,
     )  # fmt: skip
     if executor != "ray":  # there the devices are other machines'
