@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -118,7 +118,7 @@ class Arena:
         made_of = [self._ingredients(cell, cell.model, cell.defense)]
         if cell.source:
             made_of.append(self._ingredients(cell, *cell.crafted_on))
-        return digest(asdict(cell), made_of, self.image_list, self.dataset.fingerprint)[:16]
+        return digest(cell.parts, made_of, self.image_list, self.dataset.fingerprint)[:16]
 
     def _ingredients(self, cell: Cell, name: str, defense: str) -> list[object]:
         """Code and weights of a cell's attack, of a model and of a defense."""
@@ -197,14 +197,15 @@ class Arena:
             ran.flags += self.conduct(cell.model, cell.defense)
             images["undefended_clean_quality"], images["clean_quality"] = undefended.numpy(), clean.numpy()
             ran.crafted = crafted = self.crafted(cell)
-            images[list(crafted.table.columns)] = crafted.table
+            for column in crafted.table.columns:
+                images[column] = crafted.table[column].to_numpy()
             ran.flags += crafted.flags
             ran.errors += crafted.errors
             adversarial = self.score(cell.model, cell.defense, crafted.pixels, digest(cell.crafting, "adv"))
-            images["adv_quality"] = adversarial.numpy()
-            finite = np.isfinite(images[["clean_quality", "adv_quality"]].to_numpy()).all(axis=1)
-            images.loc[~finite & (images.status != "failed"), "status"] = "not-finite"
-            images.loc[images.status == "failed", "adv_quality"] = np.nan
+            failed = (crafted.table.status == "failed").to_numpy()
+            finite = np.isfinite(clean.numpy()) & np.isfinite(adversarial.numpy())
+            images["adv_quality"] = np.where(failed, np.nan, adversarial.numpy())
+            images["status"] = crafted.table.status.where(finite | failed, "not-finite").to_numpy()
             ran.certified = self.certified(cell)
             ran.purified = self.purified(cell, crafted)
         except OutOfMemory:

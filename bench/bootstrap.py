@@ -13,6 +13,7 @@ Interval = tuple[float, float, float]
 """(value, lo, hi), 95 %; NaN where there is none."""
 
 RESAMPLES = 1000
+_ENDS = (2.5, 97.5)
 COMPARED = 10_000
 """Resamples of a comparison: enough for a p of 0.001 to be more than noise after a correction for many."""
 
@@ -35,11 +36,19 @@ def interval(values: Reals) -> Interval:
 
     The percentiles are widened to hold the value itself.
     """
-    value, replicates = float(values[0]), values[1:][np.isfinite(values[1:])]
-    if not np.isfinite(value) or len(replicates) == 0:
-        return value, float("nan"), float("nan")
-    low, high = np.percentile(replicates, [2.5, 97.5])
-    return value, min(float(low), value), max(float(high), value)
+    return intervals(values[None])[0]
+
+
+def intervals(values: Reals) -> list[Interval]:
+    """`interval` of each row of (K, 1 + B); many at once take a fraction of the time."""
+    finite, ends = np.isfinite(values), np.full((2, len(values)), np.nan)
+    whole = finite.all(axis=1)
+    if values.shape[1] > 1:
+        ends[:, whole] = np.percentile(values[whole, 1:], _ENDS, axis=1)
+    for k in np.flatnonzero(~whole & finite[:, 0] & finite[:, 1:].any(axis=1)):
+        ends[:, k] = np.percentile(values[k, 1:][finite[k, 1:]], _ENDS)
+    firsts = values[:, 0].tolist()
+    return [(value, min(low, value), max(high, value)) for value, low, high in zip(firsts, *ends.tolist(), strict=True)]
 
 
 def over_seeds(values: Reals, seed: int = 0) -> Reals:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bench import cli_contribute
+from bench.allocator import keep_freed_memory
 from bench.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one line, not a traceback."""
+    keep_freed_memory()
     try:
         app()
     except UserError as error:
@@ -245,23 +247,24 @@ def train(
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
     workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch pictures")] = 1,
+    label: Annotated[str, typer.Option(help="tells these weights from others of the recipe: weights=LABEL")] = "",
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
 ) -> None:
     """Fit a recipe; writes safetensors plus a card, and resumes where a killed run stopped."""
-    import torch
-
     from bench.datasets import open_dataset
     from bench.progress import TrainingReporter
+    from bench.threads import use_threads
     from bench.training import fit
     from defenses.training.loop import Schedule
 
     if threads is not None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     schedule = Schedule(passes, batch, crop, learning_rate, ema=ema, seed=seed, workers=workers)
     with TrainingReporter() as report:
         written = fit(
-            model, defense, open_dataset(dataset, root), schedule, out, start=start, backbone=backbone, report=report
-        )
+            model, defense, open_dataset(dataset, root), schedule, out,
+            start=start, backbone=backbone, label=label, report=report,
+        )  # fmt: skip
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
 
 

@@ -84,6 +84,7 @@ class Part(_Strict):
     threats: Annotated[list[ThreatConfig], Field(min_length=1)] | None = None
     settings: Annotated[list[Setting], Field(min_length=1)] | None = None
     transfer_from: list[str] | None = None
+    precision: Precision | None = None
 
 
 class Suite(_Strict):

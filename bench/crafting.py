@@ -106,7 +106,7 @@ class Crafter:
         """Attack all pictures; what goes wrong in a batch becomes the status of its pictures."""
         started = time.perf_counter()
         pixels = Shelf(len(self.pictures))
-        tables: dict[int, pd.DataFrame] = {}
+        tables: list[pd.DataFrame] = []
         gradients = dead = 0
         with frozen(self.seen):
             batches = list(self._batches())
@@ -117,10 +117,10 @@ class Crafter:
                 dead += int(batch.target.counts.zero_gradients.sum())
                 for row, index in enumerate(batch.index):
                     pixels.put(index, stored[row])
-                    tables[index] = table.iloc[[row]]
+                tables.append(table.set_axis(batch.index))
         if dead > DEAD_SHARE * gradients:
             self.flags.add("zero-gradient")
-        whole = pd.concat([tables[i] for i in range(len(pixels))], ignore_index=True)
+        whole = pd.concat(tables).sort_index()
         learnt = {b.learnt.facts["sha256"]: b.learnt.facts for b in batches if b.learnt}
         seconds = time.perf_counter() - started
         return Crafted(pixels, whole, seconds, sorted(self.flags), self.errors, list(learnt.values()), self._curve(batches))

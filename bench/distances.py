@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import torch
@@ -29,14 +31,15 @@ def distances(pixels: torch.Tensor, clean: torch.Tensor) -> pd.DataFrame:
     """
     rows = []
     for attacked, before in zip(pixels, clean, strict=True):
-        shift = (attacked.double() - before.double()) / 255
-        mse = float((shift**2).mean())
+        shift = (attacked.numpy().astype(np.float64) - before.numpy()) / 255
+        squares = float(np.square(shift).sum())
+        mse = squares / shift.size
         ssim, ms_ssim = similarities(attacked, before)
         rows.append(
             {
-                "linf": float(shift.abs().max()),
-                "l2": float(shift.norm()),
-                "l0": float((shift != 0).any(dim=0).double().mean()),
+                "linf": float(np.abs(shift).max()),
+                "l2": math.sqrt(squares),
+                "l0": float(shift.any(axis=0).mean()),
                 "psnr": 10 * np.log10(1 / mse) if mse > 0 else np.nan,
                 "ssim": ssim,
                 "ms_ssim": ms_ssim,
@@ -90,12 +93,13 @@ def _half(plane: Plane) -> Plane:
 
 def _terms(x: Plane, y: Plane) -> tuple[Plane, Plane]:
     """Contrast × structure, and luminance, of every window inside the picture."""
-    mean_x, mean_y, square_x, square_y, product = map(_smooth, (x, y, x * x, y * y, x * y))
+    mean_x, mean_y, square_x, square_y, product = _smooth(np.stack([x, y, x * x, y * y, x * y]))
     variances = (square_x - mean_x**2) + (square_y - mean_y**2)
     structure = (2 * (product - mean_x * mean_y) + _C2) / (variances + _C2)
     return structure, (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
 
 
-def _smooth(plane: Plane) -> Plane:
-    blurred = ndimage.gaussian_filter(plane, sigma=1.5, radius=_REACH)
-    return np.asarray(blurred[_REACH:-_REACH, _REACH:-_REACH])
+def _smooth(planes: Plane) -> Plane:
+    """Planes (K, H, W), each blurred, where the window lies inside."""
+    blurred = ndimage.gaussian_filter(planes, sigma=(0, 1.5, 1.5), radius=(0, _REACH, _REACH))
+    return np.asarray(blurred[:, _REACH:-_REACH, _REACH:-_REACH])

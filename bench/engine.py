@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 
 from bench.errors import UserError
+from defenses.certified.smoothing import MeanOfDraws, SmoothedModel
+from defenses.purification.base import PurifiedModel
 from models.base import QualityModel
 
 Precision = Literal["float32", "bfloat16"]
@@ -85,7 +87,7 @@ class Engine:
         except Exception:  # its own faults show again where they are recorded
             model.to(memory_format=torch.contiguous_format)
         if self.compile:
-            model.compile()
+            _network(model).compile()
         return model
 
     def batch(self, wanted: Batch, model: QualityModel, picture: torch.Tensor, memory: int | None) -> int:
@@ -112,6 +114,13 @@ class Engine:
         each = _PASS_TO_SAVED * saved_bytes(model, (picture[None].to(self.device).float() / 255))
         most = min(room // max(each, 1), MOST_AT_ONCE.get(kind, 256))
         return int(2 ** (max(most, 1).bit_length() - 1))
+
+
+def _network(model: QualityModel) -> QualityModel:
+    """The network behind filters and random draws, whose own code may leave torch."""
+    while isinstance(model, PurifiedModel | SmoothedModel | MeanOfDraws):
+        model = model.model
+    return model
 
 
 def saved_bytes(model: QualityModel, images: torch.Tensor) -> int:

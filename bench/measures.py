@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from bench.bootstrap import interval
+from bench.bootstrap import intervals
 from bench.logistic import Curve, fit
 from bench.sample import Sample
 from bench.weighted import Reals
@@ -388,8 +388,5 @@ def measure_cell(images: pd.DataFrame) -> dict[str, float]:
     if len(table["clean"]) < 2:
         return dict.fromkeys(columns((*FIXED, *LATER)), float("nan"))
     scores = Scores(table, Sample.of(list(table["reference_id"])))
-    out: dict[str, float] = {}
-    for name, measure in MEASURES.items():
-        value, low, high = interval(measure(scores))
-        out |= {name: value, f"{name}_lo": low, f"{name}_hi": high}
-    return out
+    found = intervals(np.stack([measure(scores) for measure in MEASURES.values()]))
+    return dict(zip(columns(tuple(MEASURES.values())), [end for one in found for end in one], strict=True))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from attacks.objective import Kind
@@ -41,6 +42,11 @@ class Cell:
     precision: Precision = "float32"  # of gradients
 
     @property
+    def parts(self) -> dict[str, Any]:
+        """Its fields by name."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    @property
     def threat(self) -> Threat:
         """The threat model."""
         return Threat(self.norm, self.eps, self.queries)
@@ -55,12 +61,15 @@ class Cell:
         """What the attacks of a cell and of its neighbours in the plan have in common."""
         return (self.crafted_on, self.threat)
 
-    @property
+    @cached_property
     def crafting(self) -> str:
         """Names what the attacked pictures depend on; cells that agree in it share them."""
-        parts = asdict(self) | dict(zip(("model", "defense"), self.crafted_on, strict=True))
+        parts = self.parts | dict(zip(("model", "defense"), self.crafted_on, strict=True))
         del parts["setting"], parts["source"]
         return json.dumps(parts, sort_keys=True)
+
+
+_FIELDS = [field.name for field in fields(Cell)]
 
 
 def digest(*parts: object) -> str:

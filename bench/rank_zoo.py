@@ -24,6 +24,7 @@ from bench.datasets.base import ImageDataset
 from bench.errors import UserError
 from bench.loading import load_model
 from bench.registry import DEFENSES, MODELS, spec_of
+from bench.threads import use_threads
 from models.base import QualityModel
 from models.zoo import ZOO, card_of
 
@@ -67,7 +68,7 @@ def main(
 ) -> None:
     """Write `measured` of the cards."""
     if threads is not None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     try:
         opened = open_dataset(dataset, root)
         if opened.label_kind == "none":

@@ -70,7 +70,7 @@ def record_of(ran: Ran, cell: Cell, cell_id: str, lineup: Lineup, dataset: Image
     images, crafted, engine = ran.images, ran.crafted, lineup.engine
     record = {
         "cell_id": cell_id,
-        "cell": asdict(cell),
+        "cell": cell.parts,
         "status": max(images.status, key=STATUSES.index),
         "errors": sorted(set(ran.errors)),
         "n_images": len(images),

@@ -74,6 +74,7 @@ class Records:
         self.folder = folder
         self.cells = folder / "cells"
         self.pictures = folder / "pictures"
+        self._whole: dict[str, object] = {}
 
     def prepare(self) -> None:
         """Make the folder.
@@ -121,14 +122,18 @@ class Records:
         """The record of a cell; None where there is none, or where it is damaged or edited and has to be made again."""
         folder = self.cells / cell_id
         try:
+            state = [(found.st_mtime_ns, found.st_size, found.st_ino) for found in map(Path.stat, _files(folder))]
             record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-            images = (folder / "images.csv").read_bytes()
-            whole = record["images_sha256"] == hashlib.sha256(images).hexdigest() and record["cell_id"] == cell_id
-            whole = whole and set(record) >= _NEEDED and set(CELL_COLUMNS) <= set(record["cell"])
-            whole = whole and (record["version"] == 1 or record["record_sha256"] == _seal(record))
+            if self._whole.get(cell_id) != state:  # the same files need not be checked twice
+                images = (folder / "images.csv").read_bytes()
+                whole = record["images_sha256"] == hashlib.sha256(images).hexdigest() and record["cell_id"] == cell_id
+                whole = whole and set(record) >= _NEEDED and set(CELL_COLUMNS) <= set(record["cell"])
+                if not (whole and (record["version"] == 1 or record["record_sha256"] == _seal(record))):
+                    return None
+                self._whole[cell_id] = state
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return {"crafting": "", "pictures": []} | record if whole else None
+        return {"crafting": "", "pictures": []} | record
 
     def images(self, cell_id: str) -> pd.DataFrame:
         """The rows of a cell."""
@@ -257,6 +262,11 @@ class Records:
             part.unlink(missing_ok=True)
             raise UserError(f"{self.folder / 'summary.csv'}: cannot be written ({error.strerror})") from None
         return table
+
+
+def _files(folder: Path) -> tuple[Path, Path]:
+    """Of a cell."""
+    return folder / "record.json", folder / "images.csv"
 
 
 def _seal(record: dict[str, Any]) -> str:

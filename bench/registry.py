@@ -9,6 +9,7 @@ in a file named as ``file:path.py:Class``. What cannot be imported stays visible
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -59,6 +60,13 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
         >>> parse_spec("pgd[steps=40,restarts=5]")
         ('pgd', {'steps': 40, 'restarts': 5})
     """
+    name, parameters = _parsed(spec)
+    return name, dict(parameters)
+
+
+@functools.cache
+def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
+    """A plan of thousands of cells is written in a few specs."""
     match = _SPEC.fullmatch(spec.strip())
     if match is None:
         raise UserError(f"{spec!r} is not of the form name or name[parameter=value,…]")

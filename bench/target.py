@@ -120,8 +120,7 @@ class Target:
         """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted, all if left out."""
         self.counts.backwards[self.index] += self.draws
         self.counts.gradients[self.index] += 1
-        values = gradient.flatten(1)
-        dead = ~((values.amax(dim=1) > 0) | (values.amin(dim=1) < 0))  # zero or NaN
+        dead = ~((gradient.amax(dim=(1, 2, 3)) > 0) | (gradient.amin(dim=(1, 2, 3)) < 0))  # zero or NaN
         if asked is not None:
             dead &= asked
         self.counts.zero_gradients[self.index] += dead.cpu().long()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
@@ -33,6 +34,7 @@ def fit(
     *,
     start: Path | None = None,
     backbone: str | None = None,
+    label: str = "",
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Train a model under a recipe; goes on where a killed run stopped. A fitted model is fitted, in one go.
@@ -45,6 +47,7 @@ def fit(
         out: folder for weights, card and, meanwhile, the checkpoint.
         start: undefended weights to start from; random ones if left out.
         backbone: file with ImageNet weights of the model's backbone, or "imagenet" to fetch them through torchvision.
+        label: tells these weights from others of the same model and recipe, see `models.zoo`.
         report: told of progress.
 
     Returns:
@@ -67,7 +70,7 @@ def fit(
         training, validation, test = Subset(dataset, range(len(dataset))), None, None
     try:
         out.mkdir(parents=True, exist_ok=True)
-        target = weight_file(model.info.name, recipe.name, out)
+        target = _target(model, recipe, out, label)
         prepared: QualityModel
         if isinstance(model, FittedModel):
             if recipe.name != "none" or start is not None or backbone is not None:
@@ -110,6 +113,17 @@ def fit(
     save_weights(prepared, target, card)
     target.with_suffix(".checkpoint").unlink(missing_ok=True)
     return target
+
+
+def _target(model: QualityModel, recipe: TrainedDefense, out: Path, label: str) -> Path:
+    """The file to write.
+
+    Raises:
+        UserError: for a label that a spec could not name.
+    """
+    if label and not re.fullmatch(r"[A-Za-z][\w-]*", label):
+        raise UserError(f"label {label!r}: a letter, then letters, digits, - and _")
+    return weight_file(model.info.name, recipe.name, out, label)
 
 
 def _reported(pictures: Subset, report: Callable[[Progress], None]) -> Iterator[tuple[torch.Tensor, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -64,7 +64,7 @@ class TrainedDefense(Defense):
     """A recipe for training a model; `protect` swaps in weights that the recipe made.
 
     Attributes:
-        weights: a safetensors file; a label or nothing mean the zoo's, see `models.zoo.chosen_file`.
+        weights: a safetensors file, or a label; nothing means the zoo's. See `models.zoo.chosen_file`.
 
     Class attributes:
         passes_an_image: forward+backward passes that one training picture costs; what is less than a pass counts as one.
@@ -104,10 +104,13 @@ class TrainedDefense(Defense):
                 f"no trained weights of {self.name} for {model.info.name}; "
                 f"make them with `iqarena train --model {model.info.name} --defense {self.name} …`"
             )
-        sha256 = load_weights(protected, path)
-        trained: dict[str, object] = card_of(path).get("recipe", {})
-        for name, value in asdict(self).items():
-            if name not in self.not_trained and trained.get(name, value) != value:
-                raise DoesNotApply(f"{path.name} was trained with {name}={trained[name]}, not {value}; train it so first")
-        protected.info = replace(protected.info, weights_sha256=sha256)
+        if said := card_of(path).get("recipe"):
+            usual = {field.name: field.default for field in fields(self) if field.default is not MISSING}
+            trained = asdict(self) | usual | said  # a card may be older than a parameter
+            for name, value in asdict(self).items():
+                if name not in self.not_trained and trained[name] != value:
+                    raise DoesNotApply(
+                        f"{path.name} was trained with {name}={trained[name]}, not {value}; train it so first"
+                    )
+        protected.info = replace(protected.info, weights_sha256=load_weights(protected, path))
         return protected.eval()

@@ -29,17 +29,17 @@ from attacks.fitted import FittedAttack
 from attacks.objective import Kind, Objective
 from attacks.threat import Norm, Threat
 from attacks.whole_set import SetAttack
+from bench.allocator import keep_freed_memory
 from bench.datasets.demo import Demo
 from bench.errors import UserError
 from bench.loading import load_model, told
 from bench.registry import ATTACKS
+from bench.speed.rows import TURNS, in_turns, ratio
 from bench.target import Target, frozen
 from models.base import QualityModel
 
 LIMIT = 1.05
 PICTURES = 8
-SHORTEST = 0.5
-"""Seconds a turn; what takes less is repeated."""
 SHORTER = {"queries": 100, "steps": 10, "epochs": 2}
 THREATS: dict[Norm, Threat] = {
     "linf": Threat("linf", 4 / 255), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.05), "patch": Threat("patch", 0.05),
@@ -131,23 +131,10 @@ def shortened(name: str) -> Attack:
     return replace(attack, **{key: min(most, getattr(attack, key)) for key, most in SHORTER.items() if hasattr(attack, key)})  # type: ignore[type-var]
 
 
-def in_turns(one: Callable[[], None], other: Callable[[], None], turns: int) -> tuple[float, float, float]:
+def beside(one: Callable[[], None], other: Callable[[], None], turns: int) -> tuple[float, float, float]:
     """Median seconds of two jobs that are run by turns, and the median of the turns' ratios."""
-    seconds: list[tuple[float, float]] = []
-    repeats = 1
-    for turn in range(turns + 1):
-        taken = []
-        for job in (one, other):
-            started = time.process_time()
-            for _ in range(repeats):
-                job()
-            taken.append((time.process_time() - started) / repeats)
-        if turn == 0:  # warms up, and says how often a short job has to be repeated
-            repeats = max(math.ceil(SHORTEST / max(taken)), 1)
-        else:
-            seconds.append((taken[0], taken[1]))
-    first, second = (statistics.median(column) for column in zip(*seconds, strict=True))
-    return first, second, statistics.median(a / b for a, b in seconds)
+    first, second = in_turns([one, other], turns)
+    return statistics.median(first), statistics.median(second), ratio(first, second)[0]
 
 
 @dataclass(frozen=True)
@@ -185,7 +172,7 @@ def measured(name: str, model: QualityModel, scene: Scene, turns: int) -> Row:
         return Row(
             name, threat_of(attack).norm, 0, 0, time.process_time() - started, 0.0, math.nan, "asks the model nothing"
         )
-    times = in_turns(lambda: scene.attack(attack, model), lambda: scene.bare(model, calls), turns)
+    times = beside(lambda: scene.attack(attack, model), lambda: scene.bare(model, calls), turns)
     backwards = sum(backward for _, backward in calls)
     note = OWN_WORK.get(name, "SSIM" if threat_of(attack).norm == "ssim" else "")
     return Row(name, threat_of(attack).norm, len(calls), backwards, *times, note)
@@ -208,13 +195,13 @@ def low_precision(name: str, images: torch.Tensor, turns: int) -> str:
         (found["low"],) = torch.autograd.grad(qualities.float().sum(), leaf)
 
     with frozen(model), frozen(fast):
-        full_seconds, low_seconds, ratio = in_turns(full, low, turns)
+        full_seconds, low_seconds, faster = beside(full, low, turns)
     alike = torch.nn.functional.cosine_similarity(found["full"].flatten(1), found["low"].flatten(1)).mean()
     signs = (found["full"].sign() == found["low"].sign()).float().mean()
     each = 1000 / len(images)
     return (
         f"{name:<12} fp32 {full_seconds * each:6.1f} ms, bf16 + channels_last {low_seconds * each:6.1f} ms a picture: "
-        f"{ratio:.2f} times as fast; gradients' cosine {alike:.3f}, same signs {signs:.1%}"
+        f"{faster:.2f} times as fast; gradients' cosine {alike:.3f}, same signs {signs:.1%}"
     )
 
 
@@ -223,8 +210,9 @@ def main() -> int:
     parser.add_argument("--attacks", nargs="+", help="names; every built-in one if left out")
     parser.add_argument("--turns", type=int, default=7, help="timed turns of each pair, at least 5 (7)")
     options = parser.parse_args()
-    turns = max(options.turns, 5)
+    turns = max(options.turns, TURNS)
     torch.set_num_threads(1)
+    keep_freed_memory()
     demo = Demo()
     images = torch.stack([demo.picture(i) for i in demo.spread(PICTURES)]).float() / 255
     model = load_model("resnet-iqa")

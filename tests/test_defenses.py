@@ -22,7 +22,7 @@ from defenses.purification.jpeg import JPEG, differentiable_jpeg, quantization_t
 from defenses.training.adversarial import AdversarialTraining
 from models.cnniqa import CNNIQA
 from models.resnet_iqa import ResNetIQA
-from models.zoo import ZOO, WeightsError, card_of, chosen_file, load_weights, save_weights
+from models.zoo import ZOO, WeightsError, card_of, chosen_file, load_weights, save_weights, weight_file
 
 
 def as_batch(picture: np.ndarray) -> torch.Tensor:
@@ -179,6 +179,26 @@ def test_weights_are_named_by_label_or_file(tmp_path):
         assert chosen_file(file, "m", "cprl") == Path(file)
     with pytest.raises(WeightsError, match=r"resnet-iqa\+cprl@no-such-label\.safetensors: cannot be read"):
         CPRL(weights="no-such-label").protect(ResNetIQA())
+
+
+def test_labels_that_are_not_shipped_may_lie_in_a_folder_of_ones_own(tmp_path, monkeypatch):
+    own = tmp_path / "m+cprl@mine.safetensors"
+    assert chosen_file("mine", "m", "cprl") == ZOO / own.name
+    monkeypatch.setenv("IQARENA_WEIGHTS", str(tmp_path))
+    assert chosen_file("mine", "m", "cprl") == own
+    assert chosen_file("mine.safetensors", "m", "cprl") == Path("mine.safetensors")
+    assert chosen_file("", "resnet-iqa", "cprl") == ZOO / "resnet-iqa+cprl.safetensors"
+    # what is shipped is what a label means to everybody
+    zoo = tmp_path / "zoo"
+
+    def in_zoo(model, defense="none", folder=zoo, label=""):
+        return weight_file(model, defense, folder, label)
+
+    monkeypatch.setattr("models.zoo.weight_file", in_zoo)
+    assert chosen_file("mine", "m", "cprl") == own
+    zoo.mkdir()
+    (zoo / own.name).touch()
+    assert chosen_file("mine", "m", "cprl") == zoo / own.name
 
 
 def test_training_losses_are_finite_scalars_that_reach_the_weights():

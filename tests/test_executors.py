@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,8 @@ from bench.datasets import open_dataset
 from bench.errors import UserError
 from bench.estimate import estimate
 from bench.executors import execute
-from bench.executors.base import tasks
+from bench.executors.base import Scene, tasks
+from bench.executors.ray import room
 from bench.plan import expand
 from bench.records import Records
 
@@ -132,3 +134,19 @@ def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
     assert pd.read_csv(tmp_path / "out" / "summary.csv").backwards_mean.tolist() == [3] * 4
     left = estimate(arena, expand(chosen), records)
     assert (left.to_do, left.done, left.forwards, left.seconds) == (0, 4, 0, 0)
+
+
+def test_a_cluster_has_room_for_tasks_or_says_what_it_lacks():
+    machines = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0, "memory": 2.0**35}},
+        {"Alive": True, "Resources": {"CPU": 3.0, "memory": 2.0**35}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    ray = SimpleNamespace(nodes=lambda: machines)
+    scene = Scene("demo", None, None, 16, threads=1)
+    assert room(ray, scene) == 11
+    assert room(ray, replace(scene, threads=2)) == 4 + 1
+    assert room(ray, replace(scene, gpus=0.5)) == 4
+    assert room(ray, replace(scene, memory=2**34, threads=2)) == 2 + 1
+    with pytest.raises(UserError, match=r"^no machine of the Ray cluster has what a task takes: 1 CPU, 4 GPU; see"):
+        room(ray, replace(scene, gpus=4))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -372,8 +372,8 @@ def test_suites_from_records_expand_to_the_same_cells(records: Records, tmp_path
         (tmp_path / again.name).write_text(again.text)
         suite = load_suite(str(tmp_path / again.name))
         assert suite.limit == PICTURES
-        made |= {tuple(vars(cell).items()) for cell in expand(suite)}
-    assert made == {tuple(vars(Cell(**record["cell"])).items()) for record in records.all()}
+        made |= {tuple(asdict(cell).items()) for cell in expand(suite)}
+    assert made == {tuple(asdict(Cell(**record["cell"])).items()) for record in records.all()}
     row = board.rows[0]
     assert board.commands(row, "results").startswith(
         f"iqarena run results/suites/demo-linf-2-255-1.yaml --model {row.model} --defense {row.defense} --out runs/again && "

@@ -102,6 +102,18 @@ def test_the_card_guards_the_weights(noisy: Folder, tmp_path: Path) -> None:
         load_model(f"tiny[weights={file}]")
 
 
+def test_labels_tell_weights_of_one_recipe_apart(noisy: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (0, 1):
+        file = fit("tiny", "none", noisy, replace(schedule(160), seed=seed), tmp_path, label=f"seed{seed}")
+        assert file == tmp_path / f"tiny@seed{seed}.safetensors"
+    monkeypatch.setenv("IQARENA_WEIGHTS", str(tmp_path))
+    first, second = (load_model(f"tiny[weights=seed{seed}]").info.weights_sha256 for seed in (0, 1))
+    assert first != second
+    for wrong in ("0", "a/b", "a.b"):
+        with pytest.raises(UserError, match="a letter, then"):
+            fit("tiny", "none", noisy, schedule(160), tmp_path, label=wrong)
+
+
 class Killed(Exception):
     pass
 

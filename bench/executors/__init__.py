@@ -13,6 +13,7 @@ from bench.executors import local, processes, ray
 from bench.executors.base import Outcome, Report, Scene
 from bench.plan import expand
 from bench.records import Records
+from bench.threads import use_threads
 
 Executor = Literal["local", "processes", "ray"]
 
@@ -30,7 +31,8 @@ def execute(
         report: told of progress.
         executor: "local", in this process; "processes", in several, of which each may die; "ray", on a Ray cluster. A
             suite with limits of time or memory always gets a process of its own.
-        workers: torch threads (local) or processes; all cores if left out.
+        workers: torch threads (local), or processes or tasks at once, which share this machine's cores; all of them if left
+            out. A task on a cluster that is running has one thread.
         fresh: run finished cells again too.
         address: of a Ray cluster that is running; one is started here if left out.
         keep_images: store attacked pictures as 8-bit PNG.
@@ -39,12 +41,12 @@ def execute(
         UserError: for anything that the caller can mend.
     """
     if executor == "local" and workers is not None:
-        torch.set_num_threads(workers)
+        use_threads(workers)
     cores = processes.usable_cores()
     count = 1 if executor == "local" else workers or cores
     scene = Scene(
         suite.dataset, root, suite.limit, suite.batch, Engine(suite.device, suite.compile), keep_images,
-        threads=torch.get_num_threads() if executor == "local" else max(cores // count, 1),
+        threads=torch.get_num_threads() if executor == "local" else 1 if address else max(cores // count, 1),
         seconds=suite.seconds, memory=None if suite.memory_mib is None else suite.memory_mib * 2**20, gpus=suite.gpus,
     )  # fmt: skip
     if executor != "ray":  # there the devices are other machines'
@@ -54,7 +56,7 @@ def execute(
         ids = [sample.image_id for sample in arena.samples]
         records.keep_originals(arena.dataset.fingerprint, zip(ids, arena.pictures, strict=True))
     if executor == "ray":
-        return ray.run(scene, arena, cells, records, report, count, address, fresh)
+        return ray.run(scene, arena, cells, records, report, workers, address, fresh)
     if executor == "processes" or suite.seconds is not None or suite.memory_mib is not None:
         return processes.run(scene, arena, cells, records, report, count, fresh)
     return local.run(arena, cells, records, report, fresh, keep_images)

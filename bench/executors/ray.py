@@ -15,17 +15,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
+from bench.allocator import keep_freed_memory
 from bench.arena import Arena
 from bench.errors import UserError
 from bench.executors.base import Book, Outcome, Report, Scene, Task, make, planned
-from bench.executors.processes import CHANCES
+from bench.executors.processes import CHANCES, usable_cores
 from bench.executors.worker import limit_memory
 from bench.guard import OutOfMemory
 from bench.loading import told
 from bench.plan import Cell
 from bench.records import Records
+from bench.threads import use_threads
 
 _MACHINES = 3
 """How often a cell that lost its machine is tried again."""
@@ -35,7 +35,7 @@ _PATIENCE = 0.5
 
 
 def run(
-    scene: Scene, arena: Arena, cells: list[Cell], records: Records, report: Report, workers: int,
+    scene: Scene, arena: Arena, cells: list[Cell], records: Records, report: Report, workers: int | None,
     address: str | None = None, fresh: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is missing and rebuild the summary.
@@ -46,13 +46,14 @@ def run(
         cells: the plan.
         records: where finished cells go.
         report: told of progress.
-        workers: tasks at once; without an address also the cores of the local cluster that is started.
+        workers: tasks at once, and what the local cluster has room for that is started without an address; None is a task a
+            core, of this machine or of the cluster.
         address: of a cluster that is running; None starts one here and ends it.
         fresh: run finished cells again too.
 
     Raises:
-        UserError: where Ray is not installed or the cluster does not answer, for unknown names (before any work), a folder
-            that another run writes to, a disk that takes no more.
+        UserError: where Ray is not installed, the cluster does not answer or has no room for a task, for unknown names
+            (before any work), a folder that another run writes to, a disk that takes no more.
     """
     try:
         import ray
@@ -60,9 +61,10 @@ def run(
         raise UserError('the executor ray needs the extra: pip install "iqarena[ray]"') from None
     with planned(arena, cells, records, report, fresh, scene.keep_images) as book:
         if book.waiting:
-            _connect(ray, address, None if address else workers * scene.threads)
+            _connect(ray, address, None if address else (workers or usable_cores()) * scene.threads)
             try:
-                _Cluster(ray, scene, book).go(workers)
+                most = room(ray, scene)
+                _Cluster(ray, scene, book).go(workers or most)
             finally:
                 ray.shutdown()
     return book.outcome
@@ -73,11 +75,27 @@ def _connect(ray: Any, address: str | None, cores: int | None) -> None:
     terminated = signal.getsignal(signal.SIGTERM)
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        ray.init(address=address, num_cpus=cores, **quiet)
+        # "local": without an address Ray joins whatever cluster it finds
+        ray.init(address=address or "local", num_cpus=cores, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # Ray takes it
+
+
+def room(ray: Any, scene: Scene) -> int:
+    """How many tasks the machines of a cluster take at once.
+
+    Raises:
+        UserError: where none takes a single one; Ray would wait for such a machine without end.
+    """
+    wanted = {"CPU": scene.threads, "GPU": scene.gpus, "memory": scene.memory or 0}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    tasks = sum(min(int(has.get(name, 0) // amount) for name, amount in wanted.items() if amount) for has in machines)
+    if not tasks:
+        words = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+        raise UserError(f"no machine of the Ray cluster has what a task takes: {words}; see `ray status`")
+    return tasks
 
 
 class _Cluster:
@@ -144,7 +162,8 @@ _ARENAS: dict[Scene, Arena] = {}
 
 
 def _work(scene: Scene, task: Task) -> Iterator[tuple[Any, ...]]:
-    torch.set_num_threads(scene.threads)
+    use_threads(scene.threads)
+    keep_freed_memory()
     limit_memory(scene)
     try:
         if scene not in _ARENAS:

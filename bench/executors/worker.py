@@ -13,13 +13,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from bench.allocator import keep_freed_memory
 from bench.arena import Arena
 from bench.executors.base import Scene, Task, make
 from bench.guard import OutOfMemory
 from bench.loading import told
 from bench.records import Records
+from bench.threads import use_threads
 
 # What is said through the pipe: ("start", cell id), ("end", cell id, status and errors), ("free",) when a task is done,
 # ("memory", words) and ("broke", exception) as the last words.
@@ -30,7 +30,8 @@ def serve(pipe: Connection, scene: Scene, folder: Path) -> None:
     os.setpgrp()  # it ends with all that plugins start, and Ctrl-C is the parent's business
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(scene.threads)
+    use_threads(scene.threads)
+    keep_freed_memory()
     limit_memory(scene)
     records, arena = Records(folder), None
     try:

@@ -61,12 +61,12 @@ def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> I
     """
     for board in boards:
         for kind in kinds(board):
-            yield from _save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}", photographs=kind == "pictures")
+            yield from save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}", photographs=kind == "pictures")
     for family in families:
-        yield from _save(partial(curves, family), folder / f"curves-{family.slug}")
+        yield from save(partial(curves, family), folder / f"curves-{family.slug}")
 
 
-def _save(made: Callable[[], Figure | None], stem: Path, photographs: bool = False) -> Iterator[Path]:
+def save(made: Callable[[], Figure | None], stem: Path, photographs: bool = False) -> Iterator[Path]:
     with mpl.rc_context():
         mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
         mpl.rcParams.update(STYLE)

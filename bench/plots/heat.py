@@ -46,12 +46,12 @@ def attacks(board: Board, measure: str) -> Figure:
         panels = ["the worst of " + ", ".join(panels)] if len(panels) > 1 else panels
     grids = [_grid(rows, columns, panel if len(panels) > 1 else None, measure) for panel in panels]
     if measure == "srocc":
-        heading, label, scale = "SROCC after each attack", board.measure, _both_ways()
+        heading, label, scale = "SROCC after each attack", board.measure, both_ways()
     else:
         heading, label = "Mean |quality shift| by each attack (1 = the whole scale; uses no labels)", "mean |quality shift|"
         scale = mpl.colormaps["YlOrBr"], Normalize(0, max(np.nanmax(grid, initial=0.05) for grid in grids))
     names = [column.name for column in columns]
-    figure, axes = _figure([row.name for row in rows], names, panels, grids, scale, label)
+    figure, axes = table([row.name for row in rows], names, panels, grids, scale, label)
     controls = sum(column.control for column in columns)
     for one in axes:
         if 0 < controls < len(columns):
@@ -64,7 +64,7 @@ def transfer(board: Board) -> Figure:
     """SROCC of each row under attacks crafted on each undefended model, the least over attacks that were transferred."""
     rows, grid = transfer_matrix(board)
     sources = [f"crafted on {source}" for source in board.sources]
-    figure, _ = _figure([row.name for row in rows], sources, [""], [grid], _both_ways(), board.measure)
+    figure, _ = table([row.name for row in rows], sources, [""], [grid], both_ways(), board.measure)
     head(figure, "Transfer: attacks crafted on one undefended model, scored by another", part_of(board, len(rows)))
     return figure
 
@@ -104,11 +104,11 @@ def _grid(rows: Sequence[Row], columns: Sequence[Column], setting: str | None, m
     return grid
 
 
-def _both_ways() -> Scale:
+def both_ways() -> Scale:
     return mpl.colormaps["PuOr_r"], Normalize(-1, 1)
 
 
-def _figure(
+def table(
     names: Sequence[str], columns: Sequence[str], panels: Sequence[str], grids: Sequence[Reals], scale: Scale, label: str
 ) -> tuple[Figure, Sequence[Axes]]:
     """One panel above the other with names at the left, columns below and a colour bar."""

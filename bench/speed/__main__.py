@@ -8,18 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Annotated
 
-import torch
 import typer
 
+from bench.allocator import keep_freed_memory
 from bench.errors import UserError
 from bench.speed import attacks, cells, growth, page
 from bench.speed.rows import TURNS, Row
+from bench.threads import use_threads
 
 GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
     "pgd": [attacks.pgd_rows, attacks.cprl_rows],
     "libraries": [attacks.library_rows],
     "cells": [cells.overhead_rows, cells.record_rows],
-    "workers": [cells.worker_rows],
+    "workers": [cells.machine_rows, cells.worker_rows],
     "growth": [growth.growth_rows],
 }
 """What is measured together, in the order of the page."""
@@ -36,7 +37,8 @@ def main(
     if unknown := [name for name in wanted if name not in GROUPS]:
         typer.echo(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}", err=True)
         raise typer.Exit(2)
-    torch.set_num_threads(1)
+    use_threads(1)
+    keep_freed_memory()
     rows: list[Row] = []
     for name in [name for name in GROUPS if name in wanted]:
         own: list[Row] = []

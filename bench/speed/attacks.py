@@ -196,7 +196,7 @@ def art_pgd(model: QualityModel, images: torch.Tensor) -> Callable[[], torch.Ten
         eps=EPS,
         eps_step=STEP,
         max_iter=STEPS,
-        num_random_init=1,
+        num_random_init=0,  # it asks a regressor for classes where there is one
         batch_size=len(images),
         verbose=False,
     )

@@ -6,25 +6,31 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
 from bench.arena import Arena
 from bench.config import Suite, validated
 from bench.datasets import open_dataset
 from bench.executors import Executor, execute, local
+from bench.loading import load_model
 from bench.measures import measure_cell
 from bench.plan import expand
 from bench.records import Records
+from bench.speed.attacks import bare_loop, pictures
 from bench.speed.rows import Row, in_turns, ratio
+from bench.target import frozen
+from bench.threads import use_threads
 from bench.trial import Linear
 
 CELLS = 50
 SIDE = 32
+LOOPS = 5
 
 
 def overhead_rows(turns: int) -> Iterator[Row]:
@@ -67,7 +73,7 @@ def record_rows(turns: int) -> Iterator[Row]:
         jobs = {
             "the measures of a cell": lambda: measure_cell(images),
             "writing its record": lambda: records.write(record, images),
-            "reading its record": lambda: records.read(record["cell_id"]),
+            "reading its record": lambda: Records(records.folder).read(record["cell_id"]),
         }
         records.write(record, images)
         for name, times in zip(jobs, in_turns(list(jobs.values()), turns), strict=True):
@@ -104,7 +110,33 @@ def worker_rows(turns: int) -> Iterator[Row]:
         )  # fmt: skip
 
 
+def machine_rows(turns: int) -> Iterator[Row]:
+    """The bare loop in one and in two processes that share nothing: what a second process can bring at most here."""
+    gains = []
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=use_threads, initargs=(1,)) as pool:
+        for turn in range(turns + 1):
+            seconds = []
+            for at_once in (1, 2):
+                started = time.perf_counter()
+                list(pool.map(bare_loops, [LOOPS] * at_once))
+                seconds.append(time.perf_counter() - started)
+            if turn > 0:
+                gains.append(2 * seconds[0] / seconds[1])
+    yield Row(
+        "workers", "loops/s of two bare loops at once / one", statistics.median(gains), "×", "", (min(gains), max(gains)),
+        "of `python -m bench.speed pgd`, without the harness: what this machine gives",
+    )  # fmt: skip
+
+
 # --- what is timed
+
+
+def bare_loops(count: int) -> None:
+    """A bare PGD loop, so many times."""
+    pixels, model = pictures(), load_model("resnet-iqa")
+    with frozen(model):
+        for _ in range(count):
+            bare_loop(model, pixels)
 
 
 def noise_pictures(folder: Path, count: int) -> Path:
@@ -129,7 +161,7 @@ def timed_run(suite: Suite, executor: Executor, workers: int) -> tuple[float, fl
             events.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as scratch:
-        torch.set_num_threads(1)
+        use_threads(1)
         started = time.perf_counter()
         outcome = execute(suite, None, Records(Path(scratch)), report, executor, workers)
         seconds = time.perf_counter() - started

@@ -1,6 +1,8 @@
-"""The soft-ranking channel activation of CPRL, and its control; our reconstruction from the abstract of arXiv 2404.19567."""
+"""The channel activations of CPRL, and their control; our reconstruction from the abstract of arXiv 2404.19567."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import torch
 
@@ -30,8 +32,29 @@ def _edge(ranks: torch.Tensor, keep: float, sharpness: float) -> torch.Tensor:
     return torch.sigmoid((keep * channels - ranks) / (sharpness * channels))
 
 
-class SoftRankActivation(Activation):
-    """Keeps the strongest channels softly: CPR = m·z with m_c = sigmoid((ρC − r_c) / T), r the soft rank of mean |z_c|.
+class ChannelMask(Activation):
+    """CPR = m̃·z with a mask m of the channels and m̃ = 1 − a·(1 − m).
+
+    Attributes:
+        in_force: a, in [0, 1]; below 1 only while a training brings the mask in.
+    """
+
+    in_force: float = 1.0
+
+    @abstractmethod
+    def full(self, features: torch.Tensor) -> torch.Tensor:
+        """m in (0, 1), (N, C, 1, 1), of feature maps (N, C, h, w)."""
+
+    def kept(self, features: torch.Tensor) -> torch.Tensor:
+        """m̃, (N, C, 1, 1)."""
+        return 1 - self.in_force * (1 - self.full(features)) if self.in_force < 1 else self.full(features)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features * self.kept(features).to(features.dtype)
+
+
+class SoftRankActivation(ChannelMask):
+    """Keeps the strongest channels softly: m_c = sigmoid((ρC − r_c) / (T·C)), r the soft rank of mean |z_c|.
 
     Args:
         keep: ρ, share of the channels that is kept.
@@ -43,16 +66,59 @@ class SoftRankActivation(Activation):
         super().__init__()
         self.keep, self.temperature, self.sharpness = keep, temperature, sharpness
 
-    def kept(self, features: torch.Tensor) -> torch.Tensor:
-        """The mask m in (0, 1), (N, C, 1, 1), of feature maps (N, C, h, w)."""
+    def full(self, features: torch.Tensor) -> torch.Tensor:
+        """By the strengths of each picture."""
         ranks = soft_rank(features.abs().mean(dim=(2, 3)).float(), self.temperature)
         return _edge(ranks, self.keep, self.sharpness)[:, :, None, None]
 
+
+class StableRankActivation(ChannelMask):
+    """Keeps the channels that tell pictures apart and that attacks do not move, the same ones for every picture.
+
+    With a_c = mean_hw z_c of a picture x and x′ the attacked picture, the channels are ranked by V_c / D_c,
+
+        V_c = variance over pictures of a_c(x),    D_c = mean over pictures of (a_c(x′) − a_c(x))²,
+
+    running means over the training. A trained mask is constant: no attack can move it, and its gradient hides nothing.
+    While it trains, a batch is clean pictures and then the same pictures attacked.
+
+    Args:
+        keep, sharpness: as of `SoftRankActivation`.
+        channels: C.
+        momentum: weight of a batch in the running means.
+    """
+
+    signal: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, keep: float, sharpness: float, channels: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.keep, self.sharpness, self.momentum = keep, sharpness, momentum
+        for name in ("signal", "shift"):
+            self.register_buffer(name, torch.zeros(channels))
+
+    def observe(self, clean: torch.Tensor, attacked: torch.Tensor) -> None:
+        """Take feature maps (N, C, h, w) of clean pictures and of the same attacked into the running means."""
+        with torch.no_grad():
+            before, after = (maps.float().mean(dim=(2, 3)) for maps in (clean, attacked))
+            # both start at 0, so both are too small by the same factor, which their ratio does not see
+            self.signal.lerp_(before.var(dim=0, unbiased=False).to(self.signal.dtype), self.momentum)
+            self.shift.lerp_((after - before).square().mean(dim=0).to(self.shift.dtype), self.momentum)
+
+    def full(self, features: torch.Tensor) -> torch.Tensor:
+        """The same, (N, C, 1, 1), for every picture."""
+        # a dead channel has neither signal nor shift, and comes last
+        ratio = self.signal / (self.shift + 1e-6 * self.signal.mean() + 1e-20)
+        ranks = 1.0 + ratio.argsort(descending=True, stable=True).argsort()
+        return _edge(ranks, self.keep, self.sharpness)[None, :, None, None].expand(len(features), -1, -1, -1)
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features * self.kept(features).to(features.dtype)
+        if self.training:
+            self.observe(*features.chunk(2))
+        return super().forward(features)
 
 
-class RandomMask(Activation):
+class RandomMask(ChannelMask):
     """The control: a mask of the same size and the same soft edge, over channels in an order that was drawn once.
 
     Args:
@@ -68,9 +134,6 @@ class RandomMask(Activation):
         ranks = 1.0 + torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("mask", _edge(ranks, keep, sharpness)[None, :, None, None])
 
-    def kept(self, features: torch.Tensor) -> torch.Tensor:
-        """The same mask, (N, C, 1, 1), for every picture."""
+    def full(self, features: torch.Tensor) -> torch.Tensor:
+        """The same, (N, C, 1, 1), for every picture."""
         return self.mask.expand(len(features), -1, -1, -1)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features * self.mask.to(features.dtype)

@@ -14,9 +14,10 @@ from typing import ClassVar, Literal
 import torch
 
 from defenses.base import DoesNotApply
-from defenses.cprl.activation import RandomMask, SoftRankActivation
-from defenses.cprl.model import CPRLModel, StraightThrough
+from defenses.cprl.activation import ChannelMask, RandomMask, SoftRankActivation, StableRankActivation
+from defenses.cprl.model import StraightThrough, holder, maps_of, placed
 from defenses.training.adversarial import AdversarialTraining
+from defenses.training.anchored import ranking_loss
 from defenses.training.ball import INNER_STEPS
 from defenses.training.loop import inner_attack
 from models.base import FeatureModel, QualityModel
@@ -38,21 +39,35 @@ def feature_model(model: QualityModel, name: str) -> FeatureModel:
 
 @dataclass(frozen=True)
 class CPRL(AdversarialTraining):
-    """Soft-rank activation after the last stage, trained by min_θ SF + λ·IV + γ·NC.
+    """Soft-rank activation after the last stage, trained by min_θ σ·SF + λ·IV + γ·NC + κ·INV.
 
-    SF (sufficiency): squared error on clean pictures. IV (intervention): the largest squared error inside the ball, by
+    SF (sufficiency): squared error on clean pictures. IV (intervention): squared error on pictures moved inside the ball, by
     PGD. NC (necessity): relu(min(μ, |y − y'|) − |h(CPR) − h(do(CPR := CPR'))|), where CPR' and y' are another picture's.
     With γ = 0 and no mask this is `adversarial-training`, which is why that is what it must be compared with.
+
+    What is below `through` are ideas of ours that go beyond the abstract; each is off by default.
 
     Attributes:
         adversarial_weight: λ; 0 takes the minimax game out, and its inner attack with it.
         necessity_weight: γ; 0 takes necessity out.
         margin: μ, in quality.
-        mask: "soft-rank"; or, as controls, "random", a fixed mask of the same size, or "none".
+        mask: "soft-rank"; "stable-rank", an idea of ours, one mask for all pictures, see `StableRankActivation`; or, as
+            controls, "random", a fixed mask of the same size, or "none".
         keep, temperature, sharpness: of the activation, see `SoftRankActivation`.
         mask_seed: of the random mask.
         through: what an adaptive attacker differentiates: the deployed activation ("exact"), one with wider or narrower soft
             edges ("smoother", "sharper"), or none at all ("identity").
+        after: the stage of the model that the activation is put behind, as ``blocks.1``; empty for the last feature maps.
+        mask_ramp: share of the training over which the mask m comes in: the features are multiplied by 1 − a·(1 − m), and a
+            grows linearly from 0 to 1. The weights that a training starts from know of no mask.
+        intervention: what the inner attack raises: the squared error to the label ("label"); that to y + 2·sign(y − ȳ), with
+            ȳ the mean label of the batch, which pushes every score across the middle without end ("reflection", after the
+            paper's score reflection attack); or one and the other in turn ("mixed"). IV stays the error to the label.
+        invariance_weight: κ, of INV = (f(x') − f(x))², the causal invariance loss of the journal form.
+        necessity: "clean", as above; or "attacked": NC = relu(min(μ, |y − y'|) − sign(y − y')·(f(x') − f(x''))) over all
+            pairs of attacked pictures of the batch: necessity that holds under intervention, and in the right direction.
+        inner_steps: of the inner attack; each costs a pass.
+        sufficiency_weight: σ; 0 takes the clean pictures out, and their pass with them.
     """
 
     name: ClassVar[str] = "cprl"
@@ -62,57 +77,94 @@ class CPRL(AdversarialTraining):
 
     necessity_weight: float = 0.1
     margin: float = 0.2
-    mask: Literal["soft-rank", "random", "none"] = "soft-rank"
+    mask: Literal["soft-rank", "stable-rank", "random", "none"] = "soft-rank"
     keep: float = 0.5
     temperature: float = 0.1
     sharpness: float = 0.05
     mask_seed: int = 0
     through: Literal["exact", "smoother", "sharper", "identity"] = "exact"
+    after: str = ""
+    mask_ramp: float = 0.0
+    intervention: Literal["label", "reflection", "mixed"] = "label"
+    invariance_weight: float = 0.0
+    necessity: Literal["clean", "attacked"] = "clean"
+    inner_steps: int = INNER_STEPS
+    sufficiency_weight: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.adversarial_weight == 0:
-            object.__setattr__(self, "passes_an_image", 1)  # the clean picture alone
+        clean, attacked = self.sufficiency_weight > 0, self.adversarial_weight > 0
+        object.__setattr__(self, "passes_an_image", int(clean) + (self.inner_steps + 1 if attacked else 0))
         if not (0 < self.keep < 1 and self.temperature > 0 and self.sharpness > 0 and self.necessity_weight >= 0):
             raise ValueError(
                 "cprl: keep must be in (0, 1), temperature and sharpness above 0, necessity_weight not negative"
             )
+        self.refuse_negative(invariance_weight=self.invariance_weight, sufficiency_weight=self.sufficiency_weight)
+        if not (0 <= self.mask_ramp < 1 and self.inner_steps >= 1):
+            raise ValueError("cprl: mask_ramp must be in [0, 1), inner_steps at least 1")
+        both, needs = clean and attacked, attacked if self.necessity == "attacked" else clean
+        lacking = {
+            "a training": not (clean or attacked),
+            f"necessity={self.necessity}": self.necessity_weight > 0 and not needs,
+            "invariance_weight above 0": self.invariance_weight > 0 and not both,
+            "mask=stable-rank": self.mask == "stable-rank" and not both,
+        }
+        for what in (what for what, is_so in lacking.items() if is_so):
+            raise ValueError(f"cprl: {what} needs pictures that a sufficiency_weight or adversarial_weight of 0 takes out")
 
     def prepare(self, model: QualityModel) -> QualityModel:
         copied = feature_model(super().prepare(model), self.name)
         if self.mask == "none":
             return copied
+        channels = maps_of(copied, self.after)[1]
+        activation: ChannelMask = SoftRankActivation(self.keep, self.temperature, self.sharpness)
         if self.mask == "random":
-            side = max(copied.info.min_size, 64)
-            with torch.inference_mode():
-                channels = copied.eval().features(torch.zeros(1, 3, side, side)).shape[1]
-            return CPRLModel(copied, RandomMask(self.keep, self.sharpness, channels, self.mask_seed))
-        return CPRLModel(copied, SoftRankActivation(self.keep, self.temperature, self.sharpness))
+            activation = RandomMask(self.keep, self.sharpness, channels, self.mask_seed)
+        elif self.mask == "stable-rank":
+            activation = StableRankActivation(self.keep, self.sharpness, channels)
+        return placed(copied, activation, self.after)
 
     def surrogate(self, model: QualityModel) -> QualityModel:
         deployed = self.protect(model)
-        if self.through == "exact" or not isinstance(deployed, CPRLModel):
+        part = holder(deployed)
+        if self.through == "exact" or part is None:
             return deployed
         if self.through == "identity":
-            deployed.activation = StraightThrough(deployed.activation)
-        elif isinstance(deployed.activation, SoftRankActivation):
+            part.activation = StraightThrough(part.activation)
+        elif isinstance(part.activation, SoftRankActivation):
             width = SMOOTHER if self.through == "smoother" else SHARPER
-            deployed.activation = SoftRankActivation(self.keep, self.temperature * width, self.sharpness * width)
+            part.activation = SoftRankActivation(self.keep, self.temperature * width, self.sharpness * width)
         return deployed
 
+    def moved_from(self, labels: torch.Tensor) -> torch.Tensor:
+        """What the inner attack moves the scores away from, (N,)."""
+        if self.intervention == "label":
+            return labels
+        across = labels + 2 * (labels - labels.mean()).sign()
+        if self.intervention == "mixed":
+            across[1::2] = labels[1::2]
+        return across
+
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        assert isinstance(model, FeatureModel)
-        count, both = len(images), images
+        part = holder(model)
+        if part is not None and isinstance(part.activation, ChannelMask) and self.mask_ramp > 0:
+            part.activation.in_force = min(1.0, progress / self.mask_ramp)
+        scored = {"clean": images} if self.sufficiency_weight > 0 else {}
         if self.adversarial_weight > 0:
-            both = torch.cat([images, inner_attack(model, images, labels, self.ball(progress), INNER_STEPS)])
-        scores = model.quality(both).float()
-        errors = (scores - labels.repeat(len(both) // count)) ** 2
-        total = errors[:count].mean()
-        if self.adversarial_weight > 0:
-            total = total + self.adversarial_weight * errors[count:].mean()
+            scored["attacked"] = inner_attack(model, images, self.moved_from(labels), self.ball(progress), self.inner_steps)
+        scores = dict(zip(scored, model.quality(torch.cat(list(scored.values()))).float().chunk(len(scored)), strict=True))
+        weights = {"clean": self.sufficiency_weight, "attacked": self.adversarial_weight}
+        total = torch.stack([weights[kind] * (some - labels).square().mean() for kind, some in scores.items()]).sum()
+        if self.invariance_weight > 0:
+            total = total + self.invariance_weight * (scores["attacked"] - scores["clean"]).square().mean()
         if self.necessity_weight > 0:
-            # do(C := c'): the CPR of another picture of the batch takes the place of this one's
-            effect = (scores[:count] - scores[:count].roll(1, 0)).abs()
-            wanted = (labels - labels.roll(1, 0)).abs().clamp(max=self.margin)
-            total = total + self.necessity_weight * torch.relu(wanted - effect).mean()
+            total = total + self.necessity_weight * self._necessity(scores[self.necessity], labels)
         return total
+
+    def _necessity(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.necessity == "attacked":
+            return ranking_loss(scores, scores, labels, labels, self.margin)
+        # do(C := c'): the CPR of another picture of the batch takes the place of this one's
+        effect = (scores - scores.roll(1, 0)).abs()
+        wanted = (labels - labels.roll(1, 0)).abs().clamp(max=self.margin)
+        return torch.relu(wanted - effect).mean()

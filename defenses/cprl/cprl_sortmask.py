@@ -14,7 +14,7 @@ import torch
 
 from defenses.base import DoesNotApply
 from defenses.cprl.cprl import feature_model
-from defenses.cprl.model import CPRLModel, StraightThrough
+from defenses.cprl.model import CPRLModel, StraightThrough, maps_of
 from defenses.cprl.sort_mask import SortMask
 from defenses.training.adversarial import AdversarialTraining
 from defenses.training.ball import INNER_STEPS
@@ -55,10 +55,7 @@ class CPRLSortMask(AdversarialTraining):
 
     def prepare(self, model: QualityModel) -> QualityModel:
         copied = feature_model(super().prepare(model), self.name)
-        side = max(copied.info.min_size, 64)
-        with torch.inference_mode():
-            size = copied.eval().features(torch.zeros(1, 3, side, side)).shape[2:]
-        if size == (1, 1):
+        if maps_of(copied)[2:] == (1, 1):
             raise DoesNotApply(f"{self.name} needs feature maps of more than one value, and {model.info.name} has none")
         return CPRLModel(copied, SortMask(self.share, self.form))
 

@@ -1,6 +1,7 @@
 """Trained weights: safetensors with a YAML card each, named ``MODEL.safetensors`` or ``MODEL+DEFENSE.safetensors``.
 
-Further weights of the same, as of other seeds, have a label: ``MODEL+DEFENSE@LABEL.safetensors``.
+Further weights of the same, as of other seeds, have a label: ``MODEL+DEFENSE@LABEL.safetensors``. Those that are not shipped
+may lie in a folder of your own, named by the environment variable ``IQARENA_WEIGHTS``: specs name the label, not the folder.
 
 Weights of others may also come as PyTorch's own ``.pt``, ``.pth`` or ``.pkl``, of which nothing but tensors is read.
 """
@@ -8,6 +9,7 @@ Weights of others may also come as PyTorch's own ``.pt``, ``.pth`` or ``.pkl``, 
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import tarfile
 from collections.abc import Mapping
@@ -35,10 +37,11 @@ def weight_file(model: str, defense: str = "none", folder: Path = ZOO, label: st
 
 
 def chosen_file(weights: str, model: str, defense: str = "none") -> Path:
-    """What ``weights=`` stands for: nothing for the zoo's file, a bare word for the zoo's of that label, or a file."""
-    if not weights or (Path(weights).name == weights and not Path(weights).suffix):
-        return weight_file(model, defense, label=weights)
-    return Path(weights)
+    """What ``weights=`` stands for: nothing for the zoo's file, a label for the zoo's or else your own of it, or a file."""
+    if weights and (Path(weights).name != weights or Path(weights).suffix):
+        return Path(weights)
+    shipped, own = weight_file(model, defense, label=weights), os.environ.get("IQARENA_WEIGHTS")
+    return weight_file(model, defense, Path(own), weights) if weights and own and not shipped.is_file() else shipped
 
 
 def card_of(path: Path) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""``python -m bench.study``: trains the study's weights, writes its suite, and turns the records into docs/cprl.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.errors import UserError
+from bench.progress import TrainingReporter
+from bench.records import Records
+from bench.search import share
+from bench.study import page as pages
+from bench.study import suite as suites
+from bench.study.numbers import findings
+from bench.study.training import trainings
+from bench.study.variants import at_hand, trained
+from bench.threads import use_threads
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+
+
+@app.command()
+def train(
+    root: Annotated[Path, typer.Option(help="labelled pictures to train on")],
+    start: Annotated[Path, typer.Option(help="undefended weights that every training starts from")],
+    out: Annotated[Path, typer.Option(help="folder for the weights; $IQARENA_WEIGHTS for the suite")],
+    part: Annotated[str, typer.Option(help="K/N: every N-th training from the K-th on, for N processes")] = "",
+    print_: Annotated[bool, typer.Option("--print", help="only print the commands of what is missing")] = False,
+    threads: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Train what is missing, seed by seed; goes on where it was stopped."""
+    if threads:
+        use_threads(threads)
+    for training in share(list(trainings()), part):
+        if training.file(out).is_file():
+            continue
+        if print_:
+            typer.echo(training.command(root, start, out))
+            continue
+        typer.echo(f"{training.variant.name}, seed {training.seed}")
+        with TrainingReporter() as report:
+            typer.echo(training.run(root, start, out, report))
+
+
+@app.command()
+def suite(
+    sections: Annotated[list[str] | None, typer.Argument(help="only these sections, to be run alone")] = None,
+    have: Annotated[bool, typer.Option("--at-hand", help="only of weights that are there")] = False,
+    write: Annotated[bool, typer.Option("--write", help=f"write the whole suite to {suites.PATH.name}")] = False,
+) -> None:
+    """Print the suite, or sections of it."""
+    if write:
+        suites.PATH.write_text(suites.text(), encoding="utf-8")
+        typer.echo(suites.PATH)
+    else:
+        typer.echo(suites.text(sections or (), at_hand(trained()) if have else None), nl=False)
+
+
+@app.command()
+def page(
+    results: Annotated[Path, typer.Option(help="folder that the suite was run into")],
+    search: Annotated[
+        Path | None, typer.Option(help="search.csv of `bench.search`; the one in docs/cprl if left out")
+    ] = None,
+    docs: Annotated[Path, typer.Option(help="where cprl.md and the folder cprl go")] = Path("docs"),
+) -> None:
+    """Write docs/cprl.md, its plots and its numbers from the records."""
+    for path in pages.write(findings(Records(results)), search, docs):
+        typer.echo(path)
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line and exit 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"study: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Writes ``bench/suites/cprl.yaml``: which variant meets which attack, and what that costs.
+
+The suite is a product of lists and parts; a part may be written alone, to be run on a day of its own into the same folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import yaml
+
+from attacks.ensemble import Ensemble
+from bench.config import Suite, validated
+from bench.errors import UserError
+from bench.plan import Cell, expand
+from bench.registry import ATTACKS
+from bench.study.variants import MODEL, SEEDS, Spec, Trained, trained
+
+PATH = Path(__file__).resolve().parents[1] / "suites" / "cprl.yaml"
+PICTURES = 60
+MAIN, SIZES = "2/255", ("1/255", "2/255", "4/255", "8/255")
+COMMON: dict[str, Any] = {"name": "cprl", "dataset": "demo", "limit": PICTURES, "seed": 0}
+
+CORE = ["random-noise", "score-reflection", "score-reflection-away", "pgd[steps=40]"]
+WHOLE = ["score-reflection-fgsm", "score-reflection-apgd", "square", "standard", "standard-rank"]
+MILLISECONDS = {"forward": 4.5, "float32": 11.5, "bfloat16": 6.5}
+"""A picture's forward pass, and its forward and backward in either precision, on one core of an EPYC with AVX512-BF16."""
+SECONDS_A_CELL = 1.2
+"""What is neither: scores of 60 pictures and their distances."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Some cells of the suite, and why they are there."""
+
+    name: str
+    why: str
+    parts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """What it expands to."""
+        first, *others = self.parts
+        suite: Suite = validated({**COMMON, **first, "parts": others})
+        return expand(suite)
+
+
+def sections(runs: Sequence[Trained] | None = None) -> list[Section]:
+    """The suite of some sets of weights; of all, the whole suite."""
+    runs = trained() if runs is None else runs
+    everything = [variant.spec(seed) for variant, seed in runs]
+    first = [variant.spec(seed) for variant, seed in runs if seed == SEEDS[0]]
+    headline = [variant.spec(seed) for variant, seed in runs if seed == SEEDS[0] and variant.headline]
+    surrogates = [variant.spec(seed, through) for variant, seed in runs for through in variant.surrogates]
+    other_sizes = [size for size in SIZES if size != MAIN]
+    found = [
+        Section(
+            "core",
+            "every variant, seed and size under the score-reflection attacks and PGD, crafted through the defense and on "
+            "the undefended twin (setting oblivious: a transfer attack). Gradients in bfloat16: on adversarial training and "
+            "CPRL these attacks moved quality by 0.99 of what float32 did, at half the time",
+            [*_parts(everything, CORE, SIZES, "bfloat16", ["oblivious", "adaptive"])],
+        ),
+        Section(
+            "surrogates",
+            "every variant with a mask through its surrogates; what works better than the exact gradient counts against it",
+            [*_parts(surrogates, ["score-reflection-away", "pgd[steps=40]"], [MAIN], "bfloat16")],
+        ),
+        Section(
+            "set",
+            "the attack on the whole set, which aims at ranks by exact qualities and so wants float32: all seeds at the "
+            "main size, one at the others",
+            [*_parts(everything, ["sma[steps=10]"], [MAIN], "float32"),
+             *_parts(first, ["sma[steps=10]"], other_sizes, "float32")],
+        ),
+        Section(
+            "black-box",
+            "every variant by scores alone: does a search find what the gradient hides?",
+            [*_parts(first, ["square[queries=200]"], [MAIN], "float32")],
+        ),
+        Section(
+            "strong",
+            "the headline variants under the whole list: PGD with more steps and restarts, and the two ensembles with their "
+            "members, 100 steps with restarts and 1,000 questions",
+            [*_parts(headline, [f"pgd[steps={steps},restarts=3]" for steps in (10, 40, 100)], [MAIN], "bfloat16"),
+             *_parts(headline, WHOLE, [MAIN], "float32")],
+        ),
+    ]  # fmt: skip
+    return [section for section in found if section.parts]
+
+
+def _parts(
+    specs: Sequence[Spec],
+    attacks: Sequence[str],
+    sizes: Sequence[str],
+    precision: str,
+    settings: Sequence[str] = ("adaptive",),
+) -> Iterable[dict[str, Any]]:
+    """The undefended ones, of which each is a model, and the others, which are defenses of one model."""
+    common = {"attacks": list(attacks), "threats": [{"norm": "linf", "eps": size} for size in sizes], "precision": precision}
+    defended = [defense for model, defense in specs if model == MODEL]
+    bare = [model for model, _ in specs if model != MODEL]
+    if defended:
+        yield {"models": [MODEL], "defenses": defended, **common, "settings": list(settings)}
+    if bare:
+        yield {"models": bare, "defenses": ["none"], **common, "settings": ["adaptive"]}
+
+
+def minutes(cells: Sequence[Cell]) -> float:
+    """What cells take one core; pictures that some of them share are attacked once."""
+    crafted = {one.crafting: one for cell in cells for one in _made_of(cell)}
+    milliseconds = 1000 * SECONDS_A_CELL * len(cells)
+    for cell in crafted.values():
+        forwards, backwards = ATTACKS.build(cell.attack).passes or (0, 0)
+        each = (forwards - backwards) * MILLISECONDS["forward"] + backwards * MILLISECONDS[cell.precision]
+        milliseconds += PICTURES * each
+    return milliseconds / 60_000
+
+
+def _made_of(cell: Cell) -> list[Cell]:
+    """The cells of an ensemble's members; another one is its own."""
+    attack = ATTACKS.build(cell.attack)
+    if not isinstance(attack, Ensemble):
+        return [cell]
+    return [replace(cell, attack=member.name, objective=kind) for member, kind in attack.members]
+
+
+def text(names: Sequence[str] = (), runs: Sequence[Trained] | None = None) -> str:
+    """The YAML file, or one with some of its sections, or of some sets of weights.
+
+    Raises:
+        UserError: for a section that is none, or where nothing is left.
+    """
+    found = sections(runs)
+    known = [section.name for section in found]
+    if not known:
+        raise UserError("no weights of the study are at hand; train them, and set IQARENA_WEIGHTS to their folder")
+    for name in names:
+        if name not in known:
+            raise UserError(f"no section {name!r}; the suite has {', '.join(known)}")
+    chosen = [section for section in found if not names or section.name in names]
+    taken = {section.name: minutes(section.cells) for section in chosen}
+    lines = [
+        *_comment(
+            "CPRL (our reconstruction from the abstracts) against what is trained at the same budget: the study in "
+            "docs/cprl.md. Written by `python -m bench.study suite --write` from bench/study/variants.py. The weights do "
+            "not ship: `python -m bench.study train` makes them in a folder that $IQARENA_WEIGHTS has to name. While some "
+            "are still to be trained, `python -m bench.study suite --at-hand` prints the suite of the others."
+        ),
+        "#",
+        "#   export IQARENA_WEIGHTS=FOLDER",
+        "#   iqarena run cprl --out results/cprl",
+        "#",
+        *_comment(
+            f"Sections can be run on different days into the same folder, from `python -m bench.study suite SECTION`. "
+            f"In minutes of one core, with {PICTURES} pictures, {MILLISECONDS['forward']} ms a forward pass of one, "
+            f"{MILLISECONDS['float32']} ms with its backward, {MILLISECONDS['bfloat16']} ms in bfloat16, and "
+            f"{SECONDS_A_CELL:g} s a cell:"
+        ),
+        "#",
+        *(f"#   {name:<12}{taken[name]:>5.0f}   {len(s.cells):>5} cells" for name, s in zip(taken, chosen, strict=True)),
+        f"#   {'together':<12}{sum(taken.values()):>5.0f}   {sum(len(s.cells) for s in chosen):>5} cells",
+    ]
+    first, *others = [
+        (section if place == 0 else None, part) for section in chosen for place, part in enumerate(section.parts)
+    ]
+    lines += [f"{key}: {value}" for key, value in COMMON.items()]
+    lines += [*_comment(f"{chosen[0].name}: {chosen[0].why}"), *_yaml(first[1])]
+    if others:
+        lines.append("parts:")
+    for section, part in others:
+        lines += [f"  {line}" for line in _comment(f"{section.name}: {section.why}")] if section else []
+        lines += [("  - " if place == 0 else "    ") + line for place, line in enumerate(_yaml(part))]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(words: str) -> list[str]:
+    return fill(words, 118, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False).splitlines()
+
+
+def _yaml(content: dict[str, Any]) -> list[str]:
+    return yaml.safe_dump(content, sort_keys=False, width=118, default_flow_style=None).splitlines()

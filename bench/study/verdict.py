@@ -1,0 +1,187 @@
+"""What follows from the numbers, in words, whichever way they fall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.boards import signed
+from bench.boards import size as written
+from bench.bootstrap import Interval, interval
+from bench.ranking import FEW_REFERENCES
+from bench.study.numbers import Difference, Findings, Met, Run, Size
+from bench.study.variants import Variant
+
+GAIN, COST = 0.03, 0.02
+"""The aim, set before anything was trained: so much more robust SROCC, at no more clean SROCC lost than this."""
+HIDDEN = 0.02
+"""SROCC by which an attack without the exact gradient must do better than those with it, before that counts as hidden."""
+
+
+def span(values: Interval) -> str:
+    """Value and interval."""
+    return f"{signed(values[0])} [{signed(values[1])}, {signed(values[2])}]"
+
+
+def p_of(p: float) -> str:
+    """A p value as people write it."""
+    return "no p" if not np.isfinite(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def verdict(found: Findings) -> str:
+    """One paragraph."""
+    base, own = found.find("baseline"), found.find("cprl")
+    if base is None or own is None:
+        return "The records lack adversarial training or CPRL, so nothing can be said yet."
+    size = found.half(base)
+    forms = [variant for variant in size.variants if variant.role in ("cprl", "idea")]
+    if own not in forms:
+        return "The records of CPRL are not complete, so nothing can be said yet."
+    best = max(forms, key=lambda variant: float(size.robust(variant)[0]))
+    sentences = [_best(size, base, forms, best), *_control(size, best)]
+    if own != best:
+        sentences.append(_as_read(size, base, forms, own))
+    sentences += [_terms(size, own), hidden(found.main), *_doubts(found, size)]
+    return " ".join(sentences)
+
+
+def _best(size: Size, base: Variant, forms: Sequence[Variant], best: Variant) -> str:
+    robust, clean = _differences(size, base, forms, best)
+    kept = float(size.robust(base)[0] / size.clean(base)[0])
+    at = f"At {written('linf', size.eps)}, where {base.name} keeps {kept:.0%} of its clean SROCC"
+    which = f"the best of {len(forms)} forms of CPRL, {best.name}," if len(forms) > 1 else f"{best.name}"
+    corrected = f", corrected for {len(forms)} forms" if len(forms) > 1 else ""
+    told = (
+        f"{at}, {which} has a robust SROCC of {span(interval(size.robust(best)))} against "
+        f"{span(interval(size.robust(base)))}: a difference of {span(robust.value)} ({p_of(robust.p)}{corrected}). "
+        f"In clean SROCC the difference is {span(clean.value)}."
+    )
+    lacking = []
+    if robust.value[0] < GAIN:
+        lacking.append(f"the gain is below {GAIN}")
+    if not (robust.believed and robust.value[1] > 0):
+        lacking.append("its interval is not clear of zero" if robust.value[1] <= 0 else "its p is not below 0.05")
+    if clean.value[0] < -COST:
+        lacking.append(f"it costs more than {COST} clean SROCC")
+    if not lacking:
+        return f"{told} **That is better than {base.name} by what we had set out for.**"
+    if robust.believed and robust.value[0] < 0:
+        return f"{told} **{base.name.capitalize()} is better.**"
+    if robust.believed:
+        return f"{told} **It is more robust, but not by what we had set out for**: {' and '.join(lacking)}."
+    return f"{told} **We cannot tell the two apart.**"
+
+
+def _control(size: Size, best: Variant) -> list[str]:
+    control = next((variant for variant in size.variants if variant.role == "control"), None)
+    if best.role != "idea" or control is None:
+        return []
+    ((_, robust),) = size.against(control, [best], size.robust).items()
+    if robust.believed:
+        same = "so the gain is CPRL's own" if robust.value[0] > 0 else "so CPRL takes away from what its ideas give"
+    else:
+        same = "which does not show that CPRL has a part in it"
+    return [f"Its ideas without what makes it CPRL ({control.name}) give {span(interval(size.robust(control)))}: "
+            f"with CPRL it is {span(robust.value)} more ({p_of(robust.p)}), {same}."]  # fmt: skip
+
+
+def _as_read(size: Size, base: Variant, forms: Sequence[Variant], own: Variant) -> str:
+    robust, _ = _differences(size, base, forms, own)
+    word = ("more" if robust.value[0] > 0 else "less") + " robust than" if robust.believed else "not told apart from"
+    return f"{own.name} as we read the abstract is {word} {base.name}: {span(robust.value)} ({p_of(robust.p)})."
+
+
+def _differences(size: Size, base: Variant, forms: Sequence[Variant], of: Variant) -> tuple[Difference, Difference]:
+    """Robust and clean, corrected for all forms of CPRL, as any of them might have been the best."""
+    robust, clean = (size.against(base, forms, measure)[of.name] for measure in (size.robust, size.clean))
+    return robust, clean
+
+
+def terms(size: Size, own: Variant) -> dict[Variant, tuple[Difference, Difference]]:
+    """What CPRL less a term is less CPRL, robust and clean."""
+    less = [variant for variant in size.variants if variant.role == "ablation"]
+    robust, clean = (size.against(own, less, of) for of in (size.robust, size.clean))
+    return {variant: (robust[variant.name], clean[variant.name]) for variant in less}
+
+
+def _terms(size: Size, own: Variant) -> str:
+    found = terms(size, own)
+    told = [
+        f"{variant.name} is {'more' if robust.value[0] > 0 else 'less'} robust than {own.name} "
+        f"({span(robust.value)}, {p_of(robust.p)})"
+        for variant, (robust, _) in found.items()
+        if robust.believed
+    ]
+    others = len(found) - len(told)
+    if not found:
+        return "No term of it was left out for comparison."
+    if not told:
+        return f"None of the {len(found)} variants of {own.name} that lack a term can be told apart from it."
+    rest = f"; the other {others} that lack a term cannot be told apart from it" if others else ""
+    return f"{'; '.join(told)}{rest}."
+
+
+# --- hidden gradients
+
+
+KINDS = ("surrogate", "scores alone", "transfer")
+"""Ways of an attacker who does not trust the exact gradient."""
+
+
+def kinds(run: Run, common: frozenset[Met]) -> dict[str, float]:
+    """The least SROCC of a run by what the attack knew; exact gradients are those of the same steps as the others'."""
+    groups: dict[str, list[float]] = {}
+    for met, values in run.attacked.items():
+        if met.through:
+            kind = "surrogate"
+        elif met.attack.startswith("square"):
+            kind = "scores alone"
+        elif met.setting == "oblivious":
+            kind = "transfer"
+        elif met in common:
+            kind = "exact gradient"
+        else:
+            continue
+        groups.setdefault(kind, []).append(float(values[0]))
+    return {kind: min(values) for kind, values in groups.items()}
+
+
+def hidden(size: Size) -> str:
+    """Whether anything finds what exact gradients miss."""
+    beaten: list[str] = []
+    tried: dict[str, float] = {}
+    for variant in (variant for variant in size.variants if variant.role != "none"):
+        for run in size.of(variant):
+            found = kinds(run, size.common)
+            exact = found.pop("exact gradient", np.nan)
+            for kind, value in found.items():
+                tried[kind] = max(tried.get(kind, -np.inf), exact - value)
+                if exact - value > HIDDEN:
+                    beaten.append(f"{variant.name}, seed {run.seed}, by {kind} ({signed(exact)} to {signed(value)})")
+    at = f"At {written('linf', size.eps)}"
+    if not tried:
+        return f"{at} nothing but exact gradients was tried, so they may hide something."
+    if beaten:
+        return f"{at} exact gradients miss something: {_some(beaten)}."
+    names = " and ".join(kind for kind in KINDS if kind in tried)
+    most = max(tried.values())
+    told = f"at most {signed(most)} lower" if most > 0 else "none is lower"
+    return f"{at} nothing found what exact gradients miss, of {names} ({told})."
+
+
+def _some(words: Sequence[str], count: int = 4) -> str:
+    more = f"; and {len(words) - count} more" if len(words) > count else ""
+    return "; ".join(words[:count]) + more
+
+
+def _doubts(found: Findings, size: Size) -> list[str]:
+    seeds = min(len(size.of(variant)) for variant in size.variants)
+    doubts = []
+    if found.references < FEW_REFERENCES:
+        doubts.append(f"{found.references} reference pictures")
+    if seeds < 5:
+        doubts.append(f"{seeds} seed{'s' * (seeds > 1)} a variant" if seeds > 1 else "one seed of some variants")
+    doubts.append("one small network and one budget")
+    listed = ", ".join(doubts[:-1]) + " and " * bool(doubts[:-1]) + doubts[-1]
+    return [f"All this is from {listed}, and the intervals are rough."]
