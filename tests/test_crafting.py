@@ -78,7 +78,7 @@ class Tells(FittedAttack):
 
 
 def test_every_picture_and_every_seed_of_a_suite_has_draws_of_its_own(arena):
-    """A linear model's quality moves by the same for the same noise, whatever the picture; so other moves are other draws."""
+    """A linear model's quality moves by the same for the same noise, whatever the picture: other moves are other draws."""
     moves = []
     for seed in (0, 1):
         cell = cells("random-noise", seed=seed)[0]
