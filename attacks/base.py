@@ -39,7 +39,13 @@ class Target(Protocol):
 
 
 class Generators:
-    """A random stream a picture, so that what is drawn does not depend on the batch that a picture is in."""
+    """A random stream a picture, so that what is drawn does not depend on the batch that a picture is in.
+
+    Example:
+        >>> together, alone = Generators([1, 2]).uniform(-1, 1, (3,)), Generators([2]).uniform(-1, 1, (3,))
+        >>> torch.equal(together[1:], alone)
+        True
+    """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.streams = [torch.Generator().manual_seed(seed) for seed in seeds]

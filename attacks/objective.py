@@ -73,7 +73,16 @@ class Objective:
         return torch.full_like(self.clean, 0.5 if self.mirror == "mid" else self.data_mean)
 
     def loss(self, quality: torch.Tensor) -> torch.Tensor:
-        """Loss (N,) of qualities (N,); smaller is a better attack."""
+        """Loss (N,) of qualities (N,); smaller is a better attack.
+
+        Example:
+            >>> reflect = Objective("reflect", clean=torch.tensor([0.8]))
+            >>> reflect.loss(torch.tensor([0.2])).item() < 1e-12  # mirrored about 0.5
+            True
+            >>> away = Objective("away", clean=torch.tensor([0.8]))
+            >>> bool(away.loss(torch.tensor([0.1])) < away.loss(torch.tensor([0.3])))
+            True
+        """
         if self.kind == "raise":
             return -quality
         if self.kind == "lower":

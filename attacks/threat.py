@@ -73,6 +73,11 @@ class Threat:
 
         linf: the nearest. l2: the shift scaled, then clipped to [0, 1], which keeps it inside both. l0: the pixels that
         changed most. patch: the square that holds most of the change. ssim: the shift scaled until it fits.
+
+        Example:
+            >>> clean = torch.full((1, 3, 2, 2), 0.5)
+            >>> Threat("linf", 2 / 255).project(clean + 0.1, clean).sub(clean).mul(255).amax().round().item()
+            2.0
         """
         shift = images - clean
         if self.norm == "ssim":
@@ -95,6 +100,11 @@ class Threat:
         For linf to the nearest grid value inside the ball. For l2 and ssim to the nearest values, of a shift that is
         shortened until they are inside: rounding every value toward the clean picture would give much of the ball away.
         For l0 and patch, `images` must be inside.
+
+        Example:
+            >>> clean = torch.full((1, 3, 2, 2), 100 / 255)
+            >>> Threat("linf", 2 / 255).snap(clean + 1.6 / 255, clean).mul(255)[0, 0, 0, 0].round(decimals=3).item()
+            102.0
         """
         shift = (images - clean).mul_(255)
         if self.norm == "ssim":

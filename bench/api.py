@@ -68,7 +68,7 @@ def evaluate(
 
     Example:
         >>> from bench import evaluate
-        >>> report = evaluate("resnet-iqa", attacks=["random-noise"], limit=4)
+        >>> report = evaluate("cnniqa", attacks=["random-noise"], limit=4)
         >>> float(report.linf_max[0]) <= 2 / 255
         True
     """

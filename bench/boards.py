@@ -110,7 +110,12 @@ def content(records: Records) -> Content:
 
 
 def size(norm: str, eps: float) -> str:
-    """A threat's size as people write it: k/255 for linf where it is one."""
+    """A threat's size as people write it: k/255 for linf where it is one.
+
+    Example:
+        >>> size("linf", 2 / 255), size("l2", 0.5)
+        ('2/255', '0.5')
+    """
     steps = round(eps * 255)
     return f"{steps}/255" if norm == "linf" and 0 < steps < 255 and abs(eps * 255 - steps) < 1e-6 else f"{eps:g}"
 

@@ -86,6 +86,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """p values corrected for their number by Holm's step-down method (Scand. J. Statist. 6, 1979), in the order given.
 
     Of those below 0.05, the chance that any is a false alarm stays below 0.05. NaN stays and does not count.
+
+    Example:
+        >>> holm([0.01, 0.04])
+        [0.02, 0.04]
     """
     known = sorted((p, place) for place, p in enumerate(p_values) if np.isfinite(p))
     corrected = [float("nan")] * len(p_values)
@@ -97,5 +101,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def shared_ranks(intervals: Sequence[Interval]) -> list[int]:
-    """1 + the number of intervals that lie wholly above, so that overlapping ones tie unless something parts them."""
+    """1 + the number of intervals that lie wholly above, so that overlapping ones tie unless something parts them.
+
+    Example:
+        >>> shared_ranks([(0.5, 0.4, 0.6), (0.45, 0.3, 0.55), (0.1, 0.0, 0.2)])
+        [1, 1, 3]
+    """
     return [1 + sum(other[1] > own[2] for other in intervals) for own in intervals]

@@ -20,7 +20,12 @@ Setting = Literal["oblivious", "adaptive", "transfer"]
 
 
 def parse_size(value: object) -> object:
-    """``4/255`` or a number to a float."""
+    """``4/255`` or a number to a float.
+
+    Example:
+        >>> parse_size("51/255")
+        0.2
+    """
     if isinstance(value, str):
         try:
             return float(Fraction(value.replace(" ", "")))
@@ -140,6 +145,10 @@ def load_suite(name_or_file: str) -> Suite:
 
     Raises:
         UserError: naming file, line and field.
+
+    Example:
+        >>> load_suite("quick").dataset
+        'demo'
     """
     path = Path(name_or_file)
     if not path.suffix and (SUITES / f"{name_or_file}.yaml").is_file():

@@ -24,6 +24,11 @@ def load_model(spec: str) -> QualityModel:
 
     Raises:
         UserError: for an unknown model, parameter, or unusable weights.
+
+    Example:
+        >>> model = load_model("cnniqa")
+        >>> model.info.score_range, len(model.info.weights_sha256)
+        ((0.0, 1.0), 64)
     """
     name, parameters = parse_spec(spec)
     made = MODELS.find(name)

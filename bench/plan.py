@@ -85,6 +85,12 @@ def expand(suite: Suite) -> list[Cell]:
 
     Raises:
         UserError: for an unknown attack.
+
+    Example:
+        >>> from bench.config import validated
+        >>> suite = validated({"models": ["cnniqa"], "defenses": ["none", "jpeg"], "attacks": ["fgsm"]})
+        >>> [(cell.defense, cell.setting) for cell in expand(suite)]
+        [('none', 'oblivious'), ('none', 'adaptive'), ('jpeg', 'oblivious'), ('jpeg', 'adaptive')]
     """
     parts = [suite, *(suite.model_copy(update=_given(part)) for part in suite.parts)]
     cells = [cell for part in parts for cell in _product(part)]

@@ -55,6 +55,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 
     Raises:
         UserError: where brackets or ``key=value`` pairs are broken.
+
+    Example:
+        >>> parse_spec("pgd[steps=40,restarts=5]")
+        ('pgd', {'steps': 40, 'restarts': 5})
     """
     name, parameters = _parsed(spec)
     return name, dict(parameters)
@@ -79,13 +83,23 @@ def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def spec_of(name: str, parameters: Mapping[str, Any]) -> str:
-    """The other way round; parameters that are empty are left out."""
+    """The other way round; parameters that are empty are left out.
+
+    Example:
+        >>> spec_of("pgd", {"steps": 40, "restarts": 5})
+        'pgd[steps=40,restarts=5]'
+    """
     pairs = ",".join(f"{key}={value}" for key, value in parameters.items() if value != "")
     return f"{name}[{pairs}]" if pairs else name
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """A hint for an unknown word."""
+    """A hint for an unknown word.
+
+    Example:
+        >>> nearest("pdg", ["pgd", "fgsm"])
+        'did you mean pgd?'
+    """
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
 

@@ -224,7 +224,8 @@ def _files(folder: Path, dataset: ImageDataset) -> list[Path]:
             return [folder / name for name in wanted]
         if there < set(wanted):
             missing = min(set(wanted) - there)
-            raise UserError(f"{folder / missing}: is missing, of the {len(wanted)} pictures of a set of that size")
+            told = f"iqarena data export {dataset.name} --limit {len(wanted)}"
+            raise UserError(f"{folder / missing}: is missing; the others are of the pictures that `{told}` writes")
     wanted = _wanted(dataset, len(there))
     raise UserError(
         f"{folder / min(there - set(wanted))}: not one of the {len(wanted)} pictures that `iqarena data export "

@@ -46,6 +46,16 @@ class Target:
         precision: of the forward passes that gradients are taken of, and of the qualities that come with them.
 
     Every picture batch that comes in must have `count` pictures, in the same order; `part` makes a target for fewer.
+
+    Example:
+        >>> from bench.loading import load_model
+        >>> target = Target(load_model("cnniqa"), count=2, access="score")
+        >>> qualities = target.quality(torch.rand(2, 3, 32, 32))
+        >>> qualities.shape, target.counts.forwards.tolist()
+        (torch.Size([2]), [1, 1])
+        >>> target.quality_and_grad(torch.rand(2, 3, 32, 32), lambda quality: -quality)
+        Traceback (most recent call last):
+        bench.target.TargetError: the attack declared access='score' and asked for a gradient
     """
 
     def __init__(

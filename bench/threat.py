@@ -33,6 +33,12 @@ def store(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Stored
         attacked: what the attack returned, (N, 3, H, W) in [0, 1].
         clean: the clean pictures' pixels, the same shape, uint8.
         threat: the threat model.
+
+    Example:
+        >>> clean = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
+        >>> stored = store(clean / 255 + 9 / 255, clean, Threat("linf", 2 / 255))
+        >>> int(stored.pixels.max()), bool(stored.left_ball[0])
+        (102, True)
     """
     start = clean.float() / 255
     not_finite = ~torch.isfinite(attacked).flatten(1).all(dim=1)
@@ -47,6 +53,11 @@ def verified(pixels: torch.Tensor, clean: torch.Tensor, threat: Threat) -> torch
     """Whether each stored picture is inside the threat model, from its pixels alone, in float64; (N,) bool.
 
     Measured apart from `attacks.threat`, on purpose: the two must agree without sharing a line.
+
+    Example:
+        >>> clean = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
+        >>> [bool(verified(clean + levels, clean, Threat("linf", 2 / 255))) for levels in (2, 3)]
+        [True, False]
     """
     return torch.tensor([_measured(a, b, threat) <= threat.size * (1 + 1e-9) for a, b in zip(pixels, clean, strict=True)])
 

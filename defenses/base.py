@@ -30,6 +30,13 @@ class Defense(ABC):
         forwards: passes of the model under it that one score costs; what a filter takes itself is not among them.
         surrogate_kind: how an adaptive attacker gets a gradient: exact, smooth stand-in or identity (BPDA).
         paper: where it comes from.
+
+    Example:
+        >>> from defenses.purification.jpeg import JPEG
+        >>> from models.cnniqa import CNNIQA
+        >>> defended = JPEG(quality=50).protect(CNNIQA())
+        >>> defended(torch.rand(2, 3, 48, 40)).shape
+        torch.Size([2])
     """
 
     name: ClassVar[str]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,7 +148,8 @@ def page(do: Callable[[str], str], plugin: Path) -> str:
         if "leaderboard" in step.command:
             parts.append("The first lines of its table:\n")
             text = (plugin.parents[1] / "runs/mine/leaderboard.md").read_text(encoding="utf-8")
-            parts.append("\n".join([line for line in text.splitlines() if line.startswith("|")][:6]) + "\n")
+            rows = [line for line in text.splitlines() if line.startswith("|")][:6]
+            parts.append("\n".join(rows).replace("](../../", "](../") + "\n")  # as seen from docs/
     return "\n".join(parts)
 
 
@@ -160,11 +163,16 @@ def shown(output: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Do it all, and write the page."""
+@contextmanager
+def checkout(*more: str) -> Iterator[tuple[Path, Callable[[str], str]]]:
+    """A copy of the project in a temporary folder, and what runs a command in it and returns its output.
+
+    Args:
+        more: files and folders that are copied beside the packages.
+    """
     with tempfile.TemporaryDirectory(prefix="iqarena-tutorial-") as name:
         home = Path(name).resolve()
-        for part in COPIED:
+        for part in (*COPIED, *more):
             source = ROOT / part
             if source.is_dir():
                 shutil.copytree(source, home / part, ignore=shutil.ignore_patterns("__pycache__"))
@@ -175,21 +183,22 @@ def main() -> None:
 
         def do(command: str) -> str:
             started = time.perf_counter()
-            tool, *words = command.split()
-            module = {"iqarena": "bench", "pytest": "pytest"}[tool]
+            tool, *words = shlex.split(command)
+            module = {"iqarena": ["-m", "bench"], "pytest": ["-m", "pytest"], "python": []}[tool]
             done = subprocess.run(
-                [sys.executable, "-m", module, *words],
-                cwd=home,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
+                [sys.executable, *module, *words], cwd=home, env=environment, capture_output=True, text=True, check=False
             )
             print(f"{time.perf_counter() - started:6.1f} s  {command}", flush=True)
             if done.returncode:
                 sys.exit(f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
             return done.stdout.replace(str(home) + "/", "")
 
+        yield home, do
+
+
+def main() -> None:
+    """Do it all, and write the page."""
+    with checkout() as (home, do):
         PAGE.write_text(page(do, home / "attacks/mine.py"), encoding="utf-8")
     print(PAGE.relative_to(ROOT))
 

@@ -60,7 +60,15 @@ class QualityModel(nn.Module, ABC):
         """Raw scores (N,) of pictures (N, 3, H, W) in [0, 1]."""
 
     def to_quality(self, scores: torch.Tensor) -> torch.Tensor:
-        """Raw scores (N,) mapped by `score_range` so that 1 is best; not clamped."""
+        """Raw scores (N,) mapped by `score_range` so that 1 is best; not clamped.
+
+        Example:
+            >>> from models.cnniqa import CNNIQA
+            >>> model = CNNIQA()
+            >>> model.info = ModelInfo("theirs", score_range=(0.0, 100.0), higher_is_better=False)
+            >>> [round(quality, 2) for quality in model.to_quality(torch.tensor([0.0, 25.0, 110.0])).tolist()]
+            [1.0, 0.75, -0.1]
+        """
         low, high = self.info.score_range
         share = (scores - low) / (high - low)
         return share if self.info.higher_is_better else 1 - share

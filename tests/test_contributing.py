@@ -14,24 +14,25 @@ import yaml
 from bench.cli import app, main
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 FILES = sorted((ROOT / ".github").rglob("*.yml"))
 
 
 def test_every_command_that_people_are_told_to_type_exists() -> None:
     group = typer.main.get_command(app)
     told = 0
-    for page in ("CONTRIBUTING.md", "README.md", "docs/tutorial-attack.md"):
-        text = (ROOT / page).read_text(encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
         for line in re.findall(r"(?:^|[$`(&] ?)iqarena ([a-z][^`#\n&|]*)", text, re.MULTILINE):
             words, command = line.split(), group
             while hasattr(command, "commands"):
-                assert words[0] in command.commands, f"{page}: iqarena {line}"
+                assert words[0] in command.commands, f"{page.name}: iqarena {line}"
                 command = command.commands[words.pop(0)]
                 if not words:
                     break
             options = {name for parameter in command.params for name in parameter.opts}
             unknown = {word for word in words if word.startswith("-")} - options
-            assert not unknown, f"{page}: iqarena {line}: {unknown}"
+            assert not unknown, f"{page.name}: iqarena {line}: {unknown}"
             told += 1
     assert told > 20
 

@@ -74,6 +74,20 @@ class Tells(FittedAttack):
         return torch.full_like(images, 1 / 255)
 
 
+# --- seeds
+
+
+def test_every_picture_and_every_seed_of_a_suite_has_draws_of_its_own(arena):
+    """A linear model's quality moves by the same for the same noise, whatever the picture: other moves are other draws."""
+    moves = []
+    for seed in (0, 1):
+        cell = cells("random-noise", seed=seed)[0]
+        _, rows = arena.run(cell, arena.cell_id(cell))
+        moves.append((rows.adv_quality - rows.clean_quality).to_numpy())
+    assert np.diff(np.sort(np.concatenate(moves))).min() > 1e-7  # equal ones differ by rounding alone, which is 6e-8 at 1
+    assert np.abs(moves[0] - moves[1]).max() > 1e-4
+
+
 # --- fitted
 
 

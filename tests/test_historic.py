@@ -56,3 +56,15 @@ def test_an_old_record_whose_pictures_table_was_edited_is_not_taken(version: int
     table = (folder / "images.csv").read_text()
     (folder / "images.csv").write_text(table.replace("ok", "ko", 1))
     assert records.read(folder.name) is None
+
+
+def test_a_record_whose_numbers_were_edited_is_not_taken(tmp_path: Path) -> None:
+    shutil.copytree(HISTORIC / "2", tmp_path / "out")  # the first version with a seal
+    file = next((tmp_path / "out" / "cells").iterdir()) / "record.json"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(written, indent=4), encoding="utf-8")  # the layout does not matter
+    assert Records(tmp_path / "out").read(file.parent.name) is not None
+    written["measures"]["srocc_adv"] += 0.1
+    file.write_text(json.dumps(written, indent=4), encoding="utf-8")
+    assert Records(tmp_path / "out").read(file.parent.name) is None
+    assert list(Records(tmp_path / "out").all()) == []

@@ -28,13 +28,31 @@ def imported(file: Path) -> set[str]:
     return found
 
 
+def named(file: Path) -> set[str]:
+    """Top-level packages that a file imports by a string."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call) and node.args]
+    by_name = [c for c in calls if ast.unparse(c.func) in ("__import__", "import_module", "importlib.import_module")]
+    return {str(c.args[0].value).partition(".")[0] for c in by_name if isinstance(c.args[0], ast.Constant)}
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_arrows_point_one_way(package: str) -> None:
     files = sorted((ROOT / package).rglob("*.py"))
     assert files
     for file in files:
-        own = imported(file) & set(MAY_IMPORT)
+        own = (imported(file) | named(file)) & set(MAY_IMPORT)
         assert own <= MAY_IMPORT[package], f"{file} imports {own - MAY_IMPORT[package]}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["import bench", "from bench.cli import app", "def late():\n    import bench.target as hidden",
+     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from bench.target import Target",
+     "import importlib\nimportlib.import_module('bench.target')"],
+)  # fmt: skip
+def test_an_arrow_that_points_the_wrong_way_is_seen(text: str, tmp_path: Path) -> None:
+    (tmp_path / "attack.py").write_text(text)
+    assert "bench" in imported(tmp_path / "attack.py") | named(tmp_path / "attack.py")
 
 
 def test_the_core_imports_no_torchvision() -> None:

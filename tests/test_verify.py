@@ -350,7 +350,7 @@ def test_pictures_that_will_not_do_are_not_packed(ground: Ground, tmp_path: Path
     with pytest.raises(UserError, match="choose another --out"):
         submit_images(tmp_path / "a", "cnniqa", "none", "folder", "2/255", "linf", "x", ground.root, Path())
     hidden = first.rename(tmp_path / "hidden")
-    assert f"{first}: is missing, of the 3 pictures" in told()
+    assert f"{first}: is missing; the others are of the pictures that `iqarena data export folder --limit 3`" in told()
     hidden.rename(first)
     shutil.copy(first, tmp_path / "a" / "another.png")
     assert "another.png: not one of the 4 pictures" in told()

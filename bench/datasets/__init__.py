@@ -62,5 +62,9 @@ def open_dataset(spec: str, root: Path | None = None) -> ImageDataset:
 
     Raises:
         UserError: for an unknown name or parameter, or a root that does not hold it.
+
+    Example:
+        >>> open_dataset("demo").label_kind
+        'pseudo-MOS'
     """
     return dataset_class(spec).open_with(root, parse_spec(spec)[1])
