@@ -77,7 +77,7 @@ def measured() -> Iterator[Costs]:
         yield costs
     finally:
         costs.seconds, costs.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-        costs.peak_memory_mib = _peak_mib()
+        costs.peak_memory_mib = peak_mib()
         if torch.cuda.is_initialized():
             costs.peak_gpu_memory_mib = torch.cuda.max_memory_allocated() // 2**20
 
@@ -89,7 +89,8 @@ def _forget_peaks() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _peak_mib() -> int:
+def peak_mib() -> int:
+    """Most memory that this process has held, in MiB; where Linux says so, without that of the one it was forked from."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -96,9 +96,7 @@ def worker_rows(turns: int) -> Iterator[Row]:
             whole[way].append(seconds)
             steady[way].append(a_cell)
     one, two, ray = ways
-    words = (
-        f"{len(suite.attacks)} cells of PGD on `resnet-iqa`, one thread a process; not counting the first of each"
-    )
+    words = f"{len(suite.attacks)} cells of PGD on `resnet-iqa`, one thread a process; not counting the first of each"
     for name, wanted, above, below in (
         ("cells/s of two processes / one", "≥ 1.8", one, two),
         ("time of two tasks on Ray / two processes", "≤ 1.1", ray, two),

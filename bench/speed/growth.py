@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import shutil
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ from bench.executors import execute
 from bench.executors.base import missing
 from bench.leaderboard import render
 from bench.plan import expand
+from bench.provenance import peak_mib
 from bench.records import Records
 from bench.speed.rows import Row
 
@@ -125,4 +125,4 @@ def apart(job: Callable[[int, Path], None], count: int, folder: Path) -> tuple[f
 def _told(pipe: Any, job: Callable[[int, Path], None], count: int, folder: Path) -> None:
     started = time.perf_counter()
     job(count, folder)
-    pipe.send((time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    pipe.send((time.perf_counter() - started, peak_mib()))
