@@ -80,7 +80,7 @@ class Arena:
         self.lineup = Lineup(self.extra_models, engine or Engine(), batch, self.pictures[0], memory)
         self._halvings = 0  # of the batches of the cell that runs
         self._made_of: dict[tuple[str, str, str], list[object]] = {}
-        self._clean: dict[tuple[str, str, int], torch.Tensor] = {}
+        self._clean: dict[tuple[str, str, int, int], torch.Tensor] = {}
         self._speed: dict[tuple[str, str], tuple[float, float]] = {}
         self._conduct: dict[tuple[str, str], list[str]] = {}
         self._certified: dict[tuple[str, str, float, int], Certified] = {}
@@ -231,9 +231,9 @@ class Arena:
 
     def clean(self, model: str, defense: str, seed: int) -> torch.Tensor:
         """Clean qualities (N,) of the deployed model; computed once."""
-        key = (model, defense, seed)
+        key = (model, defense, seed, self._halvings)  # a batch's size shows in the last digits
         if key not in self._clean:
-            self._clean[key] = self.score(model, defense, self.pictures, digest(key, "clean"))
+            self._clean[key] = self.score(model, defense, self.pictures, digest(key[:3], "clean"))
         return self._clean[key]
 
     def certified(self, cell: Cell) -> Certified | None:

@@ -18,7 +18,7 @@ from attacks.whole_set import SetAttack
 from bench.datasets.base import Sample
 from bench.distances import distances
 from bench.fits import Fits, Learnt
-from bench.guard import OutOfMemory, out_of_memory
+from bench.guard import OutOfMemory, out_of_memory, undisturbed
 from bench.loading import told
 from bench.pictures import Pictures, Shelf
 from bench.plan import Cell, digest
@@ -215,7 +215,8 @@ class Crafter:
         images, learnt = batch.images, {"fit": batch.learnt.fit} if batch.learnt else {}
         objective = self._objective(batch, aims)
         batch.target.trail = Trail(objective)
-        attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **learnt)
+        with undisturbed():  # the next batch, and what scores these pictures, find all as it was
+            attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **learnt)
         if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
             shape = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
             raise ModelError(f"{self.cell.attack}: returned {shape} for pictures of shape {tuple(images.shape)}")

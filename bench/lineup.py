@@ -10,7 +10,7 @@ import torch
 
 from bench.engine import Batch, Engine
 from bench.errors import CannotRun, UserError
-from bench.guard import weights_sum
+from bench.guard import undisturbed, weights_sum
 from bench.loading import load_model, told
 from bench.registry import DEFENSES
 from defenses.base import Defense, DoesNotApply
@@ -97,7 +97,8 @@ class Lineup:
     def _player(self, name: str) -> _Player:
         if name not in self._players:
             extra = self.extra.get(name)
-            self._players[name] = _Player(load_model(name) if extra is None else copy.deepcopy(extra))
+            with undisturbed():  # a new model draws random weights before it gets its own
+                self._players[name] = _Player(load_model(name) if extra is None else copy.deepcopy(extra))
             while len(self._players) > 2 and sum(player.bytes for player in self._players.values()) > HELD_BYTES:
                 self._players.popitem(last=False)
         self._players.move_to_end(name)
@@ -107,7 +108,8 @@ class Lineup:
         made: Defense = DEFENSES.build(defense)
         base = self.bare(name)
         try:
-            defended = (made.surrogate if surrogate else made.protect)(base)
+            with undisturbed():
+                defended = (made.surrogate if surrogate else made.protect)(base)
         except DoesNotApply as error:
             raise CannotRun(str(error)) from None
         except WeightsError as error:
