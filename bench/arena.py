@@ -233,7 +233,7 @@ class Arena:
         """Clean qualities (N,) of the deployed model; computed once."""
         key = (model, defense, seed, self._halvings)  # a batch's size shows in the last digits
         if key not in self._clean:
-            self._clean[key] = self.score(model, defense, self.pictures, digest(key[:3], "clean"))
+            self._clean[key] = self.score(model, defense, self.pictures, digest((model, defense, seed), "clean"))
         return self._clean[key]
 
     def certified(self, cell: Cell) -> Certified | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.bootstrap import Interval
 from bench.claims import Claim, claims_of
 from bench.errors import UserError
 from bench.examples import Example, examples
@@ -125,6 +126,11 @@ def signed(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def span(values: Interval, with_value: bool = True) -> str:
+    """A value and its interval, or the interval alone."""
+    return (f"{signed(values[0])} " if with_value else "") + f"[{signed(values[1])}, {signed(values[2])}]"
 
 
 def shown(rows: Sequence[Row], count: int) -> list[Row]:

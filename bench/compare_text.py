@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.boards import signed
-from bench.bootstrap import Interval
+from bench.boards import signed, span
 from bench.compare import MEASURES, WORST, Duel, Measure, frame, same
 from bench.errors import UserError
 from bench.plots.compare import compared
@@ -60,7 +59,7 @@ def _table(duel: Duel, measure: Measure) -> Table:
     for line in duel.lines[measure]:
         values = [Text(signed(value[0])) for value in line.values]
         table.add_row(
-            Text(line.what), *values, Text(_told(line.difference)), Text(_p(line.p)), Text(duel.better(measure, line))
+            Text(line.what), *values, Text(span(line.difference)), Text(_p(line.p)), Text(duel.better(measure, line))
         )
     return table
 
@@ -131,7 +130,7 @@ def headline(duel: Duel) -> str:
         )
     by_name = {line.what: line for line in duel.lines["srocc"]}
     worst = next((line for line in duel.lines["srocc"] if line.what.startswith(WORST)), duel.lines["srocc"][-1])
-    one, other = (_told(values) for values in worst.values)
+    one, other = (span(values) for values in worst.values)
     better = duel.better("srocc", worst)
     verdict = f"{better} holds better" if better else "the two are not told apart"
     text = f"{worst.what[0].upper()}{worst.what[1:]}: {what} {one} with {a}, {other} with {b}; {verdict}."
@@ -154,7 +153,3 @@ def notes(duel: Duel) -> list[str]:
     for name, flags in zip(duel.names, duel.flags, strict=True):
         found += [f"Flag of {brief(name)}, see docs/flags.md: {flag}." for flag in flags]
     return found
-
-
-def _told(values: Interval) -> str:
-    return f"{signed(values[0])} [{signed(values[1])}, {signed(values[2])}]"

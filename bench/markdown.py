@@ -13,8 +13,7 @@ from urllib.parse import quote
 import numpy as np
 
 from bench import plots
-from bench.boards import PROJECT, Board, Content, Family, link, links, signed
-from bench.bootstrap import Interval
+from bench.boards import PROJECT, Board, Content, Family, link, links, signed, span
 from bench.ranking import FEW_REFERENCES, Row, brief
 from bench.records import Records
 from bench.registry import MODELS, parse_spec
@@ -118,15 +117,15 @@ def _table(board: Board, rows: Sequence[Row], out: Path) -> str:
     columns["model"] = "---", [_plain(brief(row.model)) for row in rows]
     columns["defense"] = "---", [_defense(row) for row in rows]
     if board.track.labelled:
-        columns[f"clean SROCC ({label})"] = "---", [_span(row.clean) for row in rows]
+        columns[f"clean SROCC ({label})"] = "---", [span(row.clean) for row in rows]
     robust = f"robust SROCC ({label})" if board.track.labelled else "stability SROCC"
-    columns[robust] = "---", [f"**{signed(row.robust[0])}** {_span(row.robust, False)}" for row in rows]
+    columns[robust] = "---", [f"**{signed(row.robust[0])}** {span(row.robust, False)}" for row in rows]
     columns["worst attack"] = "---", [_plain(row.worst_attack) for row in rows]
     if certified:
         columns["certified SROCC"] = "--:", [signed(row.certified) if np.isfinite(row.certified) else "" for row in rows]
     if board.claims:
         columns["claimed"] = "---", [_claim(board, row) for row in rows]
-    columns[r"largest mean \|shift\|"] = "---", [f"{_span(row.shift)} by {_plain(row.shift_attack)}" for row in rows]
+    columns[r"largest mean \|shift\|"] = "---", [f"{span(row.shift)} by {_plain(row.shift_attack)}" for row in rows]
     columns[r"\|shift\| / IQR"] = "--:", [signed(row.shift[0] / row.spread if row.spread > 0 else None) for row in rows]
     columns[r"noise \|shift\|"] = "--:", [signed(row.noise[0], 3) for row in rows]
     columns["cost"] = "--:", ["–" if np.isnan(row.cost_ratio) else f"{row.cost_ratio:.2f}×" for row in rows]
@@ -154,15 +153,11 @@ def _claim(board: Board, row: Row) -> str:
     return f"{signed(claim.robust_srocc)} ([{_plain(claim.where)}]({claim.paper}))" if claim else ""
 
 
-def _span(values: Interval, with_value: bool = True) -> str:
-    return (f"{signed(values[0])} " if with_value else "") + f"[{signed(values[1])}, {signed(values[2])}]"
-
-
 def _unranked(row: Row) -> str:
-    clean = f"clean {_span(row.clean)}, " if np.isfinite(row.clean[0]) else ""
+    clean = f"clean {span(row.clean)}, " if np.isfinite(row.clean[0]) else ""
     lacks = "; ".join(map(_plain, row.missing[:3])) + (f"; and {len(row.missing) - 3} more" if len(row.missing) > 3 else "")
     name = f"{_plain(brief(row.model))}, {_plain(brief(row.defense))}"
-    return f"- {name}: {clean}least so far {_span(row.robust)}. Missing: {lacks}."
+    return f"- {name}: {clean}least so far {span(row.robust)}. Missing: {lacks}."
 
 
 def _plain(text: str) -> str:

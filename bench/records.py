@@ -124,7 +124,7 @@ class Records:
         try:
             state = _state(folder)
             record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-            if self._checked.get(cell_id, (None,))[0] != state:  # the same files need not be checked twice
+            if self._known(cell_id, state) is None:  # the same files need not be checked twice
                 images = (folder / "images.csv").read_bytes()
                 whole = record["images_sha256"] == hashlib.sha256(images).hexdigest() and record["cell_id"] == cell_id
                 whole = whole and set(record) >= _NEEDED and set(CELL_COLUMNS) <= set(record["cell"])
@@ -152,7 +152,7 @@ class Records:
     def all(self) -> Iterator[dict[str, Any]]:
         """All whole records, in the order of the table."""
         found = [record for folder in sorted(self.cells.glob("[!.]*")) if (record := self.read(folder.name))]
-        yield from sorted(found, key=lambda r: (*(str(r["cell"][column]) for column in CELL_COLUMNS), r["cell_id"]))
+        yield from sorted(found, key=lambda record: _place(self._checked[record["cell_id"]][1]))
 
     def write(self, record: dict[str, Any], images: pd.DataFrame, pictures: Iterable[torch.Tensor] | None = None) -> None:
         """Store a finished cell, replacing an earlier failure.
@@ -245,18 +245,22 @@ class Records:
             found.append(torch.from_numpy(pixels).permute(2, 0, 1))
         return found
 
+    def _known(self, cell_id: str, state: object) -> list[Any] | None:
+        """A cell's row of the summary, where its files are as they were when they were checked."""
+        checked, row = self._checked.get(cell_id, (None, None))
+        return row if checked == state else None
+
     def _summary_row(self, cell_id: str) -> list[Any] | None:
         """A cell's values of `SUMMARY_COLUMNS`; None where it has no whole record."""
-        state, row = self._checked.get(cell_id, (None, None))
         with suppress(OSError):
-            if row is not None and state == _state(self.cells / cell_id):
+            if (row := self._known(cell_id, _state(self.cells / cell_id))) is not None:
                 return row
         return self._checked[cell_id][1] if self.read(cell_id) else None
 
     def rebuild_summary(self) -> pd.DataFrame:
         """Write ``summary.csv`` from the records, one row a cell, and return it."""
         found = [row for folder in self.cells.glob("[!.]*") if (row := self._summary_row(folder.name))]
-        rows = sorted(found, key=lambda row: (*map(str, row[1 : 1 + len(CELL_COLUMNS)]), row[0]))
+        rows = sorted(found, key=_place)
         text = io.StringIO(newline="")
         lines = csv.writer(text, lineterminator="\n")  # a data frame takes ten times as long to write itself
         lines.writerows([SUMMARY_COLUMNS, *rows])
@@ -284,6 +288,11 @@ def _row(record: dict[str, Any]) -> list[Any]:
         "n_images": record["n_images"], "status": record["status"], "flags": " ".join(record["flags"]),
     }  # fmt: skip
     return [values.get(column, "" if column == "source" else None) for column in SUMMARY_COLUMNS]
+
+
+def _place(row: list[Any]) -> tuple[str, ...]:
+    """What the table is sorted by: what the cell is, then its id."""
+    return (*map(str, row[1 : 1 + len(CELL_COLUMNS)]), row[0])
 
 
 def _seal(record: dict[str, Any]) -> str:

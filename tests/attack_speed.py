@@ -36,6 +36,7 @@ from bench.loading import load_model, told
 from bench.registry import ATTACKS
 from bench.speed.rows import TURNS, in_turns, ratio
 from bench.target import Target, frozen
+from bench.threads import use_threads
 from models.base import QualityModel
 
 LIMIT = 1.05
@@ -211,7 +212,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=7, help="timed turns of each pair, at least 5 (7)")
     options = parser.parse_args()
     turns = max(options.turns, TURNS)
-    torch.set_num_threads(1)
+    use_threads(1)
     keep_freed_memory()
     demo = Demo()
     images = torch.stack([demo.picture(i) for i in demo.spread(PICTURES)]).float() / 255

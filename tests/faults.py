@@ -36,6 +36,7 @@ from bench.executors import Executor, execute
 from bench.executors.base import Outcome
 from bench.records import Records
 from bench.speed import page
+from bench.threads import use_threads
 
 ATTACKS = ["random-noise", "random-sign", "fgsm", "pgd[steps=2]", "score-reflection[steps=2]"]
 CELLS = 30
@@ -348,7 +349,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads(1)
     found: list[Found] = []
     with tempfile.TemporaryDirectory() as scratch:
         ground = Ground(Path(scratch), options.kills, random.Random(options.seed))

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.bootstrap import Interval, holm, interval, over_seeds, p_value
+from bench.compare import BELIEVED
 from bench.errors import UserError
 from bench.ranking import Cell, Track, TrackSample, cells_of, common_pictures
 from bench.records import Records
@@ -23,7 +24,6 @@ from bench.study.variants import VARIANTS, Variant, named
 from bench.weighted import Reals
 
 RESAMPLES = 4000
-BELIEVED = 0.05
 
 
 @dataclass(frozen=True, order=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench.boards import signed
+from bench.boards import signed, span
 from bench.boards import size as written
 from bench.bootstrap import interval
 from bench.errors import UserError
@@ -17,7 +17,7 @@ from bench.registry import DEFENSES
 from bench.study.numbers import Findings, Size, frame
 from bench.study.plots import draw
 from bench.study.variants import MODEL, SCHEDULE, SEEDS, Variant
-from bench.study.verdict import COST, GAIN, KINDS, kinds, p_of, span, terms, verdict
+from bench.study.verdict import COST, GAIN, KINDS, kinds, p_of, terms, verdict
 
 INTRO = """\
 # CPRL, put to the test

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.boards import signed
+from bench.boards import signed, span
 from bench.boards import size as written
-from bench.bootstrap import Interval, interval
+from bench.bootstrap import interval
 from bench.ranking import FEW_REFERENCES
 from bench.study.numbers import Difference, Findings, Met, Run, Size
 from bench.study.variants import Variant
@@ -17,11 +17,6 @@ GAIN, COST = 0.03, 0.02
 """The aim, set before anything was trained: so much more robust SROCC, at no more clean SROCC lost than this."""
 HIDDEN = 0.02
 """SROCC by which an attack without the exact gradient must do better than those with it, before that counts as hidden."""
-
-
-def span(values: Interval) -> str:
-    """Value and interval."""
-    return f"{signed(values[0])} [{signed(values[1])}, {signed(values[2])}]"
 
 
 def p_of(p: float) -> str:
