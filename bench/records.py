@@ -23,8 +23,9 @@ from bench.errors import UserError
 from bench.measures import FIXED, LATER, columns
 from bench.weighted import Reals
 
-VERSION = 2
-"""Of a record. 1: no hash of the record itself, no `crafting`, no `pictures`, and a provenance with less in it."""
+VERSION = 3
+"""Of a record. 1: no hash of the record itself, no `crafting`, no `pictures`, and a provenance with less in it. 2: that hash
+is of what the record says, not of its text, which takes longer to check."""
 
 IMAGE_COLUMNS = [
     "image_id", "reference_id", "mos", "clean_quality", "adv_quality", "undefended_clean_quality", "linf", "l2", "l0",
@@ -40,6 +41,9 @@ LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean", *CERTIFICATE_COLUMNS
 """What came later stands behind what was there, so that a script that counts columns still finds its own."""
 SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *columns(FIXED), *COST_COLUMNS, *LATER_COLUMNS]
 
+
+_HASH = b',\n "record_sha256": "'
+"""What stands in a record between all that it says and the hash of that text."""
 
 _NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags", "attack", "defense", "model", "dataset"}
 
@@ -62,6 +66,14 @@ class Scored(NamedTuple):
     adv: Reals
 
 
+class _Checked(NamedTuple):
+    """What is remembered of a cell whose files were looked at: their state then, its place and line in the summary."""
+
+    state: object
+    place: str
+    line: str
+
+
 class Records:
     """A results folder: ``cells/<cell_id>/{record.json, images.csv}`` and ``summary.csv``.
 
@@ -74,7 +86,7 @@ class Records:
         self.folder = folder
         self.cells = folder / "cells"
         self.pictures = folder / "pictures"
-        self._checked: dict[str, tuple[object, list[Any]]] = {}  # by cell id: state of its files, row of the summary
+        self._checked: dict[str, _Checked] = {}  # by cell id; text, since ten thousand cells have a million values
 
     def prepare(self) -> None:
         """Make the folder.
@@ -123,14 +135,15 @@ class Records:
         folder = self.cells / cell_id
         try:
             state = _state(folder)
-            record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            text = (folder / "record.json").read_bytes()
+            record: dict[str, Any] = json.loads(text)
             if self._known(cell_id, state) is None:  # the same files need not be checked twice
                 images = (folder / "images.csv").read_bytes()
                 whole = record["images_sha256"] == hashlib.sha256(images).hexdigest() and record["cell_id"] == cell_id
                 whole = whole and set(record) >= _NEEDED and set(CELL_COLUMNS) <= set(record["cell"])
-                if not (whole and (record["version"] == 1 or record["record_sha256"] == _seal(record))):
+                if not (whole and _hash_holds(record, text)):
                     return None
-                self._checked[cell_id] = state, _row(record)
+                self._checked[cell_id] = _Checked(state, _place(record), _line(record))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return {"crafting": "", "pictures": []} | record
@@ -152,7 +165,7 @@ class Records:
     def all(self) -> Iterator[dict[str, Any]]:
         """All whole records, in the order of the table."""
         found = [record for folder in sorted(self.cells.glob("[!.]*")) if (record := self.read(folder.name))]
-        yield from sorted(found, key=lambda record: _place(self._checked[record["cell_id"]][1]))
+        yield from sorted(found, key=lambda record: self._checked[record["cell_id"]].place)
 
     def write(self, record: dict[str, Any], images: pd.DataFrame, pictures: Iterable[torch.Tensor] | None = None) -> None:
         """Store a finished cell, replacing an earlier failure.
@@ -169,11 +182,9 @@ class Records:
             kept = {} if pictures is None else {"pictures": self._keep(str(record["crafting"]), pictures)}
             table = images[IMAGE_COLUMNS].to_csv(index=False).encode()
             record = {"version": VERSION, **record, **kept, "images_sha256": hashlib.sha256(table).hexdigest()}
-            record = json.loads(json.dumps(record, default=str))  # as it will be read
-            record["record_sha256"] = _seal(record)
             with _whole(folder) as part:
                 _write_synced(part / "images.csv", table)
-                _write_synced(part / "record.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+                _write_synced(part / "record.json", _with_hash(record))
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot be written ({error.strerror}); finished cells are kept, "
@@ -245,34 +256,40 @@ class Records:
             found.append(torch.from_numpy(pixels).permute(2, 0, 1))
         return found
 
-    def _known(self, cell_id: str, state: object) -> list[Any] | None:
-        """A cell's row of the summary, where its files are as they were when they were checked."""
-        checked, row = self._checked.get(cell_id, (None, None))
-        return row if checked == state else None
+    def _known(self, cell_id: str, state: object) -> _Checked | None:
+        """What is remembered of a cell, where its files are as they were when they were checked."""
+        found = self._checked.get(cell_id)
+        return found if found and found.state == state else None
 
-    def _summary_row(self, cell_id: str) -> list[Any] | None:
-        """A cell's values of `SUMMARY_COLUMNS`; None where it has no whole record."""
+    def _remembered(self, cell_id: str) -> _Checked | None:
+        """The same, after a look at the files where they are others; None where there is no whole record."""
         with suppress(OSError):
-            if (row := self._known(cell_id, _state(self.cells / cell_id))) is not None:
-                return row
-        return self._checked[cell_id][1] if self.read(cell_id) else None
+            if (found := self._known(cell_id, _state(self.cells / cell_id))) is not None:
+                return found
+        return self._checked[cell_id] if self.read(cell_id) else None
 
-    def rebuild_summary(self) -> pd.DataFrame:
-        """Write ``summary.csv`` from the records, one row a cell, and return it."""
-        found = [row for folder in self.cells.glob("[!.]*") if (row := self._summary_row(folder.name))]
-        rows = sorted(found, key=_place)
-        text = io.StringIO(newline="")
-        lines = csv.writer(text, lineterminator="\n")  # a data frame takes ten times as long to write itself
-        lines.writerows([SUMMARY_COLUMNS, *rows])
-        table = pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+    def rebuild_summary(self) -> None:
+        """Write ``summary.csv`` from the records, one row a cell.
+
+        Raises:
+            UserError: where the disk is full or read-only.
+        """
+        found = [known for folder in self.cells.glob("[!.]*") if (known := self._remembered(folder.name))]
+        lines = [_csv_line(SUMMARY_COLUMNS), *(known.line for known in sorted(found, key=lambda known: known.place))]
         part = self.folder / f".summary.{os.getpid()}.part"
         try:
-            _write_synced(part, text.getvalue().encode())
+            _write_synced(part, "".join(lines).encode())
             part.replace(self.folder / "summary.csv")
         except OSError as error:
             part.unlink(missing_ok=True)
             raise UserError(f"{self.folder / 'summary.csv'}: cannot be written ({error.strerror})") from None
-        return table
+
+    def summary(self) -> pd.DataFrame:
+        """``summary.csv``, rebuilt, with empty text where a text is missing and NaN where a number is."""
+        self.rebuild_summary()
+        texts = dict.fromkeys(["cell_id", *CELL_COLUMNS, "status", "flags", "source"], str)
+        table = pd.read_csv(self.folder / "summary.csv", dtype=texts | {"seed": int, "eps": float})
+        return table.fillna(dict.fromkeys(texts, ""))
 
 
 def _state(folder: Path) -> object:
@@ -281,24 +298,45 @@ def _state(folder: Path) -> object:
     return [(found.st_mtime_ns, found.st_size, found.st_ino) for found in stats]
 
 
-def _row(record: dict[str, Any]) -> list[Any]:
-    """The values of `SUMMARY_COLUMNS`."""
+def _line(record: dict[str, Any]) -> str:
+    """A cell's line of the summary."""
     values = {
         **record["cell"], **record["measures"], **record["costs"], "cell_id": record["cell_id"],
         "n_images": record["n_images"], "status": record["status"], "flags": " ".join(record["flags"]),
     }  # fmt: skip
-    return [values.get(column, "" if column == "source" else None) for column in SUMMARY_COLUMNS]
+    return _csv_line([values.get(column) for column in SUMMARY_COLUMNS])
 
 
-def _place(row: list[Any]) -> tuple[str, ...]:
+def _csv_line(values: list[Any]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(values)  # a data frame takes ten times as long to write itself
+    return text.getvalue()
+
+
+def _place(record: dict[str, Any]) -> str:
     """What the table is sorted by: what the cell is, then its id."""
-    return (*map(str, row[1 : 1 + len(CELL_COLUMNS)]), row[0])
+    return "\0".join([*(str(record["cell"][column]) for column in CELL_COLUMNS), record["cell_id"]])
 
 
-def _seal(record: dict[str, Any]) -> str:
-    """sha256 of all that a record says, whatever its layout."""
-    said = {key: value for key, value in record.items() if key != "record_sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+def _with_hash(record: dict[str, Any]) -> bytes:
+    """A record's file: JSON, whose last value is the sha256 of all the text before that."""
+    said = json.dumps(record, indent=1, ensure_ascii=False, default=str).encode().removesuffix(b"\n}")
+    return said + _HASH + _hash_of(said)
+
+
+def _hash_of(said: bytes) -> bytes:
+    return hashlib.sha256(said).hexdigest().encode() + b'"\n}\n'
+
+
+def _hash_holds(record: dict[str, Any], text: bytes) -> bool:
+    """Whether a record is as it was written, by the rules of its version."""
+    if record["version"] == 1:
+        return True
+    if record["version"] == 2:
+        said = {key: value for key, value in record.items() if key != "record_sha256"}
+        return bool(record["record_sha256"] == hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest())
+    before, _, rest = text.rpartition(_HASH)
+    return rest == _hash_of(before)
 
 
 def _png(place: int) -> str:

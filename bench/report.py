@@ -41,7 +41,7 @@ class Report(pd.DataFrame):
     def of(cls, records: Records, cell_ids: Sequence[str]) -> Report:
         """From some cells of a results folder."""
         chosen = _Some(records, cell_ids)
-        table = records.rebuild_summary()
+        table = records.summary()
         report = cls(table[table.cell_id.isin(cell_ids)].reset_index(drop=True))
         report.images = pd.concat(
             [records.images(cell_id).assign(cell_id=cell_id) for cell_id in dict.fromkeys(cell_ids)], ignore_index=True

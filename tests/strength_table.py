@@ -140,7 +140,7 @@ def run(arena: Arena, specs: list[str], models: list[str], eps: str, records: Re
     with Reporter() as report:
         outcome = local.run(arena, expand(suite), records, report)
         report.summary(outcome, records.folder)
-    summary = records.rebuild_summary()
+    summary = records.summary()
     return Table(summary[summary.cell_id.isin(outcome.cell_ids)])
 
 

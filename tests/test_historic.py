@@ -12,7 +12,7 @@ import pytest
 from bench.records import SUMMARY_COLUMNS, VERSION, Records
 
 HISTORIC = Path(__file__).parent / "historic"
-VERSIONS = {1: 2, 2: 1}
+VERSIONS = {1: 2, 2: 1, 3: 1}
 """Records of each version."""
 
 
@@ -58,13 +58,23 @@ def test_an_old_record_whose_pictures_table_was_edited_is_not_taken(version: int
     assert records.read(folder.name) is None
 
 
-def test_a_record_whose_numbers_were_edited_is_not_taken(tmp_path: Path) -> None:
-    shutil.copytree(HISTORIC / "2", tmp_path / "out")  # the first version with a seal
+@pytest.mark.parametrize("version", [2, 3])  # from the first version with a hash of the record on
+def test_a_record_whose_numbers_were_edited_is_not_taken(version: int, tmp_path: Path) -> None:
+    shutil.copytree(HISTORIC / str(version), tmp_path / "out")
     file = next((tmp_path / "out" / "cells").iterdir()) / "record.json"
-    written = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(written, indent=4), encoding="utf-8")  # the layout does not matter
+    text = file.read_text(encoding="utf-8")
+    srocc = json.dumps(json.loads(text)["measures"]["srocc_adv"])
+    for changed in (text.replace(srocc, "0.9", 1), text.replace('"\n}\n', '",\n "status": "failed"\n}\n')):
+        assert changed != text
+        file.write_text(changed, encoding="utf-8")
+        assert Records(tmp_path / "out").read(file.parent.name) is None
+        assert list(Records(tmp_path / "out").all()) == []
+    file.write_text(text, encoding="utf-8")
     assert Records(tmp_path / "out").read(file.parent.name) is not None
-    written["measures"]["srocc_adv"] += 0.1
-    file.write_text(json.dumps(written, indent=4), encoding="utf-8")
-    assert Records(tmp_path / "out").read(file.parent.name) is None
-    assert list(Records(tmp_path / "out").all()) == []
+
+
+def test_the_layout_of_a_record_of_version_2_does_not_matter(tmp_path: Path) -> None:
+    shutil.copytree(HISTORIC / "2", tmp_path / "out")
+    file = next((tmp_path / "out" / "cells").iterdir()) / "record.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")), indent=4), encoding="utf-8")
+    assert Records(tmp_path / "out").read(file.parent.name) is not None

@@ -37,7 +37,7 @@ def test_records_from_before_a_measure_was_there_load_with_nothing_in_its_place(
     path = next(records.cells.iterdir())
     before = json.loads((path / "record.json").read_text())
     assert set(before["measures"]) == {"certified_srocc"}
-    table = records.rebuild_summary()
+    table = records.summary()
     assert list(table.columns) == SUMMARY_COLUMNS
     assert len(table) == 1
     assert table[columns((*FIXED, *LATER))].isna().all(axis=None)
