@@ -35,6 +35,7 @@ from torch import nn
 from torch.nn import functional
 
 from attacks.base import Access, Target
+from attacks.bridges.art_refused import REFUSED
 from attacks.bridges.library import Head, LeastNorm, LibraryAttack, Losses, gain, margin, rank
 from attacks.objective import Objective
 from attacks.threat import Norm, Threat
@@ -46,55 +47,6 @@ _OWN = (
     "DeepFool", "ElasticNet", "HopSkipJump", "NewtonFool", "RescalingAutoConjugateGradient", "SignOPTAttack", "SimBA",
     "SquareAttack",
 )  # fmt: skip
-_OTHER_INPUT = "it attacks {}, not a picture's quality"
-_REFUSED = {
-    "AdversarialPatch": "it trains one patch for many pictures, under turns and scalings; nothing bounds a picture",
-    "AdversarialPatchNumpy": "it trains one patch for many pictures, under turns and scalings; nothing bounds a picture",
-    "AdversarialPatchPyTorch": "it trains one patch for many pictures, under turns and scalings; nothing bounds a picture",
-    "AdversarialPatchTensorFlowV2": "it is for TensorFlow",
-    "AdversarialTexturePyTorch": _OTHER_INPUT.format("object trackers in video"),
-    "AutoAttack": "it runs other attacks until a class flips; ask for those by name",
-    "BrendelBethgeAttack": "it starts from a misclassified picture near the boundary and needs numba; HopSkipJump and FAB "
-    "follow the same boundary",
-    "CarliniL0Method": "on a linear model it gave back the ℓ2 attack's picture, with every value changed",
-    "CarliniWagnerASR": _OTHER_INPUT.format("speech recognisers"),
-    "CompositeAdversarialAttackPyTorch": "it turns hue, saturation, brightness and the picture, outside every norm here",
-    "DPatch": _OTHER_INPUT.format("object detectors"),
-    "DecisionTreeAttack": _OTHER_INPUT.format("decision trees"),
-    "FeatureAdversariesNumpy": "it copies a layer's features from a guide picture; a score has no guide",
-    "FeatureAdversariesPyTorch": "it copies a layer's features from a guide picture; a score has no guide",
-    "FeatureAdversariesTensorFlowV2": "it is for TensorFlow",
-    "FrameSaliencyAttack": _OTHER_INPUT.format("video, frame by frame"),
-    "GRAPHITEBlackbox": "it makes stickers for photographed objects; no norm bounds them",
-    "GRAPHITEWhiteboxPyTorch": "it makes stickers for photographed objects; no norm bounds them",
-    "GeoDA": "it takes square pictures only, seeks its first picture without end where noise does not move quality by the "
-    "amount, and leaves files in the working folder",
-    "HighConfidenceLowUncertainty": _OTHER_INPUT.format("Gaussian process classifiers"),
-    "ImperceptibleASR": _OTHER_INPUT.format("speech recognisers"),
-    "ImperceptibleASRPyTorch": _OTHER_INPUT.format("speech recognisers"),
-    "LaserAttack": "it draws laser beams across the picture, outside every norm here",
-    "LowProFool": _OTHER_INPUT.format("tables, weighing columns by importance"),
-    "MalwareGDTensorFlow": _OTHER_INPUT.format("malware detectors"),
-    "OverTheAirFlickeringPyTorch": _OTHER_INPUT.format("video, by flicker"),
-    "OverloadPyTorch": _OTHER_INPUT.format("object detectors"),
-    "PixelAttack": "it is the one-pixel attack, which torchattacks:OnePixel gives with fewer parameters",
-    "ProjectedGradientDescentNumpy": "it is what ProjectedGradientDescent runs on a regressor",
-    "ProjectedGradientDescentPyTorch": "it is ProjectedGradientDescent for classifiers",
-    "ProjectedGradientDescentTensorFlowV2": "it is for TensorFlow",
-    "RobustDPatch": _OTHER_INPUT.format("object detectors"),
-    "SNAL": _OTHER_INPUT.format("object detectors"),
-    "SaliencyMapMethod": "it moves pairs of values toward a class by the gradients of all classes; a score has no classes",
-    "ShadowAttack": "it bounds a change by smoothness and colour, which no norm here measures",
-    "SpatialTransformation": "it turns and shifts the picture, outside every norm here",
-    "TargetedUniversalPerturbation": "it makes one change for a set of pictures with a target class",
-    "ThresholdAttack": "it evolves all values of a picture at once, with a covariance of every pair of them: 3·10¹¹ of a "
-    "picture of 512×384",
-    "UniversalPerturbation": "it makes one change for a set of pictures, until most of them change class",
-    "VirtualAdversarialMethod": "it raises a divergence from the clean output, which grows whether quality rises or falls",
-    "Wasserstein": "its ball is of the Wasserstein distance, which is no threat model here",
-    "ZooAttack": "two forwards for each value that it moves: after 2500 its picture was 23 times as long as the least on a "
-    "linear model of 768 values, and 3.5 times with tuned parameters",
-}
 _STARTS = 100
 """Random pictures among which a decision-based attack seeks one to start from."""
 
@@ -171,8 +123,8 @@ class ART(_OfRegressor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.variant in _REFUSED:
-            raise ValueError(f"art:{self.variant} is not offered: {_REFUSED[self.variant]}")
+        if self.variant in REFUSED:
+            raise ValueError(f"art:{self.variant} is not offered: {REFUSED[self.variant]}")
         if self.variant not in _CLASSES:
             offered = ", ".join(sorted(_CLASSES + _OWN))
             raise ValueError(f"art:{self.variant} is no attack that is offered; offered are {offered}")
@@ -185,7 +137,7 @@ class ART(_OfRegressor):
     @staticmethod
     def refused() -> dict[str, str]:
         """The toolbox's other evasion attacks, and why they are of no use on a score."""
-        return dict(_REFUSED)
+        return dict(REFUSED)
 
     def craft(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, seed: int) -> torch.Tensor:
         from art.attacks import evasion
