@@ -209,6 +209,11 @@ class Subset:
     def mos(self, index: int) -> float:
         return self.whole.mos(self.indices[index])
 
+    def thinned(self, most: int) -> Subset:
+        """All of them, or so many that lie evenly among them."""
+        count = min(most, len(self))
+        return Subset(self.whole, [self.indices[i * len(self) // count] for i in range(count)])
+
 
 EXACT_IN_RGB = ("L", "P", "RGBA")
 """Modes of Pillow that a published data set's 8-bit files may have: grey, palette, alpha that is opaque all over."""
