@@ -280,6 +280,7 @@ class Records:
         try:
             _write_synced(part, "".join(lines).encode())
             part.replace(self.folder / "summary.csv")
+            _sync(self.cells)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise UserError(f"{self.folder / 'summary.csv'}: cannot be written ({error.strerror})") from None
@@ -352,10 +353,12 @@ def _whole(folder: Path) -> Iterator[Path]:
         part.mkdir()
         yield part
         _sync(part)
-        if folder.exists():
+        replaced = folder.exists()
+        if replaced:
             folder.rename(old)
         part.rename(folder)
-        _sync(folder.parent)
+        if replaced:
+            _sync(folder.parent)  # before the old one goes; else, a power cut may cost the last cells, but never half of one
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
