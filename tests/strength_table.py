@@ -1,10 +1,11 @@
 """How strong the attacks are beside each other, on real weights: a table, and checks of it that can fail.
 
-    IQARENA_DATA=DIR python tests/strength_table.py --dataset kodak24 --limit 12 --out runs/strength
+    IQARENA_DATA=DIR python tests/strength_table.py --limit 8 --out runs/strength --page docs/strength.md
 
 Models are the shipped ones and, where IQARENA_DATA names a folder with ``weights/nima_mobilenet_technical.safetensors``,
 `nima-mobilenet`; pictures are the demo set's or, from ``kodak24/*.png`` in that folder, Kodak's. Cells run as in `iqarena
-run` and are kept in ``--out``, from where a second run goes on. Exits with 1 where a check or a cell fails.
+run` and are kept in ``--out``, from where a second run goes on. ``--page`` writes the table as a page. Exits with 1 where a
+check or a cell fails.
 """
 
 from __future__ import annotations
@@ -102,6 +103,22 @@ class Table:
         rows = self.of(model, [spec])
         found = rows[rows.objective == objective]["shift"]
         return float(found.iloc[0]) if len(found) else None
+
+    def markdown(self, model: str) -> list[str]:
+        """The rows of a model as a table, a line for each attack, the largest shift first."""
+        lines = ["| attack | raised by | lowered by | away by | SROCC with clean, least | forwards | backwards |",
+                 "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+        own = self.rows[(self.rows.model == model) & (self.rows.status == "ok")]
+        groups = sorted(own.groupby("attack"), key=lambda group: -group[1]["shift"].max())
+        for attack, rows in groups:
+            by = dict(zip(rows.objective, rows["shift"], strict=True))
+            shifts = " | ".join(f"{by.pop(kind):.3f}" if kind in by else "" for kind in BOTH)
+            others = ", ".join(f"{value:.3f}" for value in by.values())
+            lines.append(
+                f"| `{attack}` | {shifts} | {others} | {rows.srocc.min():+.2f} | "
+                f"{rows.forwards_mean.max():,.0f} | {rows.backwards_mean.max():,.0f} |"
+            )
+        return lines
 
     def text(self) -> str:
         """The rows, for each model from the largest shift to the smallest."""
@@ -216,6 +233,7 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--batch", type=int, default=8, help="pictures at once (8)")
     parser.add_argument("--out", type=Path, help="folder that keeps the cells and resumes; a temporary one if left out")
+    parser.add_argument("--page", type=Path, help="Markdown file to write, such as docs/strength.md")
     return parser.parse_args()
 
 
@@ -271,7 +289,39 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
     print("\nSROCC is that of clean with attacked quality; forwards include the clean score.")
     for spec, reason in missing.items():
         print(f"missing: {spec} ({reason})")
+    if options.page:
+        options.page.write_text(page(options, dataset, tables, missing, verdicts), encoding="utf-8")
     return verdicts
+
+
+def page(
+    options: argparse.Namespace, dataset: ImageDataset, tables: list[Table], missing: dict[str, str], verdicts: list[Verdict]
+) -> str:
+    """The tables and the checks of them in Markdown."""
+    words = ["python", "tests/strength_table.py"]
+    words += [] if options.dataset == "demo" else ["--dataset", options.dataset]
+    words += [] if options.models is None else ["--models", *options.models]
+    words += ["--limit", str(options.limit), "--page", str(options.page)]
+    lines = [
+        "# How strong the attacks are", "",
+        f"Every attack that can be bounded in ℓ∞, on undefended models, at ε = {options.eps}: by how much it moves quality",
+        "(mean over the pictures, on the model's own scale of 0 to 1) where it is told to raise it, to lower it, or to move it",
+        "either way, and what is left of the order of the qualities. As in any cell, pictures are scored as they are stored",
+        "in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few hundred questions or",
+        "a few epochs, as their names say.", "",
+        f"`{' '.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} pictures of `{dataset.name}`.", "",
+        "## Checks", "", "| | |", "|---|---|",
+        *(f"| {'✓' if v.held else 'not possible' if v.held is None else '**no**'} | {v.words.replace('|', '∣')} |"
+          for v in verdicts), "",
+    ]  # fmt: skip
+    for model in dict.fromkeys(tables[0].rows.model):
+        lines += [f"## {model.partition('[')[0]}", "", *tables[0].markdown(model), ""]
+    for table in tables[1:]:
+        lines += [f"## {int(table.rows.n_images.max())} pictures, {SQUARE_QUERIES:,} questions", ""]
+        for model in dict.fromkeys(table.rows.model):
+            lines += [f"{model.partition('[')[0]}:", "", *table.markdown(model), ""]
+    lines += [f"Not there: {'; '.join(missing.values())}.", ""] if missing else []
+    return "\n".join(lines)
 
 
 def main() -> int:
