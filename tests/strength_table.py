@@ -305,10 +305,10 @@ def page(
     lines = [
         "# How strong the attacks are", "",
         f"Every attack that can be bounded in ℓ∞, on undefended models, at ε = {options.eps}: by how much it moves quality",
-        "(mean over the pictures, on the model's own scale of 0 to 1) where it is told to raise it, to lower it, or to move it",
-        "either way, and what is left of the order of the qualities. As in any cell, pictures are scored as they are stored",
-        "in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few hundred questions or",
-        "a few epochs, as their names say.", "",
+        "(mean over the pictures, on the model's own scale of 0 to 1) where it is told to raise it, to lower it, or to move",
+        "it either way, and what is left of the order of the qualities. As in any cell, pictures are scored as they are",
+        "stored in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few hundred",
+        "questions or a few epochs, as their names say.", "",
         f"`{' '.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} pictures of `{dataset.name}`.", "",
         "## Checks", "", "| | |", "|---|---|",
         *(f"| {'✓' if v.held else 'not possible' if v.held is None else '**no**'} | {v.words.replace('|', '∣')} |"
