@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -65,57 +65,95 @@ def fit(
         raise UserError(f"{recipe.name} is not trained; only training defenses and none are")
     torch.manual_seed(schedule.seed)
     model = MODELS.build(model_name)
-    labelled = dataset.label_kind != "none" and not any(math.isnan(sample.mos) for sample in dataset.samples)
-    if not labelled and (not isinstance(model, FittedModel) or model.needs_labels):
-        raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
-    if labelled:
-        training, validation, test = _splits(dataset, schedule.seed)
-    else:  # nothing could be said of pictures that are kept apart
-        training, validation, test = Subset(dataset, range(len(dataset))), None, None
+    parts = _parts_for(model, dataset, schedule.seed)
+    prepared: QualityModel
     try:
         out.mkdir(parents=True, exist_ok=True)
         target = _target(model, recipe, out, label)
-        prepared: QualityModel
         if isinstance(model, FittedModel):
             if recipe.name != "none" or start is not None or backbone is not None:
                 raise UserError(f"{model.info.name} is fitted in one go, without a recipe or weights to start from")
-            if model.most_pictures is not None:
-                training = training.thinned(model.most_pictures)
-            prepared = model
-            how: dict[str, Any] = {"fit": model.fit(_reported(training, report))}
+            prepared, how = model, {"fit": model.fit(_reported(parts.training, report))}
         else:
             began = _began(model, start, backbone)
-            identity = {"recipe": [recipe.name, asdict(recipe)], "data": dataset.fingerprint, "start": began}
-            prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-            budget = train(
-                prepared, recipe.losses, recipe.passes_an_image, training, schedule,
-                checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
-                validation=validation and validation.thinned(_WATCHED), report=report,
-            )  # fmt: skip
-            how = {"passes_an_image": recipe.passes_an_image, "schedule": asdict(schedule), "budget": budget, "start": began}
+            prepared, how = _trained(model, recipe, began, dataset.fingerprint, parts, schedule, target, report)
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written to ({error.strerror}); choose another --out") from None
     except (DoesNotApply, WeightsError, ValueError, UserError) as error:
         # what a reading process raised comes with its traceback before the line that matters
         raise UserError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from None
-    measured = {"demo_srocc_pseudo_mos": round(srocc(prepared, Demo()), 4)}
-    for name, part in (("validation", validation), ("test", test)):
-        if part is not None and labelled:
-            measured[f"{name}_srocc"] = round(srocc(prepared, part), 4)
     card = {
         "model": model.info.name,
         "defense": recipe.name,
         "recipe": asdict(recipe) if is_dataclass(recipe) else {},
         **how,
         "data": {"name": dataset.name, "label_kind": dataset.label_kind, "fingerprint": dataset.fingerprint,
-                 "training_pictures": len(training), "training_references": _references(dataset, training)},
-        "measured": measured,
+                 "training_pictures": len(parts.training), "training_references": parts.references},
+        "measured": _measured(prepared, parts),
         "versions": provenance()["versions"],
         "licence": "MIT",
     }  # fmt: skip
     save_weights(prepared, target, card)
     target.with_suffix(".checkpoint").unlink(missing_ok=True)
     return target
+
+
+class _Parts(NamedTuple):
+    """What is trained on and what is scored; None where there is none, or where nothing could be said of it."""
+
+    training: Subset
+    validation: Subset | None
+    test: Subset | None
+
+    @property
+    def references(self) -> int:
+        """Undistorted pictures behind those that are trained on."""
+        return len({self.training.whole.samples[i].reference_id for i in self.training.indices})
+
+
+def _parts_for(model: QualityModel, dataset: ImageDataset, seed: int) -> _Parts:
+    """The splits of a data set, as a model wants them.
+
+    Raises:
+        UserError: where labels or training pictures are missing.
+    """
+    labelled = dataset.label_kind != "none" and not any(math.isnan(sample.mos) for sample in dataset.samples)
+    if not labelled and (not isinstance(model, FittedModel) or model.needs_labels):
+        raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
+    everything = _Parts(Subset(dataset, range(len(dataset))), None, None)  # without labels, nothing is kept apart
+    parts = _splits(dataset, seed) if labelled else everything
+    if isinstance(model, FittedModel) and model.most_pictures is not None:
+        parts = parts._replace(training=parts.training.thinned(model.most_pictures))
+    return parts
+
+
+def _trained(
+    model: QualityModel,
+    recipe: TrainedDefense,
+    began: dict[str, Any] | str,
+    fingerprint: str,
+    parts: _Parts,
+    schedule: Schedule,
+    target: Path,
+    report: Callable[[Progress], None],
+) -> tuple[QualityModel, dict[str, Any]]:
+    """The model as its recipe leaves it, and what the card says of how."""
+    identity = {"recipe": [recipe.name, asdict(recipe)], "data": fingerprint, "start": began}  # type: ignore[call-overload,unused-ignore]
+    prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+    budget = train(
+        prepared, recipe.losses, recipe.passes_an_image, parts.training, schedule,
+        checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
+        validation=parts.validation and parts.validation.thinned(_WATCHED), report=report,
+    )  # fmt: skip
+    return prepared, {
+        "passes_an_image": recipe.passes_an_image, "schedule": asdict(schedule), "budget": budget, "start": began,
+    }  # fmt: skip
+
+
+def _measured(model: QualityModel, parts: _Parts) -> dict[str, float]:
+    """SROCC on the demo set and on what was kept apart, whole pictures."""
+    scored = {"demo_srocc_pseudo_mos": Demo(), "validation_srocc": parts.validation, "test_srocc": parts.test}
+    return {name: round(srocc(model, pictures), 4) for name, pictures in scored.items() if pictures is not None}
 
 
 def _target(model: QualityModel, recipe: TrainedDefense, out: Path, label: str) -> Path:
@@ -155,16 +193,16 @@ def _began(model: QualityModel, start: Path | None, backbone: str | None) -> dic
     return {"backbone": model.imagenet, "backbone_sha256": load_backbone(model, backbone)}
 
 
-def _splits(dataset: ImageDataset, seed: int) -> tuple[Subset, Subset | None, Subset | None]:
-    """Training, validation and test, the latter two where there are any."""
+def _splits(dataset: ImageDataset, seed: int) -> _Parts:
+    """Training, validation and test, the latter two where there are any.
+
+    Raises:
+        UserError: where no picture is to be trained on.
+    """
     indices: dict[str, list[int]] = {name: [] for name in SPLITS}
     for index, name in enumerate(dataset.split(seed)):
         indices[name].append(index)
     if not indices["training"]:
         raise UserError(f"the data set {dataset.name} has no picture in its training split")
     training, validation, test = (Subset(dataset, some) for some in indices.values())
-    return training, validation if len(validation) else None, test if len(test) else None
-
-
-def _references(dataset: ImageDataset, some: Subset) -> int:
-    return len({dataset.samples[i].reference_id for i in some.indices})
+    return _Parts(training, validation if len(validation) else None, test if len(test) else None)
