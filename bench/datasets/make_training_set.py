@@ -25,6 +25,7 @@ from rich.progress import track
 
 from bench.datasets.distortions import DISTORTIONS, Picture
 from bench.datasets.pseudo_mos import MEASURES, fit_consensus, load_consensus, measure, pseudo_mos
+from bench.threads import use_threads
 
 CROP = 192
 VERSIONS = 12  # distorted versions of each crop
@@ -62,7 +63,6 @@ def _rescaled(picture: Picture, reference_id: str) -> tuple[float, Picture]:
 
 def _make_picture(job: tuple[Path, Path]) -> list[dict[str, object]]:
     """All crops and versions of one picture: files written, one row each with its raw measures."""
-    torch.set_num_threads(1)
     path, out = job
     with Image.open(path) as opened:
         picture = np.asarray(opened.convert("RGB"))
@@ -100,7 +100,7 @@ def main(
     if not paths:
         raise typer.BadParameter(f"no .png or .jpg below {', '.join(map(str, pictures))}")
     (out / "images").mkdir(parents=True, exist_ok=True)
-    with get_context("spawn").Pool(workers) as pool:
+    with get_context("spawn").Pool(workers, use_threads, (1,)) as pool:
         done = pool.imap(_make_picture, [(path, out) for path in paths], chunksize=2)
         rows = [row for rows in track(done, "labelling", total=len(paths)) for row in rows]
     table = pd.DataFrame(rows)
