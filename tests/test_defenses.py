@@ -22,7 +22,7 @@ from defenses.purification.jpeg import JPEG, differentiable_jpeg, quantization_t
 from defenses.training.adversarial import AdversarialTraining
 from models.cnniqa import CNNIQA
 from models.resnet_iqa import ResNetIQA
-from models.zoo import ZOO, WeightsError, card_of, chosen_file, load_weights, save_weights, weight_file
+from models.zoo import ZOO, WeightsError, card_of, chosen_file, load_weights, save_weights
 
 
 def as_batch(picture: np.ndarray) -> torch.Tensor:
@@ -190,11 +190,7 @@ def test_labels_that_are_not_shipped_may_lie_in_a_folder_of_ones_own(tmp_path, m
     assert chosen_file("", "resnet-iqa", "cprl") == ZOO / "resnet-iqa+cprl.safetensors"
     # what is shipped is what a label means to everybody
     zoo = tmp_path / "zoo"
-
-    def in_zoo(model, defense="none", folder=zoo, label=""):
-        return weight_file(model, defense, folder, label)
-
-    monkeypatch.setattr("models.zoo.weight_file", in_zoo)
+    monkeypatch.setattr("models.zoo.ZOO", zoo)
     assert chosen_file("mine", "m", "cprl") == own
     zoo.mkdir()
     (zoo / own.name).touch()

@@ -126,12 +126,21 @@ def test_a_suite_of_a_section_is_one_that_runs(tmp_path: Path) -> None:
     assert least < suites.minutes(both) < 1.05 * least + 1.2 * len(both) / 60
 
 
-def test_a_suite_can_be_of_the_weights_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IQARENA_WEIGHTS", str(tmp_path))
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo with nothing in it, beside a folder of weights with nothing in it."""
+    monkeypatch.setenv("IQARENA_WEIGHTS", str(tmp_path / "own"))
+    monkeypatch.setattr("models.zoo.ZOO", tmp_path / "zoo")
+    for name in ("own", "zoo"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "zoo"
+
+
+def test_a_suite_can_be_of_the_weights_that_are_there(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no weights of the study are at hand"):
         suites.text(runs=at_hand(trained()))
-    for name in ("resnet-iqa@plain-1", "resnet-iqa+cprl@default-0"):
-        (tmp_path / f"{name}.safetensors").touch()
+    (tmp_path / "own" / "resnet-iqa@plain-1.safetensors").touch()
+    (zoo / "resnet-iqa+cprl.safetensors").touch()
     file = tmp_path / "some.yaml"
     file.write_text(CliRunner().invoke(app, ["suite", "core", "surrogates", "--at-hand"]).output, encoding="utf-8")
     found = {named()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
@@ -147,7 +156,7 @@ def test_every_spec_stands_for_one_variant_and_seed() -> None:
     assert known["resnet-iqa[weights=plain-2]", "none"] == (BY_NAME["no defense"], 2, "")
 
 
-def test_trainings_are_all_variants_with_all_seeds_in_files_of_their_own(tmp_path: Path) -> None:
+def test_trainings_are_all_variants_with_all_seeds_in_files_of_their_own(zoo: Path, tmp_path: Path) -> None:
     found = list(trainings())
     assert len({training.file(tmp_path) for training in found}) == len(found) == len(VARIANTS) * len(SEEDS)
     assert [training.seed for training in found[: len(VARIANTS)]] == [0] * len(VARIANTS)
@@ -158,11 +167,12 @@ def test_trainings_are_all_variants_with_all_seeds_in_files_of_their_own(tmp_pat
     assert "--passes 200000 --crop 96 --learning-rate 0.001 --ema 0.995 --seed 1 --label no-necessity-1" in command
 
 
-def test_the_commands_of_what_is_missing_are_printed(tmp_path: Path) -> None:
-    (tmp_path / "resnet-iqa@plain-0.safetensors").touch()
+def test_the_commands_of_what_is_missing_are_printed(zoo: Path, tmp_path: Path) -> None:
+    (tmp_path / "resnet-iqa@plain-1.safetensors").touch()
+    (zoo / "resnet-iqa+cprl@default-1.safetensors").touch()
     options = ["--root", "T", "--start", "S", "--out", str(tmp_path), "--print"]
     lines = CliRunner().invoke(app, ["train", *options]).output.splitlines()
-    assert len(lines) == len(VARIANTS) * len(SEEDS) - 1
+    assert len(lines) == len(VARIANTS) * len(SEEDS) - 2
     halves = [CliRunner().invoke(app, ["train", *options, "--part", part]).output.splitlines() for part in ("1/2", "2/2")]
     assert sorted(halves[0] + halves[1]) == sorted(lines)
 

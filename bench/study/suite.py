@@ -102,8 +102,8 @@ def _parts(
 ) -> Iterable[dict[str, Any]]:
     """The undefended ones, of which each is a model, and the others, which are defenses of one model."""
     common = {"attacks": list(attacks), "threats": [{"norm": "linf", "eps": size} for size in sizes], "precision": precision}
-    defended = [defense for model, defense in specs if model == MODEL]
-    bare = [model for model, _ in specs if model != MODEL]
+    defended = [defense for _, defense in specs if defense != "none"]
+    bare = [model for model, defense in specs if defense == "none"]
     if defended:
         yield {"models": [MODEL], "defenses": defended, **common, "settings": list(settings)}
     if bare:
@@ -147,8 +147,8 @@ def text(names: Sequence[str] = (), runs: Sequence[Trained] | None = None) -> st
     lines = [
         *_comment(
             "CPRL (our reconstruction from the abstracts) against what is trained at the same budget: the study in "
-            "docs/cprl.md. Written by `python -m bench.study suite --write` from bench/study/variants.py. The weights do "
-            "not ship: `python -m bench.study train` makes them in a folder that $IQARENA_WEIGHTS has to name. While some "
+            "docs/cprl.md. Written by `python -m bench.study suite --write` from bench/study/variants.py. Weights that do "
+            "not ship are made by `python -m bench.study train` in a folder that $IQARENA_WEIGHTS has to name. While some "
             "are still to be trained, `python -m bench.study suite --at-hand` prints the suite of the others."
         ),
         "#",

@@ -52,5 +52,7 @@ class Training:
 
 
 def trainings() -> Iterator[Training]:
-    """All of the study."""
-    yield from (Training(variant, seed) for variant, seed in trained())
+    """All of the study whose weights do not ship."""
+    for variant, seed in trained():
+        if not weight_file(MODEL, parse_spec(variant.recipe)[0], label=variant.weights(seed)).is_file():
+            yield Training(variant, seed)

@@ -45,8 +45,8 @@ class Variant:
     headline: bool = False
 
     def weights(self, seed: int) -> str:
-        """The label of its weights."""
-        return f"{self.label}-{seed}"
+        """The label of its weights; none of those of the first seed that ship under the recipe's own name."""
+        return "" if self.label in SHIPPED and seed == SEEDS[0] else f"{self.label}-{seed}"
 
     def spec(self, seed: int, through: str = "") -> Spec:
         """Model and defense; where nothing is defended, the weights are the model's."""
@@ -56,6 +56,8 @@ class Variant:
         return MODEL, spec_of(name, {**parameters, "weights": self.weights(seed), "through": through})
 
 
+SHIPPED = ("plain", "default")
+"""Labels of recipes as they are by default, which are in the zoo with one seed at least."""
 SOFT = ("smoother", "sharper", "identity")
 VARIANTS = (
     Variant("no defense", "plain", "none", "none"),

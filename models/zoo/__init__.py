@@ -30,10 +30,10 @@ class WeightsError(Exception):
     """Weights that are missing, damaged or of another network; the message says which and what to do."""
 
 
-def weight_file(model: str, defense: str = "none", folder: Path = ZOO, label: str = "") -> Path:
-    """Where the weights of a model under a training defense lie; `label` tells further ones apart."""
+def weight_file(model: str, defense: str = "none", folder: Path | None = None, label: str = "") -> Path:
+    """Where the weights of a model under a training defense lie, in the zoo unless told; `label` tells further ones apart."""
     stem = model if defense == "none" else f"{model}+{defense}"
-    return folder / (f"{stem}@{label}.safetensors" if label else f"{stem}.safetensors")
+    return (folder or ZOO) / (f"{stem}@{label}.safetensors" if label else f"{stem}.safetensors")
 
 
 def chosen_file(weights: str, model: str, defense: str = "none") -> Path:
