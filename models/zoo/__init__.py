@@ -31,7 +31,7 @@ class WeightsError(Exception):
 
 
 def weight_file(model: str, defense: str = "none", folder: Path | None = None, label: str = "") -> Path:
-    """Where the weights of a model under a training defense lie, in the zoo or in a folder; `label` tells some from others."""
+    """Where the weights of a model under a training defense lie, here or in a folder; `label` tells some from others."""
     stem = model if defense == "none" else f"{model}+{defense}"
     return (folder or ZOO) / (f"{stem}@{label}.safetensors" if label else f"{stem}.safetensors")
 
