@@ -86,7 +86,7 @@ class Objective:
         if self.kind == "raise":
             return -quality
         if self.kind == "lower":
-            return quality
+            return quality.clone()  # never the qualities themselves: who keeps losses up to date would change those
         if self.kind == "target":
             return (quality - self.value) ** 2
         if self.kind == "reflect":

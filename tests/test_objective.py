@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attacks.objective import Objective
+from attacks.objective import Kind, Objective
 
 CLEAN = torch.tensor([0.2, 0.5, 0.9])
 NOW = torch.tensor([0.3, 0.6, 0.4])
@@ -29,6 +31,14 @@ NOW = torch.tensor([0.3, 0.6, 0.4])
 def test_loss_is_the_one_worked_out_by_hand(kind, expected):
     # five float32 operations on numbers below 1: a few units of 6e-8
     torch.testing.assert_close(Objective(kind, CLEAN).loss(NOW), torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_losses_share_no_memory_with_qualities(kind):
+    qualities = NOW.clone()
+    losses = Objective(kind, CLEAN).loss(qualities)
+    losses.fill_(7.0)
+    assert torch.equal(qualities, NOW)
 
 
 def test_target_aims_at_its_value():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from PIL import Image
 from scipy import stats
 
 from attacks.base import Generators
-from attacks.objective import Objective
+from attacks.objective import Kind, Objective
 from attacks.pgd import PGD
 from attacks.square import Square
 from attacks.threat import Threat
@@ -43,6 +44,27 @@ def test_the_best_so_far_counts_and_a_nan_never_does():
     # after 1, 2, 5, 10, 20 forwards
     np.testing.assert_allclose(trail.seen[0, :5], [0.2, 0.4, 0.4, 0.4, 0.7])
     np.testing.assert_allclose(trail.seen[1, :5], [0.5, 0.5, 0.9, 0.9, 0.9])
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_trail_leaves_the_clean_qualities_as_they_are(kind):
+    clean = torch.tensor([0.2, 0.9])
+    objective = Objective(kind, clean.clone())
+    trail = Trail(objective)
+    for qualities in ([0.1, 0.8], [0.7, 0.95]):
+        trail.note(torch.arange(2), torch.tensor([2, 2]), torch.tensor(qualities))
+    assert torch.equal(objective.clean, clean)
+
+
+@pytest.mark.parametrize("kind", ["raise", "lower"])
+def test_a_search_moves_quality_both_ways_while_a_trail_is_kept(kind):
+    images, model = random_pixels(4, low=60, high=200).float() / 255, LinearModel()
+    target = Target(model, len(images), "score")
+    objective = Objective(kind, target.quality(images))
+    target.trail = Trail(objective)
+    attacked = Square(queries=50).run(target, images, objective, Threat("linf", 8 / 255), Generators(range(4)))
+    gains = target.quality(attacked) - target.quality(images)
+    assert (gains > 0).all() if kind == "raise" else (gains < 0).all()
 
 
 def run(attack, model, count=6, queries=None):
