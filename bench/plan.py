@@ -18,7 +18,7 @@ from bench.registry import ATTACKS
 PROTOCOL = 2
 """Of the harness: to be raised with every change of `bench`, or of a contract, that moves a cell's numbers.
 
-It is part of every cell's id. A test holds the numbers of one small cell against those of the protocol that it names.
+It is part of every cell's id. A test holds the numbers of some small cells against those of the protocol that it names.
 """
 
 
