@@ -224,6 +224,15 @@ def test_an_attack_says_why_it_cannot_have_a_picture_or_a_threat(arena, monkeypa
         arena.cell_id(cells("one-pixel", threats=[{"norm": "l0", "eps": 0.0001}])[0])
 
 
+NUMBERS = {
+    2: {
+        ("pgd[steps=5]", "lower"): 0.131338, ("square[queries=30]", "lower"): 0.000876,
+        ("pgd[steps=5]", "away"): 0.131357, ("square[queries=30]", "away"): 0.001142,
+    },
+}  # fmt: skip
+"""Mean |quality shift| on six demo pictures, by the protocol that the harness has."""
+
+
 def test_the_numbers_of_small_cells_are_those_of_the_protocol() -> None:
     found = {
         (row.attack, row.objective): row.abs_gain
