@@ -56,6 +56,8 @@ MUTATIONS = (
     Mutation("`away` goes the wrong way", "attacks/objective.py",
              "torch.where(self.axis >= self.clean, -quality, quality)",
              "torch.where(self.axis >= self.clean, quality, -quality)", ("test_objective.py",)),
+    Mutation("losses are the qualities themselves, so that who updates those writes into these", "attacks/objective.py",
+             "return quality.clone()", "return quality", ("test_objective.py",)),
     Mutation("queries are counted once a batch", "bench/target.py",
              "self.counts.forwards[self.index] += self.draws", "self.counts.forwards[self.index[:1]] += self.draws",
              ("test_target.py",)),
