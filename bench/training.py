@@ -138,7 +138,7 @@ def _trained(
     report: Callable[[Progress], None],
 ) -> tuple[QualityModel, dict[str, Any]]:
     """The model as its recipe leaves it, and what the card says of how."""
-    identity = {"recipe": [recipe.name, asdict(recipe)], "data": fingerprint, "start": began}  # type: ignore[call-overload,unused-ignore]
+    identity = {"recipe": [recipe.name, asdict(recipe)], "data": fingerprint, "start": began}
     prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     budget = train(
         prepared, recipe.losses, recipe.passes_an_image, parts.training, schedule,

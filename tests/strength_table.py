@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -301,7 +302,8 @@ def page(
     words = ["python", "tests/strength_table.py"]
     words += [] if options.dataset == "demo" else ["--dataset", options.dataset]
     words += [] if options.models is None else ["--models", *options.models]
-    words += ["--limit", str(options.limit), "--page", str(options.page)]
+    words += [] if options.attacks is None else ["--attacks", *options.attacks]
+    words += ["--limit", str(options.limit), "--square-limit", str(options.square_limit), "--page", str(options.page)]
     lines = [
         "# How strong the attacks are", "",
         f"Every attack that can be bounded in ℓ∞, on undefended models, at ε = {options.eps}: by how much it moves quality",
@@ -309,7 +311,7 @@ def page(
         "it either way, and what is left of the order of the qualities. As in any cell, pictures are scored as they are",
         "stored in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few hundred",
         "questions or a few epochs, as their names say.", "",
-        f"`{' '.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} pictures of `{dataset.name}`.", "",
+        f"`{shlex.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} pictures of `{dataset.name}`.", "",
         "## Checks", "", "| | |", "|---|---|",
         *(f"| {'✓' if v.held else 'not possible' if v.held is None else '**no**'} | {v.words.replace('|', '∣')} |"
           for v in verdicts), "",

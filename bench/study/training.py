@@ -27,8 +27,8 @@ class Training:
         """That of the study, with this seed."""
         return replace(SCHEDULE, seed=self.seed)
 
-    def file(self, out: Path) -> Path:
-        """Where its weights lie."""
+    def file(self, out: Path | None = None) -> Path:
+        """Where its weights lie, in the zoo or in a folder."""
         return weight_file(MODEL, parse_spec(self.variant.recipe)[0], out, self.variant.weights(self.seed))
 
     def command(self, root: Path, start: Path, out: Path) -> str:
@@ -53,6 +53,5 @@ class Training:
 
 def trainings() -> Iterator[Training]:
     """All of the study whose weights do not ship."""
-    for variant, seed in trained():
-        if not weight_file(MODEL, parse_spec(variant.recipe)[0], label=variant.weights(seed)).is_file():
-            yield Training(variant, seed)
+    everything = (Training(variant, seed) for variant, seed in trained())
+    yield from (training for training in everything if not training.file().is_file())
