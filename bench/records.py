@@ -289,8 +289,10 @@ class Records:
         """``summary.csv``, rebuilt, with empty text where a text is missing and NaN where a number is."""
         self.rebuild_summary()
         texts = dict.fromkeys(["cell_id", *CELL_COLUMNS, "status", "flags", "source"], str)
-        table = pd.read_csv(self.folder / "summary.csv", dtype=texts | {"seed": int, "eps": float})
-        return table.fillna(dict.fromkeys(texts, ""))
+        numbers = {column: ["", "nan"] for column in SUMMARY_COLUMNS if column not in texts}
+        types = texts | {"seed": int, "eps": float}
+        table = pd.read_csv(self.folder / "summary.csv", dtype=types, keep_default_na=False, na_values=numbers)
+        return table.copy()  # in one piece: pandas warns of a column more in a table that was read column by column
 
 
 def _state(folder: Path) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +41,9 @@ def test_records_from_before_a_measure_was_there_load_with_nothing_in_its_place(
     table = records.summary()
     assert list(table.columns) == SUMMARY_COLUMNS
     assert len(table) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table.assign(mine=1, yours=2)  # pandas warns where a table lies about in a hundred pieces
     assert table[columns((*FIXED, *LATER))].isna().all(axis=None)
     assert "krocc_clean" in pd.read_csv(tmp_path / "summary.csv").columns
     assert len(size_curves(records)) == 2
