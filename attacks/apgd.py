@@ -10,9 +10,9 @@ import torch
 
 from attacks.base import Access, Attack, Generators, Target
 from attacks.best import Best, chosen
-from attacks.descent import random_point, steepest
+from attacks.descent import downhill, random_point
 from attacks.objective import Objective
-from attacks.threat import Norm, Threat
+from attacks.threat import Ball, Norm, Threat
 
 _MOMENTUM, _PROGRESS = 0.75, 0.75
 """The paper's α, and its ρ: the share of steps that must improve for a step size to stay."""
@@ -90,47 +90,31 @@ class APGD(Attack):
         first: float,
     ) -> Best:  # fmt: skip
         """One run; the best of its iterates, the start among them. A picture that has arrived leaves it at a review."""
-        stored = threat.snap(start, images)
+        stored = images if start is images else threat.snap(start, images)  # what comes in is on the grid
         quality, gradient = target.quality_and_grad(stored, objective.loss)
         loss = objective.loss(quality)
-        best = found = Best(stored, loss)
-        size, shrunk = torch.full_like(loss, first * threat.size), torch.zeros_like(loss, dtype=torch.bool)
-        run = _Run(images, start, start, start, gradient, gradient, loss, loss, size, torch.zeros_like(loss), shrunk)
+        found, ball = Best(stored, loss), Ball(threat, images)
+        size, none = torch.full_like(loss, first * threat.size), torch.zeros_like(loss)
+        run = _Run(ball, start, start, gradient, loss, start, gradient, loss, loss, size, none, none.bool())
         index, review, since = torch.arange(len(images), device=images.device), set(reviews(steps)), 0
         for step in range(1, steps + 1):
-            moved = steepest(run.gradient, threat.norm).mul_(-_wide(run.size)).add_(run.current)
-            if step > 1:  # α of the way to where the step alone would end, and 1 − α of the last way once more
-                moved = threat.project(moved, run.images).sub_(run.current).mul_(_MOMENTUM).add_(run.current)
-                moved.add_(run.current - run.previous, alpha=1 - _MOMENTUM)
-            moved = threat.project(moved, run.images)
-            run.previous, run.current = run.current, moved
-            stored = threat.snap(moved, run.images)
+            stored = run.step(first=step == 1)
             if step == steps:
-                best.offer(stored, objective.loss(target.quality(stored)))
+                run.note(objective.loss(target.quality(stored)))
                 break
             quality, run.gradient = target.quality_and_grad(stored, objective.loss)
-            before, run.loss = run.loss, objective.loss(quality)
-            run.improved += run.loss < before
-            better = best.offer(stored, run.loss)
-            run.at_best = chosen(better, moved, run.at_best)
-            run.gradient_at_best = chosen(better, run.gradient, run.gradient_at_best)
+            run.note(objective.loss(quality))
             if step in review:
-                open_ = ~objective.reached(best.losses)
+                open_ = ~objective.reached(run.best)
                 if not open_.all():
-                    found.offer_part(index, best.images, best.losses)
-                    index, best, run = index[open_], best.part(open_), run.part(open_)
+                    found.offer_part(index, run.ball.snap(run.at_best), run.best)
+                    index, run = index[open_], run.part(open_)
                     target, objective = target.part(open_), objective.part(open_)
                     if not len(index):
                         break
-                stuck = ~run.shrunk & (best.losses >= run.loss_at_review)
-                run.shrunk = (run.improved < _PROGRESS * (step - since)) | stuck
-                run.size = torch.where(run.shrunk, run.size / 2, run.size)
-                back = _wide(run.shrunk)
-                run.current = torch.where(back, run.at_best, run.current)
-                run.previous = torch.where(back, run.at_best, run.previous)
-                run.gradient = torch.where(back, run.gradient_at_best, run.gradient)
-                run.improved, run.loss_at_review, since = torch.zeros_like(run.loss), best.losses, step
-        found.offer_part(index, best.images, best.losses)
+                run.review(step - since)
+                since = step
+        found.offer_part(index, run.ball.snap(run.at_best), run.best)
         return found
 
 
@@ -138,21 +122,49 @@ class APGD(Attack):
 class _Run:
     """Where the pictures of a run are: (N, 3, H, W) and (N,), so that some of them can leave it."""
 
-    images: torch.Tensor
+    ball: Ball
     current: torch.Tensor
     previous: torch.Tensor
-    at_best: torch.Tensor
     gradient: torch.Tensor
-    gradient_at_best: torch.Tensor
     loss: torch.Tensor
-    loss_at_review: torch.Tensor
+    at_best: torch.Tensor
+    gradient_at_best: torch.Tensor
+    best: torch.Tensor
+    best_at_review: torch.Tensor
     size: torch.Tensor
     improved: torch.Tensor
     shrunk: torch.Tensor
 
     def part(self, mask: torch.Tensor) -> _Run:
         """Some of the pictures."""
-        return _Run(**{name: value[mask] for name, value in vars(self).items()})
+        return _Run(**{name: value.part(mask) if name == "ball" else value[mask] for name, value in vars(self).items()})
+
+    def step(self, *, first: bool) -> torch.Tensor:
+        """Goes a step on, and returns where that is as it would be stored."""
+        moved = downhill(self.current, self.gradient, self.size, self.ball.threat.norm)
+        if not first:  # α of the way to where the step alone would end, and 1 − α of the last way once more
+            moved = self.ball.project(moved).lerp_(self.current, 1 - _MOMENTUM)
+            moved.add_(self.current, alpha=1 - _MOMENTUM).sub_(self.previous, alpha=1 - _MOMENTUM)
+        self.previous, self.current = self.current, self.ball.project(moved)
+        return self.ball.snap(self.current)
+
+    def note(self, loss: torch.Tensor) -> None:
+        """What the pictures' losses are where they are now."""
+        self.improved = self.improved + (loss < self.loss)
+        better = loss < self.best
+        self.loss, self.best = loss, torch.where(better, loss, self.best)
+        self.at_best = chosen(better, self.current, self.at_best)
+        self.gradient_at_best = chosen(better, self.gradient, self.gradient_at_best)
+
+    def review(self, steps: int) -> None:
+        """Halves the step size of pictures that made too little of these steps, and sends them back to their best place."""
+        stuck = ~self.shrunk & (self.best >= self.best_at_review)
+        self.shrunk = (self.improved < _PROGRESS * steps) | stuck
+        self.size = torch.where(self.shrunk, self.size / 2, self.size)
+        self.current = chosen(self.shrunk, self.at_best, self.current)
+        self.previous = chosen(self.shrunk, self.at_best, self.previous)
+        self.gradient = chosen(self.shrunk, self.gradient_at_best, self.gradient)
+        self.improved, self.best_at_review = torch.zeros_like(self.loss), self.best
 
 
 @dataclass(frozen=True)
@@ -161,7 +173,3 @@ class APGDL2(APGD):
 
     name: ClassVar[str] = "apgd-l2"
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
-
-
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values.view(-1, 1, 1, 1)

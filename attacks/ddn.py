@@ -10,7 +10,7 @@ import torch
 
 from attacks.base import Access, Attack, Generators, Target
 from attacks.best import Best
-from attacks.descent import steepest
+from attacks.descent import euclidean
 from attacks.objective import Kind, Objective
 from attacks.threat import Norm, Threat
 
@@ -57,9 +57,9 @@ class DDN(Attack):
         clean = objective.loss(objective.clean)
         best = Best(images, torch.zeros_like(clean))
         length = torch.full_like(clean, threat.size)
-        shift = torch.zeros_like(images)
+        attacked = images
         for step in range(steps):
-            stored = threat.snap(images + shift, images)
+            stored = threat.snap(attacked, images)
             quality, gradient = target.quality_and_grad(stored, objective.loss)
             if step > 0:
                 moved = clean - objective.loss(quality)
@@ -69,10 +69,11 @@ class DDN(Attack):
             # steps fall along the paper's cosine to a hundredth, but as shares of the length now, not of that at the start:
             # that is the whole ball here, often ten times what is needed, and each step would forget those before it
             share = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-            scale = length.view(-1, 1, 1, 1)
-            shift = scale * steepest(shift - share * scale * steepest(gradient, "l2"), "l2")
-            shift = (images + shift).clamp(0, 1) - images
-        stored = threat.snap(images + shift, images)
+            stride = (share * length / euclidean(gradient)).view(-1, 1, 1, 1)
+            shift = (attacked - images).addcmul_(gradient, stride, value=-1)
+            shift.mul_((length / euclidean(shift)).view(-1, 1, 1, 1))
+            attacked = shift.add_(images).clamp_(0, 1)
+        stored = threat.snap(attacked, images)
         moved = clean - objective.loss(target.quality(stored))
         best.offer(stored, self.rank(moved, threat.distance(stored, images) / threat.size))
         return best.images

@@ -10,7 +10,7 @@ import torch
 from attacks.base import Access, Attack, Generators, Target
 from attacks.best import Best
 from attacks.objective import Objective
-from attacks.threat import Norm, Threat
+from attacks.threat import Ball, Norm, Threat
 
 Memory = dict[str, torch.Tensor]
 """What a run remembers from step to step, by name; empty at its start."""
@@ -20,8 +20,21 @@ def steepest(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
     """The direction of steepest ascent at unit length in a norm: the sign for linf, the unit vector for l2."""
     if norm == "linf":
         return gradient.sign()
-    length: torch.Tensor = gradient.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return gradient / length.view(-1, 1, 1, 1)
+    return gradient / euclidean(gradient).view(-1, 1, 1, 1)
+
+
+def euclidean(shift: torch.Tensor) -> torch.Tensor:
+    """Lengths (N,) to divide by: never 0."""
+    length: torch.Tensor = shift.flatten(1).norm(dim=1).clamp(min=1e-12)
+    return length
+
+
+def downhill(images: torch.Tensor, gradient: torch.Tensor, size: float | torch.Tensor, norm: Norm) -> torch.Tensor:
+    """Pictures a step of that length, one for all or (N,), against a gradient; the size of it does not matter."""
+    if isinstance(size, float) and norm == "linf":
+        return images.sub(gradient.sign(), alpha=size)
+    length = torch.as_tensor(size, device=images.device) / (1.0 if norm == "linf" else euclidean(gradient))
+    return images.addcmul(gradient.sign() if norm == "linf" else gradient, length.view(-1, 1, 1, 1), value=-1)
 
 
 def noise(images: torch.Tensor, norm: Norm, generator: Generators) -> torch.Tensor:
@@ -74,7 +87,7 @@ class GradientDescent(Attack):
         """The objective that is really followed."""
         return objective
 
-    def outlook(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
+    def outlook(self, attacked: torch.Tensor, ball: Ball, memory: Memory) -> torch.Tensor:
         """The pictures at which the next gradient is taken; inside the ball."""
         return attacked
 
@@ -94,6 +107,7 @@ class GradientDescent(Attack):
     ) -> torch.Tensor:
         objective = self.aim(objective)
         best = Best(images, objective.loss(objective.clean))
+        ball = Ball(threat, images)
         for restart in range(self.restarts):
             left = target.queries_left
             steps = self.steps
@@ -104,13 +118,14 @@ class GradientDescent(Attack):
             attacked = random_point(images, threat, generator) if random else images
             for step in range(steps):
                 # gradient and score are those of the picture as it would be stored, while steps add up unrounded
-                stored = threat.snap(self.outlook(attacked, images, threat, memory), images)
+                seen = self.outlook(attacked, ball, memory)
+                stored = images if seen is images else ball.snap(seen)  # what comes in is on the grid
                 quality, gradient = self.ask(target, stored, objective, threat, generator, memory)
                 if random or step > 0:
                     best.offer(stored, objective.loss(quality))
-                direction = steepest(self.direction(gradient, threat, memory), threat.norm)
-                attacked = threat.project(attacked.sub(direction, alpha=self.step_size * threat.size), images)
+                direction = self.direction(gradient, threat, memory)
+                attacked = ball.project(downhill(attacked, direction, self.step_size * threat.size, threat.norm))
             if steps > 0:
-                stored = threat.snap(attacked, images)
+                stored = ball.snap(attacked)
                 best.offer(stored, objective.loss(target.quality(stored)))
         return best.images

@@ -9,7 +9,7 @@ import torch
 
 from attacks.descent import Memory
 from attacks.mi_fgsm import MIFGSM
-from attacks.threat import Threat
+from attacks.threat import Ball
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class NIFGSM(MIFGSM):
     name: ClassVar[str] = "ni-fgsm"
     paper: ClassVar[str] = "https://arxiv.org/abs/1908.06281"
 
-    def outlook(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
+    def outlook(self, attacked: torch.Tensor, ball: Ball, memory: Memory) -> torch.Tensor:
         if "velocity" not in memory:
             return attacked
-        return threat.project(attacked - self.step_size * threat.size * self.decay * memory["velocity"], images)
+        return ball.project(attacked.sub(memory["velocity"], alpha=self.step_size * ball.threat.size * self.decay))

@@ -66,14 +66,13 @@ class PatchRS(ScoreAttack):
                 at = drawn_window(draw, size, patch)
                 new_patch = patch.clone()
                 new_patch[at] = (draw[:, 2:, None, None] < 0.5).to(patch)
-            old, new = (windows(place[:, 0], place[:, 1], side, channels) for place in (corner, new_corner))
-            current[old] = images[old]
-            current[new] = new_patch
+            at = windows(new_corner[:, 0], new_corner[:, 1], side, channels)
+            current[at] = new_patch
             seen = objective.loss(target.quality(current))
             better = seen < losses
             losses = torch.where(better, seen, losses)
             patch = torch.where(better.view(-1, 1, 1, 1), new_patch, patch)
             corner = torch.where(better[:, None], new_corner, corner)
-            current[new] = images[new]
+            current[at] = images[at]  # clean again
         current[windows(corner[:, 0], corner[:, 1], side, channels)] = patch
         return torch.where((losses < objective.loss(objective.clean)).view(-1, 1, 1, 1), current, images)

@@ -43,8 +43,8 @@ class ScoreAttack(Attack):
 
 def ends(images: torch.Tensor, threat: Threat) -> tuple[torch.Tensor, torch.Tensor]:
     """The lowest and the highest picture of an ℓ∞ ball that can be stored in 8 bit."""
-    low, high = (threat.snap(threat.project(images + way * threat.size, images), images) for way in (-1, 1))
-    return low, high
+    low, high = threat.end_levels(images)
+    return low.div_(255), high.div_(255)
 
 
 def signs_in_blocks(images: torch.Tensor, size: tuple[int, int], generator: Generators) -> torch.Tensor:

@@ -51,43 +51,48 @@ class SimBA(ScoreAttack):
         rows, columns = math.ceil(share * height), math.ceil(share * width)
         each = torch.arange(count, device=images.device)
         waves = [_waves(side, threat.norm).to(images) for side in (height, width)]
-        low, high = ends(images, threat) if threat.norm == "linf" else (images, images)
-        exact = images.clone()  # steps add up unrounded
+        sums, low, high = [part.flatten(0, 1) for part in (images.clone(), *_room(images, threat))]  # unrounded, by planes
         current, losses = images.clone(), objective.loss(objective.clean).clone()
+        planes = current.flatten(0, 1)
         order, forth = images.new_empty(count, 0, dtype=torch.int64), images.new_ones(count, dtype=torch.bool)
         place = torch.zeros(count, dtype=torch.int64, device=images.device)
         for _ in range(self.allowed(target)):
             while order.shape[1] <= int(place.max()):
                 order = torch.cat([order, orders(channels * rows * columns, generator).to(order)], dim=1)
-            chosen = order[each, place]
-            channel, row, column = chosen // (rows * columns), chosen // columns % rows, chosen % columns
+            picked = order[each, place]
+            channel, row, column = picked // (rows * columns), picked // columns % rows, picked % columns
+            length = torch.where(forth, 1.0, -1.0).to(images) * (self.step_size * threat.size)
             if self.basis == "pixel":
                 wave = images.new_zeros(count, height, width)
-                wave[each, row, column] = 1
+                wave[each, row, column] = length
             else:
-                wave = waves[0][row][:, :, None] * waves[1][column][:, None, :]
-            wave *= (torch.where(forth, 1.0, -1.0).to(images) * self.step_size * threat.size).view(-1, 1, 1)
+                wave = (waves[0][row] * length[:, None])[:, :, None] * waves[1][column][:, None, :]
             if threat.norm == "linf":  # value by value: the other channels stay as they are
-                at: tuple[torch.Tensor, ...] = (each, channel)
-                tried = wave.add_(exact[at]).clamp_(images[at] - threat.size, images[at] + threat.size).clamp_(0, 1)
-                stored = ((tried * 255).round() / 255).clamp(low[at], high[at])
+                at = each * channels + channel
+                tried = wave.add_(sums[at]).clamp_(low[at], high[at])
+                stored = (tried * 255).round_().div_(255)
             else:
-                at = (each,)
-                tried = exact.clone()
-                tried[each, channel] += wave
-                tried = threat.project(tried, images)
-                stored = threat.snap(tried, images)
-            before = current[at]
-            current[at] = stored
+                at = torch.arange(count * channels, device=images.device)
+                whole = sums.unflatten(0, (count, channels)).clone()
+                whole[each, channel] += wave
+                whole = threat.project(whole, images)
+                tried, stored = whole.flatten(0, 1), threat.snap(whole, images).flatten(0, 1)
+            before = planes[at]
+            planes[at] = stored
             seen = objective.loss(target.quality(current))
             better = seen < losses
             losses = torch.where(better, seen, losses)
-            kept = better.view(-1, *[1] * (stored.dim() - 1))
-            exact[at], current[at] = torch.where(kept, tried, exact[at]), torch.where(kept, stored, before)
+            kept = better.repeat_interleave(len(at) // count)
+            sums[at[kept]], planes[at[~kept]] = tried[kept], before[~kept]
             # the next direction after a success or two failures
             done = better | ~forth
             place, forth = place + done.long(), done
         return current
+
+
+def _room(images: torch.Tensor, threat: Threat) -> tuple[torch.Tensor, torch.Tensor]:
+    """How far sums may go: for linf to what can be stored, so that rounding leads nowhere else; for l2 nowhere is known."""
+    return ends(images, threat) if threat.norm == "linf" else (images, images)
 
 
 def _waves(side: int, norm: Norm) -> torch.Tensor:

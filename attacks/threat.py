@@ -14,8 +14,8 @@ from attacks.similarity import WINDOW, ssim
 
 Norm = Literal["linf", "l2", "l0", "patch", "ssim"]
 
-_SHORTENINGS = 60
-"""By 2 % each: enough to shorten a shift to a third."""
+_SHORTENINGS, _HAIR = 60, 0.998
+"""By 2 % each: enough to shorten a shift to a third. What the first leaves of the ball, so that it mostly is the last."""
 _HALVINGS = 12
 """Of the interval that holds the largest share of a shift that is still inside."""
 
@@ -79,13 +79,15 @@ class Threat:
             >>> Threat("linf", 2 / 255).project(clean + 0.1, clean).sub(clean).mul(255).amax().round().item()
             2.0
         """
-        shift = images - clean
+        if self.norm == "linf":
+            return images.clamp(*self.ends(clean))
+        return self._pulled(images - clean, clean)
+
+    def _pulled(self, shift: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Pictures shifted no farther than allowed, but for linf; in place, since this runs at every step of an attack."""
         if self.norm == "ssim":
             return self._largest_share(lambda share: (clean + share * shift).clamp(0, 1), clean)
-        # in place: these run at every step of an attack, and fresh memory costs more than the sums
-        if self.norm == "linf":
-            shift.clamp_(-self.size, self.size)
-        elif self.norm == "l2":
+        if self.norm == "l2":
             length = shift.flatten(1).norm(dim=1).clamp(min=1e-12)
             shift.mul_((self.size / length).clamp(max=1).view(-1, 1, 1, 1))
         elif self.norm == "l0":
@@ -106,27 +108,38 @@ class Threat:
             >>> Threat("linf", 2 / 255).snap(clean + 1.6 / 255, clean).mul(255)[0, 0, 0, 0].round(decimals=3).item()
             102.0
         """
+        if self.norm == "linf":
+            return _on_grid(images, *self.end_levels(clean))
         shift = (images - clean).mul_(255)
         if self.norm == "ssim":
             start = (clean * 255).round()
             return self._largest_share(lambda share: ((start + (share * shift).round()) / 255).clamp(0, 1), clean)
         if self.norm == "l2":
             steps, length = shift.round(), self.size * 255
-            for _ in range(_SHORTENINGS):
-                over = steps.flatten(1).double().norm(dim=1) > length
+            for turn in range(_SHORTENINGS):
+                over, norms = _longer(steps, length)
                 if not over.any():
                     break
-                shift.mul_(torch.where(over, 0.98, 1.0).to(shift).view(-1, 1, 1, 1))
+                # by what rounding has added and a hair, which most often does; after that by a step that leads somewhere
+                share = (length / norms * _HAIR).clamp(max=_HAIR if turn == 0 else 0.98)
+                shift.mul_(torch.where(over, share, 1.0).view(-1, 1, 1, 1))
                 torch.round(shift, out=steps)
             else:
                 steps = self.whole_levels(self.project(clean + shift / 255, clean) * 255 - clean * 255, clean)
         else:
             steps = shift.round_()
-            if self.norm == "linf":
-                reach = math.floor(self.size * 255 * (1 + 1e-9))
-                steps.clamp_(-reach, reach)
         # 255 · clean is whole but for a rounding error, which the second rounding takes out
         return steps.add_(clean, alpha=255).round_().div_(255).clamp_(0, 1)
+
+    def ends(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The darkest and the brightest picture of an ℓ∞ ball, inside [0, 1]."""
+        return (clean - self.size).clamp_(min=0), (clean + self.size).clamp_(max=1)
+
+    def end_levels(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of what can be stored in 8 bit, in levels from 0 to 255."""
+        levels = (clean * 255).round_()
+        reach = math.floor(self.size * 255 * (1 + 1e-9))
+        return (levels - reach).clamp_(min=0), levels.add_(reach).clamp_(max=255)
 
     def whole_levels(self, shift: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """Shifts (N, 3, H, W) in levels of 1/255, inside, cut to whole levels toward zero; still inside.
@@ -194,6 +207,36 @@ class Threat:
         return 1 - ssim(images.double(), clean.double()) <= self.size - 1e-6
 
 
+class Ball:
+    """The threat model around some clean pictures (N, 3, H, W), for who needs it at every step: its ends are kept."""
+
+    def __init__(self, threat: Threat, clean: torch.Tensor) -> None:
+        self.threat, self.clean = threat, clean
+        if threat.norm == "linf":
+            self._ends, self._end_levels = threat.ends(clean), threat.end_levels(clean)
+
+    def part(self, mask: torch.Tensor) -> Ball:
+        """Around some of the pictures."""
+        return Ball(self.threat, self.clean[mask])
+
+    def project(self, images: torch.Tensor) -> torch.Tensor:
+        """As `Threat.project`, but in the place of `images`: fresh memory costs more than the sums."""
+        if self.threat.norm == "linf":
+            return images.clamp_(*self._ends)
+        return self.threat._pulled(images.sub_(self.clean), self.clean)
+
+    def snap(self, images: torch.Tensor) -> torch.Tensor:
+        """As `Threat.snap`."""
+        if self.threat.norm == "linf":
+            return _on_grid(images, *self._end_levels)
+        return self.threat.snap(images, self.clean)
+
+
+def _on_grid(images: torch.Tensor, least: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
+    """The nearest pictures on the 8-bit grid between two in levels."""
+    return (images * 255).round_().clamp_(least, most).div_(255)
+
+
 def square(top: torch.Tensor, left: torch.Tensor, side: int | torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Masks (N, 1, height, width), bool, of squares with these corners (N,)."""
     rows = torch.arange(height, device=top.device).view(1, 1, -1, 1)
@@ -201,6 +244,14 @@ def square(top: torch.Tensor, left: torch.Tensor, side: int | torch.Tensor, heig
     side = torch.as_tensor(side, device=top.device).view(-1, 1, 1, 1)
     top, left = top.view(-1, 1, 1, 1), left.view(-1, 1, 1, 1)
     return (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+
+
+def _longer(steps: torch.Tensor, length: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether each shift (N, 3, H, W) is longer than that, and how long they are about, (N,) both."""
+    norms = _length(steps, "l2")
+    if ((norms / length - 1).abs() < 1e-4).any():  # sums in float32 do not tell; those in float64 take three times as long
+        return steps.flatten(1).double().norm(dim=1) > length, norms
+    return norms > length, norms
 
 
 def _length(shift: torch.Tensor, norm: Norm) -> torch.Tensor:

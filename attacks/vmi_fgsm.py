@@ -46,8 +46,8 @@ class VMIFGSM(MIFGSM):
         tuning = torch.zeros_like(stored)
         if "stored" in memory:
             for _ in range(self.samples):
-                shift = self.beta * threat.size * noise(stored, threat.norm, generator)
-                tuning += target.quality_and_grad((memory["stored"] + shift).clamp(0, 1), objective.loss)[1]
+                around = noise(stored, threat.norm, generator).mul_(self.beta * threat.size).add_(memory["stored"])
+                tuning += target.quality_and_grad(around.clamp_(0, 1), objective.loss)[1]
             tuning = tuning / self.samples - memory["gradient"]
         quality, gradient = super().ask(target, stored, objective, threat, generator, memory)
         memory |= {"stored": stored, "gradient": gradient}

@@ -97,7 +97,8 @@ class Target:
         """Qualities (N,) and the gradient of ``loss(qualities)`` by the pictures."""
         self._need("gradient")
         with torch.enable_grad():
-            leaf = images.detach().clone().requires_grad_()
+            images = images.clone() if images.is_inference() else images.detach()  # a copy takes time at every step
+            leaf = images.requires_grad_()
             with gradient_precision(self.precision, leaf.device):
                 qualities = self._forward(leaf)
             if not qualities.requires_grad:
@@ -120,7 +121,9 @@ class Target:
         """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted, all if left out."""
         self.counts.backwards[self.index] += self.draws
         self.counts.gradients[self.index] += 1
-        dead = ~((gradient.amax(dim=(1, 2, 3)) > 0) | (gradient.amin(dim=(1, 2, 3)) < 0))  # zero or NaN
+        dead = ~(gradient.amax(dim=(1, 2, 3)) > 0)  # zero or NaN, or nowhere positive, which is rare
+        if dead.any():
+            dead &= ~(gradient.amin(dim=(1, 2, 3)) < 0)
         if asked is not None:
             dead &= asked
         self.counts.zero_gradients[self.index] += dead.cpu().long()

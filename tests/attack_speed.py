@@ -48,16 +48,19 @@ THREATS: dict[Norm, Threat] = {
 }  # fmt: skip
 OWN_WORK = {
     "adv-cf": "colour curves",
+    "cumulative-uap": "a tile and its gradient",
     "di-fgsm": "random resize and padding",
     "facpa": "U-Net, trained",
     "generative-uap": "U-Net, trained",
     "ioi": "Fourier transforms",
     "korhonen": "map of spatial activity",
     "madc": "reference distance and its gradient",
+    "score-boundary": "textures along edges, picture by picture",
     "sma": "ranks of the whole set",
     "ssah": "Haar transforms",
     "stadv": "warp",
     "ti-fgsm": "Gaussian blur of gradients",
+    "uap": "a tile and its gradient",
     "zhang-dists": "DISTS network",
     "zhang-ssim": "SSIM and its gradient",
 }

@@ -41,6 +41,9 @@ class Mutation(NamedTuple):
 MUTATIONS = (
     Mutation("the projection goes to the other side", "attacks/threat.py",
              "return shift.add_(clean).clamp_(0, 1)", "return shift.neg_().add_(clean).clamp_(0, 1)", ("test_threat.py",)),
+    Mutation("steps in ℓ∞ are projected to the dark end alone", "attacks/threat.py",
+             "return images.clamp_(*self._ends)", "return images.clamp_(self._ends[0], self._ends[0])",
+             ("test_attacks_gradient.py",)),
     Mutation("what is rounded to 8 bit may lie one level outside", "attacks/threat.py",
              "reach = math.floor(self.size * 255 * (1 + 1e-9))", "reach = math.ceil(self.size * 255 * (1 + 1e-9))",
              ("test_threat.py",)),
