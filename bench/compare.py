@@ -74,12 +74,16 @@ class Duel:
         pictures = f"{self.images} pictures of {self.references} references"
         return " · ".join(filter(None, [brief(self.context), place, pictures]))
 
-    def better(self, measure: Measure, line: Line) -> str:
-        """The name of the better defense or the stronger attack; empty where they are not told apart."""
+    def winner(self, measure: Measure, line: Line) -> int | None:
+        """The better defense or the stronger attack, 0 or 1; None where they are not told apart."""
         if not line.p < BELIEVED:
-            return ""
-        second = (line.difference[0] > 0) == ((measure == "srocc") == (self.kind == "defense"))
-        return brief(self.names[int(second)])
+            return None
+        return int((line.difference[0] > 0) == ((measure == "srocc") == (self.kind == "defense")))
+
+    def better(self, measure: Measure, line: Line) -> str:
+        """Its name, or nothing."""
+        place = self.winner(measure, line)
+        return "" if place is None else brief(self.names[place])
 
 
 def compare(records: Records, first: str, second: str, model: str | None = None) -> list[Duel]:

@@ -27,14 +27,15 @@ HOW_TO_READ = """\
 SROCC is the rank correlation with the labels: 1 is the right order, 0 none, −1 the reverse. Mean |shift| is how far quality
 moves on a scale of 1. Brackets are 95 % intervals of a bootstrap over reference pictures, the same for both. p is the chance
 of a difference at least as large if there were none, corrected by Holm for all lines of the table; below 0.05 the last
-column names the better one."""
+column says which is the better one."""
 TITLES: dict[Measure, str] = {"srocc": "SROCC", "shift": "mean |shift|"}
 
 
 def tell(duels: Iterable[Duel], console: Console) -> None:
     """Print every comparison: the outcome in a sentence, two tables, and what to bear in mind."""
     for duel in duels:
-        console.print(Text(f"{' against '.join(map(brief, duel.names))} · {duel.title}", style="bold"))
+        a, b = map(brief, duel.names)
+        console.print(Text(f"A is {a}, B is {b} · {duel.title}", style="bold"))
         console.print(Text(headline(duel)))
         for measure in MEASURES:
             console.print()
@@ -47,20 +48,17 @@ def tell(duels: Iterable[Duel], console: Console) -> None:
 
 
 def _table(duel: Duel, measure: Measure) -> Table:
-    first, second = (Text(brief(name)) for name in duel.names)
+    """One measure's table; A and B stand for names that would not fit a terminal beside the numbers."""
     winner = "stronger" if duel.kind == "attack" else "holds better"
     table = Table(title=TITLES[measure], title_justify="left", box=None, pad_edge=False, title_style="italic")
     table.add_column("after" if duel.kind == "defense" else "on", overflow="fold")
-    for name in (first, second):
-        table.add_column(name, justify="right", overflow="fold")
-    for name in (Text("difference"), Text("p")):
+    for name in ("A", "B", "B − A", "p"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(winner, overflow="fold")
+    table.add_column(winner, justify="center", no_wrap=True)
     for line in duel.lines[measure]:
         values = [Text(signed(value[0])) for value in line.values]
-        table.add_row(
-            Text(line.what), *values, Text(span(line.difference)), Text(_p(line.p)), Text(duel.better(measure, line))
-        )
+        better = "AB"[place] if (place := duel.winner(measure, line)) is not None else ""
+        table.add_row(Text(line.what), *values, Text(span(line.difference)), Text(_p(line.p)), Text(better))
     return table
 
 
