@@ -1,19 +1,18 @@
 """What attacks cost beside the model: their time over that of a bare loop with the same forwards and backwards.
 
-    python tests/attack_speed.py --turns 7
+    python tests/attack_speed.py --turns 7 --write
 
 `resnet-iqa`, eight demo pictures in one batch, one thread, budgets cut short. The passes that an attack makes are noted
 once; the bare loop makes the same, on batches of the same sizes. Both are timed in turns, and the medians count; the
 time is the process's own on the CPU, which is wall time but for what other processes take. Exits with 1 where an attack
 takes more than 1.05 times as long, or fails. Attacks that compute something of their own (SSIM, a warp, a network) have
-a table of their own and no limit; other libraries' are not measured.
+no limit; other libraries' are not measured. `--write` puts the table into docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import math
 import statistics
 import sys
 import time
@@ -34,11 +33,13 @@ from bench.datasets.demo import Demo
 from bench.errors import UserError
 from bench.loading import load_model, told
 from bench.registry import ATTACKS
-from bench.speed.rows import TURNS, in_turns, ratio
+from bench.speed import page
+from bench.speed.rows import TURNS, Row, in_turns, ratio
 from bench.target import Target, frozen
 from bench.threads import use_threads
 from models.base import QualityModel
 
+GROUP = "attacks"
 LIMIT = 1.05
 PICTURES = 8
 SHORTER = {"queries": 100, "steps": 10, "epochs": 2}
@@ -66,6 +67,7 @@ OWN_WORK = {
 }
 """Attacks that compute something of their own beside the model, and what."""
 
+Turns = list[float]
 Call = tuple[int, bool]
 """A forward pass of so many pictures, and whether a backward pass followed."""
 
@@ -135,54 +137,32 @@ def shortened(name: str) -> Attack:
     return replace(attack, **{key: min(most, getattr(attack, key)) for key, most in SHORTER.items() if hasattr(attack, key)})  # type: ignore[type-var]
 
 
-def beside(one: Callable[[], None], other: Callable[[], None], turns: int) -> tuple[float, float, float]:
-    """Median seconds of two jobs that are run by turns, and the median of the turns' ratios."""
+def beside(one: Callable[[], None], other: Callable[[], None], turns: int) -> tuple[Turns, Turns]:
+    """Seconds of two jobs that are run by turns."""
     first, second = in_turns([one, other], turns)
-    return statistics.median(first), statistics.median(second), ratio(first, second)[0]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One attack's line."""
-
-    name: str
-    norm: str
-    forwards: int
-    backwards: int
-    attack: float
-    bare: float
-    ratio: float
-    note: str = ""
-
-    def __str__(self) -> str:
-        passes = f"{self.forwards:>6} {self.backwards:>6}"
-        return (
-            f"{self.name:<28} {self.norm:<5} {passes} {self.attack:>9.3f} {self.bare:>9.3f} {self.ratio:>7.3f}  {self.note}"
-        )
-
-
-HEADER = f"{'attack':<28} {'norm':<5} {'forw.':>6} {'backw.':>6} {'attack s':>9} {'bare s':>9} {'ratio':>7}"
+    return first, second
 
 
 def measured(name: str, model: QualityModel, scene: Scene, turns: int) -> Row:
-    """An attack's line; forwards and backwards are calls of the model, whatever their batch."""
+    """An attack's figure; forwards and backwards are calls of the model, whatever their batch."""
     attack = shortened(name)
+    norm = threat_of(attack).norm
     noting = Noting(model)
     scene.attack(attack, noting)
     calls = noting.calls
     if not calls:
         started = time.process_time()
         scene.attack(attack, model)
-        return Row(
-            name, threat_of(attack).norm, 0, 0, time.process_time() - started, 0.0, math.nan, "asks the model nothing"
-        )
-    times = beside(lambda: scene.attack(attack, model), lambda: scene.bare(model, calls), turns)
+        return Row(GROUP, f"`{name}`", 1000 * (time.process_time() - started), "ms", words="asks the model nothing")
+    taken, bare = beside(lambda: scene.attack(attack, model), lambda: scene.bare(model, calls), turns)
+    own = OWN_WORK.get(name, "SSIM" if norm == "ssim" else "")
     backwards = sum(backward for _, backward in calls)
-    note = OWN_WORK.get(name, "SSIM" if threat_of(attack).norm == "ssim" else "")
-    return Row(name, threat_of(attack).norm, len(calls), backwards, *times, note)
+    words = [norm, f"{len(calls)} forwards, {backwards} backwards", f"{statistics.median(bare):.2f} s bare", own]
+    value, spread = ratio(taken, bare)
+    return Row(GROUP, f"`{name}`", value, "×", "" if own else f"≤ {LIMIT}", spread, "; ".join(filter(None, words)))
 
 
-def low_precision(name: str, images: torch.Tensor, turns: int) -> str:
+def low_precision(name: str, images: torch.Tensor, turns: int) -> Row:
     """How much faster gradients are in bfloat16 with channels last, and how well they agree with those in float32."""
     model = load_model(name)
     fast = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -199,20 +179,18 @@ def low_precision(name: str, images: torch.Tensor, turns: int) -> str:
         (found["low"],) = torch.autograd.grad(qualities.float().sum(), leaf)
 
     with frozen(model), frozen(fast):
-        full_seconds, low_seconds, faster = beside(full, low, turns)
+        value, spread = ratio(*beside(full, low, turns))
     alike = torch.nn.functional.cosine_similarity(found["full"].flatten(1), found["low"].flatten(1)).mean()
     signs = (found["full"].sign() == found["low"].sign()).float().mean()
-    each = 1000 / len(images)
-    return (
-        f"{name:<12} fp32 {full_seconds * each:6.1f} ms, bf16 + channels_last {low_seconds * each:6.1f} ms a picture: "
-        f"{faster:.2f} times as fast; gradients' cosine {alike:.3f}, same signs {signs:.1%}"
-    )
+    words = f"a bare forward and backward; the two gradients' cosine {alike:.3f}, same signs {signs:.1%}"
+    return Row(GROUP, f"gradient in float32 / in bfloat16 with channels last, `{name}`", value, "×", "", spread, words)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--attacks", nargs="+", help="names; every built-in one if left out")
     parser.add_argument("--turns", type=int, default=7, help="timed turns of each pair, at least 5 (7)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
     turns = max(options.turns, TURNS)
     use_threads(1)
@@ -220,48 +198,37 @@ def main() -> int:
     demo = Demo()
     images = torch.stack([demo.picture(i) for i in demo.spread(PICTURES)]).float() / 255
     model = load_model("resnet-iqa")
-    names = options.attacks or [name for name in ATTACKS.names() if ":" not in name]
-    plain: list[Row] = []
-    own: list[Row] = []
-    silent: list[Row] = []
+    rows: list[Row] = []
     broken: list[str] = []
-    apart: list[str] = []
     with frozen(model):
         with torch.inference_mode():
             scene = Scene(images, model.quality(images).clone())
-        for name in names:
+        for name in options.attacks or [name for name in ATTACKS.names() if ":" not in name]:
             try:
                 made = ATTACKS.build(name)
                 if isinstance(made, Ensemble):
-                    members = ", ".join(f"{member.name} ({kind})" for member, kind in made.members)
-                    apart.append(f"{name}: costs what its members cost: {members}")
+                    print(f"{name}: costs what its members cost: {', '.join(str(part.name) for part, _ in made.members)}")
                     continue
                 if reason := made.refusal(threat_of(made), images.shape[2], images.shape[3]):
-                    apart.append(f"{name}: cannot run here: {reason}")
+                    print(f"{name}: cannot run here: {reason}")
                     continue
-                row = measured(name, model, scene, turns)
+                rows.append(measured(name, model, scene, turns))
             except UserError as error:
                 broken.append(str(error))
             except Exception as error:
                 broken.append(f"{name}: {told(error)}")
             else:
-                (silent if math.isnan(row.ratio) else own if row.note else plain).append(row)
-                print(f"… {row}", file=sys.stderr, flush=True)
-
-    size = f"{images.shape[3]}×{images.shape[2]}"
-    print(f"resnet-iqa, {PICTURES} pictures of {size}, torch {torch.__version__}, one thread, {turns} turns")
-    for title, rows in (("plain", plain), ("with work of their own", own), ("that ask the model nothing", silent)):
-        if rows:
-            print(f"\nattacks {title}\n{HEADER}", *sorted(rows, key=lambda row: -row.ratio), sep="\n")
-    if apart:
-        print("\nnot measured", *apart, sep="\n")
-    print("\ngradients in low precision (bare forward and backward)")
+                print(page.line(rows[-1]), flush=True)
     for name in ("resnet-iqa", "cnniqa"):
-        print(low_precision(name, images, turns))
-    over = [row for row in plain if row.ratio > LIMIT]
-    print(f"\n{len(plain) - len(over)} of {len(plain)} plain attacks take at most {LIMIT} times as long as the bare loop")
-    print(*(f"FAIL {row.name} {row.ratio:.3f} > {LIMIT}" for row in over), *(f"FAIL {words}" for words in broken), sep="\n")
-    return int(bool(over or broken))
+        rows.append(low_precision(name, images, turns))
+        print(page.line(rows[-1]), flush=True)
+    print(*broken, sep="\n", file=sys.stderr)
+    if options.write and not broken:
+        rows.sort(key=lambda row: (not row.wanted, row.unit, row.value))
+        text = page.PATH.read_text(encoding="utf-8")
+        table = page.table(rows, f"python tests/attack_speed.py --turns {turns}", turns)
+        page.PATH.write_text(page.put(text, GROUP, table), encoding="utf-8")
+    return int(bool(broken) or any(row.met is False for row in rows))
 
 
 if __name__ == "__main__":
