@@ -54,6 +54,13 @@ def test_gradient_works_where_the_caller_has_switched_gradients_off():
     torch.testing.assert_close(gradient, torch.full_like(IMAGES, 1 / 768))
 
 
+def test_gradient_is_there_for_pictures_that_come_out_of_inference_mode():
+    with torch.inference_mode():
+        images = IMAGES.clone()
+    _, gradient = Target(MeanModel(), 3, "gradient").quality_and_grad(images, identity)
+    torch.testing.assert_close(gradient, torch.full_like(IMAGES, 1 / 768))
+
+
 def test_part_charges_only_its_own_pictures():
     target = Target(MeanModel(), 3, "gradient")
     target.quality(IMAGES)

@@ -10,7 +10,7 @@ from conftest import random_pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attacks.threat import Threat
+from attacks.threat import Ball, Threat
 from bench.threat import store, verified
 
 # 0.00784 and 0.01 lie between grid values, 0.007843 and 0.0039215 a hair below 2/255 and 1/255
@@ -51,6 +51,19 @@ def test_stored_pixels_are_always_inside_the_threat_model(case):
     assert stored.pixels.dtype == torch.uint8
     assert stored.pixels.shape == clean.shape
     assert verified(stored.pixels, clean, threat).all()
+
+
+@given(attacked_pictures())
+def test_a_ball_is_its_threat_model_around_the_pictures_that_it_was_made_for(case):
+    clean, images, threat = case
+    clean = clean.float() / 255
+    ball = Ball(threat, clean)
+    assert torch.equal(ball.snap(images), threat.snap(images, clean))
+    inside = ball.project(images.clone())
+    assert torch.equal(inside, threat.project(images, clean))
+    assert threat.holds(inside, clean).all()
+    mask = torch.arange(len(clean)) % 2 == 1
+    assert torch.equal(ball.part(mask).project(images[mask]), inside[mask])
 
 
 @pytest.mark.parametrize(
