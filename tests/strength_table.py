@@ -312,7 +312,10 @@ def page(
         "stored in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few hundred",
         "questions or a few epochs, as their names say.", "",
         f"`{shlex.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} pictures of `{dataset.name}`.", "",
-        "## Checks", "", "| | |", "|---|---|",
+        "## Checks", "",
+        "A set's SROCC has no worst case picture by picture: an attack on the whole set, which sees all pictures before it",
+        "chooses their aims, may leave less of it than `standard-rank`. The board takes the least over both.", "",
+        "| | |", "|---|---|",
         *(f"| {'✓' if v.held else 'not possible' if v.held is None else '**no**'} | {v.words.replace('|', '∣')} |"
           for v in verdicts), "",
     ]  # fmt: skip
