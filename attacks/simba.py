@@ -69,7 +69,7 @@ class SimBA(ScoreAttack):
                 wave = (waves[0][row] * length[:, None])[:, :, None] * waves[1][column][:, None, :]
             if threat.norm == "linf":  # value by value: the other channels stay as they are
                 at = each * channels + channel
-                tried = wave.add_(sums[at]).clamp_(low[at], high[at])
+                tried = wave.add_(sums.index_select(0, at)).clamp_(low.index_select(0, at), high.index_select(0, at))
                 stored = (tried * 255).round_().div_(255)
             else:
                 at = torch.arange(count * channels, device=images.device)
@@ -77,13 +77,15 @@ class SimBA(ScoreAttack):
                 whole[each, channel] += wave
                 whole = threat.project(whole, images)
                 tried, stored = whole.flatten(0, 1), threat.snap(whole, images).flatten(0, 1)
-            before = planes[at]
-            planes[at] = stored
+            before = planes.index_select(0, at)
+            planes.index_copy_(0, at, stored)
             seen = objective.loss(target.quality(current))
             better = seen < losses
             losses = torch.where(better, seen, losses)
             kept = better.repeat_interleave(len(at) // count)
-            sums[at[kept]], planes[at[~kept]] = tried[kept], before[~kept]
+            won, lost = kept.nonzero().flatten(), (~kept).nonzero().flatten()
+            sums.index_copy_(0, at[won], tried.index_select(0, won))
+            planes.index_copy_(0, at[lost], before.index_select(0, lost))
             # the next direction after a success or two failures
             done = better | ~forth
             place, forth = place + done.long(), done

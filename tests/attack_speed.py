@@ -62,6 +62,7 @@ OWN_WORK = {
     "stadv": "warp",
     "ti-fgsm": "Gaussian blur of gradients",
     "uap": "a tile and its gradient",
+    "vmi-fgsm": "random neighbours",
     "zhang-dists": "DISTS network",
     "zhang-ssim": "SSIM and its gradient",
 }
