@@ -78,7 +78,8 @@ class APGD(Attack):
             steps = self.steps if left is None else min(self.steps, left // (self.restarts - restart) - 1)
             if steps < 1:
                 continue
-            part, start, first = images[open_], images[open_], _WALK
+            part, first = images[open_], _WALK
+            start = part
             if restart > 0:  # drawn for those alone that need it: what a picture gets must not depend on its company
                 start, first = random_point(part, threat, generator.part(open_.tolist())), _LEAP
             found = self._descend(target.part(open_), start, part, objective.part(open_), threat, steps, first)
@@ -90,10 +91,11 @@ class APGD(Attack):
         first: float,
     ) -> Best:  # fmt: skip
         """One run; the best of its iterates, the start among them. A picture that has arrived leaves it at a review."""
-        stored = images if start is images else threat.snap(start, images)  # what comes in is on the grid
+        ball = Ball(threat, images)
+        stored = ball.snap(start)
         quality, gradient = target.quality_and_grad(stored, objective.loss)
         loss = objective.loss(quality)
-        found, ball = Best(stored, loss), Ball(threat, images)
+        found = Best(stored, loss)
         size, none = torch.full_like(loss, first * threat.size), torch.zeros_like(loss)
         run = _Run(ball, start, start, gradient, loss, start, gradient, loss, loss, size, none, none.bool())
         index, review, since = torch.arange(len(images), device=images.device), set(reviews(steps)), 0

@@ -118,8 +118,7 @@ class GradientDescent(Attack):
             attacked = random_point(images, threat, generator) if random else images
             for step in range(steps):
                 # gradient and score are those of the picture as it would be stored, while steps add up unrounded
-                seen = self.outlook(attacked, ball, memory)
-                stored = images if seen is images else ball.snap(seen)  # what comes in is on the grid
+                stored = ball.snap(self.outlook(attacked, ball, memory))
                 quality, gradient = self.ask(target, stored, objective, threat, generator, memory)
                 if random or step > 0:
                     best.offer(stored, objective.loss(quality))

@@ -11,7 +11,7 @@ from attacks.base import Generators, Target
 from attacks.descent import Memory
 from attacks.objective import Objective
 from attacks.score import ScoreAttack, keep
-from attacks.threat import Threat
+from attacks.threat import Ball, Threat
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class GradientEstimation(ScoreAttack):
     ) -> torch.Tensor:
         left = self.allowed(target)
         best, losses = images.clone(), objective.loss(objective.clean).clone()
-        attacked, memory = images, Memory()
+        attacked, memory, ball = images, Memory(), Ball(threat, images)
         while left >= 3:
             pairs = min(self.pairs, (left - 1) // 2)
             gradient = self.estimate(target, attacked, objective, threat, generator, pairs)
-            attacked = threat.project(attacked + self.step_size * threat.size * self.move(gradient, threat, memory), images)
-            stored = threat.snap(attacked, images)
+            attacked = ball.project(attacked + self.step_size * threat.size * self.move(gradient, threat, memory))
+            stored = ball.snap(attacked)
             keep(best, losses, stored, objective.loss(target.quality(stored)))
             left -= 2 * pairs + 1
         return best

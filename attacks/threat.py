@@ -208,7 +208,7 @@ class Threat:
 
 
 class Ball:
-    """The threat model around some clean pictures (N, 3, H, W), for who needs it at every step: its ends are kept."""
+    """The threat model around some 8-bit pictures (N, 3, H, W), for who needs it at every step: its ends are kept."""
 
     def __init__(self, threat: Threat, clean: torch.Tensor) -> None:
         self.threat, self.clean = threat, clean
@@ -226,7 +226,9 @@ class Ball:
         return self.threat._pulled(images.sub_(self.clean), self.clean)
 
     def snap(self, images: torch.Tensor) -> torch.Tensor:
-        """As `Threat.snap`."""
+        """As `Threat.snap`; the clean pictures themselves are on the grid."""
+        if images is self.clean:
+            return images
         if self.threat.norm == "linf":
             return _on_grid(images, *self._end_levels)
         return self.threat.snap(images, self.clean)

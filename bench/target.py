@@ -97,8 +97,8 @@ class Target:
         """Qualities (N,) and the gradient of ``loss(qualities)`` by the pictures."""
         self._need("gradient")
         with torch.enable_grad():
-            images = images.clone() if images.is_inference() else images.detach()  # a copy takes time at every step
-            leaf = images.requires_grad_()
+            # a copy takes time at every step, so only of what cannot have a gradient itself
+            leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
             with gradient_precision(self.precision, leaf.device):
                 qualities = self._forward(leaf)
             if not qualities.requires_grad:

@@ -69,6 +69,7 @@ OWN_WORK = {
 """Attacks that compute something of their own beside the model, and what."""
 
 Turns = list[float]
+"""Seconds of a job, turn by turn."""
 Call = tuple[int, bool]
 """A forward pass of so many pictures, and whether a backward pass followed."""
 
@@ -223,12 +224,11 @@ def main() -> int:
     for name in ("resnet-iqa", "cnniqa"):
         rows.append(low_precision(name, images, turns))
         print(page.line(rows[-1]), flush=True)
-    print(*broken, sep="\n", file=sys.stderr)
+    for words in broken:
+        print(words, file=sys.stderr)
     if options.write and not broken:
         rows.sort(key=lambda row: (not row.wanted, row.unit, row.value))
-        text = page.PATH.read_text(encoding="utf-8")
-        table = page.table(rows, f"python tests/attack_speed.py --turns {turns}", turns)
-        page.PATH.write_text(page.put(text, GROUP, table), encoding="utf-8")
+        page.place(GROUP, page.table(rows, f"python tests/attack_speed.py --turns {turns}", turns))
     return int(bool(broken) or any(row.met is False for row in rows))
 
 

@@ -368,8 +368,7 @@ def main() -> int:
             "| fault | made to happen | what came of it | |",
             "|---|---|---|---|",
         ]
-        text = page.PATH.read_text(encoding="utf-8")
-        page.PATH.write_text(page.put(text, "faults", "\n".join([*head, *rows])), encoding="utf-8")
+        page.place("faults", "\n".join([*head, *rows]))
     return int(not all(one.good for one in found))
 
 

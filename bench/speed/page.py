@@ -45,11 +45,19 @@ def write(rows: Sequence[Row], turns: int) -> None:
     Raises:
         UserError: where the page, or its place for a group, is missing.
     """
-    text = PATH.read_text(encoding="utf-8") if PATH.is_file() else ""
     for group in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == group]
-        text = put(text, group, table(own, f"python -m bench.speed {group}", turns))
-    PATH.write_text(text, encoding="utf-8")
+        place(group, table(own, f"python -m bench.speed {group}", turns))
+
+
+def place(name: str, content: str) -> None:
+    """Put other content into a place of the page.
+
+    Raises:
+        UserError: where the page, or that place, is missing.
+    """
+    text = PATH.read_text(encoding="utf-8") if PATH.is_file() else ""
+    PATH.write_text(put(text, name, content), encoding="utf-8")
 
 
 def put(text: str, name: str, content: str) -> str:
