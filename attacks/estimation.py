@@ -62,9 +62,9 @@ class GradientEstimation(ScoreAttack):
         total = images.new_zeros(len(images), channels, *sides)
         for _ in range(pairs):
             drawn = self.directions((channels, *sides), generator).to(images)
-            shift = self.probe * size * tiled(drawn)
-            above = objective.loss(target.quality((images + shift).clamp(0, 1)))
-            below = objective.loss(target.quality((images - shift).clamp(0, 1)))
+            shift = tiled(self.probe * size * drawn)
+            above = objective.loss(target.quality((images + shift).clamp_(0, 1)))
+            below = objective.loss(target.quality((images - shift).clamp_(0, 1)))
             total += (above - below).view(-1, 1, 1, 1) * drawn
         total /= 2 * self.probe * size * pairs
         return tiled(total)

@@ -69,7 +69,9 @@ class SimBA(ScoreAttack):
                 wave = (waves[0][row] * length[:, None])[:, :, None] * waves[1][column][:, None, :]
             if threat.norm == "linf":  # value by value: the other channels stay as they are
                 at = each * channels + channel
-                tried = wave.add_(sums.index_select(0, at)).clamp_(low.index_select(0, at), high.index_select(0, at))
+                tried = wave
+                for one, plane in zip(tried, at.tolist(), strict=True):  # a copy of the planes of all would take longer
+                    one.add_(sums[plane]).clamp_(low[plane], high[plane])
                 stored = (tried * 255).round_().div_(255)
             else:
                 at = torch.arange(count * channels, device=images.device)

@@ -89,8 +89,9 @@ class Threat:
             return self._largest_share(lambda share: (clean + share * shift).clamp(0, 1), clean)
         if self.norm == "l2":
             length = shift.flatten(1).norm(dim=1).clamp(min=1e-12)
-            shift.mul_((self.size / length).clamp(max=1).view(-1, 1, 1, 1))
-        elif self.norm == "l0":
+            share = (self.size / length).clamp(max=1)
+            return torch.addcmul(clean, shift, share.view(-1, 1, 1, 1), out=shift).clamp_(0, 1)
+        if self.norm == "l0":
             shift.mul_(self._most_changed(shift))
         else:
             shift.mul_(self._most_changed_square(shift))
@@ -110,26 +111,27 @@ class Threat:
         """
         if self.norm == "linf":
             return _on_grid(images, *self.end_levels(clean))
-        shift = (images - clean).mul_(255)
         if self.norm == "ssim":
-            start = (clean * 255).round()
+            start, shift = (clean * 255).round(), (images - clean).mul_(255)
             return self._largest_share(lambda share: ((start + (share * shift).round()) / 255).clamp(0, 1), clean)
-        if self.norm == "l2":
-            steps, length = shift.round(), self.size * 255
-            for turn in range(_SHORTENINGS):
-                over, norms = _longer(steps, length)
-                if not over.any():
-                    break
-                # by what rounding has added and a hair, which most often does; after that by a step that leads somewhere
-                share = (length / norms * _HAIR).clamp(max=_HAIR if turn == 0 else 0.98)
-                shift.mul_(torch.where(over, share, 1.0).view(-1, 1, 1, 1))
-                torch.round(shift, out=steps)
-            else:
-                steps = self.whole_levels(self.project(clean + shift / 255, clean) * 255 - clean * 255, clean)
-        else:
-            steps = shift.round_()
-        # 255 · clean is whole but for a rounding error, which the second rounding takes out
-        return steps.add_(clean, alpha=255).round_().div_(255).clamp_(0, 1)
+        # 255 · clean is whole but for a rounding error, which another rounding takes out
+        return self._steps(images, clean).add_(clean, alpha=255).round_().div_(255).clamp_(0, 1)
+
+    def _steps(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """The shifts of `snap` in levels, for l2, l0 and patch."""
+        shift = (images - clean).mul_(255)
+        if self.norm != "l2":
+            return shift.round_()
+        steps, length = shift.round(), self.size * 255
+        for turn in range(_SHORTENINGS):
+            over, norms = _longer(steps, length)
+            if not over.any():
+                return steps
+            # by what rounding has added and a hair, which most often does; after that by a step that leads somewhere
+            share = (length / norms * _HAIR).clamp(max=_HAIR if turn == 0 else 0.98)
+            shift.mul_(torch.where(over, share, 1.0).view(-1, 1, 1, 1))
+            torch.round(shift, out=steps)
+        return self.whole_levels(self.project(clean + shift / 255, clean) * 255 - clean * 255, clean)
 
     def ends(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The darkest and the brightest picture of an ℓ∞ ball, inside [0, 1]."""
@@ -208,12 +210,15 @@ class Threat:
 
 
 class Ball:
-    """The threat model around some 8-bit pictures (N, 3, H, W), for who needs it at every step: its ends are kept."""
+    """The threat model around some 8-bit pictures (N, 3, H, W), for who needs it at every step: what it takes is kept."""
 
     def __init__(self, threat: Threat, clean: torch.Tensor) -> None:
         self.threat, self.clean = threat, clean
+        self._whole = math.isclose(threat.size * 255, round(threat.size * 255), rel_tol=1e-9)  # levels
         if threat.norm == "linf":
             self._ends, self._end_levels = threat.ends(clean), threat.end_levels(clean)
+        elif threat.norm == "l2":
+            self._levels = (clean * 255).round_()
 
     def part(self, mask: torch.Tensor) -> Ball:
         """Around some of the pictures."""
@@ -226,12 +231,16 @@ class Ball:
         return self.threat._pulled(images.sub_(self.clean), self.clean)
 
     def snap(self, images: torch.Tensor) -> torch.Tensor:
-        """As `Threat.snap`; the clean pictures themselves are on the grid."""
+        """As `Threat.snap`, of pictures that are inside; the clean pictures themselves are on the grid."""
         if images is self.clean:
             return images
-        if self.threat.norm == "linf":
-            return _on_grid(images, *self._end_levels)
-        return self.threat.snap(images, self.clean)
+        if self.threat.norm == "l2":
+            return self.threat._steps(images, self.clean).add_(self._levels).div_(255)
+        if self.threat.norm != "linf":
+            return self.threat.snap(images, self.clean)
+        if self._whole:  # the ends are on the grid, so that rounding leads to no place outside
+            return (images * 255).round_().div_(255)
+        return _on_grid(images, *self._end_levels)
 
 
 def _on_grid(images: torch.Tensor, least: torch.Tensor, most: torch.Tensor) -> torch.Tensor:

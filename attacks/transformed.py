@@ -11,7 +11,7 @@ import torch
 from attacks.base import Access, Attack, Generators, Target
 from attacks.best import Best
 from attacks.objective import Objective
-from attacks.threat import Ball, Norm, Threat
+from attacks.threat import Norm, Threat
 
 _FIRST, _MEASURED = 1e-2, 10
 """A strength to begin with, and how often the strength that reaches the ball's edge is corrected."""
@@ -77,7 +77,7 @@ class Transformed(Attack):
         left = target.queries_left
         steps = self.steps if left is None else min(self.steps, left - 1)
         parameters, stored = self.identity(images), images
-        unit, ball = torch.zeros_like(parameters), Ball(threat, images)
+        unit = torch.zeros_like(parameters)
         for step in range(steps):
             quality, gradient = target.quality_and_grad(stored, objective.loss)
             if step > 0:
@@ -90,7 +90,7 @@ class Transformed(Attack):
                 most = 1 if step + 1 < steps else _OUTWARD
                 for _ in range(_CORRECTIONS):
                     parameters = parameters * self._correction(parameters, images, threat).clamp(max=most)
-            stored = ball.snap(self.applied(parameters, images))
+            stored = threat.snap(self.applied(parameters, images), images)
         if steps > 0:
             best.offer(stored, objective.loss(target.quality(stored)))
         return best.images
