@@ -149,6 +149,12 @@ def fitted(attack: FittedAttack, model: QualityModel, clean: torch.Tensor, kind:
     return attack.fit(target, images, objective, threat, Generators([0]))
 
 
+def message(error: pytest.ExceptionInfo[Exception]) -> str:
+    """What a user reads of an error, which is one line."""
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 def _pictures() -> dict[str, torch.Tensor]:
     ramp = torch.arange(20, dtype=torch.uint8).mul(12).expand(3, 24, 20).contiguous()
     hard = (random_pixels(1, 24, 20, seed=2)[0] > 127).to(torch.uint8) * 255
