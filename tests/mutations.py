@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("attacks", "bench", "defenses", "models", "tests", "pyproject.toml")
 SECONDS = 600
 """After which a run of tests counts as failed; they take a few."""
 
@@ -40,7 +39,8 @@ class Mutation(NamedTuple):
 
 MUTATIONS = (
     Mutation("the projection goes to the other side", "attacks/threat.py",
-             "return shift.add_(clean).clamp_(0, 1)", "return shift.neg_().add_(clean).clamp_(0, 1)", ("test_threat.py",)),
+             "return torch.addcmul(clean, shift, share.view(-1, 1, 1, 1), out=shift)",
+             "return torch.addcmul(clean, shift, -share.view(-1, 1, 1, 1), out=shift)", ("test_threat.py",)),
     Mutation("steps in ℓ∞ are projected to the dark end alone", "attacks/threat.py",
              "return images.clamp_(*self._ends)", "return images.clamp_(self._ends[0], self._ends[0])",
              ("test_attacks_gradient.py",)),
@@ -98,12 +98,8 @@ MUTATIONS = (
 
 def copied(home: Path) -> Path:
     """A copy of the project in a folder."""
-    for part in COPIED:
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, home / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / part, home / part)
-    return home
+    aside = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "docs", "results", "runs", "site-packages")
+    return shutil.copytree(ROOT, home, ignore=aside, dirs_exist_ok=True)
 
 
 def failed(home: Path, tests: tuple[str, ...], stop: bool = True) -> list[str]:
@@ -115,15 +111,7 @@ def failed(home: Path, tests: tuple[str, ...], stop: bool = True) -> list[str]:
         stop: at the first that fails.
     """
     words = [
-        sys.executable,
-        "-B",
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--tb=no",
-        "-rfE",
+        *(sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE"),
         *(["-x"] if stop else []),
     ]
     try:

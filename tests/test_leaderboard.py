@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ from board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES,
 from scipy.stats import rankdata, spearmanr
 
 from bench import claims, plots
-from bench.boards import content, families, shown, size
+from bench.boards import content, families, size
 from bench.bootstrap import resample_weights
 from bench.config import load_suite
 from bench.errors import UserError
 from bench.leaderboard import check, prune_images, render
 from bench.plan import Cell, expand
-from bench.plots.style import spread
 from bench.ranking import Row, tracks
 from bench.records import Records
 
@@ -404,46 +402,3 @@ def test_one_size_makes_no_curve(records: Records) -> None:
     put(records, GOOD)
     put(records, GOOD, norm="l2", eps=1.0)
     assert families(content(records).boards) == []
-
-
-def test_a_plot_that_cannot_show_all_rows_shows_the_best_and_undefended_ones(records: Records) -> None:
-    for place in range(9):
-        put(records, MOS + 0.05 * place * NOISE[4], defense=f"d{place}")
-    put(records, BAD, defense="none")
-    (board,) = content(records).boards
-    some = shown(board.rows, 4)
-    assert [row.defense for row in some] == [*(row.defense for row in board.rows[:3]), "none"]
-    assert shown(board.rows, 99) == list(board.rows)
-
-
-@pytest.mark.parametrize(("rows", "attacks"), [(1, 1), (18, 24)])
-def test_no_label_is_cut_off(records: Records, rows: int, attacks: int) -> None:
-    name, moved = "a-defense-with-a-rather-long-name[x=1]", {"setting": "transfer", "source": "elsewhere"}
-    for eps in (2 / 255, 4 / 255):
-        put(records, GOOD, eps=eps, defense=name, objective="reflect", certified=0.1, kept=True, **moved)
-    boards = []
-    for board in content(records).boards:
-        (row,) = board.rows
-        (cell,) = row.cells
-        keys = [cell.key._replace(attack=f"art:ProjectedGradientDescent[max_iter={number}]") for number in range(attacks)]
-        row = replace(row, cells=tuple(replace(cell, key=key) for key in keys))
-        boards.append(replace(board, rows=tuple(replace(row, model=f"model{number}") for number in range(rows))))
-    assert plots.kinds(boards[0]) == list(plots.KINDS)
-    figures = [*(partial(draw, boards[0]) for draw in plots.KINDS.values()), partial(plots.curves, *families(boards))]
-    with mpl.rc_context(plots.STYLE):
-        for figure in (made() for made in figures):
-            figure.draw_without_rendering()
-            inside, used = figure.bbox_inches, figure.get_tightbbox()
-            assert used.x0 >= inside.x0 - 0.01
-            assert used.y0 >= inside.y0 - 0.01
-            assert used.x1 <= inside.x1 + 0.01
-            assert used.y1 <= inside.y1 + 0.01
-
-
-def test_spread_keeps_order_and_distance() -> None:
-    placed = spread([0.5, 0.5, 0.5, 0.98, 0.99], 0.1)
-    assert min(np.diff(placed)) >= 0.1 - 1e-12
-    assert max(placed) <= 1
-    assert spread([0.2, 0.8], 0.1) == [0.2, 0.8]
-    assert spread([], 0.1) == []
-    assert spread([0.5] * 3, 9)[-1] == 1

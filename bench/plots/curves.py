@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.boards import Curve, Family, signed
-from bench.plots.style import COLORS, FAINT, GREY, MARKERS, OTHER, WIDTH, head, spread
+from bench.plots.style import COLORS, FAINT, GREY, MARKERS, OTHER, WIDTH, head, short, spread
 
 MOST = 14
 
@@ -32,7 +32,7 @@ def curves(family: Family) -> Figure:
     low, high = axes.get_ylim()
     ends = sorted((line.end, line.name, line) for line in lines)
     heights = spread([(end - low) / (high - low) for end, *_ in ends], 0.18 / (figure.get_figheight() - 1.1))
-    for (end, name, line), height in zip(ends, heights, strict=True):
+    for (end, _, line), name, height in zip(ends, short([name for _, name, _ in ends]), heights, strict=True):
         style = {"arrowstyle": "-", "color": COLORS.get(line.kind, OTHER), "linewidth": 0.9, "linestyle": (0, (1, 2)),
                  "relpos": (0, 0.5)}  # fmt: skip
         axes.annotate(

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from bench.boards import Board
 from bench.bootstrap import Interval
-from bench.plots.style import FAINT, GREY, INK, MARKERS, WIDTH, color, head, kinds, legend, part_of, ranked, spread
+from bench.plots.style import FAINT, GREY, INK, MARKERS, WIDTH, color, head, kinds, legend, part_of, ranked, short, spread
 from bench.ranking import Row, brief
 
 NAMED = 24
@@ -85,11 +85,12 @@ def _name_marks(axes: Axes, rows: Sequence[Row], gap: float) -> None:
     """Names in a column at the right, joined to their marks, `gap` of the axes' height apart so that none overlap."""
     low, high = axes.get_ylim()
     marks = sorted((((row.robust[0] - low) / (high - low), -row.clean[0], row.name), row) for row in rows)
-    for (_, row), height in zip(marks, spread([place[0] for place, _ in marks], gap), strict=True):
+    names, heights = short([row.name for _, row in marks]), spread([place[0] for place, _ in marks], gap)
+    for (_, row), name, height in zip(marks, names, heights, strict=True):
         style = {"arrowstyle": "-", "color": color(row), "linewidth": 0.9, "linestyle": (0, (1, 2)), "shrinkB": 5,
                  "relpos": (0, 0.5)}  # fmt: skip
         axes.annotate(
-            f"{row.name} · {ranked(row)}", (row.clean[0], row.robust[0]), (1.04, height), textcoords="axes fraction",
+            f"{name} · {ranked(row)}", (row.clean[0], row.robust[0]), (1.04, height), textcoords="axes fraction",
             va="center", annotation_clip=False, arrowprops=style,
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from bench.boards import Board, shown, signed
-from bench.plots.style import INK, WIDTH, head, part_of
+from bench.plots.style import INK, WIDTH, head, part_of, short
 from bench.ranking import TRANSFER, CellValue, Row
 from bench.weighted import Reals
 
@@ -112,6 +112,7 @@ def table(
     names: Sequence[str], columns: Sequence[str], panels: Sequence[str], grids: Sequence[Reals], scale: Scale, label: str
 ) -> tuple[Figure, Sequence[Axes]]:
     """One panel above the other with names at the left, columns below and a colour bar."""
+    names, columns = short(names), short(columns)
     beside = 1.3 + 0.073 * max(map(len, names), default=0)  # inches for the names and the colour bar
     width = max(WIDTH, beside + 0.125 * len(columns))
     wide = 72 * (width - beside) / max(len(columns), 1)  # points for a column

@@ -7,10 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.boards import Board, reflected, shown
-from bench.plots.style import FAINT, GREY, INK, WIDTH, color, head, legend, part_of
+from bench.plots.style import FAINT, GREY, INK, WIDTH, color, cut, head, legend, part_of
 from bench.ranking import brief
 
 MOST, ACROSS = 8, 4
+WIDE = 26
+"""Letters above a panel."""
 
 
 def reflection(board: Board) -> Figure | None:
@@ -32,7 +34,7 @@ def reflection(board: Board) -> Figure | None:
         axes.plot([low, high], [1 - low, 1 - high], color=INK, linewidth=1.1)
         axes.plot(cell.clean, cell.adv, "o", color=color(row), markersize=3.4, markeredgecolor="none", alpha=0.65)
         below = "no defense" if row.defense == "none" else f"+ {brief(row.defense)}"
-        axes.set_title(f"{_short(brief(row.model))}\n{_short(below)}", fontsize=8)
+        axes.set_title(f"{cut(brief(row.model), WIDE)}\n{cut(below, WIDE)}", fontsize=8)
         axes.set(xlim=(low - 0.04, high + 0.04), ylim=(low - 0.04, high + 0.04), aspect="equal")
         axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         axes.grid(color=FAINT, linewidth=0.6)
@@ -45,8 +47,3 @@ def reflection(board: Board) -> Figure | None:
     ]
     legend(figure, handles)
     return figure
-
-
-def _short(name: str, most: int = 28) -> str:
-    """As much of a name as fits above a panel."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"

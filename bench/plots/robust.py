@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.boards import Board, shown
-from bench.plots.style import FAINT, GREY, INK, WIDTH, color, head, kinds, legend, part_of, ranked
+from bench.plots.style import FAINT, GREY, INK, WIDTH, color, head, kinds, legend, part_of, ranked, short
 
 MOST = 48
 
@@ -26,7 +26,8 @@ def robust(board: Board) -> Figure:
         axes.plot(row.clean[0], place, "o", markersize=6, markerfacecolor="none", markeredgecolor=INK, zorder=3)
         if np.isfinite(row.certified):
             axes.plot(row.certified, place, "|", color=INK, markersize=11, markeredgewidth=1.8, zorder=3)
-    axes.set_yticks(range(len(rows)), [f"{row.name} · {ranked(row)}" for row in rows])
+    names = short([row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{name} · {ranked(row)}" for name, row in zip(names, rows, strict=True)])
     axes.set(xlim=(-1.03, 1.03), ylim=(len(rows) - 0.5, -0.5), xlabel=f"{board.measure} (1 = same order, −1 = reversed)")
     axes.grid(axis="x", color=FAINT, linewidth=0.7)
     axes.tick_params(axis="y", length=0)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from bench.boards import Board, signed
 from bench.examples import GAIN, Example
-from bench.plots.style import WIDTH, head
+from bench.plots.style import WIDTH, cut, head
 
 MOST = 4
 
@@ -36,8 +36,4 @@ def _half(half: SubFigure, shown: Sequence[Example], title: str, down: int) -> N
         for axes, pixels, words in zip(line, example.pixels(), qualities, strict=True):
             axes.imshow(pixels, interpolation="lanczos")
             axes.text(0.5, -0.04, words, transform=axes.transAxes, ha="center", va="top", fontsize=7)
-        line[0].set_title(f"{_short(example.row.name, 40)} · {_short(example.cell.key.attack, 24)}", fontsize=7, loc="left")
-
-
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+        line[0].set_title(f"{cut(example.row.name, 40)} · {cut(example.cell.key.attack, 24)}", fontsize=7, loc="left")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +45,18 @@ def part_of(board: Board, count: int) -> str:
     """Title and pictures of a track, and how many of its rows are drawn where that is not all."""
     some = f" · {count} of {len(board.rows)} rows" if count < len(board.rows) else ""
     return f"{board.title} · {board.pictures}{some}"
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Names with long parameters left out, where they differ without them."""
+    less = [re.sub(r"\[[^\[\]]{24,}\]", "[…]", name) for name in names]
+    times = Counter(less)
+    return [name if times[brief] > 1 else brief for name, brief in zip(names, less, strict=True)]
+
+
+def cut(name: str, most: int) -> str:
+    """As much of a name as fits."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def color(row: Row) -> str:
