@@ -16,6 +16,7 @@ from attacks.fitted import Fit, FittedAttack
 from attacks.objective import Kind, Objective
 from attacks.threat import Norm, Threat
 from attacks.whole_set import SetAttack
+from bench.records import Records
 from bench.target import Target, frozen
 from bench.threat import Stored, store
 from models.base import ModelInfo, QualityModel
@@ -189,3 +190,11 @@ def data_root() -> Path:
     if not os.environ.get("IQARENA_DATA"):
         pytest.skip("IQARENA_DATA names no folder with data sets")
     return Path(os.environ["IQARENA_DATA"])
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    """An empty results folder."""
+    made = Records(tmp_path / "results")
+    made.prepare()
+    return made

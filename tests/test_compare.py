@@ -25,13 +25,6 @@ from bench.records import Records
 from bench.sample import Sample
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
-    made = Records(tmp_path / "results")
-    made.prepare()
-    return made
-
-
 def filled(records: Records) -> Records:
     """Two defenses under two attacks and noise; the second is better under one of them."""
     put(records, BAD, defense="none", attack="pgd")

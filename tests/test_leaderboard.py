@@ -25,13 +25,6 @@ from bench.records import Records
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Records:
-    made = Records(tmp_path / "results")
-    made.prepare()
-    return made
-
-
-@pytest.fixture
 def unplotted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots take long, and not every test looks at them."""
     monkeypatch.setattr(plots, "draw", lambda *_: [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -15,13 +14,6 @@ from bench import plots
 from bench.boards import content, families, shown
 from bench.plots.style import short, spread
 from bench.records import Records
-
-
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
-    made = Records(tmp_path / "results")
-    made.prepare()
-    return made
 
 
 def test_a_plot_that_cannot_show_all_rows_shows_the_best_and_undefended_ones(records: Records) -> None:
