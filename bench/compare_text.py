@@ -108,7 +108,7 @@ def _save(draw: Callable[[], Figure], path: Path) -> Path:
     with mpl.rc_context():
         mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
         mpl.rcParams.update(STYLE)
-        draw().savefig(path, dpi=150, metadata={"Software": None})
+        draw().savefig(path, metadata={"Software": None})
     return path
 
 

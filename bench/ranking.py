@@ -367,8 +367,11 @@ def _culprit(attacks: Sequence[Cell], badness: Sequence[Any]) -> str:
 
 
 def _certified(found: Sequence[dict[str, Any]]) -> float:
-    """The certificates are of the defended model, so all cells have the same; should they differ, the least counts."""
-    values = [record["measures"].get("certified_srocc") for record in found]
+    """The certificates are of the defended model, so all cells have the same; should they differ, the least counts.
+
+    They hold in ℓ2: of a threat model in another norm nothing is certified, whatever the records say of a shorter radius.
+    """
+    values = [record["measures"].get("certified_srocc") for record in found if record["cell"]["norm"] == "l2"]
     return min((float(value) for value in values if value is not None), default=float("nan"))
 
 

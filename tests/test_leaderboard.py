@@ -288,13 +288,18 @@ def test_weights_of_others_have_a_section_that_says_how_to_get_them(records: Rec
 
 @pytest.mark.usefixtures("unplotted")
 def test_certified_srocc_has_a_column_only_where_there_is_one(records: Records, tmp_path: Path) -> None:
-    put(records, GOOD)
-    put(records, GOOD, defense="smoothed", certified=0.25)
+    put(records, GOOD, norm="l2", eps=0.1)
+    put(records, GOOD, norm="l2", eps=0.1, defense="smoothed", certified=0.25)
     assert only(records)["m", "smoothed"].certified == 0.25
     render(records, tmp_path)
     text = (tmp_path / "leaderboard.md").read_text()
     head, _, *rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert {row[2]: row[head.index("certified SROCC")] for row in rows} == {"none": "", "smoothed (none)": "0.25"}
+
+
+def test_what_holds_in_l2_certifies_nothing_in_another_norm(records: Records) -> None:
+    put(records, WEAK, defense="smoothed", certified=0.99)
+    assert np.isnan(only(records)["m", "smoothed"].certified)
 
 
 @pytest.mark.usefixtures("unplotted")

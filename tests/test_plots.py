@@ -41,13 +41,13 @@ LONG = "smoothing[draws=10,surrogate_draws=2,certify_draws=310,confidence=0.99]"
 def test_no_label_is_cut_off(records: Records, name: str, rows: int, attacks: int) -> None:
     moved = {"setting": "transfer", "source": "elsewhere"}
     for eps in (2 / 255, 4 / 255):
-        put(records, GOOD, eps=eps, defense=name, objective="reflect", certified=0.1, kept=True, **moved)
+        put(records, GOOD, eps=eps, defense=name, objective="reflect", kept=True, **moved)
     boards = []
     for board in content(records).boards:
         (row,) = board.rows
         (cell,) = row.cells
         keys = [cell.key._replace(attack=f"art:ProjectedGradientDescent[max_iter={number}]") for number in range(attacks)]
-        row = replace(row, cells=tuple(replace(cell, key=key) for key in keys))
+        row = replace(row, certified=0.1, cells=tuple(replace(cell, key=key) for key in keys))
         boards.append(replace(board, rows=tuple(replace(row, model=f"model{number}") for number in range(rows))))
     assert plots.kinds(boards[0]) == list(plots.KINDS)
     figures = [*(partial(draw, boards[0]) for draw in plots.KINDS.values()), partial(plots.curves, *families(boards))]

@@ -78,7 +78,7 @@ def save(made: Callable[[], Figure | None], stem: Path, photographs: bool = Fals
             engine.execute(figure)
         figure.set_layout_engine("none")  # it takes longest, and is the same for both
         drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=150)
+        figure.savefig(drawn, format="png")
         with Image.open(drawn) as picture:
             opaque = picture.convert("RGB")
             if photographs:

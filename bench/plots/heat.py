@@ -43,7 +43,8 @@ def attacks(board: Board, measure: str) -> Figure:
     columns = sorted({_column(cell) for row in rows for cell in row.cells})
     panels = sorted({_setting(cell) for row in rows for cell in row.cells}, key=lambda s: (s != "oblivious", s))
     if len(panels) * len(rows) * len(columns) > PANELS:
-        panels = ["the worst of " + ", ".join(panels)] if len(panels) > 1 else panels
+        words = dict.fromkeys(panel.partition(" from ")[0] for panel in panels)
+        panels = ["the worst of " + ", ".join(words)] if len(panels) > 1 else panels
     grids = [_grid(rows, columns, panel if len(panels) > 1 else None, measure) for panel in panels]
     if measure == "srocc":
         heading, label, scale = "SROCC after each attack", board.measure, both_ways()
