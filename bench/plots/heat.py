@@ -71,7 +71,7 @@ def transfer(board: Board) -> Figure:
 
 
 def transfer_matrix(board: Board) -> tuple[list[Row], Reals]:
-    """Rows, and their least SROCC for each source; a row of the source itself has its oblivious cells there."""
+    """Rows under attacks from other models, and their least SROCC for each source; for their own, that of oblivious cells."""
     sources = board.sources
     moved = {_column(c) for row in board.rows for c in row.cells if c.key.setting.startswith(TRANSFER) and not c.control}
 
@@ -80,7 +80,8 @@ def transfer_matrix(board: Board) -> tuple[list[Row], Reals]:
         values = [cell.srocc[0] for cell in row.cells if cell.key.setting == setting and _column(cell) in moved]
         return min(values, default=np.nan)
 
-    rows = [row for row in shown(board.rows, MOST) if any(np.isfinite(least(row, source)) for source in sources)]
+    met = [row for row in board.rows if any(np.isfinite(least(row, source)) for source in sources if source != row.model)]
+    rows = shown(met, MOST)
     return rows, np.array([[least(row, source) for source in sources] for row in rows]).reshape(len(rows), len(sources))
 
 

@@ -66,7 +66,8 @@ function track() {
 
 const asked = DATA.tracks.findIndex((one) => `#${one.slug}` === location.hash);
 byId("track").append(...DATA.tracks.map((one, place) => make("option", { value: place }, `${one.title} (${one.rows.length} rows)`)));
-byId("track").value = String(Math.max(asked, 0));
+const largest = DATA.tracks.reduce((best, one, place) => (one.rows.length > DATA.tracks[best].rows.length ? place : best), 0);
+byId("track").value = String(asked < 0 ? largest : asked);
 byId("bar").addEventListener("submit", (event) => event.preventDefault());
 byId("track").addEventListener("change", track);
 let waiting;
