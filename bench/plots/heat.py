@@ -71,7 +71,7 @@ def transfer(board: Board) -> Figure:
 
 
 def transfer_matrix(board: Board) -> tuple[list[Row], Reals]:
-    """Rows under attacks from other models, and their least SROCC for each source; for their own, that of oblivious cells."""
+    """Rows under attacks from other models, and their least SROCC by source; for their own, that of oblivious cells."""
     sources = board.sources
     moved = {_column(c) for row in board.rows for c in row.cells if c.key.setting.startswith(TRANSFER) and not c.control}
 
