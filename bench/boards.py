@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,8 @@ def families(found: Sequence[Board]) -> list[Family]:
     for board in found:
         grouped.setdefault((board.track.dataset, board.track.label_kind, board.track.norm), []).append(board)
     made: list[Family] = []
-    for (dataset, label_kind, norm), own in grouped.items():
+    for (dataset, label_kind, norm), every in grouped.items():
+        own = _comparable(every)
         keys = [{cell.key for row in board.rows if row.complete for cell in row.cells if not cell.control} for board in own]
         common = set[Key].intersection(*keys)
         lines = _curves(own, common)
@@ -212,6 +214,13 @@ def families(found: Sequence[Board]) -> list[Family]:
         name = f"{dataset}/{label_kind}/{norm}"
         made.append(Family(slug, name, f"{dataset}, {norm}", norm, own[0].measure, sizes, len(common), tuple(lines)))
     return made
+
+
+def _comparable(found: Sequence[Board]) -> list[Board]:
+    """Sizes at which half as many rows go on as at any other; one of few rows would take away attacks from all curves."""
+    often = Counter((row.model, row.defense) for board in found for row in board.rows)
+    going_on = [sum(often[row.model, row.defense] > 1 for row in board.rows) for board in found]
+    return [board for board, count in zip(found, going_on, strict=True) if 2 * count >= max(going_on)]
 
 
 def _curves(own: Sequence[Board], common: set[Key]) -> list[Curve]:

@@ -37,6 +37,21 @@ def test_every_command_that_people_are_told_to_type_exists() -> None:
     assert told > 20
 
 
+def test_the_readmes_figures_are_those_of_the_board() -> None:
+    readme, board = (ROOT.joinpath(name).read_text(encoding="utf-8") for name in ("README.md", "leaderboard.md"))
+    (picture,) = re.findall(r"\[!\[(.+?)\]\((results/[^)]+)\)", readme)
+    assert f"[![{picture[0]}]({picture[1]})" in board, "the picture's words are not those of the board"
+    track = board.partition("## demo, linf, ε = 2/255")[2].partition("\n## ")[0]
+    told = re.findall(r"\b([a-z-]+) (−?\d\.\d\d) of (\d\.\d\d)", " ".join(readme.split()))
+    assert len(told) >= 4
+    for defense, robust, clean in told:
+        assert re.search(rf"\| resnet-iqa \| {defense}[^|]*\| {clean} [^|]*\| \*\*{robust}\*\* ", track), (
+            defense,
+            robust,
+            clean,
+        )
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -396,6 +396,13 @@ def test_curves_count_only_attacks_that_were_run_at_every_size(records: Records)
     assert curve.values == pytest.approx([spearmanr(MOS, values).statistic for values in (CLEAN, GOOD, WEAK, BAD)])
 
 
+def test_a_size_of_few_rows_takes_no_attack_from_the_curves(records: Records) -> None:
+    for eps, defense in [(1, "a"), (1, "b"), (1, "c"), (2, "a"), (2, "b"), (2, "c"), (4, "a")]:
+        put(records, GOOD, eps=eps / 255, defense=defense, attack="only-here" if eps == 4 else "pgd")
+    (family,) = families(content(records).boards)
+    assert (family.sizes, family.attacks, len(family.curves)) == (("clean", "1/255", "2/255"), 1, 3)
+
+
 def test_one_size_makes_no_curve(records: Records) -> None:
     put(records, GOOD)
     put(records, GOOD, norm="l2", eps=1.0)

@@ -11,7 +11,7 @@ from bench.plots.style import FAINT, GREY, INK, WIDTH, color, cut, head, legend,
 from bench.ranking import brief
 
 MOST, ACROSS = 8, 4
-WIDE = 26
+WIDE = 28
 """Letters above a panel."""
 
 
@@ -34,7 +34,7 @@ def reflection(board: Board) -> Figure | None:
         axes.plot([low, high], [1 - low, 1 - high], color=INK, linewidth=1.1)
         axes.plot(cell.clean, cell.adv, "o", color=color(row), markersize=3.4, markeredgecolor="none", alpha=0.65)
         below = "no defense" if row.defense == "none" else f"+ {brief(row.defense)}"
-        axes.set_title(f"{cut(brief(row.model), WIDE)}\n{cut(below, WIDE)}", fontsize=8)
+        axes.set_title(f"{cut(brief(row.model), WIDE)}\n{cut(below, WIDE)}", fontsize=7.5)
         axes.set(xlim=(low - 0.04, high + 0.04), ylim=(low - 0.04, high + 0.04), aspect="equal")
         axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         axes.grid(color=FAINT, linewidth=0.6)
