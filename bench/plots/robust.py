@@ -40,7 +40,9 @@ def robust(board: Board) -> Figure:
         )
     if any(np.isfinite(row.certified) for row in rows):
         handles.append(
-            Line2D([], [], color=INK, marker="|", markersize=10, markeredgewidth=1.8, linestyle="none", label="certified")
+            Line2D(
+                [], [], color=INK, marker="|", markersize=10, markeredgewidth=1.8, linestyle="none", label="certified bound"
+            )
         )
     if any(row.rank is None for row in rows):
         handles.append(

@@ -60,7 +60,7 @@ function ranking(parent, track, rows) {
       scales: {
         x: { min: -1, max: 1, title: { display: true, text: track.measure } },
         y: { min: -0.5, max: some.length - 0.5, reverse: true, grid: { display: false }, afterBuildTicks: (axis) => { axis.ticks = some.map((_, value) => ({ value })); },
-          ticks: { autoSkip: false, callback: (value) => { const name = some[value]?.name ?? ""; return narrow && name.length > 22 ? `${name.slice(0, 21)}…` : name; } } },
+          ticks: { autoSkip: false, callback: (value) => { const name = some[value]?.name ?? ""; const most = narrow ? 22 : 44; return name.length > most ? `${name.slice(0, most - 1)}…` : name; } } },
       },
       plugins: { legend: { labels: { usePointStyle: true, boxHeight: 7 } }, tooltip: { callbacks: { label: ({ raw, dataset }) => `${raw.row.name}: ${dataset.label === "clean" || dataset.label === "certified" ? `${dataset.label} ${number(raw.x)}` : `${track.robust} ${number(raw.x)} ${interval(raw.row.robust)}`}` } } },
     },
