@@ -82,6 +82,12 @@ class Evidence:
         return bool(self.record["attack"]["control"])
 
     @property
+    def crafted_elsewhere(self) -> bool:
+        """Whether the attack saw another model than the deployed one: its gradients say nothing about that."""
+        cell = self.cell
+        return bool(cell.get("source")) or (cell["defense"] != "none" and cell["setting"] != "adaptive")
+
+    @property
     def white_box(self) -> bool:
         """Whether it is one attack that follows gradients."""
         attack = self.record["attack"]
@@ -120,7 +126,8 @@ def diagnose(cells: Iterable[Evidence]) -> list[Flag]:
     every = sorted(cells, key=lambda e: (e.cell["norm"], e.cell["eps"], e.name))
     for evidence in every:
         for name in evidence.record["flags"]:
-            if name in FLAGS and not evidence.control:
+            elsewhere = name == "zero-gradient" and evidence.crafted_elsewhere
+            if name in FLAGS and not evidence.control and not elsewhere:
                 found.setdefault(name, Flag(name, f"in {evidence.name}"))
     whole = [evidence for evidence in every if evidence.ok]
     for flag in (*_scores(whole), *_sizes(whole), *_strength(whole)):

@@ -187,6 +187,8 @@ def test_a_flag_of_a_cell_is_kept_also_of_one_that_did_not_end_ok_but_not_of_a_c
     gone = np.full(COUNT, np.nan)
     assert names(cell(gone, flags=["left-ball", "no such flag"], status="violation")) == ["left-ball"]
     assert names(cell(moved(0.2), "random-noise", "none", flags=["zero-gradient"])) == []
+    assert names(cell(moved(0.2), setting="oblivious", flags=["zero-gradient"])) == [], "those of the undefended model"
+    assert names(cell(moved(0.2), setting="oblivious", defense="none", flags=["zero-gradient"])) == ["zero-gradient"]
 
 
 @pytest.mark.parametrize("kind", ["raise", "lower", "away", "reflect", "target"])

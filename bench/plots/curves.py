@@ -22,9 +22,11 @@ def curves(family: Family) -> Figure:
     axes.axhline(0, color=GREY, linewidth=0.8)
     for line in lines:
         dash = "-" if line.defense != "none" else (0, (4, 2))
+        there = [place for place, value in enumerate(line.values) if np.isfinite(value)]  # the line goes on past a gap
         axes.plot(
-            range(len(line.values)), line.values, color=COLORS.get(line.kind, OTHER), linestyle=dash, linewidth=1.5,
-            marker=MARKERS[models.index(line.model) % len(MARKERS)], markersize=5, markeredgecolor="white", alpha=0.9,
+            there, [line.values[place] for place in there], color=COLORS.get(line.kind, OTHER), linestyle=dash,
+            linewidth=1.5, marker=MARKERS[models.index(line.model) % len(MARKERS)], markersize=5, markeredgecolor="white",
+            alpha=0.9,
         )  # fmt: skip
     axes.set_xticks(range(len(family.sizes)), family.sizes)
     axes.set(xlabel=f"size of the attack, {family.norm}", ylabel=family.measure, xlim=(-0.15, len(family.sizes) - 0.85))
@@ -40,7 +42,8 @@ def curves(family: Family) -> Figure:
             annotation_clip=False, arrowprops=style,
         )  # fmt: skip
     some = f" · {len(lines)} of {len(family.curves)} rows" if len(lines) < len(family.curves) else ""
-    attacks = f"the least over {family.attacks} attacks that were run at every size"
+    attacks = "one attack that was" if family.attacks == 1 else f"the least over {family.attacks} attacks that were"
+    attacks = f"{attacks} run at every size"
     head(figure, "Robust SROCC against the size of the attack", f"{family.title} · {attacks}{some}")
     return figure
 
