@@ -50,7 +50,8 @@ def attacks(board: Board, measure: str) -> Figure:
         heading, label, scale = "SROCC after each attack", board.measure, both_ways()
     else:
         heading, label = "Mean |quality shift| by each attack (1 = the whole scale; uses no labels)", "mean |quality shift|"
-        scale = mpl.colormaps["YlOrBr"], Normalize(0, max(np.nanmax(grid, initial=0.05) for grid in grids))
+        largest = max(np.nanmax(grid, initial=0.05) for grid in grids)
+        scale = mpl.colormaps["YlOrBr"], Normalize(0, min(largest, 1.0))  # one model far off its scale pales all others
     names = [column.name for column in columns]
     figure, axes = table([row.name for row in rows], names, panels, grids, scale, label)
     controls = sum(column.control for column in columns)
