@@ -12,6 +12,8 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +27,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def fabricate(source: Records, out: Records, count: int, tracks: int) -> None:
-    """Write `count` records to `out`, made from those of `source`: the rows are spread over `tracks` sizes of ε."""
+    """Write `count` records to `out`, made from those of the largest track of `source`, spread over `tracks` sizes of ε."""
     out.prepare()
-    originals = [(record, source.images(record["cell_id"])) for record in source.all()]
+    track = itemgetter("dataset", "norm", "eps")
+    largest = Counter(track(record["cell"]) for record in source.all()).most_common(1)[0][0]
+    whole = [record for record in source.all() if track(record["cell"]) == largest]
+    originals = [(record, source.images(record["cell_id"])) for record in whole]
     generator = np.random.default_rng(0)
     for number in range(count):
         record, images = originals[number % len(originals)]
