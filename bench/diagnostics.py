@@ -82,10 +82,10 @@ class Evidence:
         return bool(self.record["attack"]["control"])
 
     @property
-    def crafted_elsewhere(self) -> bool:
-        """Whether the attack saw another model than the deployed one: its gradients say nothing about that."""
-        cell = self.cell
-        return bool(cell.get("source")) or (cell["defense"] != "none" and cell["setting"] != "adaptive")
+    def knowing(self) -> bool:
+        """Whether the attack saw the deployed model; where it did not, its gradients say nothing about that."""
+        setting, defense = self.cell["setting"], self.cell["defense"]
+        return bool(setting == "adaptive" or (setting == "oblivious" and defense == "none"))
 
     @property
     def white_box(self) -> bool:
@@ -126,8 +126,7 @@ def diagnose(cells: Iterable[Evidence]) -> list[Flag]:
     every = sorted(cells, key=lambda e: (e.cell["norm"], e.cell["eps"], e.name))
     for evidence in every:
         for name in evidence.record["flags"]:
-            elsewhere = name == "zero-gradient" and evidence.crafted_elsewhere
-            if name in FLAGS and not evidence.control and not elsewhere:
+            if name in FLAGS and not evidence.control and (evidence.knowing or name != "zero-gradient"):
                 found.setdefault(name, Flag(name, f"in {evidence.name}"))
     whole = [evidence for evidence in every if evidence.ok]
     for flag in (*_scores(whole), *_sizes(whole), *_strength(whole)):
@@ -158,11 +157,10 @@ def _strength(every: Sequence[Evidence]) -> Iterator[Flag]:
 
 
 def _one_objective(cells: Sequence[Evidence]) -> Iterator[Flag]:
-    bare = cells[0].cell["defense"] == "none"
-    knowing = [e for e in cells if e.cell["setting"] == "adaptive" or (bare and e.cell["setting"] == "oblivious")]
+    knowing = [e for e in cells if e.knowing]
     white = _strongest(e for e in knowing if e.white_box)
     moved = [e for e in cells if e.cell["setting"] == "transfer" and not e.control]
-    ignorant = [e for e in cells if e.cell["setting"] == "oblivious" and e.white_box and not bare]
+    ignorant = [e for e in cells if e.cell["setting"] == "oblivious" and e.white_box and not e.knowing]
     rivals = {
         "black-box-wins": _strongest(e for e in knowing if e.black_box),
         "transfer-wins": _strongest(moved),

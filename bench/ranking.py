@@ -367,10 +367,7 @@ def _culprit(attacks: Sequence[Cell], badness: Sequence[Any]) -> str:
 
 
 def _certified(found: Sequence[dict[str, Any]]) -> float:
-    """The certificates are of the defended model, so all cells have the same; should they differ, the least counts.
-
-    They hold in ℓ2: of a threat model in another norm nothing is certified, whatever the records say of a shorter radius.
-    """
+    """The least of its cells, which should all have the same; certificates hold in ℓ2 and say nothing of another norm."""
     values = [record["measures"].get("certified_srocc") for record in found if record["cell"]["norm"] == "l2"]
     return min((float(value) for value in values if value is not None), default=float("nan"))
 

@@ -12,7 +12,7 @@ function columns(track) {
   return [
     ["rank", "rank", (row) => row.rank ?? 1e9],
     ["model", "model", (row) => row.model, (row) => make("td", { class: "name" }, row.model)],
-    ["defense", "defense", (row) => row.defense, (row) => make("td", { class: "defense" }, make("span", { class: "dot", style: `background:${color(row.kind)}` }), row.defense, make("span", { class: "span far" }, row.kind === "none" ? "" : ` ${row.kind}`))],
+    ["defense", "defense", (row) => row.defense, (row) => make("td", { class: "spec" }, make("span", { class: "dot", style: `background:${color(row.kind)}` }), row.defense, make("span", { class: "span far" }, row.kind === "none" ? "" : ` ${row.kind}`))],
     track.labelled && ["clean", "clean SROCC", (row) => lowest(row.clean[0]), (row) => spanCell(row.clean, true), true, true],
     ["robust", track.robust, (row) => lowest(row.robust[0]), (row) => spanCell(row.robust), false, true],
     ["worst", "worst attack", (row) => row.worst, (row) => textCell(row.worst, true), true],
