@@ -184,11 +184,11 @@ def test_what_is_printed_can_be_read_without_the_code(records: Records) -> None:
 
 
 def test_flags_stand_below_the_table(records: Records) -> None:
-    put(records, GOOD, defense="none", attack="pgd")
-    put(records, GOOD, defense="cprl", attack="pgd", flags=["zero-gradient"])
+    put(records, GOOD, defense="none", attack="pgd", setting="adaptive")
+    put(records, GOOD, defense="cprl", attack="pgd", setting="adaptive", flags=["zero-gradient"])
     (duel,) = compare(records, "none", "cprl")
     assert duel.flags[0] == ()
-    assert duel.flags[1][0].startswith("zero-gradient: in pgd, away, oblivious")
+    assert duel.flags[1][0].startswith("zero-gradient: in pgd, away, adaptive")
     assert any("Flag of cprl, see docs/flags.md: zero-gradient" in note for note in notes(duel))
 
 
