@@ -8,10 +8,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
@@ -150,7 +150,7 @@ class Records:
 
     def images(self, cell_id: str) -> pd.DataFrame:
         """The rows of a cell."""
-        return pd.read_csv(self.cells / cell_id / "images.csv", dtype={"image_id": str, "reference_id": str})
+        return read_images(self.cells / cell_id / "images.csv")
 
     def scores(self, cell_id: str) -> Scored:
         """Labels and qualities of a cell's pictures; much faster than a data frame."""
@@ -289,10 +289,26 @@ class Records:
         """``summary.csv``, rebuilt, with empty text where a text is missing and NaN where a number is."""
         self.rebuild_summary()
         texts = dict.fromkeys(["cell_id", *CELL_COLUMNS, "status", "flags", "source"], str)
-        numbers = {column: ["", "nan"] for column in SUMMARY_COLUMNS if column not in texts}
-        types = texts | {"seed": int, "eps": float}
-        table = pd.read_csv(self.folder / "summary.csv", dtype=types, keep_default_na=False, na_values=numbers)
-        return table.copy()  # in one piece: pandas warns of a column more in a table that was read column by column
+        return _read(self.folder / "summary.csv", texts | {"seed": int, "n_images": int, "eps": float})
+
+
+def read_images(file: Path | TextIO) -> pd.DataFrame:
+    """An ``images.csv``."""
+    return _read(file, {"image_id": str, "reference_id": str, "status": str})
+
+
+def _read(file: Path | TextIO, kinds: Mapping[str, type]) -> pd.DataFrame:
+    """A table of numbers, but for columns of a kind of their own: empty text where a text is missing, NaN where a number is.
+
+    Every number is what was written; the parser of pandas 2 may miss its last bit, and then 4/255 is not 4/255.
+    """
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return pd.DataFrame(
+        {
+            name: values.astype(kinds.get(str(name), float)) if name in kinds else values.replace("", "nan").astype(float)
+            for name, values in table.items()
+        }
+    )
 
 
 def _state(folder: Path) -> object:

@@ -26,7 +26,7 @@ from bench.executors import execute
 from bench.measures import measure_cell
 from bench.plan import Cell
 from bench.provenance import provenance
-from bench.records import IMAGE_COLUMNS, Records
+from bench.records import IMAGE_COLUMNS, Records, read_images
 from bench.registry import DEFENSES
 from bench.rescoring import CLAIMED, brought, checked_cell, facts_of, listed, rescored, suite_of
 from bench.sandbox import Limits, run
@@ -197,12 +197,9 @@ class _Verifier:
         """The rows that a cell claims, which are of the pictures of its data set."""
         name = f"records/{claim.cell_id}/images.csv"
         try:
-            rows = pd.read_csv(io.StringIO(self.bundle.text(name)), dtype={"image_id": str, "reference_id": str})
-            rows = rows[IMAGE_COLUMNS]
-            numbers = rows.drop(columns=["image_id", "reference_id", "status"]).astype(float)
+            rows = read_images(io.StringIO(self.bundle.text(name)))[IMAGE_COLUMNS]
         except (ValueError, KeyError, OverflowError) as error:
             raise UserError(f"{self.bundle.path}: {name} is no images.csv ({str(error)[:100]!r})") from None
-        rows = rows.assign(**{str(column): numbers[column] for column in numbers})
         wanted = [(sample.image_id, sample.reference_id, sample.mos) for sample in arena.samples]
         same = len(rows) == len(wanted) and list(rows.image_id) == [image_id for image_id, _, _ in wanted]
         same = same and list(rows.reference_id) == [reference for _, reference, _ in wanted]
