@@ -8,14 +8,18 @@ from pathlib import Path
 
 import hypothesis
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from attacks.base import Attack, Generators
 from attacks.fitted import Fit, FittedAttack
 from attacks.objective import Kind, Objective
 from attacks.threat import Norm, Threat
 from attacks.whole_set import SetAttack
+from bench.datasets.base import ImageDataset, Sample
+from bench.datasets.folder import Folder
 from bench.records import Records
 from bench.target import Target, frozen
 from bench.threat import Stored, store
@@ -142,6 +146,17 @@ def craft(
     return attacked, store(attacked, clean, threat), target
 
 
+def moved_by_sign(clean: torch.Tensor, model: LinearModel, levels: float | torch.Tensor) -> torch.Tensor:
+    """clip(x + levels·sign(w)), in bytes; `levels` is a number or one a picture."""
+    steps = torch.as_tensor(levels).view(-1, 1, 1, 1) * model.weight.detach().sign()
+    return (clean.float() + steps).clamp(0, 255).to(torch.uint8)
+
+
+def one_by_one(attack: Attack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat) -> torch.Tensor:
+    """As the arena does for an attack that takes no batches."""
+    return torch.cat([craft(attack, model, clean[i : i + 1], kind, threat, [i])[1].pixels for i in range(len(clean))])
+
+
 def fitted(attack: FittedAttack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat) -> Fit:
     """A fit of an attack on eight random pictures of the size of `clean`."""
     images = random_pixels(8, *clean.shape[2:], seed=99).float() / 255
@@ -198,3 +213,47 @@ def records(tmp_path: Path) -> Records:
     made = Records(tmp_path / "results")
     made.prepare()
     return made
+
+
+class Textures:
+    """In demo's place: forty pictures whose label is the strength of their noise, the first of them "pristine"."""
+
+    def __init__(self) -> None:
+        strengths = [1 - i / 40 for i in range(40)]
+        self.samples = [Sample(f"{i}-{'pristine' if i == 0 else 'noise'}", str(i), mos) for i, mos in enumerate(strengths)]
+
+    def spread(self, count: int) -> list[int]:
+        return list(range(min(count, 40)))
+
+    def picture(self, index: int) -> torch.Tensor:
+        noise = random_pixels(1, 64, 64, seed=index)[0].float()
+        return (128 + (noise - 128) * self.mos(index)).to(torch.uint8)
+
+    def mos(self, index: int) -> float:
+        return self.samples[index].mos
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Facts of a model are measured on pictures that are quickly made."""
+    monkeypatch.setattr("bench.facts.Demo", Textures)
+
+
+@pytest.fixture
+def pictures_folder(tmp_path: Path) -> Path:
+    """Eight random pictures of four references, labelled by their mean."""
+    root = tmp_path / "pictures"
+    root.mkdir()
+    rows = []
+    stream = np.random.default_rng(3)
+    for number in range(8):
+        pixels = stream.integers(40 + 20 * number, 60 + 24 * number, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        rows.append((f"{number}.png", f"ref{number % 4}", float(pixels.mean() / 255)))
+    pd.DataFrame(rows, columns=["image", "reference_id", "mos"]).to_csv(root / "labels.csv", index=False)
+    return root
+
+
+@pytest.fixture
+def small(pictures_folder: Path) -> ImageDataset:
+    return Folder(pictures_folder)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from planted import Linear, pictures
-from test_attacks_quality import small_weights
+from test_attacks_dists import small_weights
 from typer import Typer
 from typer.testing import CliRunner
 

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import torch
 from conftest import LinearModel, NaNModel, StochasticModel, WrongShapeModel
-from PIL import Image
 
 from attacks.base import Access, Attack, Generators, Target
 from attacks.objective import Objective
@@ -25,7 +24,6 @@ from bench import evaluate
 from bench.arena import Arena
 from bench.config import validated
 from bench.datasets.base import ImageDataset
-from bench.datasets.folder import Folder
 from bench.errors import CannotRun, UserError
 from bench.executors import local
 from bench.plan import expand
@@ -34,28 +32,6 @@ from bench.registry import ATTACKS, DEFENSES, Entry
 from defenses.base import Defense, Kind
 from defenses.purification.base import PurifiedModel
 from models.base import QualityModel
-
-SIDE = 16
-
-
-@pytest.fixture
-def pictures_folder(tmp_path: Path) -> Path:
-    """Eight random pictures of four references, labelled by their mean."""
-    root = tmp_path / "pictures"
-    root.mkdir()
-    rows = []
-    stream = np.random.default_rng(3)
-    for number in range(8):
-        pixels = stream.integers(40 + 20 * number, 60 + 24 * number, (SIDE, SIDE, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / f"{number}.png")
-        rows.append((f"{number}.png", f"ref{number % 4}", float(pixels.mean() / 255)))
-    pd.DataFrame(rows, columns=["image", "reference_id", "mos"]).to_csv(root / "labels.csv", index=False)
-    return root
-
-
-@pytest.fixture
-def small(pictures_folder: Path) -> ImageDataset:
-    return Folder(pictures_folder)
 
 
 @dataclass(frozen=True)
@@ -299,37 +275,6 @@ def test_a_full_disk_loses_nothing_that_is_finished(
     assert len(summary(tmp_path)) == 3
 
 
-def test_evaluate_takes_any_module(small: ImageDataset) -> None:
-    class Column(torch.nn.Module):
-        """Scores from 0 to 100, lower is better, of shape (N, 1)."""
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return 100 * (1 - images.mean(dim=(1, 2, 3)))[:, None]
-
-    report = evaluate(
-        Column(), ["pgd"], small, objectives=["raise"], score_range=(0, 100), higher_is_better=False, limit=None
-    )
-    assert list(report.columns) == SUMMARY_COLUMNS
-    # the mean of all pixels can rise by ε and no more
-    assert report.abs_gain[0] == pytest.approx(2 / 255, rel=1e-3)
-    assert report.srocc_clean[0] == pytest.approx(1.0)
-
-
-def test_evaluate_says_why_nothing_could_be_run(small: ImageDataset) -> None:
-    with pytest.raises(UserError, match="resnet-iqa needs 64×64"):
-        evaluate("resnet-iqa", ["pgd"], small)
-
-
-def test_evaluate_leaves_the_model_as_it_was(small: ImageDataset) -> None:
-    model = LinearModel().train()
-    weight = model.weight.detach().clone()
-    evaluate(model, ["pgd", "art:ProjectedGradientDescent[max_iter=2]"], small, limit=2)
-    assert model.training
-    assert model.weight.grad is None
-    assert model.weight.requires_grad
-    assert torch.equal(model.weight, weight)
-
-
 def test_records_say_how_they_were_made(small: ImageDataset, tmp_path: Path) -> None:
     run_all(small, LinearModel(), tmp_path, attacks=["pgd"], settings=["adaptive"])
     (file,) = tmp_path.glob("cells/*/record.json")
@@ -414,24 +359,6 @@ def test_a_score_only_attack_asks_the_deployed_model_and_a_gradient_attack_its_s
     square, pgd = expand(validated(chosen | {"attacks": ["square", "pgd"]}))
     assert arena.seen(square) == ("linear", "jpeg", False)
     assert arena.seen(pgd) == ("linear", "jpeg", True)
-
-
-def test_evaluate_does_not_take_one_models_results_for_anothers(small: ImageDataset, tmp_path: Path) -> None:
-    def shift(model: torch.nn.Module, **facts: Any) -> float:
-        return float(evaluate(model, ["fgsm"], small, objectives=["raise"], out=tmp_path, limit=None, **facts).abs_gain[0])
-
-    model = LinearModel(reach=10)
-    first = shift(model)
-    with torch.no_grad():
-        model.weight.mul_(0.5)
-    assert shift(model) == pytest.approx(first / 2, rel=1e-3)
-    assert model.info.weights_sha256 == ""
-
-    class Half(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.mean(dim=(1, 2, 3))
-
-    assert shift(Half(), score_range=(0, 2)) == pytest.approx(shift(Half()) / 2, rel=1e-3)
 
 
 def test_a_bridge_is_skipped_under_a_query_limit(small: ImageDataset, tmp_path: Path) -> None:
