@@ -103,8 +103,9 @@ class Target:
                 qualities = self._forward(leaf)
             if not qualities.requires_grad:
                 raise ModelError(f"{self.model.info.name}: no gradient reaches the pixels")
+            asked = _asked(qualities)
             (gradient,) = torch.autograd.grad(loss(qualities).sum(), leaf)
-        self._count_backward(gradient)
+        self._count_backward(gradient, asked)
         return qualities.detach(), gradient
 
     def module(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
@@ -117,16 +118,14 @@ class Target:
         if access not in allowed:
             raise TargetError(f"the attack declared access={self.access!r} and asked for a {access}")
 
-    def _count_backward(self, gradient: torch.Tensor, asked: torch.Tensor | None = None) -> None:
-        """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted, all if left out."""
+    def _count_backward(self, gradient: torch.Tensor, asked: torch.Tensor) -> None:
+        """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted."""
         self.counts.backwards[self.index] += self.draws
         self.counts.gradients[self.index] += 1
         dead = ~(gradient.amax(dim=(1, 2, 3)) > 0)  # zero or NaN, or nowhere positive, which is rare
         if dead.any():
             dead &= ~(gradient.amin(dim=(1, 2, 3)) < 0)
-        if asked is not None:
-            dead &= asked
-        self.counts.zero_gradients[self.index] += dead.cpu().long()
+        self.counts.zero_gradients[self.index] += (dead & asked).cpu().long()
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         qualities = self._answer(images)
@@ -159,17 +158,25 @@ class _Counted(nn.Module):
         images = images.view_as(images)
         with gradient_precision(self.target.precision, images.device):
             qualities = self.target._forward(images)
-        losses = self.loss(qualities)
-        asked = torch.ones_like(losses, dtype=torch.bool)
-
-        def note(incoming: torch.Tensor) -> None:
-            # a library's own loss may be flat for some of the pictures, which is no fault of the model's
-            asked.copy_(incoming.detach() != 0)
-
-        if losses.requires_grad:
-            losses.register_hook(note)
+        asked = _asked(qualities)
         images.register_hook(lambda gradient: self.target._count_backward(gradient, asked))
-        return losses
+        return self.loss(qualities)
+
+
+def _asked(qualities: torch.Tensor) -> torch.Tensor:
+    """(N,) bool, which the backward pass fills in: the pictures whose quality made a difference to the loss.
+
+    A loss may be flat for some of them, as a library's own is here and there, and that of a picture on its mirror; a
+    gradient of zero is no fault of the model's then.
+    """
+    asked = torch.ones_like(qualities, dtype=torch.bool)
+
+    def note(incoming: torch.Tensor) -> None:
+        asked.copy_(incoming.detach() != 0)
+
+    if qualities.requires_grad:
+        qualities.register_hook(note)
+    return asked
 
 
 def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
