@@ -48,6 +48,17 @@ method for all lines of a table."""
 AGAIN = """\
 ## Again
 
+The weights that are not in the zoo are in [results/cprl/weights](../results/cprl/weights), and the records of all that is
+on this page in [results/cprl](../results/cprl). To attack them once more:
+
+```sh
+export IQARENA_WEIGHTS=results/cprl/weights
+iqarena run cprl --out RESULTS
+python -m bench.study page --results RESULTS
+```
+
+To train them once more, and to search as we did:
+
 ```sh
 python -m bench.search {model} --list bench/study/candidates.txt --root TRAIN --start START/{model}.safetensors \\
     --passes 50000 --out SEARCH
