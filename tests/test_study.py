@@ -305,7 +305,7 @@ def test_the_verdict_follows_from_the_numbers_whichever_way_they_fall(told: Call
 def test_ideas_are_judged_by_their_control(tmp_path: Path) -> None:
     variants = (
         *SOME,
-        Variant("CPRL, better", "better", "cprl[invariance_weight=1]", "idea"),
+        Variant("CPRL, better", "better", "cprl[invariance_weight=1]", "idea", control="better without CPRL"),
         Variant("better without CPRL", "control", "cprl[mask=none,necessity_weight=0,invariance_weight=1]", "control"),
     )
     for control, words in ((0.95, "does not show that CPRL has a part in it"), (0.2, "so the gain is CPRL's own")):
@@ -321,6 +321,21 @@ def test_ideas_are_judged_by_their_control(tmp_path: Path) -> None:
         assert "the best of 2 forms of CPRL, CPRL, better, has" in text
         assert words in text
         assert "CPRL as we read the abstract is more robust than adversarial training" in text
+        assert "most robust, " not in text
+
+
+def test_an_idea_that_costs_clean_srocc_is_not_the_best_one_and_still_told(tmp_path: Path) -> None:
+    other = Variant("norm regularization", "default", "norm-regularization", "baseline")
+    dear = Variant("CPRL, dear", "dear", "cprl[invariance_weight=1]", "idea", control="CPRL without mask")
+    records, variants = Records(tmp_path), (*SOME, other, dear)
+    held = {"adversarial training": 0.2, "CPRL": 0.3, "CPRL, dear": 0.95, "norm regularization": 0.95}
+    fill(records, HELD | held, variants, (2,), clean={"CPRL, dear": 0.15})
+    (found,) = findings(records, variants)
+    text = verdict(found)
+    assert re.search(r"keeps \d+% of its clean SROCC, CPRL has a robust SROCC of", text)
+    assert "Of all forms CPRL, dear is the most robust, " in text
+    assert "What it is without CPRL (CPRL without mask) has" in text
+    assert "More robust than CPRL, without any CPRL: norm regularization (" in text
 
 
 def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

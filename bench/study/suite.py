@@ -147,9 +147,9 @@ def text(names: Sequence[str] = (), runs: Sequence[Trained] | None = None) -> st
     lines = [
         *_comment(
             "CPRL (our reconstruction from the abstracts) against what is trained at the same budget: the study in "
-            "docs/cprl.md. Written by `python -m bench.study suite --write` from bench/study/variants.py. Weights that are not "
-            "in the zoo are in results/cprl/weights; `python -m bench.study train` makes them anew, and while some are still to "
-            "be trained, `python -m bench.study suite --at-hand` prints the suite of the others."
+            "docs/cprl.md. Written by `python -m bench.study suite --write` from bench/study/variants.py. Weights that are "
+            "not in the zoo are in results/cprl/weights; `python -m bench.study train` makes them anew, and while some are "
+            "still to be trained, `python -m bench.study suite --at-hand` prints the suite of the others."
         ),
         "#",
         "#   export IQARENA_WEIGHTS=results/cprl/weights",

@@ -31,10 +31,11 @@ class Variant:
         label: of its weights, before the seed.
         recipe: what it is trained by.
         role: what it is there for: "none", no defense; "baseline", to be beaten; "cprl", as we read the abstracts;
-            "ablation", that without one of its terms; "idea", beyond the abstracts; "control", an idea without what makes
-            it CPRL.
+            "ablation", that without one of its terms; "idea", beyond the abstracts; "control", what an idea is without
+            CPRL, where no other variant is that.
         surrogates: values of ``through`` that an adaptive attacker may take gradients by, beside the exact one.
         headline: whether it meets the most expensive attacks as well.
+        control: of an idea, the name of the variant that is the same without what makes it CPRL.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Variant:
     role: Role
     surrogates: tuple[str, ...] = ()
     headline: bool = False
+    control: str = ""
 
     def weights(self, seed: int) -> str:
         """The label of its weights; none of those of the first seed that ship under the recipe's own name."""
@@ -62,6 +64,7 @@ SOFT = ("smoother", "sharper", "identity")
 VARIANTS = (
     Variant("no defense", "plain", "none", "none"),
     Variant("adversarial training", "default", "adversarial-training", "baseline", headline=True),
+    Variant("adversarial training, weight 3", "weight-3", "adversarial-training[adversarial_weight=3]", "baseline"),
     Variant("norm regularization", "default", "norm-regularization", "baseline"),
     Variant("TRADES", "default", "trades", "baseline"),
     Variant("CPRL", "default", "cprl", "cprl", SOFT, headline=True),
@@ -70,9 +73,22 @@ VARIANTS = (
     Variant("CPRL without necessity", "no-necessity", "cprl[necessity_weight=0]", "ablation", SOFT),
     Variant("CPRL without minimax", "no-minimax", "cprl[adversarial_weight=0]", "ablation", SOFT),
     Variant("CPRL, random mask", "random-mask", "cprl[mask=random]", "ablation", ("identity",)),
-)
-"""Of four weights of norm regularization, `bench.search` found the default the most robust one on validation pictures. A
-variant more is a line more."""
+    Variant(
+        "CPRL, stable ranks", "stable-rank", "cprl[mask=stable-rank,mask_ramp=0.5]", "idea", ("identity",), headline=True,
+        control="CPRL without mask",
+    ),
+    Variant(
+        "CPRL, attacked necessity", "attacked", "cprl[inner_steps=1,sufficiency_weight=0,necessity=attacked]", "idea", SOFT,
+        control="attacked pictures alone",
+    ),
+    Variant(
+        "attacked pictures alone", "attacked-alone",
+        "cprl[mask=none,inner_steps=1,sufficiency_weight=0,necessity_weight=0]", "control",
+    ),
+)  # fmt: skip
+"""Settings and ideas are those that `bench.search` found best on validation pictures (docs/cprl/search.csv): of four weights
+of norm regularization and two of adversarial training; of CPRL's ideas, the most robust one that costs no clean SROCC, and
+the most robust one of all. A variant more is a line more."""
 
 
 def trained(variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS) -> list[Trained]:

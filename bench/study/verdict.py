@@ -33,19 +33,23 @@ def verdict(found: Findings) -> str:
     forms = [variant for variant in size.variants if variant.role in ("cprl", "idea")]
     if own not in forms:
         return "The records of CPRL are not complete, so nothing can be said yet."
-    best = max(forms, key=lambda variant: float(size.robust(variant)[0]))
-    sentences = [_best(size, base, forms, best), *_control(size, best)]
+    cheap = [form for form in forms if form == own or _differences(size, base, forms, form)[1].value[0] >= -COST]
+    best, strongest = (max(some, key=lambda form: float(size.robust(form)[0])) for some in (cheap, forms))
+    sentences = [_best(size, base, forms, cheap, best), *_control(size, best)]
+    if strongest != best:
+        sentences += [_dearer(size, base, forms, strongest), *_control(size, strongest)]
     if own != best:
         sentences.append(_as_read(size, base, forms, own))
-    sentences += [_terms(size, own), hidden(found.main), *_doubts(found, size)]
+    sentences += [*_others(size, base, best), _terms(size, own), hidden(found.main), *_doubts(found, size)]
     return " ".join(sentences)
 
 
-def _best(size: Size, base: Variant, forms: Sequence[Variant], best: Variant) -> str:
+def _best(size: Size, base: Variant, forms: Sequence[Variant], cheap: Sequence[Variant], best: Variant) -> str:
     robust, clean = _differences(size, base, forms, best)
     kept = float(size.robust(base)[0] / size.clean(base)[0])
     at = f"At {written('linf', size.eps)}, where {base.name} keeps {kept:.0%} of its clean SROCC"
-    which = f"the best of {len(forms)} forms of CPRL, {best.name}," if len(forms) > 1 else f"{best.name}"
+    price = f" that lose at most {COST} clean SROCC" if len(cheap) < len(forms) else ""
+    which = f"the best of {len(cheap)} forms of CPRL{price}, {best.name}," if len(cheap) > 1 else f"{best.name}"
     corrected = f", corrected for {len(forms)} forms" if len(forms) > 1 else ""
     told = (
         f"{at}, {which} has a robust SROCC of {span(interval(size.robust(best)))} against "
@@ -68,17 +72,37 @@ def _best(size: Size, base: Variant, forms: Sequence[Variant], best: Variant) ->
     return f"{told} **We cannot tell the two apart.**"
 
 
-def _control(size: Size, best: Variant) -> list[str]:
-    control = next((variant for variant in size.variants if variant.role == "control"), None)
-    if best.role != "idea" or control is None:
+def _control(size: Size, idea: Variant) -> list[str]:
+    control = next((variant for variant in size.variants if variant.name == idea.control), None)
+    if control is None:
         return []
-    ((_, robust),) = size.against(control, [best], size.robust).items()
+    ((_, robust),) = size.against(control, [idea], size.robust).items()
     if robust.believed:
         same = "so the gain is CPRL's own" if robust.value[0] > 0 else "so CPRL takes away from what its ideas give"
     else:
         same = "which does not show that CPRL has a part in it"
-    return [f"Its ideas without what makes it CPRL ({control.name}) give {span(interval(size.robust(control)))}: "
+    return [f"What it is without CPRL ({control.name}) has {span(interval(size.robust(control)))}: "
             f"with CPRL it is {span(robust.value)} more ({p_of(robust.p)}), {same}."]  # fmt: skip
+
+
+def _dearer(size: Size, base: Variant, forms: Sequence[Variant], form: Variant) -> str:
+    robust, clean = _differences(size, base, forms, form)
+    return (
+        f"Of all forms {form.name} is the most robust, {span(interval(size.robust(form)))}, which is {span(robust.value)} "
+        f"against {base.name}, at {span(clean.value)} in clean SROCC."
+    )
+
+
+def _others(size: Size, base: Variant, best: Variant) -> list[str]:
+    """What is no CPRL and better than the best of it."""
+    others = [variant for variant in size.variants if variant.role == "baseline" and variant != base]
+    against = size.against(best, others, size.robust)
+    told = [
+        f"{variant.name} ({span(interval(size.robust(variant)))} robust, {span(interval(size.clean(variant)))} clean)"
+        for variant in others
+        if against[variant.name].believed and against[variant.name].value[0] > 0
+    ]
+    return [f"More robust than {best.name}, without any CPRL: {'; '.join(told)}."] if told else []
 
 
 def _as_read(size: Size, base: Variant, forms: Sequence[Variant], own: Variant) -> str:
