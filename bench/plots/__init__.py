@@ -61,12 +61,16 @@ def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> I
     """
     for board in boards:
         for kind in kinds(board):
-            yield from save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}", photographs=kind == "pictures")
+            yield from save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}")
     for family in families:
         yield from save(partial(curves, family), folder / f"curves-{family.slug}")
 
 
-def save(made: Callable[[], Figure | None], stem: Path, photographs: bool = False) -> Iterator[Path]:
+_FEW_COLOURS = 2000
+"""Of lines and letters on white: their own, and what smooth edges make of them."""
+
+
+def save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
     with mpl.rc_context():
         mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
         mpl.rcParams.update(STYLE)
@@ -81,9 +85,9 @@ def save(made: Callable[[], Figure | None], stem: Path, photographs: bool = Fals
         figure.savefig(drawn, format="png")
         with Image.open(drawn) as picture:
             opaque = picture.convert("RGB")
-            if photographs:
+            if opaque.getcolors(_FEW_COLOURS) is None:  # photographs, or a scale of colours, which fewer would break up
                 opaque.save(png)
-            else:  # few colours: a third of the size
+            else:  # a third of the size
                 opaque.quantize(256, dither=Image.Dither.NONE).save(png)
         figure.savefig(svg, metadata={"Date": None})
     yield from (png, svg)
