@@ -16,7 +16,7 @@ from bench.errors import UserError
 from bench.registry import DEFENSES
 from bench.study.numbers import Findings, Size, frame
 from bench.study.plots import draw
-from bench.study.variants import MODEL, SCHEDULE, SEEDS, Variant
+from bench.study.variants import MODEL, SCHEDULE, SEEDS, VARIANTS, Variant
 from bench.study.verdict import COST, GAIN, KINDS, kinds, p_of, terms, verdict
 
 INTRO = """\
@@ -163,7 +163,13 @@ def _variants(found: Sequence[Findings]) -> str:
     for variant in there:
         recipe = DEFENSES.build(variant.recipe)
         rows.append((variant.name, f"`{variant.recipe}`", str(getattr(recipe, "passes_an_image", 1))))
-    return table(["variant", "recipe", "passes a picture"], rows)
+    text = table(["variant", "recipe", "passes a picture"], rows)
+    if lacking := [f"{variant.name} (`{variant.recipe}`)" for variant in VARIANTS if variant not in there]:
+        text += (
+            f"\n\nPlanned and not here yet: {'; '.join(lacking)}. `python -m bench.study suite --at-hand` prints the suite "
+            "of what is trained."
+        )
+    return text
 
 
 def _results(size: Size, base: Variant | None) -> str:
