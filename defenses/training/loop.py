@@ -208,7 +208,7 @@ def train(
         values = []
         recipe_losses = losses(model, batch, labels.to(device).float(), state.step / steps)
         while True:
-            # no cache: before torch 2.13, weights that a recipe used under no_grad would get no gradient from what came after
+            # no cache: before torch 2.13, weights that a recipe used under no_grad got no gradient from what came after
             with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
                 value = next(recipe_losses, None)
             if value is None:
