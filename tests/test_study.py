@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ from defenses.base import TrainedDefense
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 SOME = tuple(BY_NAME[name] for name in ("no defense", "adversarial training", "CPRL", "CPRL without mask"))
+ROOT, RESAMPLES = Path(suites.__file__).parents[2], numbers.RESAMPLES
 HELD = {"no defense": -1.5, "adversarial training": 0.5, "CPRL": 0.5, "CPRL without mask": 0.5}
 """How well a variant holds at 2/255: 1 keeps the clean qualities, −1 mirrors them."""
 
@@ -299,7 +301,7 @@ def test_the_verdict_follows_from_the_numbers_whichever_way_they_fall(told: Call
     assert "**It is more robust, but not by what we had set out for**: it costs more than 0.02 clean SROCC." in dear
     for text in (better, worse, dear):
         assert text.startswith("At 2/255, where adversarial training keeps ")
-        assert "All this is from 12 reference pictures, 3 seeds a variant and one small network and one budget" in text
+        assert "All this is from 12 reference pictures, 3 seeds a variant, one small network and one budget" in text
 
 
 def test_ideas_are_judged_by_their_control(tmp_path: Path) -> None:
@@ -360,6 +362,17 @@ def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Pat
     monkeypatch.setattr("bench.study.page.draw", lambda *_: [])
     list(write([found], None, tmp_path / "docs"))  # the search stays
     assert (tmp_path / "docs" / "cprl.md").read_text(encoding="utf-8") == text
+
+
+def test_the_committed_page_is_what_the_committed_records_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "RESAMPLES", RESAMPLES)
+    found = findings(Records(ROOT / "results" / "cprl"))
+    text = page(found, pd.read_csv(ROOT / "docs" / "cprl" / "search.csv"))
+    again = "run python -m bench.study page --results results/cprl"
+    assert text == (ROOT / "docs" / "cprl.md").read_text(encoding="utf-8"), again
+    rows = io.StringIO()
+    frame(found).to_csv(rows, index=False, float_format="%.4f")
+    assert rows.getvalue() == (ROOT / "docs" / "cprl" / "cells.csv").read_text(encoding="utf-8"), again
 
 
 def test_plots_show_what_was_found(found: Findings) -> None:

@@ -183,10 +183,14 @@ def hidden(size: Size) -> str:
         return f"{at} nothing but exact gradients was tried, so they may hide something."
     if beaten:
         return f"{at} exact gradients miss something: {_some(beaten)}."
-    names = " and ".join(kind for kind in KINDS if kind in tried)
+    names = _and([kind for kind in KINDS if kind in tried])
     most = max(tried.values())
     told = f"at most {signed(most)} lower" if most > 0 else "none is lower"
     return f"{at} nothing found what exact gradients miss, of {names} ({told})."
+
+
+def _and(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + " and " * bool(words[:-1]) + words[-1]
 
 
 def _some(words: Sequence[str], count: int = 4) -> str:
@@ -201,6 +205,5 @@ def _doubts(found: Findings, size: Size) -> list[str]:
         doubts.append(f"{found.references} reference pictures")
     if seeds < 5:
         doubts.append(f"{seeds} seed{'s' * (seeds > 1)} a variant" if seeds > 1 else "one seed of some variants")
-    doubts.append("one small network and one budget")
-    listed = ", ".join(doubts[:-1]) + " and " * bool(doubts[:-1]) + doubts[-1]
-    return [f"All this is from {listed}, and the intervals are rough."]
+    doubts += ["one small network", "one budget"]
+    return [f"All this is from {_and(doubts)}, and the intervals are rough."]
