@@ -302,13 +302,11 @@ def _read(file: Path | TextIO, kinds: Mapping[str, type]) -> pd.DataFrame:
 
     Every number is what was written; the parser of pandas 2 may miss its last bit, and then 4/255 is not 4/255.
     """
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    return pd.DataFrame(
-        {
-            name: values.astype(kinds.get(str(name), float)) if name in kinds else values.replace("", "nan").astype(float)
-            for name, values in table.items()
-        }
-    )
+    columns = {}
+    for name, values in pd.read_csv(file, dtype=str, keep_default_na=False).items():
+        kind = kinds.get(str(name), float)
+        columns[name] = (values.replace("", "nan") if kind is float else values).astype(kind)
+    return pd.DataFrame(columns)
 
 
 def _state(folder: Path) -> object:

@@ -240,7 +240,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pictures_folder(tmp_path: Path) -> Path:
+def small(tmp_path: Path) -> ImageDataset:
     """Eight random pictures of four references, labelled by their mean."""
     root = tmp_path / "pictures"
     root.mkdir()
@@ -251,9 +251,4 @@ def pictures_folder(tmp_path: Path) -> Path:
         Image.fromarray(pixels).save(root / f"{number}.png")
         rows.append((f"{number}.png", f"ref{number % 4}", float(pixels.mean() / 255)))
     pd.DataFrame(rows, columns=["image", "reference_id", "mos"]).to_csv(root / "labels.csv", index=False)
-    return root
-
-
-@pytest.fixture
-def small(pictures_folder: Path) -> ImageDataset:
-    return Folder(pictures_folder)
+    return Folder(root)
