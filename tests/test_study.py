@@ -338,6 +338,13 @@ def test_an_idea_that_costs_clean_srocc_is_not_the_best_one_and_still_told(tmp_p
     assert "Of all forms CPRL, dear is the most robust, " in text
     assert "What it is without CPRL (CPRL without mask) has" in text
     assert "More robust than CPRL, without any CPRL: norm regularization (" in text
+    # where the form as we read it is the dear one, it is not among those that lose little
+    records, other_way = Records(tmp_path / "other"), {"adversarial training": 0.2, "CPRL": 0.95, "CPRL, dear": 0.3}
+    fill(records, HELD | other_way, (*SOME, dear), (2,), clean={"CPRL": 0.15})
+    (found,) = findings(records, variants)
+    text = verdict(found)
+    assert re.search(r"SROCC, CPRL, dear has a robust SROCC of", text)
+    assert "Of all forms CPRL is the most robust, " in text
 
 
 def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

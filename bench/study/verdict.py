@@ -18,6 +18,9 @@ GAIN, COST = 0.03, 0.02
 HIDDEN = 0.02
 """SROCC by which an attack without the exact gradient must do better than those with it, before that counts as hidden."""
 
+Differences = dict[Variant, tuple[Difference, Difference]]
+"""What variants are less another one, robust and clean."""
+
 
 def p_of(p: float) -> str:
     """A p value as people write it."""
@@ -33,24 +36,25 @@ def verdict(found: Findings) -> str:
     forms = [variant for variant in size.variants if variant.role in ("cprl", "idea")]
     if own not in forms:
         return "The records of CPRL are not complete, so nothing can be said yet."
-    cheap = [form for form in forms if form == own or _differences(size, base, forms, form)[1].value[0] >= -COST]
+    against = _differences(size, base, forms)  # corrected for all forms, as any of them might have been the best
+    cheap = [form for form in forms if against[form][1].value[0] >= -COST] or forms
     best, strongest = (max(some, key=lambda form: float(size.robust(form)[0])) for some in (cheap, forms))
-    sentences = [_best(size, base, forms, cheap, best), *_control(size, best)]
+    sentences = [_best(size, base, against, cheap, best), *_control(size, best)]
     if strongest != best:
-        sentences += [_dearer(size, base, forms, strongest), *_control(size, strongest)]
+        sentences += [_dearer(size, base, against, strongest), *_control(size, strongest)]
     if own != best:
-        sentences.append(_as_read(size, base, forms, own))
+        sentences.append(_as_read(base, against, own))
     sentences += [*_others(size, base, best), _terms(size, own), hidden(found.main), *_doubts(found, size)]
     return " ".join(sentences)
 
 
-def _best(size: Size, base: Variant, forms: Sequence[Variant], cheap: Sequence[Variant], best: Variant) -> str:
-    robust, clean = _differences(size, base, forms, best)
+def _best(size: Size, base: Variant, against: Differences, cheap: Sequence[Variant], best: Variant) -> str:
+    robust, clean = against[best]
     kept = float(size.robust(base)[0] / size.clean(base)[0])
     at = f"At {written('linf', size.eps)}, where {base.name} keeps {kept:.0%} of its clean SROCC"
-    price = f" that lose at most {COST} clean SROCC" if len(cheap) < len(forms) else ""
+    price = f" that lose at most {COST} clean SROCC" if len(cheap) < len(against) else ""
     which = f"the best of {len(cheap)} forms of CPRL{price}, {best.name}," if len(cheap) > 1 else f"{best.name}"
-    corrected = f", corrected for {len(forms)} forms" if len(forms) > 1 else ""
+    corrected = f", corrected for {len(against)} forms" if len(against) > 1 else ""
     told = (
         f"{at}, {which} has a robust SROCC of {span(interval(size.robust(best)))} against "
         f"{span(interval(size.robust(base)))}: a difference of {span(robust.value)} ({p_of(robust.p)}{corrected}). "
@@ -68,7 +72,7 @@ def _best(size: Size, base: Variant, forms: Sequence[Variant], cheap: Sequence[V
     if robust.believed and robust.value[0] < 0:
         return f"{told} **{base.name.capitalize()} is better.**"
     if robust.believed:
-        return f"{told} **It is more robust, but not by what we had set out for**: {' and '.join(lacking)}."
+        return f"{told} **It is more robust, but not by what we had set out for**: {_and(lacking)}."
     return f"{told} **We cannot tell the two apart.**"
 
 
@@ -85,8 +89,8 @@ def _control(size: Size, idea: Variant) -> list[str]:
             f"with CPRL it is {span(robust.value)} more ({p_of(robust.p)}), {same}."]  # fmt: skip
 
 
-def _dearer(size: Size, base: Variant, forms: Sequence[Variant], form: Variant) -> str:
-    robust, clean = _differences(size, base, forms, form)
+def _dearer(size: Size, base: Variant, against: Differences, form: Variant) -> str:
+    robust, clean = against[form]
     return (
         f"Of all forms {form.name} is the most robust, {span(interval(size.robust(form)))}, which is {span(robust.value)} "
         f"against {base.name}, at {span(clean.value)} in clean SROCC."
@@ -105,23 +109,20 @@ def _others(size: Size, base: Variant, best: Variant) -> list[str]:
     return [f"More robust than {best.name}, without any CPRL: {'; '.join(told)}."] if told else []
 
 
-def _as_read(size: Size, base: Variant, forms: Sequence[Variant], own: Variant) -> str:
-    robust, _ = _differences(size, base, forms, own)
+def _as_read(base: Variant, against: Differences, own: Variant) -> str:
+    robust, _ = against[own]
     word = ("more" if robust.value[0] > 0 else "less") + " robust than" if robust.believed else "not told apart from"
     return f"{own.name} as we read the abstract is {word} {base.name}: {span(robust.value)} ({p_of(robust.p)})."
 
 
-def _differences(size: Size, base: Variant, forms: Sequence[Variant], of: Variant) -> tuple[Difference, Difference]:
-    """Robust and clean, corrected for all forms of CPRL, as any of them might have been the best."""
-    robust, clean = (size.against(base, forms, measure)[of.name] for measure in (size.robust, size.clean))
-    return robust, clean
+def _differences(size: Size, first: Variant, others: Sequence[Variant]) -> Differences:
+    robust, clean = (size.against(first, others, of) for of in (size.robust, size.clean))
+    return {variant: (robust[variant.name], clean[variant.name]) for variant in others}
 
 
-def terms(size: Size, own: Variant) -> dict[Variant, tuple[Difference, Difference]]:
-    """What CPRL less a term is less CPRL, robust and clean."""
-    less = [variant for variant in size.variants if variant.role == "ablation"]
-    robust, clean = (size.against(own, less, of) for of in (size.robust, size.clean))
-    return {variant: (robust[variant.name], clean[variant.name]) for variant in less}
+def terms(size: Size, own: Variant) -> Differences:
+    """What CPRL less a term is less CPRL."""
+    return _differences(size, own, [variant for variant in size.variants if variant.role == "ablation"])
 
 
 def _terms(size: Size, own: Variant) -> str:
