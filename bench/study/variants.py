@@ -74,16 +74,16 @@ VARIANTS = (
     Variant("CPRL without minimax", "no-minimax", "cprl[adversarial_weight=0]", "ablation", SOFT),
     Variant("CPRL, random mask", "random-mask", "cprl[mask=random]", "ablation", ("identity",)),
     Variant(
-        "CPRL, stable ranks", "stable-rank", "cprl[mask=stable-rank,mask_ramp=0.5]", "idea", ("identity",), headline=True,
+        "CPRL, stable ranks", "stable-rank", "cprl[mask=stable-rank,mask_ramp=0.5]", "idea", ("identity",),
         control="CPRL without mask",
     ),
     Variant(
         "CPRL, attacked necessity", "attacked", "cprl[inner_steps=1,sufficiency_weight=0,necessity=attacked]", "idea", SOFT,
-        control="attacked pictures alone",
+        headline=True, control="attacked pictures alone",
     ),
     Variant(
         "attacked pictures alone", "attacked-alone",
-        "cprl[mask=none,inner_steps=1,sufficiency_weight=0,necessity_weight=0]", "control",
+        "cprl[mask=none,inner_steps=1,sufficiency_weight=0,necessity_weight=0]", "control", headline=True,
     ),
 )  # fmt: skip
 """Settings and ideas are those that `bench.search` found best on validation pictures (docs/cprl/search.csv): of four weights
