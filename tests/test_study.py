@@ -219,8 +219,8 @@ def test_a_surrogate_counts_against_its_variant_and_other_extra_attacks_do_not(t
     by_surrogate = float(stats.spearmanr(MOS, -CLEAN).statistic)
     assert float(after.main.of(cprl)[0].robust(after.main.common)[0]) == pytest.approx(by_surrogate)
     np.testing.assert_array_equal(after.main.robust(base), before.main.robust(base))
-    least, by = after.main.least(base)
-    assert by == "standard, adaptive"
+    least, by = after.main.of(base)[0].least
+    assert str(by) == "standard, adaptive"
     assert least == pytest.approx(by_surrogate)
     assert "CPRL, seed 0, by surrogate" in hidden(after.main)
     assert "At 2/255 nothing found what exact gradients miss, of transfer (none is lower)." in hidden(before.main)
@@ -304,13 +304,25 @@ def test_the_verdict_follows_from_the_numbers_whichever_way_they_fall(told: Call
         assert "All this is from 12 reference pictures, 3 seeds a variant, one small network and one budget" in text
 
 
+def test_the_verdict_tells_what_is_left_under_everything_that_was_tried(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    fill(records, HELD, sizes=(2,))
+    for name, left in (("CPRL", 0.1), ("adversarial training", -1.0)):
+        model, defense = BY_NAME[name].spec(1)
+        for attack in ("standard", "standard-rank", "square"):
+            put(records, left * CLEAN + 0.01 * NOISE[0], model=model, defense=defense, attack=attack, setting="adaptive")
+    (found,) = findings(records, SOME)
+    assert "Under everything that was tried, seed 1 of CPRL keeps 0." in verdict(found)
+    assert re.search(r"\(7 attacks and settings\), that of adversarial training −(1\.00|0\.9\d) \(7\)\.", verdict(found))
+
+
 def test_ideas_are_judged_by_their_control(tmp_path: Path) -> None:
     variants = (
         *SOME,
         Variant("CPRL, better", "better", "cprl[invariance_weight=1]", "idea", control="better without CPRL"),
         Variant("better without CPRL", "control", "cprl[mask=none,necessity_weight=0,invariance_weight=1]", "control"),
     )
-    for control, words in ((0.95, "does not show that CPRL has a part in it"), (0.2, "so the gain is CPRL's own")):
+    for control, words in ((0.95, ", but nothing shows that CPRL does it.**"), (0.2, ", and the gain is CPRL's own.**")):
         records = Records(tmp_path / str(control))
         fill(
             records,
@@ -321,7 +333,7 @@ def test_ideas_are_judged_by_their_control(tmp_path: Path) -> None:
         (found,) = findings(records, variants)
         text = verdict(found)
         assert "the best of 2 forms of CPRL, CPRL, better, has" in text
-        assert words in text
+        assert f"**That is better than adversarial training by what we had set out for{words}" in text
         assert "CPRL as we read the abstract is more robust than adversarial training" in text
         assert "most robust, " not in text
 
@@ -336,7 +348,7 @@ def test_an_idea_that_costs_clean_srocc_is_not_the_best_one_and_still_told(tmp_p
     text = verdict(found)
     assert re.search(r"keeps \d+% of its clean SROCC, CPRL has a robust SROCC of", text)
     assert "Of all forms CPRL, dear is the most robust, " in text
-    assert "What it is without CPRL (CPRL without mask) has" in text
+    assert "Without CPRL it is CPRL without mask (" in text
     assert "More robust than CPRL, without any CPRL: norm regularization (" in text
     # where the form as we read it is the dear one, it is not among those that lose little
     records, other_way = Records(tmp_path / "other"), {"adversarial training": 0.2, "CPRL": 0.95, "CPRL, dear": 0.3}

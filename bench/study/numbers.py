@@ -67,6 +67,15 @@ class Run:
         least: Reals = np.min([self.attacked[met] for met in self.counted(common)], axis=0)
         return least
 
+    def met_more(self, common: frozenset[Met]) -> bool:
+        """Whether it met the most expensive attacks as well, beside what counts and a search by scores alone."""
+        return len(self.attacked) > len(self.counted(common)) + 2
+
+    @property
+    def least(self) -> tuple[float, Met]:
+        """The least under everything that was tried, and by what."""
+        return min((float(values[0]), met) for met, values in self.attacked.items())
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -114,11 +123,6 @@ class Size:
     def _mean(self, variant: Variant, value: Callable[[Run], Reals]) -> Reals:
         # a stream of its own for every variant: seeds of two of them are not pairs
         return over_seeds(np.stack([value(run) for run in self.of(variant)]), self.variants.index(variant))
-
-    def least(self, variant: Variant) -> tuple[float, str]:
-        """The least SROCC that anything at all brought any of its runs to, and what did."""
-        found = [(float(values[0]), str(met)) for run in self.of(variant) for met, values in run.attacked.items()]
-        return min(found)
 
     def worst(self, variant: Variant) -> str:
         """What gives the least mean SROCC over its seeds, of what counts."""

@@ -228,10 +228,12 @@ def _strong(size: Size) -> str:
     rows = []
     for variant in size.variants:
         for run in size.of(variant):
-            if len(run.attacked) > len(run.counted(size.common)) + 2:
-                least, by = min((float(values[0]), str(met)) for met, values in run.attacked.items())
+            if run.met_more(size.common):
+                least, by = run.least
                 counted = float(run.robust(size.common)[0])
-                rows.append([f"{variant.name}, seed {run.seed}", str(len(run.attacked)), signed(counted), signed(least), by])
+                rows.append(
+                    [f"{variant.name}, seed {run.seed}", str(len(run.attacked)), signed(counted), signed(least), str(by)]
+                )
     if not rows:
         return ""
     heads = ["run", "attacks", "least of those that all met", "least of everything", "by"]

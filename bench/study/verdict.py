@@ -39,7 +39,7 @@ def verdict(found: Findings) -> str:
     against = _differences(size, base, forms)  # corrected for all forms, as any of them might have been the best
     cheap = [form for form in forms if against[form][1].value[0] >= -COST] or forms
     best, strongest = (max(some, key=lambda form: float(size.robust(form)[0])) for some in (cheap, forms))
-    sentences = [_best(size, base, against, cheap, best), *_control(size, best)]
+    sentences = [_best(size, base, against, cheap, best), *_control(size, best), *_everything(size, base, best)]
     if strongest != best:
         sentences += [_dearer(size, base, against, strongest), *_control(size, strongest)]
     if own != best:
@@ -68,7 +68,7 @@ def _best(size: Size, base: Variant, against: Differences, cheap: Sequence[Varia
     if clean.value[0] < -COST:
         lacking.append(f"it costs more than {COST} clean SROCC")
     if not lacking:
-        return f"{told} **That is better than {base.name} by what we had set out for.**"
+        return f"{told} **That is better than {base.name} by what we had set out for{_whose(size, best)}.**"
     if robust.believed and robust.value[0] < 0:
         return f"{told} **{base.name.capitalize()} is better.**"
     if robust.believed:
@@ -76,17 +76,43 @@ def _best(size: Size, base: Variant, against: Differences, cheap: Sequence[Varia
     return f"{told} **We cannot tell the two apart.**"
 
 
-def _control(size: Size, idea: Variant) -> list[str]:
+def _without(size: Size, idea: Variant) -> tuple[Variant, Difference] | None:
+    """What an idea is without CPRL, and what the idea is less that, robust."""
     control = next((variant for variant in size.variants if variant.name == idea.control), None)
-    if control is None:
+    return (control, size.against(control, [idea], size.robust)[idea.name]) if control else None
+
+
+def _whose(size: Size, idea: Variant) -> str:
+    """Whether CPRL does what an idea gains, as the end of a sentence."""
+    found = _without(size, idea)
+    if found is None:
+        return ""
+    _, robust = found
+    if not robust.believed:
+        return ", but nothing shows that CPRL does it"
+    return ", and the gain is CPRL's own" if robust.value[0] > 0 else ", but without CPRL it would be better still"
+
+
+def _control(size: Size, idea: Variant) -> list[str]:
+    found = _without(size, idea)
+    if found is None:
         return []
-    ((_, robust),) = size.against(control, [idea], size.robust).items()
-    if robust.believed:
-        same = "so the gain is CPRL's own" if robust.value[0] > 0 else "so CPRL takes away from what its ideas give"
-    else:
-        same = "which does not show that CPRL has a part in it"
-    return [f"What it is without CPRL ({control.name}) has {span(interval(size.robust(control)))}: "
-            f"with CPRL it is {span(robust.value)} more ({p_of(robust.p)}), {same}."]  # fmt: skip
+    control, robust = found
+    values = f"{span(interval(size.robust(control)))} robust, {span(interval(size.clean(control)))} clean"
+    changed = f"CPRL changes the robust one by {span(robust.value)} ({p_of(robust.p)})"
+    return [f"Without CPRL it is {control.name} ({values}); {changed}."]
+
+
+def _everything(size: Size, base: Variant, best: Variant) -> list[str]:
+    """What is left of both under attacks that only some runs met."""
+    told = [
+        f"seed {one.seed} of {best.name} keeps {signed(one.least[0])} ({len(one.attacked)} attacks and settings), "
+        f"that of {base.name} {signed(other.least[0])} ({len(other.attacked)})"
+        for one in size.of(best)
+        for other in size.of(base)
+        if one.seed == other.seed and one.met_more(size.common) and other.met_more(size.common)
+    ]
+    return [f"Under everything that was tried, {'; '.join(told)}."] if told else []
 
 
 def _dearer(size: Size, base: Variant, against: Differences, form: Variant) -> str:
