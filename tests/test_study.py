@@ -150,6 +150,15 @@ def test_a_suite_can_be_of_the_weights_that_are_there(zoo: Path, tmp_path: Path)
     assert found == {(BY_NAME["no defense"], 1, ""), *((cprl, 0, through) for through in ("", *cprl.surrogates))}
 
 
+def test_a_suite_can_be_of_some_seeds(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text(CliRunner().invoke(app, ["suite", "set", "--seed", "1", "--seed", "2"]).output, encoding="utf-8")
+    found = {named()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
+    assert found == {(variant, seed, "") for variant in VARIANTS for seed in (1, 2)}
+    refused = CliRunner().invoke(app, ["suite", "core", "--seed", "7"])
+    assert str(refused.exception) == "no seed 7; the study has 0, 1, 2"
+
+
 def test_every_spec_stands_for_one_variant_and_seed() -> None:
     known = named()
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)

@@ -15,7 +15,7 @@ from bench.study import page as pages
 from bench.study import suite as suites
 from bench.study.numbers import findings
 from bench.study.training import trainings
-from bench.study.variants import at_hand, trained
+from bench.study.variants import SEEDS, at_hand, trained
 from bench.threads import use_threads
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
@@ -48,6 +48,7 @@ def train(
 def suite(
     sections: Annotated[list[str] | None, typer.Argument(help="only these sections, to be run alone")] = None,
     have: Annotated[bool, typer.Option("--at-hand", help="only of weights that are there")] = False,
+    seed: Annotated[list[int] | None, typer.Option(help="only of weights with these seeds")] = None,
     write: Annotated[bool, typer.Option("--write", help=f"write the whole suite to {suites.PATH.name}")] = False,
 ) -> None:
     """Print the suite, or sections of it."""
@@ -55,7 +56,10 @@ def suite(
         suites.PATH.write_text(suites.text(), encoding="utf-8")
         typer.echo(suites.PATH)
     else:
-        typer.echo(suites.text(sections or (), at_hand(trained()) if have else None), nl=False)
+        if lacking := set(seed or ()) - set(SEEDS):
+            raise UserError(f"no seed {min(lacking)}; the study has {', '.join(map(str, SEEDS))}")
+        runs = trained(seeds=seed or SEEDS)
+        typer.echo(suites.text(sections or (), at_hand(runs) if have else runs), nl=False)
 
 
 @app.command()

@@ -68,11 +68,12 @@ iqarena run cprl --out RESULTS
 python -m bench.study page --results RESULTS --search SEARCH/search.csv
 ```
 
-The demo set has six reference pictures. Who has `tid2013-reconstructed` ([its page](tid2013-reconstructed.md)), which has
-24, can run the first section on it into the same folder, and this page then has a part on it as well:
+The demo set has six reference pictures, and labels that are computed. `tid2013-reconstructed`
+([its page](tid2013-reconstructed.md)) has 24, and labels by people; who has it can run the first section on it into the
+same folder, of one seed or of all:
 
 ```sh
-python -m bench.study suite core > core.yaml
+python -m bench.study suite core --seed 0 > core.yaml
 iqarena run core.yaml --dataset tid2013-reconstructed --root DATA --eps 2/255 --limit 48 --out RESULTS
 ```
 
