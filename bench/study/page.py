@@ -111,7 +111,9 @@ def write(found: Sequence[Findings], search: Path | None, docs: Path) -> Iterato
 def page(found: Sequence[Findings], search: pd.DataFrame | None) -> str:
     """The text."""
     parts = [INTRO.format(gain=GAIN, cost=COST), "## Verdict"]
-    parts += [f"On *{one.dataset}* ({one.label_kind}): {verdict(one)}" if len(found) > 1 else verdict(one) for one in found]
+    parts += [
+        f"On *{one.dataset}*, labels: {one.label_kind}. {verdict(one)}" if len(found) > 1 else verdict(one) for one in found
+    ]
     parts += ["## What was compared", COMPARED.format(model=MODEL, seeds=len(SEEDS), passes=SCHEDULE.passes)]
     parts += [_variants(found), READ]
     for one in found:

@@ -226,11 +226,15 @@ def _some(words: Sequence[str], count: int = 4) -> str:
 
 
 def _doubts(found: Findings, size: Size) -> list[str]:
-    seeds = min(len(size.of(variant)) for variant in size.variants)
+    seeds = sorted(len(size.of(variant)) for variant in size.variants)
     doubts = []
     if found.references < FEW_REFERENCES:
         doubts.append(f"{found.references} reference pictures")
-    if seeds < 5:
-        doubts.append(f"{seeds} seed{'s' * (seeds > 1)} a variant" if seeds > 1 else "one seed of some variants")
+    if seeds[0] < 5:
+        doubts.append(
+            f"{seeds[0]} seeds a variant"
+            if seeds[0] > 1
+            else f"one seed {'of some variants' if seeds[-1] > 1 else 'a variant'}"
+        )
     doubts += ["one small network", "one budget"]
     return [f"All this is from {_and(doubts)}, and the intervals are rough."]
