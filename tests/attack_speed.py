@@ -43,7 +43,7 @@ from models.base import QualityModel
 GROUP = "attacks"
 LIMIT = 1.05
 PICTURES = 8
-SHORTER = {"queries": 200, "steps": 30, "epochs": 2}
+SHORTER = {"queries": 200, "steps": 10, "epochs": 2}
 THREATS: dict[Norm, Threat] = {
     "linf": Threat("linf", 4 / 255), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.05), "patch": Threat("patch", 0.05),
     "ssim": Threat("ssim", 0.05),
