@@ -47,7 +47,7 @@ def test_size_curves_begin_where_nothing_is_attacked_and_fall(records: Records) 
 
 
 def test_size_curves_are_the_worst_of_the_summary(records: Records) -> None:
-    summary = pd.read_csv(records.folder / "summary.csv")
+    summary = pd.read_csv(records.folder / "summary.csv", float_precision="round_trip")
     attacks = summary[summary.attack != "random-noise"]
     frame = size_curves(records)
     for (model, defense, eps), cells in attacks.groupby(["model", "defense", "eps"]):
