@@ -20,6 +20,8 @@ HIDDEN = 0.02
 
 Differences = dict[Variant, tuple[Difference, Difference]]
 """What variants are less another one, robust and clean."""
+Without = tuple[Variant, Difference] | None
+"""What an idea is without CPRL, and what the idea is less that; None for what has no such control."""
 
 
 def p_of(p: float) -> str:
@@ -39,16 +41,17 @@ def verdict(found: Findings) -> str:
     against = _differences(size, base, forms)  # corrected for all forms, as any of them might have been the best
     cheap = [form for form in forms if against[form][1].value[0] >= -COST] or forms
     best, strongest = (max(some, key=lambda form: float(size.robust(form)[0])) for some in (cheap, forms))
-    sentences = [_best(size, base, against, cheap, best), *_control(size, best), *_everything(size, base, best)]
+    without = _without(size, best)
+    sentences = [_best(size, base, against, cheap, best, without), *_control(size, without), *_everything(size, base, best)]
     if strongest != best:
-        sentences += [_dearer(size, base, against, strongest), *_control(size, strongest)]
+        sentences += [_dearer(size, base, against, strongest), *_control(size, _without(size, strongest))]
     if own != best:
         sentences.append(_as_read(base, against, own))
     sentences += [*_others(size, base, best), _terms(size, own), hidden(found.main), *_doubts(found, size)]
     return " ".join(sentences)
 
 
-def _best(size: Size, base: Variant, against: Differences, cheap: Sequence[Variant], best: Variant) -> str:
+def _best(size: Size, base: Variant, against: Differences, cheap: Sequence[Variant], best: Variant, without: Without) -> str:
     robust, clean = against[best]
     kept = float(size.robust(base)[0] / size.clean(base)[0])
     at = f"At {written('linf', size.eps)}, where {base.name} keeps {kept:.0%} of its clean SROCC"
@@ -68,7 +71,7 @@ def _best(size: Size, base: Variant, against: Differences, cheap: Sequence[Varia
     if clean.value[0] < -COST:
         lacking.append(f"it costs more than {COST} clean SROCC")
     if not lacking:
-        return f"{told} **That is better than {base.name} by what we had set out for{_whose(size, best)}.**"
+        return f"{told} **That is better than {base.name} by what we had set out for{_whose(without)}.**"
     if robust.believed and robust.value[0] < 0:
         return f"{told} **{base.name.capitalize()} is better.**"
     if robust.believed:
@@ -76,28 +79,25 @@ def _best(size: Size, base: Variant, against: Differences, cheap: Sequence[Varia
     return f"{told} **We cannot tell the two apart.**"
 
 
-def _without(size: Size, idea: Variant) -> tuple[Variant, Difference] | None:
-    """What an idea is without CPRL, and what the idea is less that, robust."""
+def _without(size: Size, idea: Variant) -> Without:
     control = next((variant for variant in size.variants if variant.name == idea.control), None)
     return (control, size.against(control, [idea], size.robust)[idea.name]) if control else None
 
 
-def _whose(size: Size, idea: Variant) -> str:
+def _whose(without: Without) -> str:
     """Whether CPRL does what an idea gains, as the end of a sentence."""
-    found = _without(size, idea)
-    if found is None:
+    if without is None:
         return ""
-    _, robust = found
+    _, robust = without
     if not robust.believed:
         return ", but nothing shows that CPRL does it"
     return ", and the gain is CPRL's own" if robust.value[0] > 0 else ", but without CPRL it would be better still"
 
 
-def _control(size: Size, idea: Variant) -> list[str]:
-    found = _without(size, idea)
-    if found is None:
+def _control(size: Size, without: Without) -> list[str]:
+    if without is None:
         return []
-    control, robust = found
+    control, robust = without
     values = f"{span(interval(size.robust(control)))} robust, {span(interval(size.clean(control)))} clean"
     changed = f"CPRL changes the robust one by {span(robust.value)} ({p_of(robust.p)})"
     return [f"Without CPRL it is {control.name} ({values}); {changed}."]
@@ -231,10 +231,7 @@ def _doubts(found: Findings, size: Size) -> list[str]:
     if found.references < FEW_REFERENCES:
         doubts.append(f"{found.references} reference pictures")
     if seeds[0] < 5:
-        doubts.append(
-            f"{seeds[0]} seeds a variant"
-            if seeds[0] > 1
-            else f"one seed {'of some variants' if seeds[-1] > 1 else 'a variant'}"
-        )
+        some = "one seed" if seeds[0] == 1 else f"{seeds[0]} seeds"
+        doubts.append(f"{some} {'of some variants' if seeds[0] == 1 < seeds[-1] else 'a variant'}")
     doubts += ["one small network", "one budget"]
     return [f"All this is from {_and(doubts)}, and the intervals are rough."]
