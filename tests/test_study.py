@@ -1,10 +1,9 @@
-"""The study of CPRL: its suite, its trainings, and what page, plots and verdict make of records whose numbers are known."""
+"""The study of CPRL: its suite, its trainings, and what page and plots make of records whose numbers are known."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from board_records import CLEAN, MOS, NOISE, put
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
+from study_records import BY_NAME, HELD, SOME, fill
 from typer.testing import CliRunner
 
 from bench.config import load_suite
@@ -28,45 +28,11 @@ from bench.study.__main__ import app
 from bench.study.numbers import Findings, Met, findings, frame
 from bench.study.page import page, write
 from bench.study.training import trainings
-from bench.study.variants import MODEL, SEEDS, VARIANTS, Variant, at_hand, named, trained
-from bench.study.verdict import hidden, terms, verdict
+from bench.study.variants import MODEL, SEEDS, VARIANTS, at_hand, named, trained
+from bench.study.verdict import hidden, terms
 from defenses.base import TrainedDefense
 
-BY_NAME = {variant.name: variant for variant in VARIANTS}
-SOME = tuple(BY_NAME[name] for name in ("no defense", "adversarial training", "CPRL", "CPRL without mask"))
 ROOT, RESAMPLES = Path(suites.__file__).parents[2], numbers.RESAMPLES
-HELD = {"no defense": -1.5, "adversarial training": 0.5, "CPRL": 0.5, "CPRL without mask": 0.5}
-"""How well a variant holds at 2/255: 1 keeps the clean qualities, −1 mirrors them."""
-
-
-def fill(
-    records: Records, held: dict[str, float], variants: tuple[Variant, ...] = SOME, sizes: tuple[int, ...] = (2, 8),
-    seeds: tuple[int, ...] = SEEDS, clean: dict[str, float] | None = None,
-) -> None:  # fmt: skip
-    """Records of a small study: qualities are worse the larger the attack; seeds differ a little."""
-    records.prepare()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)  # most of the time that they would take
-        _fill(records, held, variants, sizes, seeds, clean or {})
-
-
-def _fill(
-    records: Records, held: dict[str, float], variants: tuple[Variant, ...], sizes: tuple[int, ...], seeds: tuple[int, ...],
-    clean: dict[str, float],
-) -> None:  # fmt: skip
-    for variant in variants:
-        for seed in seeds:
-            own = CLEAN + clean.get(variant.name, 0.0) * NOISE[4]
-            for size in sizes:
-                for place, attack in enumerate(["random-noise", "score-reflection-away", "pgd[steps=40]"]):
-                    weight = held[variant.name] - (size - 2) / 4 - 0.02 * seed + 0.1 * (place != 1)
-                    adv = own if place == 0 else weight * own + 0.15 * NOISE[(seed + place) % 3]
-                    for setting in ["adaptive"] if variant.role == "none" else ["adaptive", "oblivious"]:
-                        model, defense = variant.spec(seed)
-                        put(
-                            records, adv if setting == "adaptive" else own, clean=own, model=model, defense=defense,
-                            attack=attack, setting=setting, eps=size / 255, kind="training",
-                        )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -279,93 +245,7 @@ def test_a_folder_without_the_study_is_one_line(tmp_path: Path) -> None:
         findings(records)
 
 
-# --- words
-
-
-@pytest.fixture
-def told(tmp_path: Path) -> Callable[..., str]:
-    """The verdict on how well variants hold, and what it costs CPRL without an attack."""
-    count = 0
-
-    def tell(held: dict[str, float], **clean: float) -> str:
-        nonlocal count
-        count += 1
-        records = Records(tmp_path / str(count))
-        fill(records, HELD | held, sizes=(2,), clean=clean)
-        (found,) = findings(records, SOME)
-        return verdict(found)
-
-    return tell
-
-
-def test_the_verdict_follows_from_the_numbers_whichever_way_they_fall(told: Callable[..., str]) -> None:
-    assert "**We cannot tell the two apart.**" in told({})
-    better = told({"CPRL": 0.95, "adversarial training": 0.3, "CPRL without mask": 0.95})
-    assert "**That is better than adversarial training by what we had set out for.**" in better
-    assert "None of the 1 variants of CPRL that lack a term can be told apart from it." in better
-    worse = told({"CPRL": 0.05, "adversarial training": 0.9})
-    assert "**Adversarial training is better.**" in worse
-    assert "CPRL without mask is more robust than CPRL (0." in worse
-    dear = told({"CPRL": 0.95, "adversarial training": 0.3}, CPRL=0.15)
-    assert "**It is more robust, but not by what we had set out for**: it costs more than 0.02 clean SROCC." in dear
-    for text in (better, worse, dear):
-        assert text.startswith("At 2/255, where adversarial training keeps ")
-        assert "All this is from 12 reference pictures, 3 seeds a variant, one small network and one budget" in text
-
-
-def test_the_verdict_tells_what_is_left_under_everything_that_was_tried(tmp_path: Path) -> None:
-    records = Records(tmp_path)
-    fill(records, HELD, sizes=(2,))
-    for name, left in (("CPRL", 0.1), ("adversarial training", -1.0)):
-        model, defense = BY_NAME[name].spec(1)
-        for attack in ("standard", "standard-rank", "square"):
-            put(records, left * CLEAN + 0.01 * NOISE[0], model=model, defense=defense, attack=attack, setting="adaptive")
-    (found,) = findings(records, SOME)
-    assert "Under everything that was tried, seed 1 of CPRL keeps 0." in verdict(found)
-    assert re.search(r"\(7 attacks and settings\), that of adversarial training −(1\.00|0\.9\d) \(7\)\.", verdict(found))
-
-
-def test_ideas_are_judged_by_their_control(tmp_path: Path) -> None:
-    variants = (
-        *SOME,
-        Variant("CPRL, better", "better", "cprl[invariance_weight=1]", "idea", control="better without CPRL"),
-        Variant("better without CPRL", "control", "cprl[mask=none,necessity_weight=0,invariance_weight=1]", "control"),
-    )
-    for control, words in ((0.95, ", but nothing shows that CPRL does it.**"), (0.2, ", and the gain is CPRL's own.**")):
-        records = Records(tmp_path / str(control))
-        fill(
-            records,
-            HELD | {"adversarial training": 0.2, "CPRL": 0.7, "CPRL, better": 0.95, "better without CPRL": control},
-            variants,
-            (2,),
-        )
-        (found,) = findings(records, variants)
-        text = verdict(found)
-        assert "the best of 2 forms of CPRL, CPRL, better, has" in text
-        assert f"**That is better than adversarial training by what we had set out for{words}" in text
-        assert "CPRL as we read the abstract is more robust than adversarial training" in text
-        assert "most robust, " not in text
-
-
-def test_an_idea_that_costs_clean_srocc_is_not_the_best_one_and_still_told(tmp_path: Path) -> None:
-    other = Variant("norm regularization", "default", "norm-regularization", "baseline")
-    dear = Variant("CPRL, dear", "dear", "cprl[invariance_weight=1]", "idea", control="CPRL without mask")
-    records, variants = Records(tmp_path), (*SOME, other, dear)
-    held = {"adversarial training": 0.2, "CPRL": 0.3, "CPRL, dear": 0.95, "norm regularization": 0.95}
-    fill(records, HELD | held, variants, (2,), clean={"CPRL, dear": 0.15})
-    (found,) = findings(records, variants)
-    text = verdict(found)
-    assert re.search(r"keeps \d+% of its clean SROCC, CPRL has a robust SROCC of", text)
-    assert "Of all forms CPRL, dear is the most robust, " in text
-    assert "Without CPRL it is CPRL without mask (" in text
-    assert "More robust than CPRL, without any CPRL: norm regularization (" in text
-    # where the form as we read it is the dear one, it is not among those that lose little
-    records, other_way = Records(tmp_path / "other"), {"adversarial training": 0.2, "CPRL": 0.95, "CPRL, dear": 0.3}
-    fill(records, HELD | other_way, (*SOME, dear), (2,), clean={"CPRL": 0.15})
-    (found,) = findings(records, variants)
-    text = verdict(found)
-    assert re.search(r"SROCC, CPRL, dear has a robust SROCC of", text)
-    assert "Of all forms CPRL is the most robust, " in text
+# --- page
 
 
 def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
