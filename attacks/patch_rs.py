@@ -10,7 +10,7 @@ import torch
 
 from attacks.base import Generators, Target
 from attacks.objective import Objective
-from attacks.score import ScoreAttack, windows
+from attacks.score import ScoreAttack
 from attacks.square import drawn_window, halvings
 from attacks.threat import Norm, Threat
 
@@ -66,13 +66,22 @@ class PatchRS(ScoreAttack):
                 at = drawn_window(draw, size, patch)
                 new_patch = patch.clone()
                 new_patch[at] = (draw[:, 2:, None, None] < 0.5).to(patch)
-            at = windows(new_corner[:, 0], new_corner[:, 1], side, channels)
-            current[at] = new_patch
+            squares = _squares(current, new_corner, side)
+            for square, content in zip(squares, new_patch, strict=True):
+                square.copy_(content)
             seen = objective.loss(target.quality(current))
             better = seen < losses
             losses = torch.where(better, seen, losses)
             patch = torch.where(better.view(-1, 1, 1, 1), new_patch, patch)
             corner = torch.where(better[:, None], new_corner, corner)
-            current[at] = images[at]  # clean again
-        current[windows(corner[:, 0], corner[:, 1], side, channels)] = patch
+            for square, clean in zip(squares, _squares(images, new_corner, side), strict=True):
+                square.copy_(clean)
+        for square, content in zip(_squares(current, corner, side), patch, strict=True):
+            square.copy_(content)
         return torch.where((losses < objective.loss(objective.clean)).view(-1, 1, 1, 1), current, images)
+
+
+def _squares(images: torch.Tensor, corners: torch.Tensor, side: int) -> list[torch.Tensor]:
+    """Views (C, side, side) into pictures; an index to all of them at once takes five times as long."""
+    places = zip(images, corners.tolist(), strict=True)
+    return [image[:, top : top + side, left : left + side] for image, (top, left) in places]

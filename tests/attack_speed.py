@@ -35,8 +35,8 @@ from attacks.whole_set import SetAttack
 from bench.allocator import keep_freed_memory
 from bench.datasets.demo import Demo
 from bench.engine import Engine
-from bench.errors import UserError
-from bench.loading import load_model, told
+from bench.errors import UserError, told
+from bench.loading import load_model
 from bench.registry import ATTACKS
 from bench.speed import page
 from bench.speed.rows import TURNS, Row, in_turns, ratio
