@@ -49,7 +49,7 @@ BUDGETS = {
     "art:HopSkipJump": "[max_iter=2,max_eval=100,init_eval=20]", "art:SimBA": "[max_iter=200]",
     "art:SquareAttack": "[max_iter=200]", "torchattacks:SPSA": "[nb_iter=2]", "torchattacks:Square": "[n_queries=200]",
 }  # fmt: skip
-"""Searches but `square` ask about 200 questions a picture, and perturbations for all pictures are fitted in a few epochs, so
+"""Searches but `square` have about 200 queries a picture, and perturbations for all pictures are fitted in a few epochs, so
 that the table is there in an hour or two; some of the libraries' searches would ask a hundred thousand by default."""
 BOTH: tuple[Kind, ...] = ("raise", "lower")
 
@@ -306,11 +306,12 @@ def page(
     words += ["--limit", str(options.limit), "--square-limit", str(options.square_limit), "--page", str(options.page)]
     lines = [
         "# How strong the attacks are", "",
-        f"Every attack that can be bounded in ℓ∞, on undefended models, at ε = {options.eps}: by how much it moves quality",
-        "(mean over the pictures, on the model's own scale of 0 to 1) where it is told to raise it, to lower it, or to move",
-        "it either way, and what is left of the order of the qualities. As in any cell, pictures are scored as they are",
-        "stored in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few hundred",
-        "questions or a few epochs, as their names say.", "",
+        f"Every attack that takes an ℓ∞ limit, on undefended models, at ε = {options.eps}. The tables have the mean |shift|",
+        "of quality over the pictures, on the model's own scale of 0 to 1: where the attack is told to raise quality, where",
+        "it is told to lower it, and, of an attack that can do neither, under its own objective (*away by*). Beside them",
+        "stands the SROCC of attacked with clean qualities, the least of these rows. As in any cell, pictures are scored as",
+        "they are stored in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few",
+        "hundred queries or a few epochs, as their names say.", "",
         f"`{shlex.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} pictures of `{dataset.name}`.", "",
         "## Checks", "",
         "A set's SROCC has no worst case picture by picture: an attack on the whole set, which sees all pictures before it",
@@ -322,7 +323,7 @@ def page(
     for model in dict.fromkeys(tables[0].rows.model):
         lines += [f"## {model.partition('[')[0]}", "", *tables[0].markdown(model), ""]
     for table in tables[1:]:
-        lines += [f"## {int(table.rows.n_images.max())} pictures, {SQUARE_QUERIES:,} questions", ""]
+        lines += [f"## {int(table.rows.n_images.max())} pictures, {SQUARE_QUERIES:,} queries", ""]
         for model in dict.fromkeys(table.rows.model):
             lines += [f"{model.partition('[')[0]}:", "", *table.markdown(model), ""]
     lines += [f"Not there: {'; '.join(missing.values())}.", ""] if missing else []

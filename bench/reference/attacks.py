@@ -79,7 +79,8 @@ has the same as data.
 {% endfor %}{% endfor %}
 ## Refused
 
-What these would do to a score is not what their name says, so they are not on offer.
+Not on offer: what they would do to a score is not what their name says, no norm here bounds it, another entry does it
+already, or they are not for single pictures or not for PyTorch.
 
 | class | why |
 |---|---|

@@ -111,8 +111,9 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
     said: dict[str, str] = {}
     for base in reversed(made.__mro__):  # what a base brings is told there
         said |= {
-            p.arg_name: cell(p.description or "")
+            name: cell(p.description or "")
             for p in docstring_parser.parse(inspect.cleandoc(base.__doc__ or "")).params
+            for name in p.arg_name.split(", ")  # several may share a line
         }
     passes = entry["cost"]["passes_an_image"]
     trained = ", ".join(_trained(entry, model) for model in entry["trained_for"] or ())
@@ -130,7 +131,7 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
         "about": prose(doc.short_description, doc.long_description),
         "source": source(made),
         "parameters": [
-            {"name": name, "default": _default(value), "about": said.get(name, "")}
+            {"name": name, "default": _default(name, value), "about": said.get(name, "")}
             for name, value in entry["parameters"].items()
         ],
     }
@@ -141,10 +142,10 @@ def _trained(entry: dict[str, Any], model: str) -> str:
     return f"`{model}`" + (f" ({passes:,} passes)" if passes else "")
 
 
-def _default(value: object) -> str:
-    """As it is given on the command line; a float in few digits, a multiple of 1/255 as that."""
+def _default(name: str, value: object) -> str:
+    """As it is given on the command line; a float in few digits, the size of a ball as a multiple of 1/255 if it is one."""
     if value is None or value == "":
         return ""
-    if isinstance(value, float) and 0 < value < 1 and (value * 255).is_integer():
+    if name in {"epsilon", "eps"} and isinstance(value, float) and 0 < value < 1 and (value * 255).is_integer():
         return f"`{value * 255:.0f}/255`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

@@ -25,8 +25,9 @@ and `_hi`, and what the cell is and cost. Missing is empty. *q* is the clean and
 model (1 = best, not clamped), *u* the clean quality of the undefended model, *y* the label. All of one cell are of the
 same pictures: those that have scores.
 
-The first {{ fixed | length }} are where they always were; the others came later and stand at the end of the file, so that
-records from before have nothing there. A measure is empty where it is not defined: a correlation of scores that are all
+The first {{ fixed | length }} stand together in the middle of the file. The others came later and stand at its end, behind
+every older column, so a script that counts columns still works. Records made before a measure was there have it empty.
+A measure is also empty where it is not defined: a correlation of scores that are all
 equal, anything with labels where a picture has none, everything for fewer than two pictures.
 
 **Read two of them together.** An attack that raises every score alike has a large `abs_gain` and leaves `srocc_adv` as it
@@ -76,8 +77,8 @@ resamples in a few seconds (`python -m bench.bootstrap_speed`).
 
 ## Ranks and comparisons
 
-* **Ranks** on the leaderboard: 1 + the number of rows whose interval lies wholly above, so overlapping intervals share a
-  rank.
+* **Ranks** on the leaderboard: 1 + the number of rows whose interval lies wholly above this one's. Two rows whose intervals
+  overlap share a rank, unless a third row lies wholly above only one of them.
 * **`iqarena compare A B`** looks closer: the difference of the two in each of {{ compared }} resamples. p is twice the
   smaller share of resamples on one side of zero, and is corrected for all lines of a table by Holm's step-down method
   (1979). So two rows may share a rank and yet be told apart.
@@ -135,7 +136,8 @@ SUMMARY: dict[str, str] = {
     "ssim_mean": "mean SSIM of the luma (Wang et al. 2004), at most 1; lower is a more visible attack",
     "forwards_mean": "forward passes a picture that the attack took",
     "backwards_mean": "backward passes a picture that the attack took",
-    "seconds": "wall time of the cell, with its share of what it took from other cells",
+    "seconds": "wall time of the cell, with what its attacked pictures took, also where other cells made them; so a sum "
+    "over cells counts those again",
     "flags": "raised in this cell, see [flags.md](flags.md)",
     "source": "in the setting `transfer`: the model that the pictures were crafted on",
     "ms_ssim_mean": "mean multi-scale SSIM of the luma (Wang et al. 2003), in [0, 1], of pictures of at least 176×176",
