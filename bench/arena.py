@@ -23,12 +23,11 @@ from bench.certificates import Certified, certified, radius_of
 from bench.crafting import Crafted, Crafter, seed_of
 from bench.datasets.base import ImageDataset
 from bench.engine import Batch, Engine
-from bench.errors import CannotRun, UserError
+from bench.errors import CannotRun, UserError, told
 from bench.fits import Fits
 from bench.forward import differ, optimises
 from bench.guard import OutOfMemory, out_of_memory, seeded, undisturbed
 from bench.lineup import Lineup
-from bench.loading import told
 from bench.pictures import Pictures, Shelf
 from bench.plan import PROTOCOL, Cell, digest
 from bench.probe import probed
@@ -38,15 +37,13 @@ from bench.recording import STATUSES, Ran, record_of
 from bench.records import IMAGE_COLUMNS
 from bench.registry import ATTACKS, DEFENSES
 from bench.source import source_hash
-from bench.target import checked_quality, frozen
+from bench.target import GRADIENT_ACCESS, checked_quality, frozen
 from defenses.certified.base import CertifiedDefense
 from defenses.purification.base import Purification, PurifiedModel
 from models.base import QualityModel
 
 CACHED_BYTES = 2**29
 """Attacked pictures that are kept in memory for the cells and ensembles that share them."""
-
-GRADIENT_ACCESS = ("gradient", "set")
 
 TIMED_PICTURES, TIMED_TURNS = 8, 5
 """For the cost of a defense: few, since it is measured in every run."""
@@ -68,8 +65,7 @@ class Arena:
         self, dataset: ImageDataset, limit: int | None, batch: Batch,
         extra_models: dict[str, QualityModel] | None = None, *, engine: Engine | None = None, memory: int | None = None,
     ) -> None:  # fmt: skip
-        self.dataset, self.batch, self.memory = dataset, batch, memory
-        self.engine = engine or Engine()
+        self.dataset, self.batch = dataset, batch
         indices = dataset.spread(limit)
         self.samples = [dataset.samples[i] for i in indices]
         self.pictures = Pictures(dataset, indices)
@@ -85,6 +81,7 @@ class Arena:
         self._conduct: dict[tuple[str, str], list[str]] = {}
         self._certified: dict[tuple[str, str, float, int], Certified] = {}
         self._crafted: OrderedDict[str, Crafted] = OrderedDict()
+        self._elsewhere: dict[str, float] = {}  # by crafting, of the cell that runs: what other cells spent on its pictures
 
     @functools.cached_property
     def fits(self) -> Fits:
@@ -176,14 +173,14 @@ class Arena:
         Raises:
             OutOfMemory: where a smaller batch may help.
         """
-        self._halvings = halvings
-        shared, ran = cell.crafting in self._crafted, self._nothing(cell)
+        self._halvings, self._elsewhere = halvings, {}
+        ran = self._nothing(cell)
         with undisturbed(), measured() as ran.spent:
             self._run(cell, ran)
         if changed := self.lineup.changed({cell.model, cell.crafted_on[0]}):
             ran.fail(f"the weights of {' and '.join(changed)} were changed meanwhile; they were loaded anew")
             self._crafted.clear()
-        ran.seconds = ran.spent.seconds + (ran.crafted.seconds if ran.crafted and shared else 0)
+        ran.seconds = ran.spent.seconds + sum(self._elsewhere.values())
         record = record_of(ran, cell, cell_id, self.lineup, self.dataset)
         record["model"]["probe"] = probed(self.lineup.bare(cell.model))
         return record, ran.images
@@ -303,8 +300,11 @@ class Arena:
 
     def crafted(self, cell: Cell) -> Crafted:
         """The attacked pictures of a cell, made once for all cells that share them."""
-        if cell.crafting not in self._crafted:
+        if cell.crafting in self._crafted:
+            self._elsewhere.setdefault(cell.crafting, self._crafted[cell.crafting].seconds)
+        else:
             self._crafted[cell.crafting] = self._craft(cell)
+            self._elsewhere[cell.crafting] = 0.0  # by this cell itself
             while sum(made.pixels.bytes for made in self._crafted.values()) > CACHED_BYTES and len(self._crafted) > 1:
                 self._crafted.popitem(last=False)
         self._crafted.move_to_end(cell.crafting)

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bench.errors import UserError
+from bench.errors import UserError, first_of, printable
 
 MANIFEST = "manifest.json"
 SUFFIXES = (".csv", ".json", ".png", ".py", ".safetensors", ".yaml")
@@ -42,6 +42,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".joblib", ".bin")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -71,9 +72,9 @@ class CellClaim(_Strict):
     cell_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     n_images: Annotated[int, Field(ge=2, le=10**6)]
     fingerprint: Annotated[str, Field(max_length=200)]
-    measures: dict[str, float | None]
-    forwards: float | None = None
-    backwards: float | None = None
+    measures: dict[str, Finite | None]
+    forwards: Finite | None = None
+    backwards: Finite | None = None
 
 
 class Plugin(_Strict):
@@ -109,7 +110,12 @@ def write(path: Path, said: Mapping[str, Any], members: Mapping[str, bytes]) -> 
         UserError: where it cannot be written.
     """
     listed = {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in sorted(members.items())}
-    manifest = Manifest.model_validate({**said, "members": listed})
+    if odd := next((name for name in listed if not _PATH.fullmatch(name)), None):
+        raise UserError(f"{odd}: its name will not do in a bundle; use letters, digits and ._+-")
+    try:
+        manifest = Manifest.model_validate({**said, "members": listed})
+    except ValidationError as error:
+        raise UserError(f"{path}: cannot be made: {': '.join(first_of(error))}") from None
     if not path.name:
         raise UserError(f"{str(path)!r}: no name of a file; choose another --out")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -138,7 +144,7 @@ class Bundle:
         self.manifest = self._manifest()
         named, there = set(self.manifest.members), set(self._entries) - {MANIFEST}
         if missing := sorted(named - there):
-            raise UserError(f"{path}: {missing[0]} is in the manifest and not in the bundle")
+            raise UserError(f"{path}: {printable(missing[0])} is in the manifest and not in the bundle")
         if extra := sorted(there - named):
             raise UserError(f"{path}: {extra[0]} is in the bundle and not in the manifest")
         for name in named:
@@ -186,17 +192,16 @@ class Bundle:
         try:
             return Manifest.model_validate_json(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "it"
-            raise UserError(f"{self.path}: {MANIFEST}: {where}: {first['msg']}") from None
+            where, words = first_of(error)
+            raise UserError(f"{self.path}: {MANIFEST}: {printable(where) or 'it'}: {printable(words)}") from None
 
     def _unpacked(self, name: str, most: int) -> bytes:
         """At most a byte more than `most`."""
         try:
             with self._packed.open(self._entries[name]) as file:
                 return file.read(most + 1)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
-            raise UserError(f"{self.path}: {name} is damaged ({error})") from None
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
+            raise UserError(f"{self.path}: {name} is damaged ({printable(str(error))})") from None
 
 
 @contextmanager

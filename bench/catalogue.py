@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 
 from attacks.fitted import FittedAttack
 from bench.datasets import registered
-from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
+from bench.datasets.base import ImageDataset
+from bench.errors import UserError, told
+from bench.registry import ATTACKS, DEFENSES, MODELS, Entry, Registry
 from defenses.base import TrainedDefense
 from models.base import FeatureModel, QualityModel
 from models.bridges import Bridge
@@ -20,21 +23,27 @@ from models.zoo import WeightsError, card_of, weight_file
 def catalogue(kind: str) -> list[dict[str, Any]]:
     """One dictionary a registered name, sorted by name; broken ones have an `error`."""
     if kind == "datasets":
-        sets = sorted(registered().items())
-        return [{"name": name, **(e.made.facts() if e.made else {}), "error": e.error or None} for name, e in sets]
-    entries: list[dict[str, Any]] = []
+        return [_entry(name, entry, _dataset) for name, entry in sorted(registered().items())]
     registries: dict[str, Registry[Any]] = {"models": MODELS, "defenses": DEFENSES, "attacks": ATTACKS}
     registry = registries[kind]
     facts = {"models": _model, "defenses": _defense, "attacks": _attack}[kind]
     bridges = [name for name in registry.entries if name.endswith(":")] if kind == "models" else []  # no end of variants
+    entries = []
     for name in sorted([*registry.names(), *bridges]):
         entry = registry.entry(name)
         assert entry is not None  # the name is the registry's own
-        if entry.made is None:
-            entries.append({"name": name, "error": entry.error})
-        else:
-            entries.append({"name": name, **facts(name, entry.made), "error": None})
+        entries.append(_entry(name, entry, facts))
     return entries
+
+
+def _entry(name: str, entry: Entry[Any], facts: Callable[[str, type[Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A plugin that loads and then cannot be asked is as broken as one that does not."""
+    if entry.made is None:
+        return {"name": name, "error": entry.error}
+    try:
+        return {"name": name, **facts(name, entry.made), "error": None}
+    except (Exception, SystemExit) as error:
+        return {"name": name, "error": str(error) if isinstance(error, UserError) else told(error)}
 
 
 def refused() -> dict[str, str]:
@@ -48,6 +57,10 @@ def refused() -> dict[str, str]:
 
 def _about(made: type[Any]) -> str:
     return (inspect.getdoc(made) or "").split("\n")[0]
+
+
+def _dataset(name: str, made: type[ImageDataset]) -> dict[str, Any]:
+    return made.facts()
 
 
 def _attack(name: str, made: type[Any]) -> dict[str, Any]:

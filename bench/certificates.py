@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from attacks.threat import Threat
+from bench.guard import seeded
 from bench.target import frozen
 from bench.weighted import Reals
 from defenses.base import DoesNotApply
@@ -47,10 +48,10 @@ def certify(
         ValueError, DoesNotApply: from the defense.
     """
     found: list[Certificate] = []
-    with frozen(model), torch.random.fork_rng():
+    with frozen(model):
         for picture, seed in zip(pictures, seeds, strict=True):
-            torch.manual_seed(seed)
-            found.append(defense.certify(model, picture[None].float() / 255, radius))
+            with seeded(seed):
+                found.append(defense.certify(model, picture[None].float() / 255, radius))
     return Certificate(
         torch.cat([one.lower for one in found]), torch.cat([one.upper for one in found]),
         radius, min(one.confidence for one in found),
@@ -80,7 +81,7 @@ class Certified:
 def certified(
     defense: CertifiedDefense, model: QualityModel, pictures: Iterable[torch.Tensor], seeds: Iterable[int], radius: float
 ) -> Certified:
-    """As `certify`, with whatever goes wrong as a reason."""
+    """As `certify`, with a refusal as a reason."""
     started, found, facts = time.perf_counter(), None, {}
     try:
         found = certify(defense, model, pictures, seeds, radius)
@@ -215,7 +216,7 @@ def _exact_order(weights: Reals, before: NDArray[np.bool_]) -> tuple[float, Orde
     count = len(weights)
     needed = before.T @ (1 << np.arange(count))  # of each, the set of those before it
     sets = np.arange(1 << count)
-    sizes = np.bitwise_count(sets) if hasattr(np, "bitwise_count") else np.array([int(s).bit_count() for s in sets])
+    sizes = np.bitwise_count(sets)
     cost, last = np.full(1 << count, np.inf), np.zeros(1 << count, dtype=np.intp)
     cost[0] = 0
     for size in range(1, count + 1):

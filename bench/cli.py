@@ -57,6 +57,7 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
     """Show a registry, broken plugins included, with their error."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from bench.catalogue import catalogue
 
@@ -72,7 +73,8 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
         table.add_column(column.replace("_", " "))
     for entry in entries:
         facts = [" ".join(value) if isinstance(value := entry.get(c), list) else str(value or "") for c in brief[kind.value]]
-        table.add_row(entry["name"], *facts, f"broken: {entry['error']}" if entry["error"] else entry["about"])
+        about = f"broken: {entry['error']}" if entry["error"] else entry["about"]
+        table.add_row(*map(Text, (entry["name"], *facts, about)))  # what plugins say is no markup
     Console().print(table)
 
 
@@ -103,6 +105,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
 ) -> None:
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
+    if address is not None and executor is not Executor.ray:
+        raise UserError(f"--address is of a Ray cluster, and --executor {executor.value} uses none; add --executor ray")
     from bench.config import changed, load_suite
     from bench.executors import execute
     from bench.interrupt import GO_ON, Stopped, stoppable
@@ -117,7 +121,7 @@ def run(
     if dry_run:
         from bench.estimate import dry_run as told
 
-        for line in told(chosen, root, Records(out)):
+        for line in told(chosen, root, Records(out), fresh, keep_images):
             typer.echo(line)
         return
     with Reporter() as report:
@@ -140,6 +144,8 @@ def leaderboard(
     prune: Annotated[bool, typer.Option("--prune-images", help="delete kept pictures that are not shown")] = False,
 ) -> None:
     """Render leaderboard.md, its plots and its page from the records alone."""
+    if check and prune:
+        raise UserError("--check writes nothing and --prune-images deletes pictures; give one of them")
     from bench import leaderboard as board
     from bench.records import Records
 
@@ -291,7 +297,7 @@ def data_export(
     dataset: Annotated[str, typer.Argument(help="registry name")],
     out: Annotated[Path, typer.Argument(metavar="DIR", help="where the pictures go")],
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
-    limit: Annotated[int | None, typer.Option(help="at most so many pictures, as run --limit chooses them")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pictures, as run --limit chooses them")] = None,
 ) -> None:
     """Write clean pictures as PNG, to attack them with code of any kind and `iqarena submit images` what comes out."""
     from bench.datasets import open_dataset
@@ -310,13 +316,14 @@ def data_verify(
     from dataclasses import asdict
 
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
     from rich.table import Column, Table
     from rich.text import Text
 
     from bench.datasets.verify import verify
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    columns = [TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]]
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(f"looking at {dataset}")
         pictures, problems = verify(dataset, root, lambda done, all_: progress.update(task, completed=done, total=all_))
     if json_:

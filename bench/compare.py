@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -12,11 +12,11 @@ import pandas as pd
 
 from bench.boards import size
 from bench.bootstrap import COMPARED, Interval, holm, interval, over_seeds, p_value
-from bench.diagnostics import diagnosed
+from bench.diagnostics import Flag
 from bench.errors import UserError
-from bench.ranking import Cell, Track, TrackSample, brief, cells_of, common_pictures
+from bench.ranking import Cell, Family, Track, TrackSample, brief, cells_of, common_pictures, signs_of
 from bench.records import Records
-from bench.registry import parse_spec
+from bench.registry import links, parse_spec
 from bench.weighted import Reals
 
 Kind = Literal["defense", "attack"]
@@ -112,8 +112,10 @@ def compare(records: Records, first: str, second: str, model: str | None = None)
     if not found:
         on = f" on {model}" if model else ""
         raise UserError(f"{records.folder}: nothing was run with both {first} and {second}{on} on the same pictures")
-    why = diagnosed(records) if kind == "defense" else pd.DataFrame()
-    return [_flagged(duel, why) for duel in found] if kind == "defense" else found
+    if kind == "attack":
+        return found
+    signs = signs_of(tracks)
+    return [_flagged(duel, signs) for duel in found]
 
 
 def frame(duels: Iterable[Duel]) -> pd.DataFrame:
@@ -133,9 +135,10 @@ def frame(duels: Iterable[Duel]) -> pd.DataFrame:
 # --- who is meant
 
 
-def _bare(spec: str) -> tuple[str, dict[str, Any]]:
-    name, parameters = parse_spec(spec)
-    return name, {key: value for key, value in parameters.items() if key != "weights"}
+def _bare(spec: str) -> list[tuple[str, dict[str, Any]]]:
+    """Name and parameters of each link of a chain, one where it is none; without weights."""
+    parsed = [parse_spec(link) for link in links(spec)]
+    return [(name, {key: value for key, value in given.items() if key != "weights"}) for name, given in parsed]
 
 
 def same(asked: str, spec: str) -> bool:
@@ -266,9 +269,10 @@ def _ends(values: Reals, enough: bool) -> Interval:
     return (value, low, high) if enough else (value, float("nan"), float("nan"))
 
 
-def _flagged(duel: Duel, why: pd.DataFrame) -> Duel:
-    own = why[(why.dataset == duel.track.dataset) & (why.model == duel.context)]
+def _flagged(duel: Duel, signs: Mapping[Family, Sequence[Flag]]) -> Duel:
+    own = {defense: flags for (*where, defense), flags in signs.items() if where == [*duel.track[:3], duel.context]}
     first, second = (
-        tuple(f"{row.flag}: {row.why}" for row in own.itertuples() if same(name, str(row.defense))) for name in duel.names
+        tuple(f"{flag.name}: {flag.why}" for spec, flags in sorted(own.items()) if same(name, spec) for flag in flags)
+        for name in duel.names
     )
     return replace(duel, flags=(first, second))

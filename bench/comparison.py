@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,8 @@ from bench.config import validated
 from bench.conformance import Finding
 from bench.crafting import seed_of
 from bench.datasets import open_dataset
-from bench.errors import CannotRun
+from bench.errors import CannotRun, UserError, told
+from bench.guard import OutOfMemory
 from bench.picture import SIZES
 from bench.plan import Cell, expand
 from bench.registry import ATTACKS
@@ -41,12 +43,34 @@ MASKED = 0.02
 Row = dict[str, Any]
 
 
+@contextmanager
+def _asked() -> Iterator[None]:
+    """Whatever goes wrong in a plugin that is asked inside is a reason, as it is a status in a run.
+
+    Raises:
+        CannotRun: with the reason.
+    """
+    try:
+        yield
+    except (CannotRun, UserError):
+        raise
+    except OutOfMemory as error:
+        raise CannotRun(f"out of memory: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise CannotRun(told(error)) from None
+
+
 class _Ring:
-    """A model behind a defense, and a few pictures to attack it with."""
+    """A model behind a defense, and a few pictures to attack it with.
+
+    Raises:
+        CannotRun: where the model cannot be asked.
+    """
 
     def __init__(self, arena: Arena, model: str, defense: str = "none") -> None:
         self.arena, self.model, self.defense = arena, model, defense
-        self.clean = arena.clean(model, defense, 0)
+        with _asked():
+            self.clean = arena.clean(model, defense, 0)
         self.labels = torch.tensor([sample.mos for sample in arena.samples])
 
     def cell(self, attack: str, norm: str, setting: str = "adaptive") -> Cell:
@@ -64,7 +88,8 @@ class _Ring:
             CannotRun: where the attack cannot be run so.
         """
         self.arena.check(cell)
-        crafted = self.arena.crafted(cell)
+        with _asked():
+            crafted = self.arena.crafted(cell)
         if crafted.errors:
             raise CannotRun(crafted.errors[0])
         took = {name: float(crafted.table[name].mean()) for name in ("forwards", "backwards")}
@@ -72,7 +97,13 @@ class _Ring:
 
     def score(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
         """Deployed qualities (N,) of stored pictures."""
-        return self.arena.score(self.model, self.defense, pixels, "check")
+        with _asked():
+            return self.arena.score(self.model, self.defense, pixels, "check")
+
+    def seconds(self) -> float:
+        """A picture, of the deployed model."""
+        with _asked():
+            return self.arena.speed(self.model, self.defense)[0]
 
     def shift(self, after: torch.Tensor) -> float:
         """Mean |q' − q|."""
@@ -105,15 +136,15 @@ def compare_attack(
     won: list[str] = []
     lost: list[str] = []
     for model in models:
-        ring = _Ring(arena, model)
-        own = ring.cell(spec, attack.norms[0])
-        objective = Objective(own.objective, ring.clean, float(ring.clean.mean()), ring.labels)
-        after = {"random noise": (ring.noise(own.threat), {"forwards": 0.0, "backwards": 0.0, "seconds": None})}
         try:
-            after = {spec: ring.after(own)} | after
+            ring = _Ring(arena, model)
+            own = ring.cell(spec, attack.norms[0])
+            noise_took: Row = {"forwards": 0.0, "backwards": 0.0, "seconds": None}
+            after = {spec: ring.after(own), "random noise": (ring.noise(own.threat), noise_took)}
         except CannotRun as reason:
             lost.append(f"{model}: {reason}")
             continue
+        objective = Objective(own.objective, ring.clean, float(ring.clean.mean()), ring.labels)
         for name in beside:
             able = ATTACKS.build(name).objectives
             usual = own.objective if own.objective in able else ring.cell(name, own.norm).objective
@@ -152,8 +183,13 @@ def compare_defense(
         except CannotRun as reason:
             seen.append(f"{model}: {reason}")
             continue
-        for defense in dict.fromkeys(("none", spec)):
-            ring = _Ring(arena, model, defense)
+        try:
+            rings = [_Ring(arena, model, defense) for defense in dict.fromkeys(("none", spec))]
+            seconds = [ring.seconds() for ring in rings]
+        except CannotRun as reason:
+            masked.append(f"{model}: {reason}")
+            continue
+        for ring, took in zip(rings, seconds, strict=True):
             shifts: dict[str, float | None] = {}
             for title, (attack, setting) in ATTACKERS.items():
                 try:
@@ -161,11 +197,10 @@ def compare_defense(
                 except CannotRun:
                     shifts[title] = None
             srocc = stats.spearmanr(ring.clean, ring.labels).statistic
-            seconds = arena.speed(model, defense)[0]
-            rows.append({"model": model, "defense": defense, "srocc": float(srocc), **shifts, "seconds": seconds})
+            rows.append({"model": model, "defense": ring.defense, "srocc": float(srocc), **shifts, "seconds": took})
         white, black = shifts["adaptive"], shifts["black-box"]
         if white is not None and black is not None:
-            told = f"{white:.3f} by gradient, {black:.3f} by scores alone on {model}"
-            (masked if black > white + MASKED else seen).append(told)
+            words = f"{white:.3f} by gradient, {black:.3f} by scores alone on {model}"
+            (masked if black > white + MASKED else seen).append(words)
     advice = "give surrogate() a gradient that leads somewhere: a smooth stand-in, or the identity's (see surrogate_kind)"
     return rows, [Finding("no masked gradient", not masked, "shift " + "; ".join(masked or seen), advice)]

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from attacks.objective import Kind
 from attacks.threat import Norm
@@ -87,6 +96,23 @@ class Part(_Strict):
     precision: Precision | None = None
 
 
+_TRANSFER = ("models", "settings", "transfer_from")
+"""The fields that say what is crafted on what."""
+
+
+def _alone(models: Sequence[str], settings: Sequence[str], sources: Sequence[str]) -> bool:
+    """Whether `transfer` is wanted and nothing is there to be crafted on but the one model that is attacked."""
+    return "transfer" in settings and bool(models) and len({*models, *sources}) == 1
+
+
+def _has_sources(part: Part, others: ValidationInfo) -> Part:
+    """What a suite may not say, a part of it may not say either."""
+    merged = others.data | part.model_dump(exclude_none=True)
+    if _alone(*(merged.get(name, ()) for name in _TRANSFER)):
+        raise ValueError(f"the setting transfer needs a model other than {merged['models'][0]} to craft on")
+    return part
+
+
 class Suite(_Strict):
     """What a suite file says; it expands to cells.
 
@@ -129,13 +155,13 @@ class Suite(_Strict):
     device: str = "cpu"
     precision: Precision = "float32"
     compile: bool = False
-    parts: list[Part] = []
+    parts: list[Annotated[Part, AfterValidator(_has_sources)]] = []
 
     @field_validator("transfer_from")
     @classmethod
     def _has_another_model(cls, sources: list[str], others: ValidationInfo) -> list[str]:
         models = others.data.get("models", ())
-        if "transfer" in others.data.get("settings", ()) and len({*models, *sources}) == 1:
+        if _alone(models, others.data.get("settings", ()), sources):
             raise ValueError(f"the setting transfer needs a model other than {models[0]} to craft on")
         return sources
 
@@ -190,13 +216,20 @@ def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suit
 def changed(suite: Suite, changes: dict[str, Any], more: Mapping[str, Sequence[str] | None] | None = None) -> Suite:
     """A suite with other values in some fields, in all its parts, and with more in some lists, in its own.
 
+    Parts lose the setting `transfer` where the change leaves no other model to craft on.
+
     Raises:
         UserError: for values that make no sense.
     """
-    parts = [part.model_dump(exclude=set(changes)) for part in suite.parts]
-    content = suite.model_dump() | changes | {"parts": parts}
+    content = suite.model_dump(exclude={"parts"}) | changes
     for field, added in (more or {}).items():
         content[field] = [*content[field], *(added or ())]
+    parts = [part.model_dump(exclude=set(changes), exclude_none=True) for part in suite.parts]
+    for part in parts:
+        models, settings, sources = ((content | part)[name] for name in _TRANSFER)
+        if _alone(models, settings, sources):
+            part["settings"] = [setting for setting in settings if setting != "transfer"]
+    content["parts"] = [part for part in parts if part.get("settings") != []]
     return validated(content, lambda loc: "the command line")
 
 

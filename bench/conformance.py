@@ -7,16 +7,13 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UserError
-
-if TYPE_CHECKING:
-    from bench.registry import Registry
 
 NETWORKS = {".pt": "torchscript:", ".ts": "torchscript:", ".onnx": "onnx:"}
 """Endings of files that are a model each, with the bridge that opens them."""
@@ -115,9 +112,10 @@ def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> li
     Raises:
         UserError: where there is no such thing, or it cannot be made.
     """
-    from bench.registry import nearest, parse_spec
+    from bench.registry import REGISTRIES, links, nearest, parse_spec
 
-    name, _ = parse_spec(spec)
+    first, *others = links(spec)
+    name = spec if others else parse_spec(first)[0]
     if ":" not in name and Path(name).suffix in NETWORKS:
         return check(NETWORKS[Path(name).suffix] + spec, models, limit)
     if ":" not in name and name.endswith(".py"):
@@ -126,26 +124,21 @@ def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> li
         return [Report(spec, kind, *_CHECKERS[kind](spec, models, limit)) for kind in kinds]
     if name.startswith("file:"):
         raise UserError(f"{name}: is no model, attack or defense")
-    known = [known for registry in _registries().values() for known in registry.names()]
+    known = [known for registry in REGISTRIES.values() for known in registry.names()]
     raise UserError(f"nothing is called {name!r}; {nearest(name, known)}")
-
-
-def _registries() -> dict[str, Registry[Any]]:
-    from bench.registry import ATTACKS, DEFENSES, MODELS
-
-    return {"model": MODELS, "attack": ATTACKS, "defense": DEFENSES}
 
 
 def _kinds(spec: str) -> list[str]:
     """The kinds of thing that a name, a file's class or a chain is."""
-    from bench.registry import class_in_file, parse_spec
+    from bench.registry import REGISTRIES, class_in_file, links, parse_spec
 
+    if len(links(spec)) > 1:
+        return [kind for kind, registry in REGISTRIES.items() if registry.chained]
     name, _ = parse_spec(spec)
     if name.startswith("file:"):
         made = class_in_file(name)
-        return [kind for kind, registry in _registries().items() if made is not None and issubclass(made, registry.base)]
-    chain = "+" in name
-    return [kind for kind, registry in _registries().items() if registry.entry(name) or (chain and registry.chained)]
+        return [kind for kind, registry in REGISTRIES.items() if made is not None and issubclass(made, registry.base)]
+    return [kind for kind, registry in REGISTRIES.items() if registry.entry(name)]
 
 
 def _classes(file: str) -> list[str]:

@@ -17,9 +17,9 @@ from attacks.objective import Objective
 from attacks.whole_set import SetAttack
 from bench.datasets.base import Sample
 from bench.distances import distances
+from bench.errors import told
 from bench.fits import Fits, Learnt
 from bench.guard import OutOfMemory, out_of_memory, undisturbed
-from bench.loading import told
 from bench.pictures import Pictures, Shelf
 from bench.plan import Cell, digest
 from bench.target import ModelError, Target, frozen

@@ -12,14 +12,14 @@ from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 
 from attacks.objective import Objective
 from bench.bootstrap import interval
-from bench.records import Records, Scored
+from bench.records import Scored
 from bench.registry import parse_spec
 from bench.sample import Sample
+from bench.target import GRADIENT_ACCESS
 from bench.weighted import Reals
 
 FLAGS = (
@@ -41,8 +41,8 @@ LEFT = 0.5
 """Share of the clean SROCC above which a ranking has not collapsed."""
 STRAY, STRAYING = 0.1, 0.05
 """How far outside of [0, 1] a clean quality is out of range, and the share of pictures from which that is a flag."""
-SAME = 1e-3
-"""Clean qualities that differ by more between two cells were drawn at random; other machines change less."""
+SAME_QUALITY = 1e-3
+"""Clean qualities of one model that differ by more were drawn at random, or by other weights; other machines change less."""
 
 
 class Flag(NamedTuple):
@@ -91,7 +91,7 @@ class Evidence:
     def white_box(self) -> bool:
         """Whether it is one attack that follows gradients."""
         attack = self.record["attack"]
-        return not self.control and attack.get("access") in ("gradient", "set") and not attack.get("ensemble", False)
+        return not self.control and attack.get("access") in GRADIENT_ACCESS and not attack.get("ensemble", False)
 
     @property
     def black_box(self) -> bool:
@@ -132,16 +132,6 @@ def diagnose(cells: Iterable[Evidence]) -> list[Flag]:
     for flag in (*_scores(whole), *_sizes(whole), *_strength(whole)):
         found.setdefault(flag.name, flag)
     return [found[name] for name in FLAGS if name in found]
-
-
-def diagnosed(records: Records) -> pd.DataFrame:
-    """All flags of a results folder: dataset, model, defense, flag, why."""
-    rows: dict[tuple[str, str, str], list[Evidence]] = {}
-    for record in records.all():
-        key = (record["cell"]["dataset"], record["cell"]["model"], record["cell"]["defense"])
-        rows.setdefault(key, []).append(Evidence(record, records.scores(record["cell_id"])))
-    found = [(*key, *flag) for key, cells in sorted(rows.items()) for flag in diagnose(cells)]
-    return pd.DataFrame(found, columns=["dataset", "model", "defense", "flag", "why"])
 
 
 def _strength(every: Sequence[Evidence]) -> Iterator[Flag]:
@@ -283,7 +273,7 @@ def _scores(every: Sequence[Evidence]) -> Iterator[Flag]:
         fixed = not (one.record["defense"].get("stochastic") or other.record["defense"].get("stochastic"))
         if fixed and one.scores.pictures == other.scores.pictures and _weights(one) == _weights(other):
             apart = float(np.abs(one.scores.clean - other.scores.clean).max())
-            if apart > SAME:
+            if apart > SAME_QUALITY:
                 yield Flag("undeclared-randomness", f"clean qualities differ by up to {apart:.3f} between two cells")
 
 

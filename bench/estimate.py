@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 
-from bench.arena import GRADIENT_ACCESS, Arena
+from bench.arena import Arena
 from bench.config import Suite
 from bench.datasets import open_dataset
 from bench.engine import Engine
+from bench.errors import UserError, told
 from bench.executors.base import missing
 from bench.plan import Cell, expand
 from bench.records import Records
 from bench.registry import ATTACKS
-from bench.target import Target, frozen
+from bench.target import GRADIENT_ACCESS, Target, frozen
 
 _TRIED = 4
 """Pictures of which one forward and one backward pass is timed."""
@@ -33,7 +34,8 @@ class Estimate:
     Attributes:
         done, skipped, to_do: cells.
         craftings: sets of attacked pictures that have to be made for those to do.
-        forwards, backwards: at most, of those whose attack can say; clean scores and those of the attacked among them.
+        forwards, backwards: at most, of those whose attack can say; clean scores and those of the attacked among them, and
+            every draw of a stochastic model that is attacked.
         unknown: names of attacks that cannot say.
         seconds: on this machine, one after the other, from a timed pass of each model.
     """
@@ -48,13 +50,19 @@ class Estimate:
     seconds: float
 
 
-def estimate(arena: Arena, cells: list[Cell], records: Records) -> Estimate:
+def estimate(arena: Arena, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False) -> Estimate:
     """An estimate for what is missing of a plan; asks every model that is attacked for one forward and one backward pass.
 
+    Args:
+        arena: of the cells' image set.
+        cells: the plan.
+        records: where finished cells are.
+        fresh, keep_images: of the run, see `bench.executors.base.missing`.
+
     Raises:
-        UserError: for unknown names and unusable weights.
+        UserError: for unknown names and unusable weights, and for a model that cannot be asked.
     """
-    outcome, to_do = missing(arena, cells, records)
+    outcome, to_do = missing(arena, cells, records, fresh, keep_images)
     count = len(arena.samples)
     craftings = {cell.crafting: cell for cell, _ in to_do}
     forwards = backwards = 0
@@ -74,7 +82,8 @@ def estimate(arena: Arena, cells: list[Cell], records: Records) -> Estimate:
             unknown.add(cell.attack)
             continue
         forward, backward = cost(cell, attack.access in GRADIENT_ACCESS)
-        own = (count * (attack.passes[0] + 1), count * attack.passes[1])
+        draws = cell.draws if arena.lineup.info(*arena.seen(cell)).stochastic else 1
+        own = (draws * count * (attack.passes[0] + 1), draws * count * attack.passes[1])
         forwards, backwards = forwards + own[0], backwards + own[1]
         seconds += own[0] * forward + own[1] * backward
     for cell, _ in to_do:
@@ -85,15 +94,18 @@ def estimate(arena: Arena, cells: list[Cell], records: Records) -> Estimate:
     )
 
 
-def dry_run(suite: Suite, root: Path | None, records: Records) -> list[str]:
+def dry_run(suite: Suite, root: Path | None, records: Records, fresh: bool = False, keep_images: bool = False) -> list[str]:
     """An estimate in words, one fact a line.
+
+    Args:
+        suite, root, records, fresh, keep_images: as of the run, see `bench.executors.execute`.
 
     Raises:
         UserError: for anything that the caller can mend.
     """
     engine = Engine(suite.device, suite.compile).checked()
     arena = Arena(open_dataset(suite.dataset, root), suite.limit, suite.batch, engine=engine)
-    found = estimate(arena, expand(suite), records)
+    found = estimate(arena, expand(suite), records, fresh, keep_images)
     lines = [
         f"{found.to_do} cells to run, {found.done} done before, {found.skipped} skipped; {len(arena.samples)} pictures each",
         f"{found.craftings} sets of attacked pictures to make: at most {found.forwards:,} forward and "
@@ -106,16 +118,24 @@ def dry_run(suite: Suite, root: Path | None, records: Records) -> list[str]:
 
 
 def _seconds(arena: Arena, cell: Cell, gradient: bool) -> tuple[float, float]:
-    """Of one picture's forward, and of its backward."""
+    """Of one picture's forward, and of its backward.
+
+    Raises:
+        UserError: where the model raises, or lets no gradient through; in a run its cells fail.
+    """
     model = arena.defended(*cell.crafted_on, surrogate=gradient)
     picture = next(iter(arena.pictures))
     some = torch.stack([p for p in islice(arena.pictures, _TRIED) if p.shape == picture.shape])
     some = some.to(arena.lineup.engine.device).float() / 255
-    with frozen(model):
-        target = Target(model, len(some), "gradient" if gradient else "score", precision=cell.precision)
-        taken = [_timed(lambda: target.quality(some))]
-        if gradient:
-            taken.append(_timed(lambda: target.quality_and_grad(some, lambda quality: quality)) - taken[0])
+    try:
+        with frozen(model):
+            target = Target(model, len(some), "gradient" if gradient else "score", precision=cell.precision)
+            taken = [_timed(lambda: target.quality(some))]
+            if gradient:
+                taken.append(_timed(lambda: target.quality_and_grad(some, lambda quality: quality)) - taken[0])
+    except (Exception, SystemExit) as error:
+        behind = "" if cell.crafted_on[1] == "none" else f" behind {cell.crafted_on[1]}"
+        raise UserError(f"{cell.crafted_on[0]}{behind} cannot be timed ({told(error)})") from None
     return taken[0] / len(some), max(taken[-1], 0.0) / len(some)
 
 

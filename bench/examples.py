@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from bench.ranking import CellValue, Row
-from bench.records import Records
+from bench.records import Pixels, Records
 
-Pixels = NDArray[np.uint8]
 GAIN = 16
 """How many times the difference is enlarged, around mid-grey."""
 SIDE = 256
@@ -44,8 +42,12 @@ class Example:
     def pixels(self) -> tuple[Pixels, Pixels, Pixels]:
         """Before, after, and their difference, enlarged, (H, W, 3)."""
         before, after = (_read(path) for path in (self.before, self.after))
-        difference = np.clip(128 + GAIN * (after.astype(int) - before), 0, 255).astype(np.uint8)
-        return before, after, difference
+        return before, after, enlarged(before, after)
+
+
+def enlarged(before: Pixels, after: Pixels) -> Pixels:
+    """The difference of two pictures."""
+    return np.clip(128 + GAIN * (after.astype(int) - before), 0, 255).astype(np.uint8)
 
 
 def examples(records: Records, rows: Sequence[Row]) -> tuple[Example, ...]:

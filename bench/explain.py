@@ -16,12 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from bench.arena import Arena
-from bench.config import validated
 from bench.datasets.demo import Demo
-from bench.errors import CannotRun, UserError
-from bench.picture import OnePicture
-from bench.plan import expand
+from bench.errors import UserError
+from bench.picture import attacked
+from bench.records import Pixels, as_array
 from bench.target import frozen
 from defenses.cprl.model import CPRLModel
 
@@ -33,7 +31,6 @@ USUAL = 24
 SWAPS = (("none", False, False), ("do(N)", False, True), ("do(C)", True, False), ("both", True, True))
 """Name, and whether CPR and N-CPR come from the attacked picture."""
 
-Pixels = NDArray[np.uint8]
 Map = NDArray[np.float32]
 
 
@@ -97,36 +94,20 @@ def explain(
         >>> found = explain("picture.png", "resnet-iqa", "cprl")  # doctest: +SKIP
         >>> found.channels.nlargest(5, "effect")  # doctest: +SKIP
     """
-    suite = validated(
-        {"models": [model], "defenses": [defense], "attacks": [{"attack": attack}], "seed": seed, "dataset": "picture",
-         "threats": [{"norm": "linf", "eps": eps}], "settings": ["adaptive"]},
-        lambda loc: "the command line",
-    )  # fmt: skip
-    arena = Arena(OnePicture(Path(image)), None, 1)
-    cell = expand(suite)[0]
-    try:
-        record, rows = arena.run(cell, arena.cell_id(cell))
-        defended = arena.defended(model, defense)
-    except CannotRun as error:
-        raise UserError(str(error)) from None
-    if record["status"] not in ("ok", "violation"):
-        raise UserError(
-            f"the attack ended with status {record['status']}: {'; '.join(record['errors']) or 'a score is NaN'}"
-        )
+    found = attacked(Path(image), model, defense, attack, eps=eps, seed=seed)
+    defended = found.arena.defended(model, defense)
     if not isinstance(defended, CPRLModel):
         raise UserError(f"{defense} does not part features into CPR and N-CPR; name cprl or cprl-sortmask")
-    clean, attacked = arena.pictures[0], arena.crafted(cell).pixels[0]
     with frozen(defended), torch.inference_mode():
-        before, after = (_Parts(defended, pixels) for pixels in (clean, attacked))
+        before, after = (_Parts(defended, pixels) for pixels in (found.before, found.after))
         channels = _channels(defended, before, after)
         swaps = _swaps(defended, before, after, torch.Generator().manual_seed(seed))
     top = max(round(float(channels["mask"].sum())), 1)
     first, second = (set(channels[name].nlargest(top).index) for name in ("mask", "mask_attacked"))
-    quality = rows.iloc[0]
     return Explanation(
-        title=f"{attack}, {cell.objective} · ℓ∞ ≤ {eps} · {model} + {defense}",
-        clean=_array(clean), attacked=_array(attacked),
-        clean_quality=float(quality.clean_quality), attacked_quality=float(quality.adv_quality),
+        title=f"{attack}, {found.cell.objective} · ℓ∞ ≤ {eps} · {model} + {defense}",
+        clean=as_array(found.before), attacked=as_array(found.after),
+        clean_quality=float(found.row.clean_quality), attacked_quality=float(found.row.adv_quality),
         cpr=before.heat(before.cpr), ncpr=before.heat(before.ncpr),
         cpr_attacked=after.heat(after.cpr), ncpr_attacked=after.heat(after.ncpr),
         channels=channels, swaps=swaps, overlap=len(first & second) / top, overlap_by_chance=top / len(channels),
@@ -154,10 +135,6 @@ class _Parts:
         """Mean over channels, and over patches that are one picture's, (h, w)."""
         found: Map = part.abs().mean(dim=(0, 1)).float().numpy()
         return found
-
-
-def _array(pixels: torch.Tensor) -> Pixels:
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _quality(model: CPRLModel, maps: torch.Tensor) -> float:
@@ -203,12 +180,7 @@ def _swaps(model: CPRLModel, before: _Parts, after: _Parts, generator: torch.Gen
     count = before.maps.shape[1]
     orders = [torch.randperm(count, generator=generator) for _ in range(CONTROLS)]
     rows = []
-    for name, take_cpr, take_ncpr in (
-        ("none", False, False),
-        ("do(N)", False, True),
-        ("do(C)", True, False),
-        ("both", True, True),
-    ):
+    for name, take_cpr, take_ncpr in SWAPS:
         cpr, ncpr = (after if take_cpr else before).cpr, (after if take_ncpr else before).ncpr
         controls = [
             _quality(model, (after if take_cpr else before).held(order) + (after if take_ncpr else before).left(order))

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bench.datasets.demo import Demo
-from bench.errors import UserError
-from bench.loading import told
+from bench.errors import UserError, told
+from bench.guard import streams_kept
 from bench.probe import REPEATED, natural
 from models.bridges import Bridge, BridgedInfo, Facts
 
@@ -43,7 +43,7 @@ def measured(model: Bridge, given: Facts) -> BridgedInfo:
     if (given.low is None) != (given.high is None):
         raise UserError(f"{model.info.name}: give both low= and high=, or neither")
     facts = given.or_else(model.stated)
-    with torch.random.fork_rng():
+    with streams_kept():
         least = _least_side(model) if facts.min_size is None else facts.min_size
         scores = labels = np.empty(0)
         if facts.low is None or facts.higher_is_better is None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.guard import streams_kept
 from bench.probe import REPEATED
 from bench.target import frozen
 from models.base import QualityModel
@@ -34,7 +35,7 @@ def optimises(model: QualityModel, images: torch.Tensor) -> bool:
     """
     noticed = _GradientsOn()
     try:
-        with frozen(model), torch.no_grad(), torch.random.fork_rng(), noticed:
+        with frozen(model), torch.no_grad(), streams_kept(), noticed:
             model(images)
     except Exception:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,24 @@ def out_of_memory(error: BaseException) -> bool:
     return short or (isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY))
 
 
+def random_streams() -> dict[str, bytes]:
+    """The states of the global random streams, by name."""
+    states = {"torch": torch.get_rng_state().numpy(), "numpy": np.random.get_state(), "python": random.getstate()}
+    return {name: pickle.dumps(state) for name, state in states.items()}
+
+
+@contextmanager
+def streams_kept() -> Iterator[None]:
+    """When the context ends, the global random streams are as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(_gpus()):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Puts back what code inside may have changed: random streams, default dtype and device, threads, working folder.
@@ -33,16 +52,13 @@ def undisturbed() -> Iterator[None]:
     Where that code forks and lets the child come back, the child ends here: it would go on as a second run.
     """
     process, folder = os.getpid(), Path.cwd()
-    streams, others = random.getstate(), np.random.get_state()
     dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
     try:
-        with torch.random.fork_rng(_gpus()):
+        with streams_kept():
             yield
     finally:
         if os.getpid() != process:
             os._exit(0)
-        random.setstate(streams)
-        np.random.set_state(others)
         torch.set_default_dtype(dtype)
         if torch.get_default_device() != device:
             torch.set_default_device(device)

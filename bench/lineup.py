@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 
 from bench.engine import Batch, Engine
-from bench.errors import CannotRun, UserError
+from bench.errors import CannotRun, UserError, told
 from bench.guard import undisturbed, weights_sum
-from bench.loading import load_model, told
+from bench.loading import load_model
 from bench.registry import DEFENSES
 from defenses.base import Defense, DoesNotApply
 from models.base import ModelInfo, QualityModel

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.errors import UserError
+from bench.errors import UserError, first_of, told
 from bench.registry import MODELS, parse_spec
 from models.base import ModelInfo, QualityModel
 from models.bridges import Bridge, Facts
@@ -82,8 +82,7 @@ def _facts(spec: str, parameters: dict[str, Any]) -> tuple[Facts, dict[str, Any]
     try:
         facts = TypeAdapter(Facts).validate_python(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"model {spec!r}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"model {spec!r}: {': '.join(first_of(error))}") from None
     return facts, {key: value for key, value in parameters.items() if key not in given}
 
 
@@ -96,8 +95,3 @@ def _with(given: Facts, info: ModelInfo) -> ModelInfo:
         higher_is_better=info.higher_is_better if given.higher_is_better is None else given.higher_is_better,
         min_size=given.min_size or info.min_size,
     )
-
-
-def told(error: BaseException) -> str:
-    """An exception as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -23,13 +23,15 @@ Each row is an image quality model behind a defense. Attacks change the pictures
 defended model then scores the stored 8-bit pictures. **Robust SROCC** is the rank correlation of those scores with the
 labels, the *least* over all attacks, objectives and settings (oblivious: crafted on the undefended model; adaptive: through
 the defense; transfer: on another model). Brackets are 95 % bootstrap intervals over reference pictures; the least is
-taken anew in every resample. Rank is 1 + the number of rows whose interval lies wholly above this one's, so
-**overlapping intervals share a rank**, and a wide interval is no merit. **Mean |shift|** is how far an attack moves quality
+taken anew in every resample. **Rank** is 1 + the number of rows whose interval lies wholly above this one's: two rows whose
+intervals overlap share a rank, unless a third row lies wholly above only one of them. Rows stand in order of robust SROCC,
+so ranks need not rise down a table; a wide interval is no merit. **Mean |shift|** is how far an attack moves quality
 on average (1 is the whole scale), the largest over attacks; both numbers stand here because they disagree. Beside it
 the same as a multiple of the inter-quartile range (IQR) of the model's own clean qualities, since one that uses little
 of its scale moves by little of it too. Random noise of the same size is a control and never ranks. Scores that are all
 equal count as SROCC 0. Cost is seconds an image against the undefended model. Rows with missing or failed cells are not
-ranked; an attack that was tried on less than half of the rows counts against those, but is missing nowhere else."""
+ranked. An attack that was tried on less than half of the rows counts for the rows that have it; others are complete
+without it."""
 RECONSTRUCTION = "CPRL and score reflection are our reconstruction from the abstracts of [arXiv 2404.19567](https://arxiv.org/abs/2404.19567)."
 ABOUT = (INTRO, RECONSTRUCTION)
 """Said here and on the page."""
@@ -203,7 +205,10 @@ def _pictures_in_words(board: Board) -> str:
 
 def _curves_in_words(family: Family) -> str:
     rows = "; ".join(f"{_plain(c.name)} {signed(c.values[0])} to {signed(c.end)}" for c in family.curves[:NAMED_IN_WORDS])
-    return f"{family.title}: robust SROCC from no attack to {family.sizes[-1]}: {rows}"
+    return (
+        f"{family.title}: robust SROCC, the least over the {family.attacks} attacks that were run at every size, "
+        f"from no attack to {family.sizes[-1]}: {rows}"
+    )
 
 
 def _weights(row: Row) -> str:

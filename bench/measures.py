@@ -328,7 +328,7 @@ def r_score_minmax(s: Scores) -> Reals:
 
 
 def wasserstein(s: Scores) -> Reals:
-    """How far attacked qualities as a heap are from clean ones as a heap, and to which side.
+    """How far the distribution of attacked qualities is from that of the clean ones, and to which side.
 
     sign(mean q′ − mean q) · W₁(q, q′), W₁ = ∫ |F − F′|
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from attacks import dists as dists_
 from bench.datasets import open_dataset
 from bench.datasets.base import ImageDataset
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 from bench.records import Records
 
 WEIGHTS = (
@@ -165,6 +165,7 @@ def _measured(attacked: torch.Tensor, clean: torch.Tensor, distances: Mapping[st
         return {name: float(distance(*pair)) for name, distance in distances.items()}
 
 
+@one_line("perceptual")
 def main(
     results: Annotated[Path, typer.Argument(help="results folder of a run with --keep-images")],
     lpips: Annotated[Path | None, typer.Option(help="weights of LPIPS")] = None,
@@ -173,18 +174,14 @@ def main(
 ) -> None:
     """Write perceptual.csv, a row a cell and picture, into the results folder."""
     distances: dict[str, Distance] = {}
-    try:
-        if lpips:
-            distances["lpips"] = load_lpips(lpips)
-        if dists:
-            distances["dists"] = load_dists(dists)
-        if not distances:
-            raise UserError("give --lpips, --dists or both")
-        table = measure(Records(results), root, distances)
-        table.to_csv(results / "perceptual.csv", index=False)
-    except (UserError, OSError) as error:
-        typer.echo(f"perceptual: {error}", err=True)
-        raise typer.Exit(2) from None
+    if lpips:
+        distances["lpips"] = load_lpips(lpips)
+    if dists:
+        distances["dists"] = load_dists(dists)
+    if not distances:
+        raise UserError("give --lpips, --dists or both")
+    table = measure(Records(results), root, distances)
+    table.to_csv(results / "perceptual.csv", index=False)
     typer.echo(table.drop(columns="image_id").groupby("cell_id").mean().to_string())
     typer.echo(results / "perceptual.csv")
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -17,12 +16,11 @@ from bench.config import validated
 from bench.datasets.base import ImageDataset, Sample, read_picture
 from bench.datasets.demo import pixel_hash
 from bench.errors import CannotRun, UserError
-from bench.plan import expand
+from bench.examples import GAIN, enlarged
+from bench.guard import OutOfMemory
+from bench.plan import Cell, expand
+from bench.records import Pixels, as_array
 from bench.registry import ATTACKS
-
-GAIN = 16
-"""How many times the difference is enlarged, around mid-grey."""
-
 
 SIZES: dict[str, str] = {"linf": "2/255", "l2": "1", "l0": "0.001", "patch": "0.02", "ssim": "0.05"}
 SYMBOLS: dict[Norm, str] = {"linf": "ℓ∞", "l2": "ℓ2", "l0": "share of pixels", "patch": "share of area", "ssim": "1 − SSIM"}
@@ -47,6 +45,45 @@ class OnePicture(ImageDataset):
 
     def picture(self, index: int) -> torch.Tensor:
         return self._pixels
+
+
+class Attacked(NamedTuple):
+    """One picture after one cell; `row` is its row of images.csv."""
+
+    arena: Arena
+    cell: Cell
+    status: str
+    row: Any
+    before: torch.Tensor
+    after: torch.Tensor
+
+
+def attacked(
+    image: Path, model: str, defense: str, attack: str, *, eps: float | str, seed: int, norm: str = "linf",
+    objective: str | None = None,
+) -> Attacked:  # fmt: skip
+    """Attack one picture adaptively.
+
+    Raises:
+        UserError: for anything that the caller can mend, and where the attack leaves no picture or no score.
+    """
+    suite = validated(
+        {"models": [model], "defenses": [defense], "attacks": [{"attack": attack, "objectives": objective and [objective]}],
+         "threats": [{"norm": norm, "eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "picture"},
+        lambda loc: "the command line",
+    )  # fmt: skip
+    arena = Arena(OnePicture(image), None, 1)
+    cell = expand(suite)[0]
+    try:
+        record, rows = arena.run(cell, arena.cell_id(cell))
+    except CannotRun as reason:
+        raise UserError(str(reason)) from None
+    except OutOfMemory as error:  # with one picture at once no batch is left to halve
+        raise UserError(f"out of memory: {error}") from None
+    status = str(record["status"])
+    if status not in ("ok", "violation"):
+        raise UserError(f"the attack ended with status {status}: {'; '.join(record['errors']) or 'a score is NaN'}")
+    return Attacked(arena, cell, status, rows.iloc[0], arena.pictures[0], arena.crafted(cell).pixels[0])
 
 
 def attack_picture(
@@ -78,31 +115,16 @@ def attack_picture(
     """
     norm = norm or ATTACKS.build(attack).norms[0]
     eps = eps or SIZES.get(norm, "2/255")
-    suite = validated(
-        {"models": [model], "defenses": [defense], "attacks": [{"attack": attack, "objectives": objective and [objective]}],
-         "threats": [{"norm": norm, "eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "picture"},
-        lambda loc: "the command line",
-    )  # fmt: skip
-    arena = Arena(OnePicture(image), None, 1)
-    cell = expand(suite)[0]
-    try:
-        record, rows = arena.run(cell, arena.cell_id(cell))
-    except CannotRun as reason:
-        raise UserError(str(reason)) from None
-    row = rows.iloc[0]
-    if record["status"] not in ("ok", "violation"):
-        raise UserError(
-            f"the attack ended with status {record['status']}: {'; '.join(record['errors']) or 'a score is NaN'}"
-        )
-    before = arena.pictures[0]
-    after = arena.crafted(cell).pixels[0]
-    difference = ((after.float() - before.float()) * GAIN + 127.5).clamp(0, 255).round().to(torch.uint8)
+    found = attacked(image, model, defense, attack, objective=objective, norm=norm, eps=eps, seed=seed)
+    cell, row = found.cell, found.row
+    before, after = as_array(found.before), as_array(found.after)
+    difference = enlarged(before, after)
     try:
         out.mkdir(parents=True, exist_ok=True)
         files = {}
         for name, pixels in (("before", before), ("after", after), ("difference", difference)):
             files[name] = out / f"{image.stem}-{name}.png"
-            Image.fromarray(_array(pixels)).save(files[name])
+            Image.fromarray(pixels).save(files[name])
         sheet = out / f"{image.stem}-sheet.png"
         titles = [f"before: quality {row.clean_quality:.3f}", f"after: quality {row.adv_quality:.3f}", f"difference ×{GAIN}"]
         title = f"{cell.attack} · {cell.objective} · {SYMBOLS[cell.norm]} ≤ {eps} on {model}" + (
@@ -112,7 +134,7 @@ def attack_picture(
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None
     return {
-        "status": record["status"],
+        "status": found.status,
         "quality before": round(float(row.clean_quality), 4),
         "quality after": round(float(row.adv_quality), 4),
         "linf (levels of 255)": round(float(row.linf) * 255, 3),
@@ -125,17 +147,13 @@ def attack_picture(
     }
 
 
-def _array(pixels: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-
-
-def _sheet(pictures: list[torch.Tensor], titles: list[str], title: str) -> Figure:
-    height, width = pictures[0].shape[1:]
+def _sheet(pictures: list[Pixels], titles: list[str], title: str) -> Figure:
+    height, width = pictures[0].shape[:2]
     figure = Figure(figsize=(10, 9.8 * height / (3 * width) + 0.65), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)
     for axes, pixels, words in zip(figure.subplots(1, 3), pictures, titles, strict=True):
-        axes.imshow(_array(pixels), interpolation="nearest")
+        axes.imshow(pixels, interpolation="nearest")
         axes.set_title(words, fontsize=10)
         axes.set_axis_off()
     return figure

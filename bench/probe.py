@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 
 from bench.conformance import Finding, for_record
 from bench.datasets.distortions import DISTORTIONS
+from bench.errors import told
+from bench.guard import random_streams, streams_kept
 from bench.source import source_hash
-from bench.streams import random_streams, streams_kept
 from bench.target import frozen
 from models.base import ModelInfo, QualityModel
 from models.zoo import state_sha256
@@ -28,6 +29,8 @@ SCENES = ("astronaut", "coffee", "chelsea")
 WORSE = (("white-noise", 4), ("gaussian-blur", 4), ("jpeg", 5))
 SIDE = 129
 """Least height of the natural pictures; the width is 48 more."""
+_LONGEST = 200
+"""Letters of what a check raised that are shown."""
 
 REPEATED = 1e-5
 """Two scores of one picture are the same within this share of the score range (or of the score, where that is more).
@@ -333,7 +336,11 @@ def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = 
         try:
             subject.scores(subject.pictures[:1])
         except (Exception, SystemExit) as error:
-            return [Finding("runs", False, f"{_told(error)} on a picture of {width}×{height}", "score pictures of any size")]
+            return [
+                Finding(
+                    "runs", False, f"{told(error)[:_LONGEST]} on a picture of {width}×{height}", "score pictures of any size"
+                )
+            ]
         runs = Finding("runs", True, f"scores a natural picture of {width}×{height}")
         return [runs, *(_checked(subject, *check) for check in _CHECKS if check[0] in checks)]
 
@@ -353,10 +360,6 @@ def _checked(subject: _Subject, name: str, look: Callable[[_Subject], _Measured]
     try:
         ok, measured = look(subject)
     except (Exception, SystemExit) as error:
-        ok, measured = False, _told(error)
+        ok, measured = False, told(error)[:_LONGEST]
     subject.model.eval()  # one check must not spoil the next
     return Finding(name, ok, measured, advice)
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

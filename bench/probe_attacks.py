@@ -19,7 +19,7 @@ from attacks.threat import Norm, Threat
 from attacks.whole_set import SetAttack
 from bench.conformance import Finding
 from bench.declared import declared
-from bench.streams import streams_kept
+from bench.guard import streams_kept
 from bench.threat import verified
 from bench.trial import Linear, Trial, attack_tiny
 

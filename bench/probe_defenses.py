@@ -9,14 +9,17 @@ from typing import Any, get_args
 
 import torch
 
+from bench.certificates import RADIUS
 from bench.conformance import Finding
 from bench.declared import declared
-from bench.loading import load_model, told
-from bench.probe import NAMES, REPEATED, natural, probe
-from bench.streams import streams_kept
+from bench.errors import told
+from bench.guard import streams_kept
+from bench.loading import load_model
+from bench.probe import NAMES, REPEATED, SIDE, natural, probe
 from bench.target import frozen
 from defenses.base import Defense, DoesNotApply, Kind, TrainedDefense
 from defenses.certified.base import CertifiedDefense
+from defenses.chain import Chain
 from models.base import QualityModel
 
 GRADIENT = ("gradient", "slope")
@@ -32,8 +35,8 @@ some hundredths of the range; one that is off by more than this leads an attacke
 AGREES = 0.6
 """As in `probe`, for what a surrogate shows: medians and resampling bend within every step that float32 can see."""
 
-RADIUS = 0.05
-"""ℓ2 length for which certificates are asked."""
+SIZE = (SIDE, SIDE + 48)
+"""Of the natural pictures, as `probe` has them."""
 
 _Measured = tuple[bool, str]
 
@@ -53,7 +56,8 @@ def probe_defense(defense: Defense, models: tuple[str, ...]) -> list[Finding]:
 
     A training recipe without weights is looked at as a recipe: what it builds, and its loss.
     """
-    findings = [*declared(defense, paper_wanted=defense.kind != "none"), _class_attributes(defense)]
+    said = [] if isinstance(defense, Chain) else declared(defense, paper_wanted=defense.kind != "none")  # its links say it
+    findings = [*said, _class_attributes(defense)]
     if not findings[-1].ok:
         return findings
     with streams_kept():
@@ -146,7 +150,7 @@ def _facts(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Me
 
 
 def _seven(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
-    scores = _scores(deployed, natural(129, 177)[:7])
+    scores = _scores(deployed, natural(*SIZE)[:7])
     return scores.shape == (7,) and bool(scores.isfinite().all()), f"scores of shape {tuple(scores.shape)}"
 
 
@@ -170,7 +174,7 @@ class _Turned(QualityModel):
 
 def _turned(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
     """Raw scores of another direction make no other qualities."""
-    pictures = natural(129, 177)[:2]
+    pictures = natural(*SIZE)[:2]
     if isinstance(defense, TrainedDefense) and deployed is not model:
         return True, "not asked: its weights are for this model alone"
     qualities = [made.to_quality(_scores(made, pictures)) for made in (defense.protect(_Turned(model)), deployed)]
@@ -181,7 +185,7 @@ def _turned(defense: Defense, model: QualityModel, deployed: QualityModel) -> _M
 def _gpu(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
     if not torch.cuda.is_available():
         return True, "not asked: there is none here"
-    pictures = natural(129, 177)[:2]
+    pictures = natural(*SIZE)[:2]
     scores = _scores(defense.protect(copy.deepcopy(model).cuda()).cuda(), pictures.cuda())
     apart = float((scores.cpu() - _scores(deployed, pictures)).abs().max()) / _width(model)
     # the GPU sums in another order and may use TF32, and its random numbers are others
@@ -194,7 +198,7 @@ def _surrogate(defense: Defense, model: QualityModel, deployed: QualityModel) ->
 
 
 def _certificate(defense: CertifiedDefense, model: QualityModel, deployed: QualityModel) -> _Measured:
-    pictures = natural(129, 177)[:2]
+    pictures = natural(*SIZE)[:2]
     with frozen(model), torch.inference_mode():
         torch.manual_seed(0)
         try:
@@ -213,7 +217,7 @@ def _recipe(defense: TrainedDefense, model: QualityModel, deployed: None) -> _Me
     """One step of training is possible: the loss is a finite number that reaches every weight."""
     prepared = defense.prepare(model).train()
     torch.manual_seed(0)
-    pictures = natural(129, 177)[:2, :, :96, :96].contiguous()
+    pictures = natural(*SIZE)[:2, :, :96, :96].contiguous()
     loss = defense.loss(prepared, pictures, torch.tensor([0.2, 0.9]), 0.5)
     if loss.shape != () or not loss.isfinite():
         return False, f"a loss of shape {tuple(loss.shape)}" if loss.shape != () else f"a loss of {float(loss)}"
@@ -248,7 +252,7 @@ def _scores(model: QualityModel, pictures: torch.Tensor) -> torch.Tensor:
 
 def _apart(one: QualityModel, other: QualityModel) -> float:
     """How far the scores of two models lie apart on two natural pictures, under one seed, as a share of the range."""
-    pictures = natural(129, 177)[:2]
+    pictures = natural(*SIZE)[:2]
     return float((_scores(one, pictures) - _scores(other, pictures)).abs().max()) / _width(other)
 
 

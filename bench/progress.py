@@ -31,7 +31,7 @@ class _Bar:
         self.console = Console(stderr=True)
         self.plain = not self.console.is_terminal
         columns = [
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # the brackets of a spec are none
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bench.distances import luma_ssim
+from bench.guard import seeded
 from bench.target import frozen
 from defenses.purification.base import PurifiedModel
 
@@ -36,7 +37,7 @@ def likeness(
         nothing is left to average, and of pictures too small for SSIM.
     """
     rows = []
-    with frozen(model), torch.inference_mode(), torch.random.fork_rng():
+    with frozen(model), torch.inference_mode():
         for (clean, attacked), seed in zip(pairs, seeds, strict=True):
             before, after = (_purified(model, picture, seed) for picture in (clean, attacked))
             compared = {"same_transform": (after, before)}
@@ -53,8 +54,8 @@ def likeness(
 
 
 def _purified(model: PurifiedModel, picture: torch.Tensor, seed: int) -> torch.Tensor:
-    torch.manual_seed(seed)
-    made: torch.Tensor = model.purify(picture[None].float() / 255)[0].clamp(0, 1)
+    with seeded(seed):
+        made: torch.Tensor = model.purify(picture[None].float() / 255)[0].clamp(0, 1)
     return made.mul(255).round().to(torch.uint8).cpu()
 
 

@@ -21,7 +21,7 @@ from scipy import stats
 
 from bench.datasets import open_dataset
 from bench.datasets.base import ImageDataset
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 from bench.loading import load_model
 from bench.registry import DEFENSES, MODELS, spec_of
 from bench.threads import use_threads
@@ -59,6 +59,7 @@ def ranked(models: Mapping[str, QualityModel], dataset: ImageDataset, chosen: Se
     return {name: float(stats.spearmanr(some, labels).statistic) for name, some in scores.items()}
 
 
+@one_line("rank_zoo")
 def main(
     dataset: Annotated[str, typer.Argument(help="registry name of a labelled data set")],
     only: Annotated[list[str] | None, typer.Argument(help="weight files, such as cnniqa; all if left out")] = None,
@@ -69,26 +70,22 @@ def main(
     """Write `measured` of the cards."""
     if threads is not None:
         use_threads(threads)
-    try:
-        opened = open_dataset(dataset, root)
-        if opened.label_kind == "none":
-            raise UserError(f"the data set {dataset} has no labels")
-        if unknown := set(only or ()) - set(shipped()):
-            raise UserError(f"no shipped model is called {min(unknown)!r}; there are {', '.join(shipped())}")
-        models = {stem: deployed(*parts) for stem, parts in shipped().items() if not only or stem in only}
-        chosen = opened.spread(limit)
-        facts = {
-            "label_kind": opened.label_kind,
-            "pictures": len(chosen),
-            "references": len({opened.samples[i].reference_id for i in chosen}),
-            "fingerprint": opened.fingerprint,
-        }
-        for stem, found in ranked(models, opened, chosen).items():
-            _write(ZOO / f"{stem}.yaml", opened.name, {"srocc": round(found, 4)} | facts)
-            typer.echo(f"{stem:36} {found:7.4f}")
-    except UserError as error:
-        typer.echo(f"rank_zoo: {error}", err=True)
-        raise typer.Exit(2) from None
+    opened = open_dataset(dataset, root)
+    if opened.label_kind == "none":
+        raise UserError(f"the data set {dataset} has no labels")
+    if unknown := set(only or ()) - set(shipped()):
+        raise UserError(f"no shipped model is called {min(unknown)!r}; there are {', '.join(shipped())}")
+    models = {stem: deployed(*parts) for stem, parts in shipped().items() if not only or stem in only}
+    chosen = opened.spread(limit)
+    facts = {
+        "label_kind": opened.label_kind,
+        "pictures": len(chosen),
+        "references": len({opened.samples[i].reference_id for i in chosen}),
+        "fingerprint": opened.fingerprint,
+    }
+    for stem, found in ranked(models, opened, chosen).items():
+        _write(ZOO / f"{stem}.yaml", opened.name, {"srocc": round(found, 4)} | facts)
+        typer.echo(f"{stem:36} {found:7.4f}")
 
 
 def _write(path: Path, dataset: str, found: dict[str, object]) -> None:

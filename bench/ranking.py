@@ -10,9 +10,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from bench.bootstrap import RESAMPLES, Interval, interval, shared_ranks
-from bench.diagnostics import Evidence, Flag, diagnose
+from bench.diagnostics import SAME_QUALITY, Evidence, Flag, diagnose
 from bench.records import Records, Scored
 from bench.sample import Sample
 from bench.weighted import Reals
@@ -20,7 +21,6 @@ from bench.weighted import Reals
 NOTHING: Interval = (float("nan"),) * 3
 FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
 TRANSFER = "transfer from "
-SAME_QUALITY = 1e-3  # quality units; machines differ by less, other weights by more
 
 
 class Track(NamedTuple):
@@ -203,21 +203,29 @@ def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> d
         found: all its records, if they are at hand.
     """
     cells = cells_of(records, found)
-    signs = _signs(cells)
+    signs = signs_of(cells)
     return {track: _rows(track, own, signs) for track, own in cells.items()}
 
 
-_Family = tuple[str, str, str, str, str]
+Family = tuple[str, str, str, str, str]
 """(dataset, label_kind, norm, model, defense)"""
 
 
-def _signs(cells: dict[Track, list[Cell]]) -> dict[_Family, list[Flag]]:
+def signs_of(cells: dict[Track, list[Cell]]) -> dict[Family, list[Flag]]:
     """The flags of every model and defense, from its cells of all sizes."""
-    grouped: dict[_Family, list[Evidence]] = {}
+    grouped: dict[Family, list[Evidence]] = {}
     for track, own in cells.items():
         for cell in own:
             grouped.setdefault((*track[:3], *cell.row), []).append(Evidence(cell.record, cell.scores))
     return {family: diagnose(evidence) for family, evidence in grouped.items()}
+
+
+def diagnosed(records: Records) -> pd.DataFrame:
+    """All flags of a results folder, as its board shows them: dataset, model, defense, flag, why."""
+    signs = signs_of(cells_of(records))
+    families = sorted(signs, key=lambda family: (family[0], *family[3:], *family[1:3]))
+    found = [(family[0], *family[3:], *flag) for family in families for flag in signs[family]]
+    return pd.DataFrame(found, columns=["dataset", "model", "defense", "flag", "why"])
 
 
 class TrackSample:
@@ -246,7 +254,7 @@ class TrackSample:
         return (value, low, high) if self.references > 1 else (value, float("nan"), float("nan"))
 
 
-def _rows(track: Track, cells: Sequence[Cell], signs: dict[_Family, list[Flag]]) -> list[Row]:
+def _rows(track: Track, cells: Sequence[Cell], signs: dict[Family, list[Flag]]) -> list[Row]:
     pictures = common_pictures(cells)
     sample = TrackSample([reference for _, reference in pictures])
     standard = _standard(cells, pictures)

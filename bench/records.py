@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench.errors import UserError
@@ -50,6 +51,9 @@ _NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags"
 
 _LIST = "sha256.txt"
 """Of a folder of pictures: a line for each, the hash of its pixels."""
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3)."""
 
 
 class Scored(NamedTuple):
@@ -125,10 +129,14 @@ class Records:
                 lock.release()
 
     def _sweep(self) -> None:
-        """Remove what runs that were killed while they wrote have left."""
+        """Remove what runs that were killed while they wrote have left; what they had not replaced yet comes back."""
         for folder in (self.cells, self.pictures):
-            for left in (*folder.glob(".*.part"), *folder.glob(".*.old")):
+            for old in folder.glob(".*.old"):
+                _put_back(old, folder / old.name[1:].rsplit(".", 2)[0])
+            for left in folder.glob(".*.part"):
                 shutil.rmtree(left, ignore_errors=True)
+        for left in self.pictures.glob("originals-*/*.part"):
+            left.unlink(missing_ok=True)
 
     def read(self, cell_id: str) -> dict[str, Any] | None:
         """The record of a cell; None where there is none, or where it is damaged or edited and has to be made again."""
@@ -193,18 +201,19 @@ class Records:
 
     def _keep(self, crafting: str, pictures: Iterable[torch.Tensor]) -> list[str]:
         """Store attacked pictures as 8-bit PNG, unless a cell that shares them has; returns the sha256 of their pixels."""
-        folder, pixels = self.pictures / crafting, [p.permute(1, 2, 0).contiguous().numpy() for p in pictures]
-        hashes = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pixels]
-        listed = "\n".join([*hashes, ""])
-        if (folder / _LIST).is_file() and (folder / _LIST).read_text() == listed:
-            return hashes
+        folder, pixels = self.pictures / crafting, [as_array(picture) for picture in pictures]
+        hashes = [_sha256(picture) for picture in pixels]
+        listed = "\n".join([*hashes, ""]).encode()
+        with suppress(OSError, UserError):  # they are not there, or not all: some were pruned, or are damaged
+            if (folder / _LIST).read_bytes() == listed:
+                for place, sha256 in enumerate(hashes):
+                    _stored(folder / _png(place), sha256)
+                return hashes
         self.pictures.mkdir(exist_ok=True)
         with _whole(folder) as part:
             for place, picture in enumerate(pixels):
-                encoded = io.BytesIO()
-                Image.fromarray(picture).save(encoded, "png", compress_level=1)  # three times as fast, a tenth larger
-                _write_synced(part / _png(place), encoded.getvalue())
-            _write_synced(part / _LIST, listed.encode())
+                _write_png(part / _png(place), picture)
+            _write_synced(part / _LIST, listed)
         return hashes
 
     def picture(self, crafting: str, place: int) -> Path:
@@ -227,8 +236,7 @@ class Records:
                 if not path.is_file():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     part = path.with_suffix(f".{os.getpid()}.part")
-                    with Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) as image:
-                        image.save(part, "png", compress_level=1)
+                    _write_png(part, as_array(picture))
                     part.replace(path)
         except OSError as error:
             raise UserError(
@@ -243,18 +251,9 @@ class Records:
         """
         if not record["pictures"]:
             return None
-        found = []
-        for place, sha256 in enumerate(record["pictures"]):
-            path = self.picture(str(record["crafting"]), place)
-            try:
-                with Image.open(path) as opened:
-                    pixels = np.array(opened)
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path}: cannot be read ({error}); run its cell again with --fresh --keep-images") from None
-            if hashlib.sha256(pixels.tobytes()).hexdigest() != sha256:
-                raise UserError(f"{path}: not the pixels of its record; run its cell again with --fresh --keep-images")
-            found.append(torch.from_numpy(pixels).permute(2, 0, 1))
-        return found
+        paths = (self.picture(str(record["crafting"]), place) for place in range(len(record["pictures"])))
+        found = [_stored(path, sha256) for path, sha256 in zip(paths, record["pictures"], strict=True)]
+        return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in found]
 
     def _known(self, cell_id: str, state: object) -> _Checked | None:
         """What is remembered of a cell, where its files are as they were when they were checked."""
@@ -356,13 +355,44 @@ def _hash_holds(record: dict[str, Any], text: bytes) -> bool:
     return rest == _hash_of(before)
 
 
+def as_array(picture: torch.Tensor) -> Pixels:
+    """A picture (3, H, W) uint8 as (H, W, 3)."""
+    return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+
+
 def _png(place: int) -> str:
     return f"{place:05d}.png"
 
 
+def _write_png(path: Path, picture: Pixels) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "png", compress_level=1)  # three times as fast, a tenth larger
+    _write_synced(path, encoded.getvalue())
+
+
+def _stored(path: Path, sha256: str) -> Pixels:
+    """A kept picture.
+
+    Raises:
+        UserError: where it is missing or has other pixels than when it was stored.
+    """
+    try:
+        with Image.open(path) as opened:
+            pixels = np.array(opened)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's word for a broken chunk is SyntaxError
+        raise UserError(f"{path}: cannot be read ({error}); run its cell again with --fresh --keep-images") from None
+    if _sha256(pixels) != sha256:
+        raise UserError(f"{path}: not the pixels of its record; run its cell again with --fresh --keep-images")
+    return pixels
+
+
+def _sha256(picture: Pixels) -> str:
+    return hashlib.sha256(picture.tobytes()).hexdigest()
+
+
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes a folder's place when all went well; what was there before goes only then."""
+    """A temporary folder that takes a folder's place when all went well; else, what was there before is there again."""
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     try:
         shutil.rmtree(part, ignore_errors=True)
@@ -379,6 +409,15 @@ def _whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     finally:
+        _put_back(old, folder)
+
+
+def _put_back(old: Path, folder: Path) -> None:
+    """What was set aside for a folder's new content comes back where that has not come, and else goes."""
+    if not folder.exists():
+        with suppress(OSError):  # where it cannot, it stays for the next sweep
+            old.rename(folder)
+    if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Finds models, defenses, attacks and data sets by name.
+"""Finds models, defenses and attacks by name.
 
 A thing is registered by being there: a class with a `name` in a module of the packages ``models``, ``defenses`` or
 ``attacks``, or behind an entry point of the group ``iqarena.models``, ``iqarena.defenses`` or ``iqarena.attacks``, or
@@ -29,7 +29,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from attacks.base import Attack
-from bench.errors import UserError
+from bench.errors import UserError, first_of, told
 from defenses.base import Defense
 from defenses.chain import Chain
 from models.base import QualityModel
@@ -39,6 +39,9 @@ T = TypeVar("T")
 _SPEC = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<parameters>.*)\])?", re.DOTALL)
 _LINK = re.compile(r"\+(?![^\[]*\])(?!(?:(?!file:).)*\.py:)")
 """The + between the links of a chain, not one in brackets or in a file's path."""
+
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+"""Of what is new in a registry."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,18 @@ class Entry(Generic[T]):
     error: str = ""
 
 
+def links(spec: str) -> list[str]:
+    """The specs that a chain is made of; one where it is none.
+
+    Example:
+        >>> links("jpeg[quality=30]+flip")
+        ['jpeg[quality=30]', 'flip']
+    """
+    return _LINK.split(spec)
+
+
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """``pgd[steps=40,restarts=5]`` to its name and parameters; values are read as YAML scalars.
+    """``pgd[steps=40,restarts=5]``, one link, to its name and parameters; values are read as YAML scalars.
 
     Raises:
         UserError: where brackets or ``key=value`` pairs are broken.
@@ -77,7 +90,7 @@ def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
             raise UserError(f"{spec!r}: {pair!r} is not parameter=value")
         try:
             parameters[key.strip()] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(f"{spec!r}: {value!r} is not a value") from None
     return match["name"], parameters
 
@@ -125,8 +138,7 @@ def class_in_file(name: str) -> type[Any] | None:
             loading.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
-            words = " ".join(str(error).split())
-            raise UserError(f"{file}: cannot be imported ({type(error).__name__}: {words})") from None
+            raise UserError(f"{file}: cannot be imported ({told(error)})") from None
     made = vars(sys.modules[module_name]).get(class_name)
     return made if inspect.isclass(made) else None
 
@@ -149,7 +161,7 @@ def installed(group: str, base: type[T]) -> Iterator[Entry[T]]:
                 raise TypeError(f"{point.value} is no {base.__name__}")
             yield Entry(point.name, made)
         except (Exception, SystemExit) as error:
-            yield Entry(point.name, None, f"{type(error).__name__}: {error}")
+            yield Entry(point.name, None, told(error))
 
 
 class Registry(Generic[T]):
@@ -170,7 +182,7 @@ class Registry(Generic[T]):
             try:
                 module = importlib.import_module(module_info.name)
             except (Exception, SystemExit) as error:  # a broken plugin must not take the others with it
-                yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, f"{type(error).__name__}: {error}")
+                yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, told(error))
                 continue
             yield from (Entry(_name(made), made) for made in self._classes(module))
 
@@ -226,9 +238,9 @@ class Registry(Generic[T]):
         Raises:
             UserError: for unknown names or parameters, or values of the wrong type.
         """
-        if self.chained and len(links := _LINK.split(spec)) > 1:
+        if self.chained and len(parts := links(spec)) > 1:
             try:
-                return self.chained(tuple(map(self.build, links)))
+                return self.chained(tuple(map(self.build, parts)))
             except ValueError as error:
                 raise UserError(f"{self.kind} {spec!r}: {error}") from None
         name, parameters = parse_spec(spec)
@@ -248,9 +260,8 @@ class Registry(Generic[T]):
         try:
             built: T = TypeAdapter(made).validate_python(parameters)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or name
-            raise UserError(f"{self.kind} {spec!r}: {where}: {first['msg']}") from None
+            where, words = first_of(error)
+            raise UserError(f"{self.kind} {spec!r}: {where or name}: {words}") from None
         if made.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             self._built[made, spec] = built
         return built
@@ -259,9 +270,7 @@ class Registry(Generic[T]):
         try:
             return made()
         except Exception as error:
-            raise UserError(
-                f"{self.kind} {spec!r} cannot be made ({type(error).__name__}: {' '.join(str(error).split())})"
-            ) from None
+            raise UserError(f"{self.kind} {spec!r} cannot be made ({told(error)})") from None
 
 
 def _name(made: type[Any]) -> str:
@@ -273,3 +282,5 @@ def _name(made: type[Any]) -> str:
 MODELS: Registry[QualityModel] = Registry("model", "models", QualityModel)  # type: ignore[type-abstract]
 DEFENSES: Registry[Defense] = Registry("defense", "defenses", Defense, Chain)  # type: ignore[type-abstract]
 ATTACKS: Registry[Attack] = Registry("attack", "attacks", Attack)  # type: ignore[type-abstract]
+REGISTRIES: dict[str, Registry[Any]] = {"model": MODELS, "attack": ATTACKS, "defense": DEFENSES}
+"""By the word for what is in them."""

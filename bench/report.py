@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bench.curves import effort_curves, integrals, size_curves, transfers
-from bench.diagnostics import diagnosed
-from bench.ranking import tracks
+from bench.ranking import diagnosed, tracks
 from bench.records import Records
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, make_dataclass, replace
 from dataclasses import field as dataclass_field
+from dataclasses import fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,19 @@ from bench.arena import Arena
 from bench.config import Suite, validated
 from bench.datasets import dataset_class
 from bench.distances import distances
-from bench.errors import UserError
+from bench.errors import UserError, first_of
 from bench.plan import Cell, digest
 from bench.records import IMAGE_COLUMNS
-from bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec
+from bench.registry import DEFENSES, NAME, REGISTRIES, links, parse_spec
 from bench.threat import verified
 from defenses.base import TrainedDefense
 
 CLAIMED = ("srocc_clean", "srocc_adv", "stability_srocc", "reflection_rate", "abs_gain")
 """Measures that a bundle claims of a cell."""
 
-NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _PLAIN = re.compile(r"[A-Za-z0-9_:.,=+\[\] -]{1,300}")
 _OWN = re.compile(r"[\w:.,=+\[\]/ -]{1,300}")
 _CELL = TypeAdapter(Cell)
-_REGISTRIES: dict[str, Registry[Any]] = {"model": MODELS, "defense": DEFENSES, "attack": ATTACKS}
 
 
 def checked_cell(facts: Mapping[str, Any], own: Mapping[str, str] | None = None) -> Cell:
@@ -51,18 +49,19 @@ def checked_cell(facts: Mapping[str, Any], own: Mapping[str, str] | None = None)
         cell = _CELL.validate_python(dict(facts))
         _ = cell.threat
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"no cell: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"no cell: {': '.join(first_of(error))}") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"no cell: {error}") from None
     if cell.seed < 0 or not 1 <= cell.draws <= 10_000:
         raise UserError("no cell: seed and draws must be at least 0 and 1")
+    if (cell.setting == "transfer") != bool(cell.source) or cell.source == cell.model:
+        raise UserError("no cell: a source is the other model that a transfer is crafted on")
     named = {"model": cell.model, "defense": cell.defense, "attack": cell.attack}
     for kind, spec in named.items():
-        if (own or {}).get(kind) != parse_spec(spec)[0]:
-            listed(kind, spec)
-        elif not _OWN.fullmatch(spec):
+        if not _OWN.fullmatch(spec):  # before anything reads it
             raise UserError(f"{kind} {spec[:80]!r}: is no name of letters, digits, spaces and :.,=+[]/-")
+        if len(links(spec)) > 1 or (own or {}).get(kind) != parse_spec(spec)[0]:
+            listed(kind, spec)
     if cell.source:
         listed("model", cell.source)
     _plain("data set", cell.dataset)
@@ -77,11 +76,11 @@ def listed(kind: str, spec: str) -> None:
         UserError: where it does not.
     """
     _plain(kind, spec)
-    for link in spec.split("+") if kind == "defense" else [spec]:
+    for link in links(spec) if kind == "defense" else [spec]:
         name, parameters = parse_spec(link)
         if name.startswith("file:") or (kind == "model" and ":" in name) or {"weights", "variant"} & set(parameters):
             raise UserError(f"{kind} {spec!r}: only what is listed can be submitted to, not a file of yours")
-        _REGISTRIES[kind].find(name)
+        REGISTRIES[kind].find(name)
 
 
 def _plain(kind: str, spec: str) -> None:
@@ -152,8 +151,3 @@ def brought(name: str, recipe: str, weights: Path) -> type[TrainedDefense]:
     values = [(f.name, Any, dataclass_field(default=getattr(with_weights, f.name))) for f in fields(made) if f.init]
     own = {"name": name, "recipe": recipe, "__module__": type(made).__module__}
     return make_dataclass(type(made).__name__, values, bases=(type(made),), namespace=own, frozen=True)
-
-
-def facts_of(cell: Cell) -> dict[str, Any]:
-    """A cell as JSON can hold it."""
-    return asdict(cell)

@@ -89,9 +89,9 @@ class Sample:
         return self._each(lambda block: weighted.quantile(values, block, share))
 
     def wasserstein(self, a: Reals, b: Reals) -> Reals:
-        """Wasserstein distance W₁ of the values of `a` and of `b`, as two heaps: ∫ |F_a − F_b|."""
+        """Wasserstein distance W₁ between the distributions of the values of `a` and of `b`: ∫ |F_a − F_b|."""
         return self._each(lambda block: weighted.cumulative_gap(a, b, block, power=1))
 
     def energy(self, a: Reals, b: Reals) -> Reals:
-        """Energy distance of the values of `a` and of `b`, as two heaps: √(2 ∫ (F_a − F_b)²)."""
+        """Energy distance between the distributions of the values of `a` and of `b`: √(2 ∫ (F_a − F_b)²)."""
         return np.sqrt(2 * self._each(lambda block: weighted.cumulative_gap(a, b, block, power=2)))

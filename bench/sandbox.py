@@ -2,8 +2,8 @@
 
 It gets a folder of its own as working folder and home, an environment that is built anew (no secrets of this one), and
 limits on time, memory, files and disk; where the system allows it, no network. These are limits, not a jail: the code runs
-as this user and can read what this user can read. Code that is not trusted at all belongs into a container or a machine of
-its own.
+as this user, can read what this user can read, and can leave a process behind that has made itself a session of its own.
+Code that is not trusted at all belongs into a container or a machine of its own.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import attacks
-from bench.errors import UserError
+from bench.errors import UserError, printable
 
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
 """Linux: namespaces of its own; in a new one of the network there is none."""
 _LOOK = 0.2
 """Seconds between looks at the clock and at the disk."""
-_TAIL = 300
-"""Letters of what the code prints that are shown."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def run(module: str, words: list[str], folder: Path, limits: Limits, threads: in
         UserError: where it did not end well, or took more than it may, in one line.
     """
     (folder / "tmp").mkdir(exist_ok=True)
-    said = folder / "said.txt"
-    with said.open("wb") as log:
+    # a file without a name: in its folder the code could put something else, or nothing, in the file's place
+    with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
             [sys.executable, "-m", module, *limits.words(), *words],
             cwd=folder, env=environment(folder, threads), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -107,12 +107,12 @@ def run(module: str, words: list[str], folder: Path, limits: Limits, threads: in
             reason = _watched(child, folder, limits)
         finally:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)  # and what it has started
+                os.killpg(child.pid, signal.SIGKILL)  # and what it has started in its own group
             child.wait()
-    if reason:
-        raise UserError(f"its code was stopped: {reason}")
-    if child.returncode:
-        raise UserError(f"its code failed: {_words(child.returncode, said)}")
+        if reason:
+            raise UserError(f"its code was stopped: {reason}")
+        if child.returncode:
+            raise UserError(f"its code failed: {_words(child.returncode, log)}")
 
 
 def _watched(child: subprocess.Popen[bytes], folder: Path, limits: Limits) -> str:
@@ -138,15 +138,13 @@ def _bytes(folder: Path) -> int:
     return total
 
 
-def _words(code: int, said: Path) -> str:
+def _words(code: int, log: IO[bytes]) -> str:
     """The last line that a process has printed, with nothing in it that a terminal would obey."""
     if code in (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGXFSZ, -signal.SIGABRT):
         return f"it was ended by {signal.Signals(-code).name}, as for taking too much"
-    with said.open("rb") as file:
-        file.seek(max(said.stat().st_size - 4096, 0))
-        lines = file.read().decode("utf-8", "replace").split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
-    return "".join(letter if letter.isprintable() else "?" for letter in last)[:_TAIL]
+    log.seek(max(log.seek(0, os.SEEK_END) - 4096, 0))
+    lines = log.read().decode("utf-8", "replace").split("\n")
+    return printable(next((line for line in reversed(lines) if line.strip()), f"exit code {code}"))
 
 
 def applied(words: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ import typer
 from bench.api import evaluate
 from bench.datasets import open_dataset
 from bench.datasets.base import ImageDataset
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 from bench.registry import DEFENSES
 from bench.rescoring import brought
 from bench.threads import use_threads
@@ -139,6 +139,7 @@ def share(recipes: Sequence[T], part: str) -> list[T]:
     return list(recipes[int(match[1]) - 1 :: int(match[2])])
 
 
+@one_line("search")
 def main(
     model: Annotated[str, typer.Argument(help="registry name")],
     root: Annotated[Path, typer.Option(help="a labelled folder with the column split")],
@@ -160,20 +161,16 @@ def main(
     if threads:
         use_threads(threads)
     schedule = Schedule(passes=passes, crop=crop, learning_rate=learning_rate, ema=ema)
-    try:
-        chosen = share([*(recipes or []), *(listed(list_) if list_ else [])], part)
-        if not chosen:
-            raise UserError("no recipe; name some, or a file with --list")
-        table = out / f"search{'-' * bool(part)}{part.replace('/', 'of')}.csv"
-        rows = []
-        for row in Search(model, root, schedule, out, start, attack or ATTACKS, eps, limit).rows(chosen):
-            rows.append(row)
-            found = pd.DataFrame(rows)
-            found.to_csv(table, index=False, float_format="%.4f")
-            typer.echo(found.tail(1).to_string(index=False, header=len(rows) == 1, float_format="%.3f"))
-    except UserError as error:
-        typer.echo(f"search: {error}", err=True)
-        raise typer.Exit(2) from None
+    chosen = share([*(recipes or []), *(listed(list_) if list_ else [])], part)
+    if not chosen:
+        raise UserError("no recipe; name some, or a file with --list")
+    table = out / f"search{'-' * bool(part)}{part.replace('/', 'of')}.csv"
+    rows = []
+    for row in Search(model, root, schedule, out, start, attack or ATTACKS, eps, limit).rows(chosen):
+        rows.append(row)
+        found = pd.DataFrame(rows)
+        found.to_csv(table, index=False, float_format="%.4f")
+        typer.echo(found.tail(1).to_string(index=False, header=len(rows) == 1, float_format="%.3f"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from bench.plan import Cell, digest
 from bench.provenance import provenance
 from bench.records import Records
 from bench.registry import ATTACKS, DEFENSES, parse_spec
-from bench.rescoring import CLAIMED, brought, checked_cell, facts_of, listed, rescored, suite_of
+from bench.rescoring import CLAIMED, brought, checked_cell, listed, rescored, suite_of
 from models.zoo import WeightsError, card_of, read_state, sha256_of
 
 SAMPLE = 4
@@ -85,11 +85,11 @@ def submit_images(
         UserError: where a picture is missing, unreadable or outside the threat model; nothing is written then.
     """
     try:
-        size = float(str(parse_size(eps)))
+        most = parse_size(eps)
     except ValueError as error:
         raise UserError(f"--eps: {error}") from None
     facts = {"dataset": dataset, "model": model, "defense": defense, "attack": name, "objective": "away", "norm": norm,
-             "eps": size, "queries": None, "setting": "adaptive", "seed": 0, "draws": 8}  # fmt: skip
+             "eps": most, "queries": None, "setting": "adaptive", "seed": 0, "draws": 8}  # fmt: skip
     cell = checked_cell(facts, {"attack": name})
     files = _files(folder, opened := open_dataset(dataset, root))
     arena, cell_id = Arena(opened, len(files), 16), digest(facts)[:16]
@@ -178,7 +178,7 @@ def _claim(cell: Cell, cell_id: str, fingerprint: str, rows: pd.DataFrame) -> di
     measured = measure_cell(rows)
     measures = {name: value if math.isfinite(value := measured[name]) else None for name in CLAIMED}
     return {
-        "cell": facts_of(cell), "cell_id": cell_id, "n_images": len(rows), "fingerprint": fingerprint, "measures": measures,
+        "cell": cell.parts, "cell_id": cell_id, "n_images": len(rows), "fingerprint": fingerprint, "measures": measures,
     }  # fmt: skip
 
 

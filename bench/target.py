@@ -14,6 +14,9 @@ from bench.guard import seeded
 from bench.trail import Trail
 from models.base import QualityModel
 
+GRADIENT_ACCESS: tuple[Access, ...] = ("gradient", "set")
+"""What attacks that follow gradients declare."""
+
 
 class ModelError(Exception):
     """A model that broke its contract."""

@@ -15,8 +15,8 @@ from attacks.fitted import FittedAttack
 from attacks.objective import Kind, Objective
 from attacks.threat import Threat
 from attacks.whole_set import SetAttack
-from bench.loading import told
-from bench.streams import random_streams
+from bench.errors import told
+from bench.guard import random_streams
 from bench.target import Target, frozen
 from bench.threat import Stored, store
 from models.base import ModelInfo, QualityModel

@@ -21,6 +21,7 @@ from bench.arena import Arena
 from bench.bundle import Bundle, CellClaim, decoded, opened
 from bench.datasets import open_dataset
 from bench.datasets.demo import Demo
+from bench.diagnostics import SAME_QUALITY
 from bench.errors import CannotRun, UserError
 from bench.executors import execute
 from bench.measures import measure_cell
@@ -28,12 +29,10 @@ from bench.plan import Cell
 from bench.provenance import provenance
 from bench.records import IMAGE_COLUMNS, Records, read_images
 from bench.registry import DEFENSES
-from bench.rescoring import CLAIMED, brought, checked_cell, facts_of, listed, rescored, suite_of
+from bench.rescoring import CLAIMED, brought, checked_cell, listed, rescored, suite_of
 from bench.sandbox import Limits, run
 from bench.standing import SAME_RANKS, Standing, standing
 
-SAME_QUALITY = 1e-3
-"""Quality units by which scores of the same stored pictures may differ: float32 passes in another order of operations."""
 SAME_RUN = 0.05
 """Of a measure of pictures that were made anew: on another processor an attack's steps round otherwise, and it walks on from
 there. On the machine of the claim it is the same to the last digit."""
@@ -205,6 +204,8 @@ class _Verifier:
         same = same and list(rows.reference_id) == [reference for _, reference, _ in wanted]
         if not same or not np.allclose(rows.mos, [mos for _, _, mos in wanted], atol=1e-6, equal_nan=True):
             raise UserError(f"{self.bundle.path}: {name} has other pictures or labels than the data set")
+        if (rows[["clean_quality", "adv_quality"]].abs() > np.finfo(np.float32).max).any(axis=None):
+            raise UserError(f"{self.bundle.path}: {name} holds qualities that no float32 score can be")
         return rows
 
     def _pictures(self, arena: Arena, claim: CellClaim) -> list[torch.Tensor]:
@@ -263,7 +264,9 @@ class _Verifier:
                     raise UserError(f"{self.bundle.path}: {outcome.skipped[0][1]}")
                 by_cell = {self._key(Cell(**record["cell"])): record for record in records.all()}
                 for cell, claim in group:
-                    record = by_cell[self._key(cell)]
+                    record = by_cell.get(self._key(cell))
+                    if record is None:
+                        raise UserError(f"{_words(cell)}: no suite makes this cell")
                     if record["status"] != "ok":
                         raise UserError(f"{_words(cell)}: {record['status']} {(record['errors'] or [''])[0]}")
                     measured.append({name: np.nan if (v := record["measures"][name]) is None else v for name in CLAIMED})
@@ -286,7 +289,7 @@ class _Verifier:
 
     @staticmethod
     def _key(cell: Cell) -> str:
-        return json.dumps(facts_of(cell), sort_keys=True)
+        return json.dumps(cell.parts, sort_keys=True)
 
     def _report(self, event: str, cell: Cell | None, done: int, to_do: int, words: str) -> None:
         if event == "start" and cell is not None:
@@ -306,7 +309,7 @@ class _Verifier:
             task = {"file": str(source), "made": plugin.made, "name": self.manifest.name,
                     "root": str(self.root.resolve()) if self.root else "", "groups": []}  # fmt: skip
             for limit, group in self._groups():
-                cells = [{"folder": str(folder / "made" / claim.cell_id), "cell": facts_of(cell)} for cell, claim in group]
+                cells = [{"folder": str(folder / "made" / claim.cell_id), "cell": cell.parts} for cell, claim in group]
                 task["groups"].append({"limit": limit, "cells": cells})  # type: ignore[attr-defined]
             (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
             for arena in self._arenas.values():

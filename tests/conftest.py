@@ -22,8 +22,13 @@ from bench.datasets.base import ImageDataset, Sample
 from bench.datasets.folder import Folder
 from bench.records import Records
 from bench.target import Target, frozen
+from bench.threads import use_threads
 from bench.threat import Stored, store
 from models.base import ModelInfo, QualityModel
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # with as many processes as cores, threads get in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    use_threads(1)
 
 hypothesis.settings.register_profile("iqarena", deadline=None, derandomize=True, database=None, max_examples=60)
 hypothesis.settings.load_profile("iqarena")

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from bench.datasets.demo import Demo
-from bench.diagnostics import diagnosed
 from bench.errors import UserError
 from bench.loading import load_model
+from bench.ranking import diagnosed
 from bench.records import Records
 from bench.registry import DEFENSES, parse_spec
 from bench.target import frozen

@@ -23,9 +23,10 @@ from attacks.threat import Threat
 from bench.arena import Arena
 from bench.config import validated
 from bench.datasets.folder import Folder
-from bench.diagnostics import FLAGS, Flag, diagnosed
+from bench.diagnostics import FLAGS, Flag
 from bench.executors import local
 from bench.plan import expand
+from bench.ranking import diagnosed
 from bench.records import Records
 from bench.registry import ATTACKS, DEFENSES, Entry
 from defenses.base import Defense, Kind

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.sandbox import applied
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0912 - a deed a branch
     deed, *more = applied(sys.argv[1:])
     here = Path.cwd()
     if deed == "look":
@@ -42,6 +42,12 @@ def main() -> None:
             (here / "reached").touch()
         except OSError:
             pass
+    elif deed in ("swap", "link"):
+        for file in here.iterdir():  # whatever it prints to, were that a file in its folder
+            if file.is_file():
+                file.unlink()
+                os.mkfifo(file) if deed == "swap" else file.symlink_to("/etc/hostname")
+        sys.exit("swapped")
     elif deed == "shout":
         print("\x1b[2J\x1b[31mall is well")
         sys.exit(1)

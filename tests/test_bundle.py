@@ -230,10 +230,22 @@ def test_another_packing_is_refused(tmp_path: Path) -> None:
         (lambda m: m.update(claims=[CLAIM | {"n_images": 10**9}]), "claims.0.n_images"),
         (lambda m: m.update(plugin={"file": "a.py", "made": "os.system"}), "plugin.made"),
         (lambda m: m["members"]["source/mine.py"].update(sha256="0"), "members.source/mine.py.sha256"),
+        (lambda m: m.update(claims=[CLAIM | {"measures": {"srocc_adv": float("nan")}}]), "claims.0.measures.srocc_adv"),
+        (lambda m: m.update(claims=[CLAIM | {"forwards": float("inf")}]), "claims.0.forwards"),
+        (lambda m: m["members"].update({"\x1b[2J\nall is well": m["members"]["source/mine.py"]}), "well is in the manifest"),
+        (lambda m: m.update({"\x1b[2J\nall is well": 1}), "manifest.json: ?[2J?all is well: "),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(change: Callable[[dict[str, Any]], None], told: str, tmp_path) -> None:
     refused(packed(tmp_path, change=change), told)
+
+
+def test_what_a_reader_would_refuse_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"source/my idea\.py: its name will not do in a bundle"):
+        bundle.write(tmp_path / "b.zip", SAID, {"source/my idea.py": b""})
+    with pytest.raises(UserError, match=r"b\.zip: cannot be made: claims\.0\.n_images: "):
+        bundle.write(tmp_path / "b.zip", {**SAID, "claims": [CLAIM | {"n_images": 1}]}, MEMBERS)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\xff\xfe"])

@@ -6,12 +6,24 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from rich.progress import Progress, TextColumn
+from typer.testing import CliRunner
+
+from attacks.base import Attack
+from bench.catalogue import catalogue
+from bench.cli import app
+from bench.progress import Reporter
+from bench.registry import ATTACKS, DEFENSES, MODELS, Entry
+from defenses.base import Defense
+from models.base import ModelInfo, QualityModel
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,6 +129,8 @@ def files(tmp_path: Path) -> Path:
         ("run mistyped.yaml --out OUT", "mistyped.yaml:3: field limit"),
         ("run nowhere.yaml --out OUT", "nowhere.yaml: cannot be read"),
         ("run --out text.png/below", "choose another --out"),
+        ("run --address auto --out OUT", "--address is of a Ray cluster, and --executor local uses none; add"),
+        ("run --executor processes --address auto --dry-run --out OUT", "--executor processes uses none"),
         ("run --dataset folder --out OUT", "needs --root"),
         ("attack nothing.png --model resnet-iqa --attack pgd", "nothing.png: no such file"),
         ("attack text.png --model resnet-iqa --attack pgd", "text.png: not a readable picture"),
@@ -125,6 +139,8 @@ def files(tmp_path: Path) -> Path:
         ("attack fine.png --model resnet-iqa --attack pgd --objective up", "objectives"),
         ("attack fine.png --model cnniqa --defense cprl --attack pgd", "no trained weights of cprl for cnniqa"),
         ("leaderboard --results nowhere", "no records"),
+        ("leaderboard --results nowhere --check --prune-images", "--check writes nothing and --prune-images deletes"),
+        ("data export demo OUT --limit 0", "Invalid value for '--limit'"),
         ("train --model resnet-iqa --defense jpeg --dataset demo", "jpeg is not trained"),
         ("list things", "Invalid value"),
     ],
@@ -134,3 +150,104 @@ def test_wrong_use_is_one_clear_line_and_exit_2(files: Path, words: str, told: s
     assert done.returncode == 2, done.stdout + done.stderr
     assert told in done.stderr.replace("\n", " ") or told in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
+
+
+# --- in this process
+
+
+@dataclass(frozen=True)
+class Demanding(Attack):
+    """[red]Has to be given something[/nothing]."""
+
+    name, access, paper = "demanding", "score", ""
+
+    amount: float
+
+    def run(self, target, images, objective, threat, generator):
+        return images
+
+
+@dataclass(frozen=True)
+class Insisting(Defense):
+    """Has to be given something."""
+
+    name, kind = "insisting", "purification"
+
+    amount: float
+
+    def protect(self, model: QualityModel) -> QualityModel:
+        return model
+
+
+class Late(QualityModel):
+    """Says what it is when it is made, as one behind an entry point can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.info = ModelInfo("late")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))
+
+
+class Unmade(QualityModel):
+    """Has to be given something."""
+
+    info = ModelInfo("unmade")
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+
+
+BROKEN = [
+    ("attacks", ATTACKS, "demanding", Demanding, "attack 'demanding': amount: "),
+    ("defenses", DEFENSES, "insisting", Insisting, "defense 'insisting': amount: "),
+    ("models", MODELS, "late", Late, "AttributeError: type object 'Late' has no attribute 'info'"),
+    ("models", MODELS, "unmade", Unmade, "TypeError: "),
+]
+
+
+@pytest.mark.parametrize(("kind", "registry", "name", "made", "words"), BROKEN, ids=[case[2] for case in BROKEN])
+def test_a_plugin_that_loads_and_cannot_be_asked_is_listed_with_its_error(
+    monkeypatch: pytest.MonkeyPatch, kind, registry, name, made, words
+) -> None:
+    others = [entry for entry in catalogue(kind) if entry["error"] is None]
+    monkeypatch.setitem(registry.entries, name, Entry(name, made))
+    found = {entry["name"]: entry for entry in catalogue(kind)}
+    assert found.pop(name)["error"].startswith(words)
+    assert list(found.values()) == others
+    done = CliRunner().invoke(app, ["list", kind], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert f"broken: {words}" in done.output
+
+
+def test_what_plugins_say_of_themselves_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [
+        {"name": "a[bold]", "access": "score", "norms": ["linf"], "about": "Takes [red]steps[/nothing].", "error": None},
+        {"name": "b", "error": "ValueError: [/bold] is missing"},
+    ]
+    monkeypatch.setattr("bench.catalogue.catalogue", lambda kind: entries)
+    said = CliRunner().invoke(app, ["list", "attacks"], env={"COLUMNS": "200"})
+    assert said.exit_code == 0
+    assert all(words in said.output for words in ("a[bold]", "Takes [red]steps[/nothing].", "broken: ValueError: [/bold]"))
+
+
+def test_progress_shows_the_brackets_of_a_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(progress: Progress) -> str:
+        first = progress.columns[0]
+        assert isinstance(first, TextColumn)
+        return first.render(progress.tasks[0]).plain
+
+    with Reporter() as report:
+        report.update("cnniqa · pgd[steps=40] · away", 1, 2)
+        assert shown(report.progress) == "cnniqa · pgd[steps=40] · away"
+    looked: list[Progress] = []
+
+    class Seen(Progress):
+        def __init__(self, *columns, **options) -> None:
+            super().__init__(*columns, **options)
+            looked.append(self)
+
+    monkeypatch.setattr("rich.progress.Progress", Seen)
+    CliRunner().invoke(app, ["data", "verify", "folder[labels=mine]"])
+    assert shown(looked[0]) == "looking at folder[labels=mine]"

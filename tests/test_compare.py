@@ -21,6 +21,7 @@ from bench.compare import compare, frame
 from bench.compare_text import headline, notes, tell, write
 from bench.errors import UserError
 from bench.plots.effort import effort, knowing
+from bench.ranking import diagnosed, tracks
 from bench.records import Records
 from bench.sample import Sample
 
@@ -244,3 +245,31 @@ def test_the_command(records: Records, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "holds better" in done.output
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
+def test_flags_are_those_of_the_board(records: Records) -> None:
+    """Not of cells that newer ones have replaced, nor of other norms."""
+    put(records, BAD, defense="none")
+    put(records, GOOD, defense="cprl", precision="bfloat16", flags=["zero-gradient"], setting="adaptive", finished="1")
+    put(records, GOOD, defense="cprl", setting="adaptive", finished="2")
+    put(records, GOOD, defense="cprl", finished="2")
+    put(records, GOOD, defense="cprl", norm="l2", flags=["left-ball"])
+    (duel,) = compare(records, "none", "cprl")
+    shown = {row.defense: row.signs for track, rows in tracks(records).items() if track.norm == "linf" for row in rows}
+    assert duel.flags == ((), ()) == (shown["none"], shown["cprl"])
+    assert diagnosed(records).values.tolist() == [["demo", "m", "cprl", "left-ball", "in pgd, away, oblivious"]]
+    put(records, BAD, defense="none", norm="l2")
+    assert [duel.flags[1] for duel in compare(records, "none", "cprl")] == [("left-ball: in pgd, away, oblivious",), ()]
+
+
+def test_chains_of_defenses_can_be_compared_and_are_in_nobodys_way(records: Records) -> None:
+    chain = "jpeg[quality=30]+cprl[weights=runs/1.safetensors]"
+    put(filled(records), WEAK, defense=chain)
+    (duel,) = compare(records, "none", "cprl")
+    assert duel.seeds == (1, 1), "a chain that ends in it is not it"
+    (chained,) = compare(records, "none", "jpeg[quality=30]+cprl")
+    assert chained.names == ("none", "jpeg[quality=30]+cprl")
+    line = next(line for line in chained.lines["srocc"] if line.what == "pgd, away, oblivious")
+    assert line.values[1][0] == pytest.approx(srocc(WEAK))
+    with pytest.raises(UserError, match="no record of 'cprl"):
+        compare(records, "none", "cprl+jpeg[quality=30]")

@@ -226,3 +226,29 @@ def test_weights_may_be_named_by_an_environment_variable(tmp_path, monkeypatch):
 def test_an_attack_without_away_takes_its_own_objectives():
     cells = expand(validated({"models": ["cnniqa"], "attacks": ["score-reflection"], "settings": ["adaptive"]}))
     assert [cell.objective for cell in cells] == ["reflect"]
+
+
+def test_a_part_that_wants_transfer_without_another_model_is_refused_with_its_line(suite):
+    with pytest.raises(UserError) as error:
+        suite(f"{MINIMAL}parts:\n  - {{defenses: [jpeg]}}\n  - {{settings: [transfer]}}\n")
+    words = "mine.yaml:5: field parts.1: the setting transfer needs a model other than cnniqa to craft on"
+    assert words in message(error)
+    others = "parts:\n  - {settings: [transfer], models: [resnet-iqa], transfer_from: [cnniqa]}\n"
+    assert [cell.source for cell in expand(suite(MINIMAL + others))].count("cnniqa") == 1
+    with pytest.raises(UserError, match=r"field parts.0: .* other than resnet-iqa to craft on"):
+        suite("models: [cnniqa, resnet-iqa]\nattacks: [fgsm]\nparts:\n  - {models: [resnet-iqa], settings: [transfer]}\n")
+
+
+def test_another_model_for_a_suite_with_transfers_leaves_those_out():
+    read = changed(load_suite("standard"), {"models": ["cnniqa"]})
+    assert {cell.setting for cell in expand(read)} == {"oblivious", "adaptive"}
+    both = validated({**TWO, "parts": [{"settings": ["adaptive", "transfer"], "defenses": ["jpeg"]}]})
+    cells = expand(changed(both, {"models": ["cnniqa"]}))
+    assert {(cell.defense, cell.setting) for cell in cells} == {
+        ("none", "oblivious"), ("none", "adaptive"), ("jpeg", "adaptive"),
+    }  # fmt: skip
+
+
+def test_models_that_are_none_do_not_hide_behind_transfer(suite):
+    with pytest.raises(UserError, match=r"mine.yaml:1: field models"):
+        suite("models: 3\nattacks: [fgsm]\nsettings: [transfer]\ntransfer_from: [cnniqa]\n")

@@ -12,13 +12,14 @@ from conftest import SEARCHES
 from attacks.base import Attack
 from attacks.ensemble import Ensemble
 from attacks.random_noise import RandomNoise
+from bench.comparison import compare_attack, compare_defense
 from bench.probe_attacks import probe_attack
 from bench.probe_defenses import probe_defense
-from bench.registry import ATTACKS, DEFENSES
+from bench.registry import ATTACKS, DEFENSES, MODELS, Entry
 from defenses.base import DoesNotApply, TrainedDefense
 from defenses.certified.base import Certificate, CertifiedDefense
 from defenses.purification.base import Purification, PurifiedModel
-from models.base import QualityModel
+from models.base import ModelInfo, QualityModel
 
 # --- attacks
 
@@ -407,3 +408,64 @@ ALLOWED = {"randomized-smoothing": {"repeats"}, "denoised-randomized-smoothing":
 def test_every_built_in_defense_passes(name: str) -> None:
     bad = [f for f in probe_defense(light(DEFENSES.build(name)), ("cnniqa", "resnet-iqa")) if not f.ok]
     assert not [f for f in bad if f.name not in ALLOWED.get(name, ())], bad
+
+
+# --- the comparison with others
+
+
+class Sick(QualityModel):
+    """Scores as long as it is asked about few enough pictures; the error is the class's."""
+
+    info = ModelInfo("sick", min_size=1)
+    error: Exception = RuntimeError("no\nway")
+    most = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.calls = 0
+
+    def forward(self, images):
+        self.calls += 1
+        if self.calls > self.most:
+            raise self.error
+        return self.scale * images.mean(dim=(1, 2, 3))
+
+
+class Spoilt(Fine):
+    """A defense whose model is sick."""
+
+    name = "spoilt"
+
+    def protect(self, model):
+        return Wrapped(model, lambda scores, images: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(RuntimeError("no\nway"), "sick: RuntimeError: no way"), (MemoryError("9 GiB"), "9 GiB"), (SystemExit("bye"), "bye")],
+)
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_a_model_that_raises_in_the_comparison_is_a_reason(monkeypatch, error, words, most) -> None:
+    """On clean pictures, on attacked ones or in between."""
+    monkeypatch.setitem(MODELS.entries, "sick", Entry("sick", Sick))
+    monkeypatch.setattr(Sick, "error", error)
+    monkeypatch.setattr(Sick, "most", most)
+    rows, (finding,) = compare_attack("fgsm", ["sick"], 2, ())
+    assert (rows, finding.ok) == ([], False)
+    assert words in finding.measured
+    assert "\n" not in finding.measured
+
+
+def test_a_model_that_raises_takes_no_other_out_of_the_comparison(monkeypatch) -> None:
+    monkeypatch.setitem(MODELS.entries, "sick", Entry("sick", Sick))
+    rows, (finding,) = compare_attack("fgsm", ["sick", "cnniqa"], 2, ())
+    assert [row["model"] for row in rows] == ["cnniqa"] * 2
+    assert finding.ok
+
+
+def test_a_defense_that_raises_in_the_comparison_is_a_reason(monkeypatch) -> None:
+    monkeypatch.setitem(DEFENSES.entries, "spoilt", Entry("spoilt", Spoilt))
+    rows, (finding,) = compare_defense("spoilt", ["cnniqa"], 4)
+    assert (rows, finding.ok) == ([], False)
+    assert finding.measured == "shift cnniqa: ZeroDivisionError: division by zero"

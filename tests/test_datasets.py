@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import math
 import multiprocessing
+import os
 from collections import Counter
 from functools import partial
 
@@ -139,6 +141,18 @@ def test_a_cache_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError) as error:
         Demo().picture(0)
     assert "IQARENA_CACHE" in one_line(error) or str(tmp_path / "file") in str(error.value)
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setenv("IQARENA_CACHE", str(tmp_path))
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with pytest.raises(UserError) as error:
+        Demo().picture(0)
+    assert "No space left on device); set IQARENA_CACHE" in one_line(error)
+    assert not list(tmp_path.iterdir())
 
 
 # --- choosing some of the pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import sys
 import zipfile
 
@@ -120,6 +121,16 @@ def test_koniq_has_an_official_split_two_scales_and_two_sizes(layout):
     assert KonIQ10k.raw_range == (1, 5)
     assert other.official is None
     assert other.fingerprint != data.fingerprint
+
+
+def test_koniq_in_a_folder_whose_name_says_no_size_has_pictures_of_any(layout):
+    root = layout("koniq10k")
+    (root / "1024x768").rename(root / "koniq_extracted")
+    (root / "koniq10k_distributions_sets.csv").rename(root / "koniq_extracted" / "koniq10k_distributions_sets.csv")
+    shutil.rmtree(root / "512x384")
+    data = open_dataset("koniq10k", root)
+    assert data.picture(0).shape == (3, 768, 1024)
+    assert data.expected_side() is None
 
 
 def test_pipal_may_lie_in_one_folder(layout):

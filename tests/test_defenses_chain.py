@@ -7,6 +7,7 @@ import torch
 from conftest import MeanModel, random_pixels
 
 from bench import evaluate
+from bench.conformance import check
 from bench.errors import UserError
 from bench.registry import DEFENSES
 from bench.source import source_hash
@@ -119,6 +120,15 @@ def test_a_plus_in_a_files_path_or_in_brackets_links_nothing(tmp_path):
     denoiser = DEFENSES.build("denoiser[weights=a+b.safetensors]")
     assert isinstance(denoiser, Denoiser)
     assert denoiser.weights == "a+b.safetensors"
+
+
+def test_a_chain_is_checked_like_any_defense():
+    (report,) = check("jpeg[quality=30]+flip", ["cnniqa"], limit=0)
+    assert (report.kind, report.name) == ("defense", "jpeg[quality=30]+flip")
+    assert report.findings
+    assert report.ok, report.words()
+    with pytest.raises(UserError, match="unknown defense 'flop'"):
+        check("jpeg[quality=30]+flop")
 
 
 def test_a_chain_is_evaluated_like_any_defense():

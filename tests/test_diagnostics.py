@@ -13,8 +13,9 @@ from conftest import LinearModel, MeanModel, StochasticModel
 from planted import CASES, Case, Optimises, flags_of, line, pictures
 
 from bench import evaluate
-from bench.diagnostics import FLAGS, Evidence, diagnose, diagnosed
+from bench.diagnostics import FLAGS, Evidence, diagnose
 from bench.forward import differ, optimises
+from bench.ranking import diagnosed
 from bench.records import Records, Scored
 
 DOCS = Path(__file__).parents[1] / "docs" / "flags.md"

@@ -12,18 +12,22 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from conftest import StochasticModel, WrongShapeModel
 from small_runs import attacker, four_pictures, go, suite, table
+from typer.testing import CliRunner
 
 from bench.arena import Arena
+from bench.cli import app
 from bench.config import validated
 from bench.datasets import open_dataset
 from bench.errors import UserError
 from bench.estimate import estimate
 from bench.executors import execute
 from bench.executors.base import Scene, tasks
-from bench.executors.ray import room
+from bench.executors.ray import _connect, room
 from bench.plan import expand
 from bench.records import Records
+from models.base import QualityModel
 
 
 @pytest.fixture
@@ -134,6 +138,45 @@ def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
     assert pd.read_csv(tmp_path / "out" / "summary.csv").backwards_mean.tolist() == [3] * 4
     left = estimate(arena, expand(chosen), records)
     assert (left.to_do, left.done, left.forwards, left.seconds) == (0, 4, 0, 0)
+
+
+def test_a_dry_run_knows_what_a_run_would_do_anew(root, tmp_path):
+    words = ["run", "--dataset", "folder", "--root", str(root), "-m", "cnniqa", "-d", "none", "-a", "fgsm"]
+    words += ["--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    for options, to_do in (([], 0), (["--fresh"], 2), (["--keep-images"], 2)):
+        said = CliRunner().invoke(app, [*words, "--dry-run", *options]).stdout
+        assert said.startswith(f"{to_do} cells to run, {2 - to_do} done before, 0 skipped; 4 pictures each")
+
+
+def lone(root: Path, model: QualityModel, **more: object) -> tuple[Arena, list]:
+    chosen = validated({"models": [model.info.name], "attacks": ["pgd[steps=2]"], "settings": ["adaptive"], **more})
+    return Arena(open_dataset("folder", root), None, 4, {model.info.name: model}), expand(chosen)
+
+
+def test_a_dry_run_counts_every_draw_of_a_stochastic_model(root, tmp_path):
+    arena, (cell,) = lone(root, StochasticModel(), draws=3)
+    found = estimate(arena, [cell], Records(tmp_path / "out"))
+    # as the target counts: q₀, two steps and the last look, three draws each; what is deployed is scored once
+    assert (found.forwards, found.backwards) == (4 * 3 * 4 + 4, 4 * 3 * 2)
+    _, rows = arena.run(cell, arena.cell_id(cell))
+    assert (rows.forwards.sum(), rows.backwards.sum()) == (4 * 3 * 4, 4 * 3 * 2)
+
+
+def test_a_dry_run_of_a_model_that_raises_is_one_line(root, tmp_path):
+    arena, cells = lone(root, WrongShapeModel())
+    with pytest.raises(UserError, match=r"^wrong-shape cannot be timed \(ModelError: wrong-shape: returned"):
+        estimate(arena, cells, Records(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("address", "words"), [("10.0.0.1:6379", "at 10.0.0.1:6379"), (None, "could be started here")])
+def test_a_cluster_that_does_not_answer_or_start_is_one_line(address, words):
+    def gone(**_: object) -> None:
+        raise RuntimeError("no room\nin /dev/shm")
+
+    with pytest.raises(UserError) as error:
+        _connect(SimpleNamespace(init=gone), address, 2)
+    assert str(error.value) == f"no Ray cluster {words}: no room in /dev/shm"
 
 
 def test_a_cluster_has_room_for_tasks_or_says_what_it_lacks():

@@ -63,7 +63,7 @@ def test_the_core_imports_no_torchvision() -> None:
 
 def test_ci_runs_the_commands_of_the_readme() -> None:
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci/run").read_text()
-    set_up_and_test = 'python3 -m venv .venv && .venv/bin/pip install -q -e ".[test]" && .venv/bin/pytest'
+    set_up_and_test = 'python3 -m venv .venv && .venv/bin/pip install -q -e ".[test]" && .venv/bin/pytest -n 2'
     set_up_and_run = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/iqarena run"
     for command in (set_up_and_test, set_up_and_run):
         assert command in readme

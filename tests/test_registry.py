@@ -38,7 +38,17 @@ def test_spec_is_a_name_with_parameters(spec, expected):
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "pgd[steps=40", "pgd]", "pgd[steps]", "[steps=1]", "pgd[steps={]", "pgd[a=[1,2]]", "pgd[steps=2024-13-45]"],
+    [
+        "",
+        "pgd[steps=40",
+        "pgd]",
+        "pgd[steps]",
+        "[steps=1]",
+        "pgd[steps={]",
+        "pgd[a=[1,2]]",
+        "pgd[steps=2024-13-45]",
+        f"pgd[a={'[' * 100_000}]",
+    ],
 )
 def test_a_broken_spec_is_one_line_that_shows_it(spec):
     with pytest.raises(UserError) as error:

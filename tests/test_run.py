@@ -18,6 +18,8 @@ import torch
 from conftest import LinearModel, NaNModel, StochasticModel, WrongShapeModel
 
 from attacks.base import Access, Attack, Generators, Target
+from attacks.ensemble import Ensemble
+from attacks.fgsm import FGSM
 from attacks.objective import Objective
 from attacks.threat import Threat
 from bench import evaluate
@@ -26,7 +28,7 @@ from bench.config import validated
 from bench.datasets.base import ImageDataset
 from bench.errors import CannotRun, UserError
 from bench.executors import local
-from bench.plan import expand
+from bench.plan import Cell, expand
 from bench.records import IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
 from bench.registry import ATTACKS, DEFENSES, Entry
 from defenses.base import Defense, Kind
@@ -47,6 +49,13 @@ class Plugin(Attack):
 
     def misbehave(self, images: torch.Tensor, threat: Threat) -> torch.Tensor:
         raise RuntimeError("plugin\nbroke")
+
+
+class Noise(Plugin):
+    name: ClassVar[str] = "noise"
+
+    def misbehave(self, images: torch.Tensor, threat: Threat) -> torch.Tensor:
+        return images
 
 
 class Raises(Plugin):
@@ -273,6 +282,42 @@ def test_a_full_disk_loses_nothing_that_is_finished(
     monkeypatch.setattr(records, "_write_synced", real)
     assert run_all(small, LinearModel(), tmp_path, attacks=attacks, settings=["adaptive"]).kept == 1
     assert len(summary(tmp_path)) == 3
+
+
+class Both(Ensemble):
+    name: ClassVar[str] = "both"
+    members: ClassVar[Any] = ((Noise(), "away"), (FGSM(), "away"))
+
+    def badness(self, objective: Objective, quality: torch.Tensor) -> torch.Tensor:
+        return -objective.loss(quality)
+
+
+def test_seconds_of_a_cell_have_what_its_pictures_took_in_other_cells(
+    small: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ATTACKS.entries, "both", Entry("both", Both))
+
+    def arena() -> tuple[Arena, list[Cell]]:
+        attacks = [{"attack": name, "objectives": ["away"]} for name in ("noise", "fgsm", "both")]
+        chosen = validated({"models": ["linear"], "attacks": attacks, "dataset": small.name})
+        return Arena(small, None, 16, {"linear": LinearModel()}), expand(chosen)
+
+    monkeypatch.setitem(ATTACKS.entries, "noise", Entry("noise", Noise))
+    made, cells = arena()
+    own, whole = {}, {}
+    for cell in cells:
+        record, _ = made.run(cell, made.cell_id(cell))
+        own[cell] = record["provenance"]["seconds"]
+        whole[cell] = record["costs"]["seconds"]
+    noise, noise_again, fgsm, _, both, both_again = cells
+    took = {cell: made.crafted(cell).seconds for cell in cells}
+    assert whole[noise] == own[noise]
+    assert whole[noise_again] == pytest.approx(own[noise_again] + took[noise])
+    assert whole[both] == pytest.approx(own[both] + took[noise] + took[fgsm])
+    assert whole[both_again] == pytest.approx(own[both_again] + took[both])
+    alone, _ = arena()
+    record, _ = alone.run(both, alone.cell_id(both))
+    assert record["costs"]["seconds"] == record["provenance"]["seconds"], "its members are its own then"
 
 
 def test_records_say_how_they_were_made(small: ImageDataset, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def test_it_knows_nothing_of_this_process_and_lives_in_a_folder_of_its_own(tmp_p
         ("open", "its code failed: OSError.*Too many open files"),
         ("fill", "its code was stopped: it wrote more than 64 MiB"),
         ("shout", r"its code failed: \?\[2J\?\[31mall is well$"),
+        ("swap", "its code failed: swapped$"),
+        ("link", "its code failed: swapped$"),
         ("nothing-else", "^$"),
     ],
 )

@@ -268,6 +268,8 @@ def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Pat
     rows = re.findall(r"^\| (\S[^|]*?) \| 3 \| 0\.\d\d \[", text, re.M)
     assert rows[-1] == "no defense"
     monkeypatch.setattr("bench.study.page.draw", lambda *_: [])
+    searched = pd.read_csv(search)
+    assert page([found], searched[searched.columns[::-1]]) == text, "by their names, not by their places"
     list(write([found], None, tmp_path / "docs"))  # the search stays
     assert (tmp_path / "docs" / "cprl.md").read_text(encoding="utf-8") == text
 

@@ -262,6 +262,10 @@ def cell_with(**fields: Any) -> Callable[[dict[str, Any]], None]:
         (cell_with(defense="jpeg+file:evil.py:Evil"), "only what is listed"),
         (cell_with(defense="adversarial-training[weights=evil.pt]"), "only what is listed"),
         (cell_with(source="file:evil.py:Evil", setting="transfer"), "only what is listed"),
+        (cell_with(source="cnniqa", setting="transfer"), "no cell: a source is the other model"),
+        (cell_with(source="brisque"), "no cell: a source is the other model"),
+        (cell_with(setting="transfer"), "no cell: a source is the other model"),
+        (cell_with(model="x[a=" + "[" * 100_000), "is no name of letters"),
         (cell_with(dataset="../../etc"), "only what is listed"),
         (cell_with(dataset="nowhere"), "unknown data set"),
         (cell_with(eps=7), "no cell"),
@@ -279,6 +283,17 @@ def test_a_claim_about_what_is_not_listed_is_refused(said: Any, told: str, groun
     with pytest.raises(UserError, match=told) as refusal:
         verify(repacked(ground.images, tmp_path, said), ground.root)
     assert "\n" not in str(refusal.value)
+
+
+def test_qualities_that_no_model_can_give_are_refused(ground: Ground, tmp_path: Path) -> None:
+    with bundle.opened(ground.images) as found:
+        text = found.text(next(name for name in found.manifest.members if name.endswith("images.csv")))
+    header, first, *others = text.splitlines()
+    values = first.split(",")
+    values[header.split(",").index("adv_quality")] = "1e308"
+    path = repacked(ground.images, tmp_path, **{"images.csv": "\n".join([header, ",".join(values), *others]).encode()})
+    with pytest.raises(UserError, match="holds qualities that no float32 score can be"):
+        verify(path, ground.root)
 
 
 def test_an_attack_may_only_bring_itself(ground: Ground, tmp_path: Path) -> None:
@@ -392,6 +407,15 @@ def test_a_cell_of_ones_own_is_told_from_a_listed_one() -> None:
     assert checked_cell(facts, {"attack": "my own"}).attack == "my own"
     with pytest.raises(UserError, match="unknown attack"):
         checked_cell(facts)
+
+
+def test_a_cell_behind_a_chain_is_one_if_all_its_links_are_listed() -> None:
+    facts = {"dataset": "demo", "model": "cnniqa", "attack": "pgd", "objective": "away", "norm": "linf",
+             "eps": 2 / 255, "queries": None, "setting": "adaptive", "seed": 0, "draws": 8}  # fmt: skip
+    assert checked_cell({**facts, "defense": "jpeg[quality=30]+flip"}).defense == "jpeg[quality=30]+flip"
+    for defense in ("jpeg[quality=30]+nothing", "jpeg[quality=30]+denoiser[weights=mine.pt]"):
+        with pytest.raises(UserError, match=r"unknown defense|only what is listed"):
+            checked_cell({**facts, "defense": defense})
 
 
 # --- the command line

@@ -107,26 +107,27 @@ class Demo(ImageDataset):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             part = Path(tempfile.mkdtemp(prefix="demo-part-", dir=folder.parent))
-        except OSError as error:
-            raise UserError(
-                f"{folder.parent}: cannot be written to ({error.strerror}); set IQARENA_CACHE to another folder"
-            ) from None
-        try:
-            for (image_id, *_, picture), expected in zip(render(), self.hashes, strict=True):
-                if pixel_hash(picture) != expected:
-                    raise UserError(
-                        f"demo picture {image_id}: the pixels built here differ from the manifest's; "
-                        "another version of Pillow, NumPy or SciPy than tested, please report yours"
-                    )
-                Image.fromarray(picture).save(part / f"{image_id}.png", compress_level=1)
             try:
+                self._build(part)
                 part.rename(folder)
-            except OSError:  # another process was faster
-                if not folder.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+        except OSError as error:
+            if not folder.is_dir():  # or another process was faster
+                raise UserError(
+                    f"{folder.parent}: cannot be written to ({error.strerror}); set IQARENA_CACHE to another folder"
+                ) from None
         return folder
+
+    def _build(self, part: Path) -> None:
+        """The pictures as PNG files, each held against the manifest."""
+        for (image_id, *_, picture), expected in zip(render(), self.hashes, strict=True):
+            if pixel_hash(picture) != expected:
+                raise UserError(
+                    f"demo picture {image_id}: the pixels built here differ from the manifest's; "
+                    "another version of Pillow, NumPy or SciPy than tested, please report yours"
+                )
+            Image.fromarray(picture).save(part / f"{image_id}.png", compress_level=1)
 
     def picture(self, index: int) -> torch.Tensor:
         path = self.folder / f"{self.samples[index].image_id}.png"

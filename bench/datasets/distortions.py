@@ -25,7 +25,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Distortion:
-    """One distortion type: ``apply(picture, level, stream)`` with a level in [0, 5]; 0 would be (nearly) the picture."""
+    """One distortion type: ``apply(picture, level, stream)`` with a level in [1, 5]."""
 
     name: str
     ladder: tuple[float, float, float, float, float]

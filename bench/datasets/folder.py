@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.datasets.base import SPLITS, PictureFiles, Sample
 from bench.datasets.tables import read_csv
-from bench.errors import UserError
+from bench.errors import UserError, first_of
 
 
 @dataclass(frozen=True)
@@ -79,48 +79,8 @@ class Folder(PictureFiles):
         """
         columns = columns or Columns()
         table_file = root / columns.table
-        try:
-            table = read_csv(table_file, dtype={columns.image: str, columns.reference: str})
-        except UserError as error:
-            if table_file.exists():
-                raise
-            raise UserError(
-                f"{table_file}: not found; a folder data set needs it, with columns "
-                f"{columns.image}, {columns.reference}, {columns.mos}"
-            ) from error
-        if missing := {columns.image, columns.reference, columns.mos} - set(table.columns):
-            has = ", ".join(map(str, table.columns[:8]))
-            raise UserError(f"{table_file}: lacks the column(s) {', '.join(sorted(missing))}; it has {has}")
-        if not len(table):
-            raise UserError(f"{table_file}: holds no picture")
-        images, references = table[columns.image], table[columns.reference]
-        unnamed = table[images.isna() | references.isna()]
-        if len(unnamed):
-            raise UserError(
-                f"{table_file}: line {unnamed.index[0] + 2}: {columns.image} and {columns.reference} must not be empty"
-            )
-        if images.duplicated().any():
-            row = int(table.index[images.duplicated()][0])
-            raise UserError(f"{table_file}: line {row + 2}: {images[row]} has a label already")
-        raw = pd.to_numeric(table[columns.mos], errors="coerce")
-        outside = table[~raw.between(columns.low, columns.high)]
-        if len(outside):
-            raise UserError(
-                f"{table_file}: line {outside.index[0] + 2}: {columns.mos} {outside[columns.mos].iloc[0]} "
-                f"is not in [{columns.low:g}, {columns.high:g}]"
-            )
-        if columns.split in table and len(unknown := table[~table[columns.split].isin(SPLITS)]):
-            word = unknown[columns.split].iloc[0]
-            raise UserError(
-                f"{table_file}: line {unknown.index[0] + 2}: {columns.split} {word} is none of {', '.join(SPLITS)}"
-            )
-        if columns.part:
-            if columns.split not in table:
-                raise UserError(f"{table_file}: lacks the column {columns.split}, which tells what is in {columns.part}")
-            table = table[table[columns.split] == columns.part]
-            if not len(table):
-                raise UserError(f"{table_file}: holds no picture of the part {columns.part}")
-            images, references, raw = table[columns.image], table[columns.reference], raw[table.index]
+        table = _labelled(table_file, columns)
+        images, references, raw = table[columns.image], table[columns.reference], pd.to_numeric(table[columns.mos])
         self.root = root
         # a file beside the table says so where nobody rated these pictures
         self.label_kind = "pseudo-MOS" if (root / "consensus.json").is_file() else "MOS"
@@ -149,12 +109,61 @@ class Folder(PictureFiles):
         try:
             columns = TypeAdapter(Columns).validate_python(named)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{step}: " for step in first["loc"])
-            raise UserError(f"the data set 'folder': {where}{first['msg'].removeprefix('Value error, ')}") from None
+            raise UserError(f"the data set 'folder': {': '.join(filter(None, first_of(error)))}") from None
         if root is None:
             raise UserError(f"the data set 'folder' needs --root DIR, a folder with a {columns.table} in it")
         return cls(root, columns)
 
     def file(self, index: int) -> Path:
         return self.root / self.samples[index].image_id
+
+
+def _labelled(file: Path, columns: Columns) -> pd.DataFrame:
+    """A table's rows, of its part if one is asked for, in which every picture has a name, a reference and a label.
+
+    Raises:
+        UserError: where that is not so, with the line.
+    """
+    table = _read(file, columns)
+    images, references = table[columns.image], table[columns.reference]
+    raw = pd.to_numeric(table[columns.mos], errors="coerce")
+    if (unnamed := images.isna() | references.isna()).any():
+        raise UserError(f"{file}: line {_line(unnamed)}: {columns.image} and {columns.reference} must not be empty")
+    if (again := images.duplicated()).any():
+        raise UserError(f"{file}: line {_line(again)}: {images[again].iloc[0]} has a label already")
+    if (outside := ~raw.between(columns.low, columns.high)).any():
+        raise UserError(
+            f"{file}: line {_line(outside)}: {columns.mos} {table[columns.mos][outside].iloc[0]} "
+            f"is not in [{columns.low:g}, {columns.high:g}]"
+        )
+    if columns.split in table and (unknown := ~table[columns.split].isin(SPLITS)).any():
+        word = table[columns.split][unknown].iloc[0]
+        raise UserError(f"{file}: line {_line(unknown)}: {columns.split} {word} is none of {', '.join(SPLITS)}")
+    if columns.part:
+        if columns.split not in table:
+            raise UserError(f"{file}: lacks the column {columns.split}, which tells what is in {columns.part}")
+        table = table[table[columns.split] == columns.part]
+        if not len(table):
+            raise UserError(f"{file}: holds no picture of the part {columns.part}")
+    return table
+
+
+def _read(file: Path, columns: Columns) -> pd.DataFrame:
+    try:
+        table = read_csv(file, dtype={columns.image: str, columns.reference: str})
+    except UserError as error:
+        if file.exists():
+            raise
+        wanted = f"{columns.image}, {columns.reference}, {columns.mos}"
+        raise UserError(f"{file}: not found; a folder data set needs it, with columns {wanted}") from error
+    if missing := {columns.image, columns.reference, columns.mos} - set(table.columns):
+        has = ", ".join(map(str, table.columns[:8]))
+        raise UserError(f"{file}: lacks the column(s) {', '.join(sorted(missing))}; it has {has}")
+    if not len(table):
+        raise UserError(f"{file}: holds no picture")
+    return table
+
+
+def _line(wrong: pd.Series[bool]) -> int:
+    """The line of a file, its header being the first, that has the first wrong row."""
+    return int(wrong.index[wrong][0]) + 2

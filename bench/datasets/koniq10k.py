@@ -6,6 +6,7 @@ fingerprint tells runs on them apart. ``1024x768/`` is preferred over the reduce
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,5 +46,5 @@ class KonIQ10k(PublishedSet):
     folders = (("1024x768",), ("512x384",))
 
     def expected_side(self) -> tuple[int, int] | None:
-        width, _, height = self.picture_folders[0].rstrip("/").rpartition("/")[2].partition("x")
-        return (int(width), int(height)) if height else None
+        size = re.fullmatch(r"(\d+)x(\d+)", self.picture_folders[0].rstrip("/").rpartition("/")[2])
+        return (int(size[1]), int(size[2])) if size else None

@@ -10,7 +10,7 @@ import torch
 from bench.config import Suite
 from bench.engine import Engine
 from bench.executors import local, processes, ray
-from bench.executors.base import Outcome, Report, Scene
+from bench.executors.base import Outcome, Report, Scene, usable_cores
 from bench.plan import expand
 from bench.records import Records
 from bench.threads import use_threads
@@ -42,7 +42,7 @@ def execute(
     """
     if executor == "local" and workers is not None:
         use_threads(workers)
-    cores = processes.usable_cores()
+    cores = usable_cores()
     count = 1 if executor == "local" else workers or cores
     scene = Scene(
         suite.dataset, root, suite.limit, suite.batch, Engine(suite.device, suite.compile), keep_images,
@@ -52,9 +52,6 @@ def execute(
     if executor != "ray":  # there the devices are other machines'
         scene.engine.checked()
     arena, cells = scene.arena(), expand(suite)
-    if keep_images:
-        ids = [sample.image_id for sample in arena.samples]
-        records.keep_originals(arena.dataset.fingerprint, zip(ids, arena.pictures, strict=True))
     if executor == "ray":
         return ray.run(scene, arena, cells, records, report, workers, address, fresh)
     if executor == "processes" or suite.seconds is not None or suite.memory_mib is not None:

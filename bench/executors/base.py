@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +23,9 @@ from bench.guard import OutOfMemory
 from bench.plan import Cell
 from bench.records import Records
 from bench.registry import ATTACKS
+
+CHANCES = 1
+"""How often a cell that lost its process is tried again."""
 
 
 @dataclass
@@ -203,6 +208,18 @@ class Book:
         if rest:
             self.waiting.appendleft(Task(rest))
 
+    def died(self, task: Task, how: str = "") -> None:
+        """Its process ended, and not by itself."""
+        self.lost(task, f"its process died{how}, out of memory perhaps", CHANCES)
+
+    def short(self, task: Task, words: str) -> None:
+        """It ran out of memory, and has said so."""
+        self.lost(task, f"out of memory: {words}", CHANCES)
+
+    def late(self, task: Task, limit: float) -> None:
+        """Its cell took more seconds than it may, as it would again."""
+        self.lost(task, f"it took longer than the time limit of {limit:g} s", chances=0)
+
 
 @contextmanager
 def planned(
@@ -215,6 +232,9 @@ def planned(
     """
     outcome, to_do = missing(arena, cells, records, fresh, keep_images)
     with records.writing():
+        if keep_images:
+            ids = [sample.image_id for sample in arena.samples]
+            records.keep_originals(arena.dataset.fingerprint, zip(ids, arena.pictures, strict=True))
         report("plan", None, 0, len(to_do), f"{outcome.kept} done before, {len(outcome.skipped)} skipped")
         yield Book(arena, records, report, outcome, to_do)
 
@@ -240,3 +260,8 @@ def make_here(arena: Arena, cell: Cell, cell_id: str, keep_images: bool) -> Made
         return make(arena, cell, cell_id, 1, keep_images)
     except OutOfMemory as error:
         return *arena.failed(cell, cell_id, str(error)), None
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -27,9 +27,6 @@ from bench.executors.worker import serve
 from bench.plan import Cell
 from bench.records import Records
 
-CHANCES = 1
-"""How often a cell that lost its process is tried again."""
-
 _PATIENCE = 0.2
 """Seconds between looks at clocks and at processes that do not speak."""
 
@@ -131,7 +128,7 @@ class _Crew:
 
     def _attend(self, worker: _Worker) -> None:
         """Hear what a process has to say, and whether it is alive and in time."""
-        words = ""
+        short: str | None = None
         for what, *rest in worker.said():
             if what == "start":
                 worker.since = time.monotonic()
@@ -141,18 +138,21 @@ class _Crew:
             elif what == "free":
                 worker.task = None
             elif what == "memory":
-                words = f"out of memory: {rest[0]}"
+                short = rest[0]
             else:  # a disk that takes no more, or a fault of ours
                 raise rest[0]
         task, limit = worker.task, self.scene.seconds
         if task is None:
             return
-        if words or worker.gone:
+        if short is not None:
             self._dismiss(worker)
-            self.book.lost(task, words or _died(worker.process.exitcode), CHANCES)
+            self.book.short(task, short)
+        elif worker.gone:
+            self._dismiss(worker)
+            self.book.died(task, _how(worker.process.exitcode))
         elif limit is not None and time.monotonic() - worker.since > limit:
             self._dismiss(worker)
-            self.book.lost(task, f"it took longer than the time limit of {limit:g} s", chances=0)
+            self.book.late(task, limit)
 
     def _dismiss(self, worker: _Worker) -> None:
         worker.kill()
@@ -169,11 +169,6 @@ def _context() -> SpawnContext | ForkServerContext:
     return context
 
 
-def _died(code: int | None) -> str:
-    how = "" if code is None else f" (signal {-code})" if code < 0 else f" (exit status {code})"
-    return f"its process died{how}, out of memory perhaps"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def _how(code: int | None) -> str:
+    """A process ended, in brackets."""
+    return "" if code is None else f" (signal {-code})" if code < 0 else f" (exit status {code})"

@@ -17,12 +17,10 @@ from typing import Any
 
 from bench.allocator import keep_freed_memory
 from bench.arena import Arena
-from bench.errors import UserError
-from bench.executors.base import Book, Outcome, Report, Scene, Task, make, planned
-from bench.executors.processes import CHANCES, usable_cores
+from bench.errors import UserError, told
+from bench.executors.base import Book, Outcome, Report, Scene, Task, make, planned, usable_cores
 from bench.executors.worker import limit_memory
 from bench.guard import OutOfMemory
-from bench.loading import told
 from bench.plan import Cell
 from bench.records import Records
 from bench.threads import use_threads
@@ -78,7 +76,8 @@ def _connect(ray: Any, address: str | None, cores: int | None) -> None:
         # "local": without an address Ray joins whatever cluster it finds
         ray.init(address=address or "local", num_cpus=cores, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from None
+        which = f"no Ray cluster at {address}" if address else "no Ray cluster could be started here"
+        raise UserError(f"{which}: {' '.join(str(error).split())[:200]}") from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminated)  # Ray takes it
 
@@ -123,7 +122,7 @@ class _Cluster:
             if limit is not None:
                 for stream in [s for s in self.running if time.monotonic() - self.since[s] > limit]:
                     self.ray.cancel(stream, force=True)
-                    self.book.lost(self._off(stream), f"it took longer than the time limit of {limit:g} s", chances=0)
+                    self.book.late(self._off(stream), limit)
 
     def _hear(self, stream: Any) -> None:
         """The next thing that a task says, or why it says no more."""
@@ -135,7 +134,7 @@ class _Cluster:
         except errors.RayTaskError as error:  # a fault of ours, or the user's: what plugins do wrong is in their records
             raise error.cause from None
         except (errors.WorkerCrashedError, errors.OutOfMemoryError):
-            self.book.lost(self._off(stream), "its process died, out of memory perhaps", CHANCES)
+            self.book.died(self._off(stream))
         except errors.RayError as error:
             self.book.lost(self._off(stream), f"its machine was lost ({type(error).__name__})", _MACHINES, halve=False)
         else:
@@ -148,7 +147,7 @@ class _Cluster:
                 self.book.records.write(record, images, pictures)
                 self.book.end(record["cell_id"], record)
             else:
-                self.book.lost(self._off(stream), f"out of memory: {rest[0]}", CHANCES)
+                self.book.short(self._off(stream), rest[0])
 
     def _off(self, stream: Any) -> Task:
         del self.since[stream]

@@ -15,9 +15,9 @@ from typing import Any
 
 from bench.allocator import keep_freed_memory
 from bench.arena import Arena
+from bench.errors import told
 from bench.executors.base import Scene, Task, make
 from bench.guard import OutOfMemory
-from bench.loading import told
 from bench.records import Records
 from bench.threads import use_threads
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attacks
 from bench.errors import UserError
-from bench.registry import ATTACKS, DEFENSES, MODELS, Registry
+from bench.registry import NAME, REGISTRIES
 
 HERE = Path(__file__).parent
 ROOT = Path(attacks.__file__).resolve().parents[1]
@@ -19,8 +19,6 @@ ROOT = Path(attacks.__file__).resolve().parents[1]
 PLACES = {"attack": "attacks", "defense": "defenses/purification", "model": "models"}
 """Where in the project a plugin of a kind goes."""
 
-_REGISTRIES: dict[str, Registry[object]] = {"attack": ATTACKS, "defense": DEFENSES, "model": MODELS}  # type: ignore[dict-item]
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _LONGEST = 40
 
 _PYPROJECT = """\
@@ -86,9 +84,9 @@ def _in_checkout() -> bool:
 
 
 def _check(kind: str, name: str, own: str, made: str) -> None:
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+    if not NAME.fullmatch(name) or len(name) > _LONGEST:
         raise UserError(f"{name!r} is no name: small letters and digits, joined by dashes, at most {_LONGEST} in all")
-    if _REGISTRIES[kind].entry(name) is not None:
+    if REGISTRIES[kind].entry(name) is not None:
         raise UserError(f"{name!r} is taken; `iqarena list {kind}s` has all names")
     words = set(re.findall(r"\w+", (HERE / f"{kind}.py").read_text(encoding="utf-8")))
     if keyword.iskeyword(own) or {own, made} & words:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bench.allocator import keep_freed_memory
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 from bench.speed import attacks, cells, growth, page
 from bench.speed.rows import TURNS, Row
 from bench.threads import use_threads
@@ -26,6 +26,7 @@ GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
 """What is measured together, in the order of the page."""
 
 
+@one_line("speed")
 def main(
     groups: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(GROUPS)}; all if left out")] = None,
     turns: Annotated[int, typer.Option(min=TURNS, help="of every job")] = TURNS,
@@ -35,24 +36,19 @@ def main(
     """Ratios of jobs that are run by turns, medians. Exit 1 where one is not what it should be."""
     wanted = groups or list(GROUPS)
     if unknown := [name for name in wanted if name not in GROUPS]:
-        typer.echo(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}", err=True)
-        raise typer.Exit(2)
+        raise UserError(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
     use_threads(1)
     keep_freed_memory()
     rows: list[Row] = []
     for name in [name for name in GROUPS if name in wanted]:
         own: list[Row] = []
-        try:
-            for measure in GROUPS[name]:
-                for row in measure(turns):
-                    own.append(row)
-                    if not json_:
-                        print(page.line(row), flush=True)
-            if write:
-                page.write(own, turns)
-        except UserError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from None
+        for measure in GROUPS[name]:
+            for row in measure(turns):
+                own.append(row)
+                if not json_:
+                    print(page.line(row), flush=True)
+        if write:
+            page.write(own, turns)
         rows += own
     if json_:
         typer.echo(json.dumps([asdict(row) | {"met": row.met} for row in rows], indent=1, ensure_ascii=False))

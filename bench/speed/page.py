@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.errors import UserError
-from bench.executors.processes import usable_cores
+from bench.executors.base import usable_cores
 from bench.provenance import processor
 from bench.speed.rows import Row
 

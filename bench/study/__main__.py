@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 from bench.progress import TrainingReporter
 from bench.records import Records
 from bench.search import share
@@ -76,12 +76,9 @@ def page(
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one line and exit 2."""
-    try:
+    """Run the command line."""
+    with one_line("study"):
         app()
-    except UserError as error:
-        typer.echo(f"study: {error}", err=True)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -243,6 +243,10 @@ def _strong(size: Size) -> str:
     return f"Runs that met more attacks than the others did:\n\n{table(heads, rows)}"
 
 
+_SHOWN = ["recipe", "clean SROCC", "robust SROCC", "largest mean |shift|"]
+"""Of the table of the search."""
+
+
 def _search(found: pd.DataFrame) -> list[str]:
     passes, pictures = int(found.passes.iloc[0]), int(found.pictures.iloc[0])
     words = (
@@ -252,7 +256,7 @@ def _search(found: pd.DataFrame) -> list[str]:
         "Ideas of ours beyond the abstracts are among them; all that were tried are here."
     )
     rows = [
-        (f"`{row.recipe}`", signed(row[2]), signed(row[3]), signed(row[5]))
-        for row in found.sort_values("robust SROCC", ascending=False).itertuples()
+        (f"`{recipe}`", *map(signed, numbers))
+        for recipe, *numbers in found.sort_values("robust SROCC", ascending=False)[_SHOWN].itertuples(index=False)
     ]
     return ["## The search", words, table(["recipe", "clean SROCC", "robust SROCC", "mean \\|shift\\|"], rows)]
