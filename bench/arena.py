@@ -20,12 +20,12 @@ from attacks.ensemble import Ensemble
 from attacks.fitted import FittedAttack
 from attacks.objective import Objective
 from bench.certificates import Certified, certified, radius_of
+from bench.conduct import differ, optimises
 from bench.crafting import Crafted, Crafter, seed_of
 from bench.datasets.base import ImageDataset
 from bench.engine import Batch, Engine
 from bench.errors import CannotRun, UserError, told
 from bench.fits import Fits
-from bench.forward import differ, optimises
 from bench.guard import OutOfMemory, out_of_memory, seeded, undisturbed
 from bench.lineup import Lineup
 from bench.pictures import Pictures, Shelf

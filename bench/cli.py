@@ -12,7 +12,7 @@ import typer
 
 from bench import cli_contribute
 from bench.allocator import keep_freed_memory
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 
 app = typer.Typer(
     name="iqarena", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -23,11 +23,8 @@ app = typer.Typer(
 def main() -> None:
     """Entry point: a mistake of the user's is one line, not a traceback."""
     keep_freed_memory()
-    try:
+    with one_line("iqarena"):
         app()
-    except UserError as error:
-        typer.echo(f"iqarena: {error}", err=True)
-        sys.exit(2)
 
 
 class Kind(StrEnum):

@@ -166,8 +166,8 @@ def verify(
 ) -> None:
     """Measure a submission anew. Exit 0 if it is as claimed, 1 if not, 2 if it is refused."""
     from bench.sandbox import Limits
-    from bench.verdict import print_verdict, verdict_as_data
     from bench.verify import verify as verified
+    from bench.verify_text import print_verdict, verdict_as_data
 
     limits = Limits(seconds=seconds, memory_mib=memory)
     verdict = verified(bundle, root, run_code, limits, lambda words: typer.echo(words, err=True), results)

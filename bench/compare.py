@@ -14,7 +14,7 @@ from bench.boards import size
 from bench.bootstrap import COMPARED, Interval, holm, interval, over_seeds, p_value
 from bench.diagnostics import Flag
 from bench.errors import UserError
-from bench.ranking import Cell, Family, Track, TrackSample, brief, cells_of, common_pictures, signs_of
+from bench.ranking import Family, Finished, Track, TrackSample, brief, cells_of, common_pictures, signs_of
 from bench.records import Records
 from bench.registry import links, parse_spec
 from bench.weighted import Reals
@@ -146,7 +146,7 @@ def same(asked: str, spec: str) -> bool:
     return asked == spec or ("weights=" not in asked and _bare(asked) == _bare(spec))
 
 
-def _kind(records: Records, cells: Sequence[Cell], first: str, second: str) -> Kind:
+def _kind(records: Records, cells: Sequence[Finished], first: str, second: str) -> Kind:
     there = {"defense": {cell.row[1] for cell in cells}, "attack": {cell.key.attack for cell in cells}}
     kinds: tuple[Kind, ...] = ("defense", "attack")
     both = [[kind for kind in kinds if any(same(name, spec) for spec in there[kind])] for name in (first, second)]
@@ -169,11 +169,11 @@ def _a(kind: Kind) -> str:
 
 _Values = dict[str, Reals]
 """What is compared → the value and its resamples, (1 + B,)."""
-_Side = dict[str, dict[str, list[Cell]]]
+_Side = dict[str, dict[str, list[Finished]]]
 """Spec → what is compared → its cells, of which the worst counts."""
 
 
-def _pair(kind: Kind, track: Track, cells: Sequence[Cell], names: tuple[str, str], context: str) -> Duel | None:
+def _pair(kind: Kind, track: Track, cells: Sequence[Finished], names: tuple[str, str], context: str) -> Duel | None:
     """Both on one track; None where one of them is not on it."""
     if kind == "defense":
         sides = [_side(cells, name, lambda cell: cell.row[1], _attack) for name in names]
@@ -193,7 +193,7 @@ def _pair(kind: Kind, track: Track, cells: Sequence[Cell], names: tuple[str, str
     return _duel(kind, track, context, names, (len(sides[0]), len(sides[1])), sample, found, tuple(alone))
 
 
-def _side(cells: Sequence[Cell], name: str, spec: Callable[[Cell], str], what: Callable[[Cell], str]) -> _Side:
+def _side(cells: Sequence[Finished], name: str, spec: Callable[[Finished], str], what: Callable[[Finished], str]) -> _Side:
     side: _Side = {}
     for cell in cells:
         if cell.ok and same(name, spec(cell)):
@@ -201,22 +201,27 @@ def _side(cells: Sequence[Cell], name: str, spec: Callable[[Cell], str], what: C
     return side
 
 
-def _attack(cell: Cell) -> str:
+def _attack(cell: Finished) -> str:
     return f"{cell.key}{' (control)' if cell.control else ''}"
 
 
-def _target(cell: Cell) -> str:
+def _target(cell: Finished) -> str:
     model, defense = (brief(part) for part in cell.row)
     attacked = model if defense == "none" else f"{model} + {defense}"
     return ", ".join(filter(None, [attacked, cell.key.setting, cell.key.variant]))
 
 
-def _of(cells: Sequence[Cell], pictures: tuple[tuple[str, str], ...]) -> bool:
+def _of(cells: Sequence[Finished], pictures: tuple[tuple[str, str], ...]) -> bool:
     return all(cell.pictures == pictures for cell in cells)
 
 
 def _measured(
-    kind: Kind, track: Track, sample: TrackSample, seeds: Sequence[dict[str, list[Cell]]], keys: Sequence[str], place: int
+    kind: Kind,
+    track: Track,
+    sample: TrackSample,
+    seeds: Sequence[dict[str, list[Finished]]],
+    keys: Sequence[str],
+    place: int,
 ) -> dict[Measure, _Values]:
     """Both measures of one side, over its seeds; of a defense also without attack and under the worst of all."""
     stacks: dict[Measure, list[_Values]] = {measure: [] for measure in MEASURES}
@@ -239,7 +244,7 @@ def _measured(
     }
 
 
-def _sroccs(track: Track, sample: TrackSample, cells: Sequence[Cell]) -> list[Reals]:
+def _sroccs(track: Track, sample: TrackSample, cells: Sequence[Finished]) -> list[Reals]:
     """With the labels; where there are none, with each cell's clean qualities."""
     if track.labelled:
         return sample.sroccs(cells[0].scores.mos, [cell.scores.adv for cell in cells])

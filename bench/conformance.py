@@ -170,9 +170,9 @@ def _model(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
 
 
 def _attack(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
-    from bench.comparison import MODELS, PICTURES_OF_AN_ATTACK, compare_attack
     from bench.probe_attacks import attack_facts, probe_attack
     from bench.registry import ATTACKS
+    from bench.tryout import MODELS, PICTURES_OF_AN_ATTACK, compare_attack
 
     attack = ATTACKS.build(spec)
     findings, rows = probe_attack(attack), list[dict[str, Any]]()
@@ -183,9 +183,9 @@ def _attack(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
 
 
 def _defense(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
-    from bench.comparison import MODELS, PICTURES_OF_A_DEFENSE, compare_defense
     from bench.probe_defenses import defense_facts, probe_defense
     from bench.registry import DEFENSES
+    from bench.tryout import MODELS, PICTURES_OF_A_DEFENSE, compare_defense
 
     defense = DEFENSES.build(spec)
     findings, rows = probe_defense(defense, tuple(models) or MODELS), list[dict[str, Any]]()

@@ -27,7 +27,7 @@ FLAGS = (
     "noise-as-good", "out-of-range", "undeclared-randomness", "optimises-in-forward",
 )  # fmt: skip
 """In the order in which they are shown. The first two and the last two are raised in a cell, see `bench.crafting` and
-`bench.forward`; the others by what cells say of each other."""
+`bench.conduct`; the others by what cells say of each other."""
 
 MARGIN = 0.05
 """What counts as stronger: by so much of the spread of the model's own clean qualities (their inter-quartile range)."""

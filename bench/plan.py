@@ -47,6 +47,11 @@ class Cell:
         return {name: getattr(self, name) for name in _FIELDS}
 
     @property
+    def defended(self) -> str:
+        """What is scored, in words."""
+        return self.model if self.defense == "none" else f"{self.model} + {self.defense}"
+
+    @property
     def threat(self) -> Threat:
         """The threat model."""
         return Threat(self.norm, self.eps, self.queries)

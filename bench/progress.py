@@ -20,8 +20,7 @@ _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 def name_of(cell: Cell) -> str:
     """A cell in a line."""
-    defended = cell.model if cell.defense == "none" else f"{cell.model}+{cell.defense}"
-    return f"{defended} · {cell.attack} · {cell.objective} · {cell.setting} · {cell.norm} {cell.eps:.4g}"
+    return f"{cell.defended} · {cell.attack} · {cell.objective} · {cell.setting} · {cell.norm} {cell.eps:.4g}"
 
 
 class _Bar:

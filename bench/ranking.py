@@ -144,7 +144,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Finished:
     """One finished cell: its place in a row, its record, and its pictures in one order for all cells."""
 
     key: Key
@@ -172,7 +172,7 @@ class Cell:
         return self.record["cell"]["model"], self.record["cell"]["defense"]
 
 
-def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Cell]]:
+def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Finished]]:
     """The cells of every track, controls last.
 
     Args:
@@ -187,7 +187,7 @@ def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) ->
     return {track: _cells(records, grouped[track]) for track in sorted(grouped)}
 
 
-def common_pictures(cells: Iterable[Cell]) -> tuple[tuple[str, str], ...]:
+def common_pictures(cells: Iterable[Finished]) -> tuple[tuple[str, str], ...]:
     """Those that most cells that went well are of; others are not comparable."""
     counts = Counter(cell.pictures for cell in cells if cell.ok)
     return max(counts, key=lambda p: (counts[p], len(p), p), default=())
@@ -211,7 +211,7 @@ Family = tuple[str, str, str, str, str]
 """(dataset, label_kind, norm, model, defense)"""
 
 
-def signs_of(cells: dict[Track, list[Cell]]) -> dict[Family, list[Flag]]:
+def signs_of(cells: dict[Track, list[Finished]]) -> dict[Family, list[Flag]]:
     """The flags of every model and defense, from its cells of all sizes."""
     grouped: dict[Family, list[Evidence]] = {}
     for track, own in cells.items():
@@ -254,11 +254,11 @@ class TrackSample:
         return (value, low, high) if self.references > 1 else (value, float("nan"), float("nan"))
 
 
-def _rows(track: Track, cells: Sequence[Cell], signs: dict[Family, list[Flag]]) -> list[Row]:
+def _rows(track: Track, cells: Sequence[Finished], signs: dict[Family, list[Flag]]) -> list[Row]:
     pictures = common_pictures(cells)
     sample = TrackSample([reference for _, reference in pictures])
     standard = _standard(cells, pictures)
-    grouped: dict[tuple[str, str], list[Cell]] = {}
+    grouped: dict[tuple[str, str], list[Finished]] = {}
     for cell in cells:
         grouped.setdefault(cell.row, []).append(cell)
     rows = [
@@ -276,7 +276,7 @@ def _place(row: Row) -> tuple[float, str, str]:
     return -np.nan_to_num(row.robust[0], nan=-2.0), row.model, row.defense
 
 
-def _standard(cells: Sequence[Cell], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
+def _standard(cells: Sequence[Finished], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
     """What a row needs to be complete: that went well on the track's pictures, and was tried on half of the rows at least.
 
     So an attack that somebody tried on a few rows counts against those, and takes nobody else's rank away.
@@ -290,7 +290,7 @@ def _standard(cells: Sequence[Cell], pictures: tuple[tuple[str, str], ...]) -> s
     return {key for key, names in tried.items() if key in went_well and 2 * len(names) >= len(rows)}
 
 
-def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[Cell]:
+def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[Finished]:
     """The cells of a track with their pictures in one order, so that resamples are paired."""
     differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in found}) > 1]
     cells = []
@@ -299,13 +299,13 @@ def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[Cell]:
         variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
         setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
         key = Key(cell["attack"], cell["objective"], setting, variant)
-        cells.append(Cell(key, record, records.scores(record["cell_id"])))
+        cells.append(Finished(key, record, records.scores(record["cell_id"])))
     return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
 
 
-def _newest(cells: Sequence[Cell]) -> Iterable[Cell]:
+def _newest(cells: Sequence[Finished]) -> Iterable[Finished]:
     """Of cells that differ only in weights or code, or that failed before they went well, the last to finish counts."""
-    last: dict[tuple[Any, ...], Cell] = {}
+    last: dict[tuple[Any, ...], Finished] = {}
     for cell in cells:
         known = (*cell.row, cell.key, cell.pictures)
         if known not in last or _finished(last[known]) <= _finished(cell):
@@ -313,12 +313,12 @@ def _newest(cells: Sequence[Cell]) -> Iterable[Cell]:
     return last.values()
 
 
-def _finished(cell: Cell) -> tuple[str, str]:
+def _finished(cell: Finished) -> tuple[str, str]:
     return str(cell.record.get("provenance", {}).get("finished", "")), cell.record["cell_id"]
 
 
 def _row(
-    own: Sequence[Cell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Key],
+    own: Sequence[Finished], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Key],
     signs: Sequence[Flag],
 ) -> Row:  # fmt: skip
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
@@ -360,7 +360,7 @@ def _row(
     )
 
 
-def _value(cell: Cell, sroccs: Reals, shifts: Reals, sample: TrackSample) -> CellValue:
+def _value(cell: Finished, sroccs: Reals, shifts: Reals, sample: TrackSample) -> CellValue:
     scores = cell.scores
     stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
     return CellValue(
@@ -369,7 +369,7 @@ def _value(cell: Cell, sroccs: Reals, shifts: Reals, sample: TrackSample) -> Cel
     )  # fmt: skip
 
 
-def _culprit(attacks: Sequence[Cell], badness: Sequence[Any]) -> str:
+def _culprit(attacks: Sequence[Finished], badness: Sequence[Any]) -> str:
     """The first cell of the largest badness; nothing without cells."""
     return str(max(zip(attacks, badness, strict=False), key=lambda pair: float(pair[1]))[0].key) if attacks else ""
 
@@ -386,7 +386,7 @@ def _cost_ratio(found: Sequence[dict[str, Any]]) -> float:
     return float(np.median(ratios)) if ratios else float("nan")
 
 
-def _missing(own: Sequence[Cell], pictures: tuple[tuple[str, str], ...], standard: set[Key]) -> tuple[str, ...]:
+def _missing(own: Sequence[Finished], pictures: tuple[tuple[str, str], ...], standard: set[Key]) -> tuple[str, ...]:
     """What keeps a row from being complete, as lines."""
     done = {cell.key for cell in own if cell.ok and not cell.control and cell.pictures == pictures}
     why: dict[Key, str] = {}

@@ -69,9 +69,8 @@ def standing(
     """
     where = f"{cell.dataset}, {cell.norm} {size(cell.norm, cell.eps)}"
     row, labelled = _find(results, cell)
-    named = cell.model if cell.defense == "none" else f"{cell.model} + {cell.defense}"
     if row is None:
-        return f"not set beside a listed row: {results} has none of {named} on {where}"
+        return f"not set beside a listed row: {results} has none of {cell.defended} on {where}"
     names = ("srocc_clean", "srocc_adv" if labelled else "stability_srocc", "abs_gain")
     listed = (row.clean[0], row.robust[0], row.shift[0])
     by = ("", row.worst_attack, row.shift_attack)

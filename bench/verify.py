@@ -367,5 +367,4 @@ def _regular(file: Path, limits: Limits) -> bytes:
 
 
 def _words(cell: Cell) -> str:
-    defended = cell.model if cell.defense == "none" else f"{cell.model} + {cell.defense}"
-    return f"{defended}, {cell.attack} {cell.objective} {cell.setting}"
+    return f"{cell.defended}, {cell.attack} {cell.objective} {cell.setting}"

@@ -12,10 +12,10 @@ from conftest import SEARCHES
 from attacks.base import Attack
 from attacks.ensemble import Ensemble
 from attacks.random_noise import RandomNoise
-from bench.comparison import compare_attack, compare_defense
 from bench.probe_attacks import probe_attack
 from bench.probe_defenses import probe_defense
 from bench.registry import ATTACKS, DEFENSES, MODELS, Entry
+from bench.tryout import compare_attack, compare_defense
 from defenses.base import DoesNotApply, TrainedDefense
 from defenses.certified.base import Certificate, CertifiedDefense
 from defenses.purification.base import Purification, PurifiedModel

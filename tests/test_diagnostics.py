@@ -13,8 +13,8 @@ from conftest import LinearModel, MeanModel, StochasticModel
 from planted import CASES, Case, Optimises, flags_of, line, pictures
 
 from bench import evaluate
+from bench.conduct import differ, optimises
 from bench.diagnostics import FLAGS, Evidence, diagnose
-from bench.forward import differ, optimises
 from bench.ranking import diagnosed
 from bench.records import Records, Scored
 

@@ -17,7 +17,7 @@ import pandas as pd
 from bench.bootstrap import Interval, holm, interval, over_seeds, p_value
 from bench.compare import BELIEVED
 from bench.errors import UserError
-from bench.ranking import Cell, Track, TrackSample, cells_of, common_pictures
+from bench.ranking import Finished, Track, TrackSample, cells_of, common_pictures
 from bench.records import Records
 from bench.study.suite import MAIN
 from bench.study.variants import VARIANTS, Variant, named
@@ -176,7 +176,7 @@ def findings(records: Records, variants: tuple[Variant, ...] = VARIANTS) -> list
         UserError: where nothing of the study is in it.
     """
     known = named(variants)
-    grouped: dict[tuple[str, str], dict[Track, list[Cell]]] = {}
+    grouped: dict[tuple[str, str], dict[Track, list[Finished]]] = {}
     for track, cells in cells_of(records).items():
         own = [cell for cell in cells if cell.ok and cell.row in known]
         if own and track.norm == "linf" and track.labelled:
@@ -186,7 +186,7 @@ def findings(records: Records, variants: tuple[Variant, ...] = VARIANTS) -> list
     return [_findings(*where, tracks, variants) for where, tracks in sorted(grouped.items())]
 
 
-def _findings(dataset: str, kind: str, tracks: Mapping[Track, list[Cell]], variants: tuple[Variant, ...]) -> Findings:
+def _findings(dataset: str, kind: str, tracks: Mapping[Track, list[Finished]], variants: tuple[Variant, ...]) -> Findings:
     pictures = common_pictures(cell for cells in tracks.values() for cell in cells)
     sample = TrackSample([reference for _, reference in pictures], RESAMPLES)
     sizes = [
@@ -196,9 +196,9 @@ def _findings(dataset: str, kind: str, tracks: Mapping[Track, list[Cell]], varia
     return Findings(dataset, kind, len(pictures), sample.references, [size for size in sizes if size.runs])
 
 
-def _runs(cells: Sequence[Cell], sample: TrackSample, variants: tuple[Variant, ...]) -> Iterator[Run]:
+def _runs(cells: Sequence[Finished], sample: TrackSample, variants: tuple[Variant, ...]) -> Iterator[Run]:
     known = named(variants)
-    grouped: dict[tuple[Variant, int], dict[Met, Cell]] = {}
+    grouped: dict[tuple[Variant, int], dict[Met, Finished]] = {}
     for cell in cells:
         variant, seed, through = known[cell.row]
         met = Met(cell.key.attack, cell.key.objective, cell.key.setting, through)
