@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.boards import size
-from bench.bootstrap import COMPARED, Interval, holm, interval, over_seeds, p_value
+from bench.bootstrap import COMPARED, Interval, holm, over_seeds, p_value
 from bench.diagnostics import Flag
 from bench.errors import UserError
 from bench.ranking import Family, Finished, Track, TrackSample, brief, cells_of, common_pictures, signs_of
@@ -262,16 +262,11 @@ def _duel(
         differences = {what: other[what] - one[what] for what in one}
         corrected = holm([p_value(values) if enough else float("nan") for values in differences.values()])
         lines[measure] = [
-            Line(what, (_ends(one[what], enough), _ends(other[what], enough)), _ends(values, enough), p)
+            Line(what, (sample.interval(one[what]), sample.interval(other[what])), sample.interval(values), p)
             for (what, values), p in zip(differences.items(), corrected, strict=True)
         ]
     images = sample.sample.weights.shape[1]
     return Duel(kind, track, context, names, seeds, images, sample.references, lines, alone)
-
-
-def _ends(values: Reals, enough: bool) -> Interval:
-    value, low, high = interval(values)
-    return (value, low, high) if enough else (value, float("nan"), float("nan"))
 
 
 def _flagged(duel: Duel, signs: Mapping[Family, Sequence[Flag]]) -> Duel:

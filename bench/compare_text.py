@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,7 +19,7 @@ from bench.compare import MEASURES, WORST, Duel, Measure, frame, same
 from bench.errors import UserError
 from bench.plots.compare import compared
 from bench.plots.effort import effort, knowing
-from bench.plots.style import STYLE
+from bench.plots.style import styled
 from bench.ranking import FEW_REFERENCES, brief
 
 HOW_TO_READ = """\
@@ -105,9 +104,7 @@ def _curves(duel: Duel, curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _save(draw: Callable[[], Figure], path: Path) -> Path:
-    with mpl.rc_context():
-        mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
-        mpl.rcParams.update(STYLE)
+    with styled():
         draw().savefig(path, metadata={"Software": None})
     return path
 

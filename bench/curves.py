@@ -28,17 +28,18 @@ def size_curves(records: Records) -> pd.DataFrame:
             name = {"dataset": dataset, "label_kind": label_kind, "norm": norm}
             own = {"model": row.model, "defense": row.defense}
             rows.append(
-                {**name, "eps": 0.0, **own, **_ends("srocc", row.clean), **_ends("shift", (0.0,) * 3), "complete": True}
+                {**name, "eps": 0.0, **own, **ends("srocc", row.clean), **ends("shift", (0.0,) * 3), "complete": True}
             )
-            attacked = {**_ends("srocc", row.robust), **_ends("shift", row.shift), "complete": row.complete}
+            attacked = {**ends("srocc", row.robust), **ends("shift", row.shift), "complete": row.complete}
             rows.append({**name, "eps": eps, **own, **attacked})
     order = ["dataset", "label_kind", "norm", "model", "defense", "eps"]
-    columns = [*order[:3], "eps", "model", "defense", *_ends("srocc", (0.0,) * 3), *_ends("shift", (0.0,) * 3), "complete"]
+    columns = [*order[:3], "eps", "model", "defense", *ends("srocc", (0.0,) * 3), *ends("shift", (0.0,) * 3), "complete"]
     frame = pd.DataFrame(rows, columns=columns).drop_duplicates(order)
     return frame.sort_values(order, ignore_index=True)
 
 
-def _ends(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
+def ends(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
+    """A value and its interval as columns of a table."""
     return dict(zip((name, f"{name}_lo", f"{name}_hi"), triple, strict=True))
 
 

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from bench.datasets.demo import Demo
 from bench.errors import UserError
 from bench.picture import attacked
+from bench.plots.style import COLORS, GREY, INK, styled
 from bench.records import Pixels, as_array
 from bench.target import frozen
 from defenses.cprl.model import CPRLModel
@@ -203,62 +205,55 @@ def write(found: Explanation, stem: str, out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         found.channels.to_csv(table, index=False, float_format="%.6g")
-        _figure(found).savefig(picture, dpi=110)
+        with styled():
+            _figure(found).savefig(picture, dpi=110)
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None
     return [picture, table]
 
 
-def _figure(found: Explanation) -> Any:
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from bench.plots.style import COLORS, GREY, INK, STYLE
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12, 8.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        figure.suptitle(f"{found.title}\nour reconstruction of CPRL from the abstracts", fontsize=11, color=INK)
-        halves: Any = figure.subfigures(2, 1, height_ratios=[1.9, 1])
-        upper, lower = halves
-        most = float(max(map(np.max, (found.cpr, found.ncpr, found.cpr_attacked, found.ncpr_attacked))))
-        grid = upper.subplots(2, 3)
-        for axes, name, pixels, quality, parts in (
-            (grid[0], "clean", found.clean, found.clean_quality, (found.cpr, found.ncpr)),
-            (grid[1], "attacked", found.attacked, found.attacked_quality, (found.cpr_attacked, found.ncpr_attacked)),
-        ):
-            axes[0].imshow(pixels)
-            axes[0].set_title(f"{name}: quality {quality:.3f}")
-            for place, part, words in zip(axes[1:], parts, ("CPR, kept", "N-CPR, held back"), strict=True):
-                place.imshow(pixels.mean(axis=2), cmap="gray")
-                heat = place.imshow(_over(part, pixels.shape[:2]), cmap="magma", vmin=0, vmax=most, alpha=0.75)
-                place.set_title(f"{words}, {name}")
-            for place in axes:
-                place.set_axis_off()
-        upper.colorbar(heat, ax=grid, fraction=0.03, label="mean |activation|")
-        channels, swaps = lower.subplots(1, 2, width_ratios=[1.6, 1])
-        dots = channels.scatter(
-            found.channels["effect"] + 1e-6, found.channels["shift"] + 1e-4, c=found.channels["mask"], cmap="viridis",
-            vmin=0, vmax=1, s=22, edgecolor=GREY, linewidth=0.3,
-        )  # fmt: skip
-        channels.set(xscale="log", yscale="log", xlabel="causal effect: |change of quality| when the channel is taken out",
-                     ylabel="adversarial shift: mean |z′ − z|, 1 = usual |z|")  # fmt: skip
-        channels.set_title(f"channels: {found.overlap_words}")
-        lower.colorbar(dots, ax=channels, label="mask, clean picture", fraction=0.04)
-        place = np.arange(len(found.swaps))
-        low, high = (found.swaps[name] for name in ("random_least", "random_most"))
-        swaps.axhline(found.clean_quality, color=GREY, linewidth=0.8, linestyle=":")
-        swaps.vlines(
-            place + 0.12, low, high, color=COLORS["training"], linewidth=5, alpha=0.5, label="random masks, least to most"
-        )
-        swaps.plot(place + 0.12, found.swaps["random_mean"], "s", color=COLORS["training"], label="random masks, mean")
-        swaps.plot(place - 0.12, found.swaps["quality"], "o", color=COLORS["purification"], label="the model's mask")
-        swaps.set_xticks(place, ["nothing", "N-CPR", "CPR", "both"])
-        swaps.set(xlabel="taken from the attacked picture", ylabel="quality", xlim=(-0.5, 3.5))
-        swaps.margins(y=0.35)
-        swaps.set_title("swap test")
-        swaps.legend(loc="best", fontsize=7.5)
+def _figure(found: Explanation) -> Figure:
+    figure = Figure(figsize=(12, 8.6), layout="constrained")
+    figure.suptitle(f"{found.title}\nour reconstruction of CPRL from the abstracts", fontsize=11, color=INK)
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.9, 1])
+    upper, lower = halves
+    most = float(max(map(np.max, (found.cpr, found.ncpr, found.cpr_attacked, found.ncpr_attacked))))
+    grid = upper.subplots(2, 3)
+    for axes, name, pixels, quality, parts in (
+        (grid[0], "clean", found.clean, found.clean_quality, (found.cpr, found.ncpr)),
+        (grid[1], "attacked", found.attacked, found.attacked_quality, (found.cpr_attacked, found.ncpr_attacked)),
+    ):
+        axes[0].imshow(pixels)
+        axes[0].set_title(f"{name}: quality {quality:.3f}")
+        for place, part, words in zip(axes[1:], parts, ("CPR, kept", "N-CPR, held back"), strict=True):
+            place.imshow(pixels.mean(axis=2), cmap="gray")
+            heat = place.imshow(_over(part, pixels.shape[:2]), cmap="magma", vmin=0, vmax=most, alpha=0.75)
+            place.set_title(f"{words}, {name}")
+        for place in axes:
+            place.set_axis_off()
+    upper.colorbar(heat, ax=grid, fraction=0.03, label="mean |activation|")
+    channels, swaps = lower.subplots(1, 2, width_ratios=[1.6, 1])
+    dots = channels.scatter(
+        found.channels["effect"] + 1e-6, found.channels["shift"] + 1e-4, c=found.channels["mask"], cmap="viridis",
+        vmin=0, vmax=1, s=22, edgecolor=GREY, linewidth=0.3,
+    )  # fmt: skip
+    channels.set(xscale="log", yscale="log", xlabel="causal effect: |change of quality| when the channel is taken out",
+                 ylabel="adversarial shift:\nmean |z′ − z|, 1 = usual |z|")  # fmt: skip
+    channels.set_title(f"channels: {found.overlap_words}")
+    lower.colorbar(dots, ax=channels, label="mask, clean picture", fraction=0.04)
+    place = np.arange(len(found.swaps))
+    low, high = (found.swaps[name] for name in ("random_least", "random_most"))
+    swaps.axhline(found.clean_quality, color=GREY, linewidth=0.8, linestyle=":")
+    swaps.vlines(
+        place + 0.12, low, high, color=COLORS["training"], linewidth=5, alpha=0.5, label="random masks, least to most"
+    )
+    swaps.plot(place + 0.12, found.swaps["random_mean"], "s", color=COLORS["training"], label="random masks, mean")
+    swaps.plot(place - 0.12, found.swaps["quality"], "o", color=COLORS["purification"], label="the model's mask")
+    swaps.set_xticks(place, ["nothing", "N-CPR", "CPR", "both"])
+    swaps.set(xlabel="taken from the attacked picture", ylabel="quality", xlim=(-0.5, 3.5))
+    swaps.margins(y=0.35)
+    swaps.set_title("swap test")
+    swaps.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7.5)
     return figure
 
 

@@ -205,10 +205,8 @@ def _pictures_in_words(board: Board) -> str:
 
 def _curves_in_words(family: Family) -> str:
     rows = "; ".join(f"{_plain(c.name)} {signed(c.values[0])} to {signed(c.end)}" for c in family.curves[:NAMED_IN_WORDS])
-    return (
-        f"{family.title}: robust SROCC, the least over the {family.attacks} attacks that were run at every size, "
-        f"from no attack to {family.sizes[-1]}: {rows}"
-    )
+    worst = "the one attack that was" if family.attacks == 1 else f"the worst of the {family.attacks} attacks that were"
+    return f"{family.title}: robust SROCC under {worst} run at every size, from no attack to {family.sizes[-1]}: {rows}"
 
 
 def _weights(row: Row) -> str:

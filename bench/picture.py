@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -19,6 +18,7 @@ from bench.errors import CannotRun, UserError
 from bench.examples import GAIN, enlarged
 from bench.guard import OutOfMemory
 from bench.plan import Cell, expand
+from bench.plots.style import styled
 from bench.records import Pixels, as_array
 from bench.registry import ATTACKS
 
@@ -130,7 +130,8 @@ def attack_picture(
         title = f"{cell.attack} · {cell.objective} · {SYMBOLS[cell.norm]} ≤ {eps} on {model}" + (
             "" if defense == "none" else f" + {defense}"
         )
-        _sheet([before, after, difference], titles, title).savefig(sheet, dpi=110)
+        with styled():
+            _sheet([before, after, difference], titles, title).savefig(sheet, dpi=110)
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None
     return {
@@ -150,7 +151,6 @@ def attack_picture(
 def _sheet(pictures: list[Pixels], titles: list[str], title: str) -> Figure:
     height, width = pictures[0].shape[:2]
     figure = Figure(figsize=(10, 9.8 * height / (3 * width) + 0.65), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)
     for axes, pixels, words in zip(figure.subplots(1, 3), pictures, titles, strict=True):
         axes.imshow(pixels, interpolation="nearest")

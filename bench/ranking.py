@@ -249,8 +249,12 @@ class TrackSample:
         return self.sample.mean(np.abs(scores.adv - scores.clean))
 
     def bounded(self, values: Sequence[Reals], extreme: Callable[..., Reals]) -> Interval:
-        """The extreme over cells, taken anew in every resample; without two references there is no interval."""
-        value, low, high = interval(extreme(np.stack(values), axis=0)) if values else NOTHING
+        """The extreme over cells, taken anew in every resample."""
+        return self.interval(extreme(np.stack(values), axis=0)) if values else NOTHING
+
+    def interval(self, values: Reals) -> Interval:
+        """Of a statistic (B,); without two references there is none around its value."""
+        value, low, high = interval(values)
         return (value, low, high) if self.references > 1 else (value, float("nan"), float("nan"))
 
 

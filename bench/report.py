@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.curves import effort_curves, integrals, size_curves, transfers
+from bench.curves import effort_curves, ends, integrals, size_curves, transfers
 from bench.ranking import diagnosed, tracks
 from bench.records import Records
 
@@ -72,13 +72,9 @@ def _rows(records: Records) -> pd.DataFrame:
         for row in rows:
             found.append(
                 {**track._asdict(), "model": row.model, "defense": row.defense, "rank": row.rank,
-                 **_ends("clean_srocc", row.clean), **_ends("robust_srocc", row.robust), "worst_attack": row.worst_attack,
-                 **_ends("shift", row.shift), "shift_attack": row.shift_attack, "clean_iqr": row.spread,
+                 **ends("clean_srocc", row.clean), **ends("robust_srocc", row.robust), "worst_attack": row.worst_attack,
+                 **ends("shift", row.shift), "shift_attack": row.shift_attack, "clean_iqr": row.spread,
                  "noise_shift": row.noise[0], "cost_ratio": row.cost_ratio, "flags": " ".join(row.flags),
                  "missing": "; ".join(row.missing)}
             )  # fmt: skip
     return pd.DataFrame(found)
-
-
-def _ends(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip((name, f"{name}_lo", f"{name}_hi"), triple, strict=True))

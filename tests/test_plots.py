@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from board_records import BAD, GOOD, MOS, NOISE, put
 
 from bench import plots
 from bench.boards import content, families, shown
-from bench.plots.style import short, spread
+from bench.plots.style import short, spread, styled
 from bench.records import Records
 
 
@@ -51,7 +50,7 @@ def test_no_label_is_cut_off(records: Records, name: str, rows: int, attacks: in
         boards.append(replace(board, rows=tuple(replace(row, model=f"model{number}") for number in range(rows))))
     assert plots.kinds(boards[0]) == list(plots.KINDS)
     figures = [*(partial(draw, boards[0]) for draw in plots.KINDS.values()), partial(plots.curves, *families(boards))]
-    with mpl.rc_context(plots.STYLE):
+    with styled():
         for figure in (made() for made in figures):
             figure.draw_without_rendering()
             inside, used = figure.bbox_inches, figure.get_tightbbox()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -18,7 +17,7 @@ from bench.plots.heat import attacks, transfer
 from bench.plots.reflection import reflection
 from bench.plots.robust import robust
 from bench.plots.sheet import sheet
-from bench.plots.style import STYLE
+from bench.plots.style import styled
 
 KINDS: dict[str, Callable[[Board], Figure | None]] = {
     "robust-srocc": robust,
@@ -71,9 +70,8 @@ _FEW_COLOURS = 2000
 
 
 def save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
-    with mpl.rc_context():
-        mpl.rcdefaults()  # whoever runs this may have a matplotlibrc of their own
-        mpl.rcParams.update(STYLE)
+    """Draw a figure, if there is one, and write it beside `stem` as PNG and SVG, the same bytes every time."""
+    with styled():
         figure = made()
         if figure is None:
             return

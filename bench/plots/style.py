@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -28,6 +30,15 @@ STYLE: Any = {
     "figure.dpi": 150,  # as it is saved: letters are as wide as the layout thinks
     "svg.hashsalt": "iqarena", "svg.fonttype": "path",
 }  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """A context in which figures are made and saved in this look; whoever runs this may have a matplotlibrc of their own."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
 
 
 def head(figure: Figure, heading: str, below: str) -> None:
