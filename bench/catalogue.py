@@ -13,7 +13,7 @@ from attacks.fitted import FittedAttack
 from bench.datasets import registered
 from bench.datasets.base import ImageDataset
 from bench.errors import UserError, told
-from bench.registry import ATTACKS, DEFENSES, MODELS, Entry, Registry
+from bench.registry import ATTACKS, DEFENSES, MODELS, REGISTRIES, Entry
 from defenses.base import TrainedDefense
 from models.base import FeatureModel, QualityModel
 from models.bridges import Bridge
@@ -24,8 +24,7 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
     """One dictionary a registered name, sorted by name; broken ones have an `error`."""
     if kind == "datasets":
         return [_entry(name, entry, _dataset) for name, entry in sorted(registered().items())]
-    registries: dict[str, Registry[Any]] = {"models": MODELS, "defenses": DEFENSES, "attacks": ATTACKS}
-    registry = registries[kind]
+    registry = REGISTRIES[kind.removesuffix("s")]
     facts = {"models": _model, "defenses": _defense, "attacks": _attack}[kind]
     bridges = [name for name in registry.entries if name.endswith(":")] if kind == "models" else []  # no end of variants
     entries = []

@@ -216,13 +216,9 @@ def _of(cells: Sequence[Finished], pictures: tuple[tuple[str, str], ...]) -> boo
 
 
 def _measured(
-    kind: Kind,
-    track: Track,
-    sample: TrackSample,
-    seeds: Sequence[dict[str, list[Finished]]],
-    keys: Sequence[str],
+    kind: Kind, track: Track, sample: TrackSample, seeds: Sequence[dict[str, list[Finished]]], keys: Sequence[str],
     place: int,
-) -> dict[Measure, _Values]:
+) -> dict[Measure, _Values]:  # fmt: skip
     """Both measures of one side, over its seeds; of a defense also without attack and under the worst of all."""
     stacks: dict[Measure, list[_Values]] = {measure: [] for measure in MEASURES}
     for own in seeds:

@@ -22,7 +22,7 @@ from pydantic import (
 from attacks.objective import Kind
 from attacks.threat import Norm
 from bench.engine import Precision
-from bench.errors import UserError
+from bench.errors import UserError, first_of
 
 SUITES = Path(__file__).parent / "suites"
 Setting = Literal["oblivious", "adaptive", "transfer"]
@@ -105,11 +105,14 @@ def _alone(models: Sequence[str], settings: Sequence[str], sources: Sequence[str
     return "transfer" in settings and bool(models) and len({*models, *sources}) == 1
 
 
+def _need_another(said: Mapping[str, Any]) -> None:
+    if _alone(*(said.get(name, ()) for name in _TRANSFER)):
+        raise ValueError(f"the setting transfer needs a model other than {said['models'][0]} to craft on")
+
+
 def _has_sources(part: Part, others: ValidationInfo) -> Part:
     """What a suite may not say, a part of it may not say either."""
-    merged = others.data | part.model_dump(exclude_none=True)
-    if _alone(*(merged.get(name, ()) for name in _TRANSFER)):
-        raise ValueError(f"the setting transfer needs a model other than {merged['models'][0]} to craft on")
+    _need_another(others.data | part.model_dump(exclude_none=True))
     return part
 
 
@@ -160,9 +163,7 @@ class Suite(_Strict):
     @field_validator("transfer_from")
     @classmethod
     def _has_another_model(cls, sources: list[str], others: ValidationInfo) -> list[str]:
-        models = others.data.get("models", ())
-        if _alone(models, others.data.get("settings", ()), sources):
-            raise ValueError(f"the setting transfer needs a model other than {models[0]} to craft on")
+        _need_another(others.data | {"transfer_from": sources})
         return sources
 
 
@@ -204,11 +205,9 @@ def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suit
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
+        first, (field, message) = error.errors()[0], first_of(error)
         if first["type"] == "extra_forbidden":
             message = "no such field"
-        field = ".".join(map(str, first["loc"]))
         given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
         raise UserError(f"{place(first['loc'])}: field {field}: {message}{given}") from None
 

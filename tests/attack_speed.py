@@ -33,12 +33,12 @@ from attacks.objective import Kind, Objective
 from attacks.threat import Norm, Threat
 from attacks.whole_set import SetAttack
 from bench.allocator import keep_freed_memory
-from bench.datasets.demo import Demo
 from bench.engine import Engine
 from bench.errors import UserError, told
 from bench.loading import load_model
 from bench.registry import ATTACKS
 from bench.speed import page
+from bench.speed.attacks import EPS, pictures, plain_step
 from bench.speed.rows import TURNS, Row, in_turns, ratio
 from bench.target import Target, frozen
 from bench.threads import use_threads
@@ -46,10 +46,9 @@ from models.base import QualityModel
 
 GROUP = "attacks"
 LIMIT = 1.05
-PICTURES = 8
 SHORTER = {"queries": 200, "steps": 10, "epochs": 2}
 THREATS: dict[Norm, Threat] = {
-    "linf": Threat("linf", 4 / 255), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.05), "patch": Threat("patch", 0.05),
+    "linf": Threat("linf", EPS), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.05), "patch": Threat("patch", 0.05),
     "ssim": Threat("ssim", 0.05),
 }  # fmt: skip
 OWN_WORK = {
@@ -141,26 +140,25 @@ class Scene:
 
     def bare(self, model: QualityModel, calls: list[Call], norm: Norm) -> None:
         """The same passes, the step after each backward one, and nothing else."""
+        step = plain_step_l2 if norm == "l2" else plain_step
         for count, backward in calls:
             some = self.images[:count]
             if backward:
                 leaf = some.clone().requires_grad_()
                 (gradient,) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
-                plain_step(leaf.detach(), gradient, some, norm)
+                step(leaf.detach(), gradient, some)
             else:
                 with torch.inference_mode():
                     model.quality(some)
 
 
-def plain_step(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """Pictures a quarter of the ball along a gradient, as anybody writes it down; ℓ∞ but for ℓ2."""
-    if norm == "l2":
-        eps = THREATS["l2"].size
-        shift = images + eps / 4 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1) - clean
-        length: torch.Tensor = shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return (clean + shift * (eps / length).clamp(max=1)).clamp(0, 1)
-    eps = THREATS["linf"].size
-    return (clean + (images + eps / 4 * gradient.sign() - clean).clamp(-eps, eps)).clamp(0, 1)
+def plain_step_l2(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """The same in ℓ2: a quarter of the ball along the gradient."""
+    eps = THREATS["l2"].size
+    shift = images + eps / 4 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1) - clean
+    length: torch.Tensor = shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    moved: torch.Tensor = clean + shift * (eps / length).clamp(max=1)
+    return moved.clamp(0, 1)
 
 
 def kind_of(attack: Attack) -> Kind:
@@ -243,8 +241,7 @@ def main() -> int:
     turns = max(options.turns, TURNS)
     use_threads(1)
     keep_freed_memory()
-    demo = Demo()
-    images = torch.stack([demo.picture(i) for i in demo.spread(PICTURES)]).float() / 255
+    images = pictures()
     model = load_model("resnet-iqa")
     rows: list[Row] = []
     broken: list[str] = []

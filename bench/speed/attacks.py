@@ -132,11 +132,16 @@ def bare_loop(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
     for _ in range(STEPS):
         leaf = attacked.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
-        attacked = leaf.detach() + STEP * gradient.sign()
-        attacked = images + (attacked - images).clamp(-EPS, EPS)
-        attacked = attacked.clamp(0, 1)
+        attacked = plain_step(leaf.detach(), gradient, images)
     scores(model, attacked)
     return attacked
+
+
+def plain_step(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Pictures a step along a gradient's sign, back in the ball around the clean ones, as anybody writes it down."""
+    moved = images + STEP * gradient.sign()
+    moved = clean + (moved - clean).clamp(-EPS, EPS)
+    return moved.clamp(0, 1)
 
 
 def harness(model: QualityModel, images: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
