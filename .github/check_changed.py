@@ -19,7 +19,7 @@ def changed(commit: str) -> list[str]:
 
 def plugins_in(files: Iterable[str]) -> list[str]:
     """The registry names of the classes in these files; bridges, which are nothing without a variant, left out."""
-    from bench.registry import ATTACKS, DEFENSES, MODELS
+    from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS
 
     modules = {file.removesuffix(".py").replace("/", ".") for file in files}
     found = []
@@ -37,7 +37,7 @@ def main() -> None:
     if not names:
         print("no plugin has changed")
     failed = [
-        name for name in names if subprocess.run([sys.executable, "-m", "bench", "check", name], check=False).returncode
+        name for name in names if subprocess.run([sys.executable, "-m", "iqarena", "check", name], check=False).returncode
     ]
     if failed:
         sys.exit(f"not well: {', '.join(failed)}")

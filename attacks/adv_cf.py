@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from attacks.threat import Threat
-from attacks.transformed import Transformed
+from iqarena.attacks.threat import Threat
+from iqarena.attacks.transformed import Transformed
 
 
 @dataclass(frozen=True)

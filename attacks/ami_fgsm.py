@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import torch
 
-from attacks.mi_fgsm import MIFGSM
-from attacks.threat import Norm
+from iqarena.attacks.mi_fgsm import MIFGSM
+from iqarena.attacks.threat import Norm
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.best import Best, chosen
-from attacks.descent import downhill, random_point
-from attacks.objective import Objective
-from attacks.threat import Ball, Norm, Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.best import Best, chosen
+from iqarena.attacks.descent import downhill, random_point
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Ball, Norm, Threat
 
 _MOMENTUM, _PROGRESS = 0.75, 0.75
 """The paper's α, and its ρ: the share of steps that must improve for a step size to stay."""

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal, Protocol, get_args
 import torch
 from torch import nn
 
-from attacks.objective import Kind, Objective
-from attacks.threat import Norm, Threat
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.threat import Norm, Threat
 
 Access = Literal["gradient", "score", "none", "set"]
-"""What an attack needs: gradients, scores, nothing, or gradients and the whole image set (see `attacks.whole_set`)."""
+"""What an attack needs: gradients, scores, nothing, or gradients and the whole image set (see `iqarena.attacks.whole_set`)."""
 
 
 class Target(Protocol):

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.best import Best
-from attacks.descent import euclidean
-from attacks.objective import Kind, Objective
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.best import Best
+from iqarena.attacks.descent import euclidean
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.threat import Norm, Threat
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.best import Best
-from attacks.objective import Objective
-from attacks.threat import Ball, Norm, Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.best import Best
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Ball, Norm, Threat
 
 Memory = dict[str, torch.Tensor]
 """What a run remembers from step to step, by name; empty at its start."""

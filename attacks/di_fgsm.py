@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from attacks.base import Generators, Target
-from attacks.descent import GradientDescent, Memory
-from attacks.objective import Objective
-from attacks.threat import Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.descent import GradientDescent, Memory
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Threat
 
 
 @dataclass(frozen=True)

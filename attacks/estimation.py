@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.descent import Memory
-from attacks.objective import Objective
-from attacks.score import ScoreAttack, keep
-from attacks.threat import Ball, Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.descent import Memory
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.score import ScoreAttack, keep
+from iqarena.attacks.threat import Ball, Threat
 
 
 @dataclass(frozen=True)

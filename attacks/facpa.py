@@ -11,12 +11,12 @@ from typing import ClassVar, get_args
 import torch
 from torch.func import functional_call
 
-from attacks.base import Generators, Target
-from attacks.fitted import Fit, FittedAttack
-from attacks.objective import Kind, Objective
-from attacks.threat import Threat
-from attacks.unet import UNet, seeded
-from attacks.universal import backpropagate, filling, minibatches
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.fitted import Fit, FittedAttack
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.threat import Threat
+from iqarena.attacks.unet import UNet, seeded
+from iqarena.attacks.universal import backpropagate, filling, minibatches
 
 
 @dataclass(frozen=True)

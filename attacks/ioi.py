@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.best import Best
-from attacks.descent import steepest
-from attacks.objective import Objective
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.best import Best
+from iqarena.attacks.descent import steepest
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Norm, Threat
 
 _LEAST_VARIATION = 0.01
 """Of the largest; areas that vary less are left alone."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.objective import Objective
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Norm, Threat
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from attacks.quality_aware import QualityAware, Shaping
-from attacks.similarity import luma
+from iqarena.attacks.quality_aware import QualityAware, Shaping
+from iqarena.attacks.similarity import luma
 
 _RADIUS = 2
 """Of the authors' structuring element, a 5×5 square without its corners."""

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.descent import steepest
-from attacks.quality_aware import QualityAware, Shaping, reach, to_the_ball
-from attacks.similarity import ssim_and_grad
-from attacks.threat import Threat
+from iqarena.attacks.descent import steepest
+from iqarena.attacks.quality_aware import QualityAware, Shaping, reach, to_the_ball
+from iqarena.attacks.similarity import ssim_and_grad
+from iqarena.attacks.threat import Threat
 
 _ROUNDS = 2
 """Scaling to the level and clipping to the ball undo a little of one another; twice is near enough."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from attacks.descent import GradientDescent, Memory, steepest
-from attacks.threat import Norm, Threat
+from iqarena.attacks.descent import GradientDescent, Memory, steepest
+from iqarena.attacks.threat import Norm, Threat
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Generators
-from attacks.descent import Memory, steepest
-from attacks.estimation import GradientEstimation
-from attacks.threat import Threat
+from iqarena.attacks.base import Generators
+from iqarena.attacks.descent import Memory, steepest
+from iqarena.attacks.estimation import GradientEstimation
+from iqarena.attacks.threat import Threat
 
 
 @dataclass(frozen=True)

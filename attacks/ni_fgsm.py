@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from attacks.descent import Memory
-from attacks.mi_fgsm import MIFGSM
-from attacks.threat import Ball
+from iqarena.attacks.descent import Memory
+from iqarena.attacks.mi_fgsm import MIFGSM
+from iqarena.attacks.threat import Ball
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.objective import Objective
-from attacks.score import ScoreAttack, keep
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.score import ScoreAttack, keep
+from iqarena.attacks.threat import Norm, Threat
 
 _WEIGHT = 0.5
 """F, the weight of a difference; the paper's."""

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.objective import Objective
-from attacks.score import STARTS, ScoreAttack, ends, keep, orders, signs_in_blocks
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.score import STARTS, ScoreAttack, ends, keep, orders, signs_in_blocks
+from iqarena.attacks.threat import Norm, Threat
 
 Block = tuple[int, slice, slice]
 """A channel, rows and columns."""

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.objective import Objective
-from attacks.score import ScoreAttack
-from attacks.square import drawn_window, halvings
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.score import ScoreAttack
+from iqarena.attacks.square import drawn_window, halvings
+from iqarena.attacks.threat import Norm, Threat
 
 _FIRST_SQUARES = 100
 """Squares of random colours that the first patch is made of, the largest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks.descent import GradientDescent
+from iqarena.attacks.descent import GradientDescent
 
 
 @dataclass(frozen=True)

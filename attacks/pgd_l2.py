@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks.pgd import PGD
-from attacks.threat import Norm
+from iqarena.attacks.pgd import PGD
+from iqarena.attacks.threat import Norm
 
 
 @dataclass(frozen=True)

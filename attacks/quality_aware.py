@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.best import Best
-from attacks.descent import steepest
-from attacks.objective import Objective
-from attacks.similarity import ssim
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.best import Best
+from iqarena.attacks.descent import steepest
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.similarity import ssim
+from iqarena.attacks.threat import Norm, Threat
 
 Shaping = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From the gradient of the loss, and the picture where it was taken, to the gradient that is followed; (N, 3, H, W)."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks.objective import Kind
-from attacks.square import Square
-from attacks.threat import Norm
+from iqarena.attacks.objective import Kind
+from iqarena.attacks.square import Square
+from iqarena.attacks.threat import Norm
 
 
 @dataclass(frozen=True)

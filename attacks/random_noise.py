@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.descent import steepest
-from attacks.objective import Objective
-from attacks.threat import Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.descent import steepest
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Threat
 
 
 @dataclass(frozen=True)

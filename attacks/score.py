@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.threat import Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.threat import Threat
 
 STARTS = ((1, 1), (2, 2), (8, 8), (0, 1), (4, 4), (1, 0))
 """Rows and columns of the blocks of first patterns of random signs; 0 is the whole side. Quality models answer most to how
@@ -57,7 +57,7 @@ def signs_in_blocks(images: torch.Tensor, size: tuple[int, int], generator: Gene
 def keep(images: torch.Tensor, losses: torch.Tensor, seen: torch.Tensor, seen_losses: torch.Tensor) -> torch.Tensor:
     """Writes what is better into `images` and `losses`; returns the mask (N,) of what was. A NaN is never better.
 
-    As `attacks.best.Best`, but in place: most queries improve few pictures, and copying all takes time.
+    As `iqarena.attacks.best.Best`, but in place: most queries improve few pictures, and copying all takes time.
     """
     better = seen_losses < losses
     images[better] = seen[better]

@@ -25,11 +25,11 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from attacks.base import Generators, Target
-from attacks.objective import Objective
-from attacks.score import ScoreAttack, keep, signs_in_blocks
-from attacks.similarity import luma
-from attacks.threat import Norm, Threat, square
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.score import ScoreAttack, keep, signs_in_blocks
+from iqarena.attacks.similarity import luma
+from iqarena.attacks.threat import Norm, Threat, square
 
 _TEXTURES = (1, 2, 4, 8)
 """Sides of the blocks of a texture, in pixels."""

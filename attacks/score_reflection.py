@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks.descent import GradientDescent
-from attacks.objective import Kind, Mirror, Objective
+from iqarena.attacks.descent import GradientDescent
+from iqarena.attacks.objective import Kind, Mirror, Objective
 
 
 @dataclass(frozen=True)

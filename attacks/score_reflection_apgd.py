@@ -1,6 +1,6 @@
 """`score-reflection-apgd`: the score reflection attack at its strongest, with Auto-PGD's momentum and step sizes.
 
-Our reconstruction of the objective from the abstracts of arXiv 2404.19567 (see `attacks.score_reflection`); the optimiser
+Our reconstruction of the objective from the abstracts of arXiv 2404.19567 (see `iqarena.attacks.score_reflection`); the optimiser
 is that of Croce and Hein, ICML 2020, arXiv 2003.01690.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attacks.apgd import APGD
-from attacks.objective import Kind, Mirror, Objective
+from iqarena.attacks.apgd import APGD
+from iqarena.attacks.objective import Kind, Mirror, Objective
 
 
 @dataclass(frozen=True)

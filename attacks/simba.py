@@ -8,10 +8,10 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.objective import Objective
-from attacks.score import ScoreAttack, ends, orders
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.score import ScoreAttack, ends, orders
+from iqarena.attacks.threat import Norm, Threat
 
 Basis = Literal["dct", "pixel"]
 

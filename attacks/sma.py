@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import torch
 
-from attacks.apgd import APGD
-from attacks.base import Generators, Target
-from attacks.objective import Objective
-from attacks.threat import Threat
-from attacks.whole_set import SetAttack
+from iqarena.attacks.apgd import APGD
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Threat
+from iqarena.attacks.whole_set import SetAttack
 
 _ROUNDS = 300
 _SOFTNESS = (0.05, 0.005)

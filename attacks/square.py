@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.objective import Objective
-from attacks.score import STARTS, ScoreAttack, ends, keep, signs_in_blocks, windows
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.score import STARTS, ScoreAttack, ends, keep, signs_in_blocks, windows
+from iqarena.attacks.threat import Norm, Threat
 
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """The paper's schedule: the share of changed pixels is halved after these shares of all queries."""

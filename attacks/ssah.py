@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from attacks.quality_aware import QualityAware, Shaping, to_the_ball
-from attacks.threat import Threat
+from iqarena.attacks.quality_aware import QualityAware, Shaping, to_the_ball
+from iqarena.attacks.threat import Threat
 
 
 def low_band(images: torch.Tensor) -> torch.Tensor:

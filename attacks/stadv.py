@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from attacks.threat import Threat
-from attacks.transformed import Transformed
+from iqarena.attacks.threat import Threat
+from iqarena.attacks.transformed import Transformed
 
 _DAMPING = 1e-3
 """Squared change of a channel a pixel of flow, below which a place counts as flat."""

@@ -13,13 +13,13 @@ from typing import ClassVar
 
 import torch
 
-from attacks.apgd import APGD
-from attacks.base import Attack
-from attacks.ensemble import Ensemble
-from attacks.objective import Kind, Objective
-from attacks.score_reflection_apgd import ScoreReflectionAPGD
-from attacks.square import Square
-from attacks.threat import Norm
+from iqarena.attacks.apgd import APGD
+from iqarena.attacks.base import Attack
+from iqarena.attacks.ensemble import Ensemble
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.score_reflection_apgd import ScoreReflectionAPGD
+from iqarena.attacks.square import Square
+from iqarena.attacks.threat import Norm
 
 
 class _Standard(Ensemble):

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch.nn import functional
 
-from attacks.similarity import WINDOW, ssim
+from iqarena.attacks.similarity import WINDOW, ssim
 
 Norm = Literal["linf", "l2", "l0", "patch", "ssim"]
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from attacks.descent import GradientDescent, Memory
-from attacks.threat import Threat
+from iqarena.attacks.descent import GradientDescent, Memory
+from iqarena.attacks.threat import Threat
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.best import Best
-from attacks.objective import Objective
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.best import Best
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Norm, Threat
 
 _FIRST, _MEASURED = 1e-2, 10
 """A strength to begin with, and how often the strength that reaches the ball's edge is corrected."""

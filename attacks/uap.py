@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.objective import Objective
-from attacks.threat import Threat
-from attacks.universal import Universal, backpropagate, minibatches
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Threat
+from iqarena.attacks.universal import Universal, backpropagate, minibatches
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attacks.base import Generators
+from iqarena.attacks.base import Generators
 
 _BLOCK = 4
 """The network's first layer sees blocks of 4×4 pixels as one, and its last one draws them: a fraction of the work."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.descent import steepest
-from attacks.fitted import Fit, FittedAttack
-from attacks.objective import Objective
-from attacks.threat import Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.descent import steepest
+from iqarena.attacks.fitted import Fit, FittedAttack
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Threat
 
 
 def minibatches(count: int, size: int, epochs: int, generator: Generators) -> Iterator[tuple[torch.Tensor, float]]:

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Generators, Target
-from attacks.descent import Memory, noise
-from attacks.mi_fgsm import MIFGSM
-from attacks.objective import Objective
-from attacks.threat import Threat
+from iqarena.attacks.base import Generators, Target
+from iqarena.attacks.descent import Memory, noise
+from iqarena.attacks.mi_fgsm import MIFGSM
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Threat
 
 
 @dataclass(frozen=True)

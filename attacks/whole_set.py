@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.objective import Kind, Objective
-from attacks.threat import Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.threat import Threat
 
 
 class SetAttack(Attack):

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import torch
 
-from attacks.dists import DISTS, WEIGHTS, load
-from attacks.quality_aware import QualityAware, Shaping
-from attacks.threat import Threat
+from iqarena.attacks.dists import DISTS, WEIGHTS, load
+from iqarena.attacks.quality_aware import QualityAware, Shaping
+from iqarena.attacks.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ZhangDISTS(QualityAware):
     """Adam down the Lagrangian loss(q) + λ·DISTS, inside the ball; needs a file of weights.
 
     Attributes:
-        weights: file with the weights of VGG-16 and DISTS, see `attacks.dists`.
+        weights: file with the weights of VGG-16 and DISTS, see `iqarena.attacks.dists`.
         similarity: λ: quality units that a whole unit of DISTS is worth.
     """
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from attacks.quality_aware import QualityAware, Shaping
-from attacks.similarity import WINDOW, ssim_and_grad
+from iqarena.attacks.quality_aware import QualityAware, Shaping
+from iqarena.attacks.similarity import WINDOW, ssim_and_grad
 
 
 @dataclass(frozen=True)

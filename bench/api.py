@@ -12,18 +12,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from attacks.objective import Kind
-from bench.arena import Arena
-from bench.config import Setting, Suite, validated
-from bench.datasets import open_dataset
-from bench.datasets.base import ImageDataset
-from bench.errors import UserError
-from bench.executors import local
-from bench.plan import expand
-from bench.records import Records
-from bench.report import Report
-from bench.source import source_hash
-from models.base import Custom, ModelInfo, QualityModel
+from iqarena.attacks.objective import Kind
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.suite import Setting, Suite, validated
+from iqarena.bench.datasets import open_dataset
+from iqarena.bench.datasets.base import ImageDataset
+from iqarena.bench.errors import UserError
+from iqarena.bench.executors import local
+from iqarena.bench.cells import expand
+from iqarena.bench.results.store import Records
+from iqarena.bench.results.report import Report
+from iqarena.bench.code_hash import source_hash
+from iqarena.models.base import Custom, ModelInfo, QualityModel
 
 
 def evaluate(
@@ -60,14 +60,14 @@ def evaluate(
 
     Returns:
         One row a cell, with the columns of summary.csv; beside it as attributes the pictures, the ranking, flags, curves
-        and transfers of these cells, see `bench.report.Report`. Cells that make no sense (a defense that does not fit the
+        and transfers of these cells, see `iqarena.bench.results.report.Report`. Cells that make no sense (a defense that does not fit the
         model) are left out.
 
     Raises:
-        bench.errors.UserError: for anything that the caller can mend.
+        iqarena.bench.errors.UserError: for anything that the caller can mend.
 
     Example:
-        >>> from bench import evaluate
+        >>> from iqarena import evaluate
         >>> report = evaluate("cnniqa", attacks=["random-noise"], limit=4)
         >>> float(report.linf_max[0]) <= 2 / 255
         True

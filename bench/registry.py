@@ -3,7 +3,7 @@
 A thing is registered by being there: a class with a `name` in a module of the packages ``models``, ``defenses`` or
 ``attacks``, or behind an entry point of the group ``iqarena.models``, ``iqarena.defenses`` or ``iqarena.attacks``, or
 in a file named as ``file:path.py:Class``. What cannot be imported stays visible, with its error. (Data sets are in
-``bench.datasets``, and behind ``iqarena.datasets``.)
+``iqarena.bench.datasets``, and behind ``iqarena.datasets``.)
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from attacks.base import Attack
-from bench.errors import UserError, first_of, told
-from defenses.base import Defense
-from defenses.chain import Chain
-from models.base import QualityModel
+from iqarena.attacks.base import Attack
+from iqarena.bench.errors import UserError, first_of, told
+from iqarena.defenses.base import Defense
+from iqarena.defenses.chain import Chain
+from iqarena.models.base import QualityModel
 
 T = TypeVar("T")
 
@@ -177,8 +177,8 @@ class Registry(Generic[T]):
         return by_name(self.kind, [*self._built_in(), *installed(f"iqarena.{self.package}", self.base)])
 
     def _built_in(self) -> Iterator[Entry[T]]:
-        package = importlib.import_module(self.package)
-        for module_info in pkgutil.walk_packages(package.__path__, f"{self.package}.", onerror=lambda name: None):
+        package = importlib.import_module(f"iqarena.{self.package}")
+        for module_info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=lambda name: None):
             try:
                 module = importlib.import_module(module_info.name)
             except (Exception, SystemExit) as error:  # a broken plugin must not take the others with it

@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.datasets.base import SPLITS, ImageDataset, Subset
-from bench.datasets.demo import Demo
-from bench.errors import UserError
-from bench.provenance import provenance
-from bench.registry import DEFENSES, MODELS
-from defenses.base import DoesNotApply, TrainedDefense
-from defenses.training.loop import Progress, Schedule, srocc, train
-from models.base import FittedModel, QualityModel
-from models.imagenet import OnImageNet, load_backbone
-from models.zoo import WeightsError, card_of, load_weights, save_weights, weight_file
+from iqarena.bench.datasets.base import SPLITS, ImageDataset, Subset
+from iqarena.bench.datasets.demo.dataset import Demo
+from iqarena.bench.errors import UserError
+from iqarena.bench.results.provenance import provenance
+from iqarena.bench.registry import DEFENSES, MODELS
+from iqarena.defenses.base import DoesNotApply, TrainedDefense
+from iqarena.defenses.training.loop import Progress, Schedule, srocc, train
+from iqarena.models.base import FittedModel, QualityModel
+from iqarena.models.imagenet import OnImageNet, load_backbone
+from iqarena.models.zoo import WeightsError, card_of, load_weights, save_weights, weight_file
 
 _WATCHED = 200
 """Validation pictures that are scored ten times on the way; all of them would take a quarter of a short training's time."""
@@ -51,7 +51,7 @@ def fit(
         out: folder for weights, card and, meanwhile, the checkpoint.
         start: undefended weights to start from; random ones if left out.
         backbone: file with ImageNet weights of the model's backbone, or "imagenet" to fetch them through torchvision.
-        label: tells these weights from others of the same model and recipe, see `models.zoo`.
+        label: tells these weights from others of the same model and recipe, see `iqarena.models.zoo`.
         report: told of progress.
 
     Returns:

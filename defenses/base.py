@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from models.base import QualityModel
-from models.zoo import card_of, chosen_file, load_weights
+from iqarena.models.base import QualityModel
+from iqarena.models.zoo import card_of, chosen_file, load_weights
 
 Kind = Literal["none", "purification", "architecture", "training", "certified"]
 
@@ -32,8 +32,8 @@ class Defense(ABC):
         paper: where it comes from.
 
     Example:
-        >>> from defenses.purification.jpeg import JPEG
-        >>> from models.cnniqa import CNNIQA
+        >>> from iqarena.defenses.purification.jpeg import JPEG
+        >>> from iqarena.models.cnniqa import CNNIQA
         >>> defended = JPEG(quality=50).protect(CNNIQA())
         >>> defended(torch.rand(2, 3, 48, 40)).shape
         torch.Size([2])
@@ -64,7 +64,7 @@ class TrainedDefense(Defense):
     """A recipe for training a model; `protect` swaps in weights that the recipe made.
 
     Attributes:
-        weights: a safetensors file, or a label; nothing means the zoo's. See `models.zoo.chosen_file`.
+        weights: a safetensors file, or a label; nothing means the zoo's. See `iqarena.models.zoo.chosen_file`.
 
     Class attributes:
         passes_an_image: forward+backward passes that one training picture costs; what is less than a pass counts as one.

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from defenses.base import Defense
-from defenses.purification.base import Purification, Purifier, weights_sha256
+from iqarena.defenses.base import Defense
+from iqarena.defenses.purification.base import Purification, Purifier, weights_sha256
 
 _KINDS: tuple[Literal["exact", "smooth", "identity"], ...] = ("exact", "smooth", "identity")  # from best to worst
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from defenses.base import DoesNotApply, Kind, TrainedDefense
-from models.base import QualityModel
+from iqarena.defenses.base import DoesNotApply, Kind, TrainedDefense
+from iqarena.models.base import QualityModel
 
 
 @dataclass(frozen=True)

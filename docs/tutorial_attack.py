@@ -184,7 +184,7 @@ def checkout(*more: str) -> Iterator[tuple[Path, Callable[[str], str]]]:
         def do(command: str) -> str:
             started = time.perf_counter()
             tool, *words = shlex.split(command)
-            module = {"iqarena": ["-m", "bench"], "pytest": ["-m", "pytest"], "python": []}[tool]
+            module = {"iqarena": ["-m", "iqarena"], "pytest": ["-m", "pytest"], "python": []}[tool]
             done = subprocess.run(
                 [sys.executable, *module, *words], cwd=home, env=environment, capture_output=True, text=True, check=False
             )

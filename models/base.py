@@ -52,7 +52,7 @@ class QualityModel(nn.Module, ABC):
     """
 
     info: ModelInfo
-    in_zoo: ClassVar[bool] = False  # whether its weights come from `models.zoo`
+    in_zoo: ClassVar[bool] = False  # whether its weights come from `iqarena.models.zoo`
     weights_wanted: ClassVar[str] = ""  # of a model whose weights are not shipped: what weights=FILE has to name
 
     @abstractmethod
@@ -63,7 +63,7 @@ class QualityModel(nn.Module, ABC):
         """Raw scores (N,) mapped by `score_range` so that 1 is best; not clamped.
 
         Example:
-            >>> from models.cnniqa import CNNIQA
+            >>> from iqarena.models.cnniqa import CNNIQA
             >>> model = CNNIQA()
             >>> model.info = ModelInfo("theirs", score_range=(0.0, 100.0), higher_is_better=False)
             >>> [round(quality, 2) for quality in model.to_quality(torch.tensor([0.0, 25.0, 110.0])).tolist()]

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from models.base import FittedModel, ModelInfo
-from models.nss import MOST, fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
+from iqarena.models.base import FittedModel, ModelInfo
+from iqarena.models.nss import MOST, fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
 
 _FEATURES = 36
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import FeatureModel, ModelInfo
+from iqarena.models.base import FeatureModel, ModelInfo
 
 PATCH, KERNEL, FILTERS = 32, 7, 50
 _LUMA = (0.299, 0.587, 0.114)

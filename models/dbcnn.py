@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import FeatureModel, ModelInfo
-from models.imagenet import OnImageNet, normalized
-from models.vgg import vgg16_maps
+from iqarena.models.base import FeatureModel, ModelInfo
+from iqarena.models.imagenet import OnImageNet, normalized
+from iqarena.models.vgg import vgg16_maps
 
 _SYNTHETIC = ((48, 1), (48, 2), (64, 1), (64, 2), (64, 1), (64, 2), (128, 1), (128, 1), (128, 2))  # channels and stride
 _AUTHENTIC = 512

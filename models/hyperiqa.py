@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import ModelInfo, QualityModel
-from models.imagenet import OnImageNet, normalized
-from models.resnet import ResNet
+from iqarena.models.base import ModelInfo, QualityModel
+from iqarena.models.imagenet import OnImageNet, normalized
+from iqarena.models.resnet import ResNet
 
 SIDE = 224
 _GRID = 7  # places of the last feature maps, each of which makes a share of the weights

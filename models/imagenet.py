@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from models.zoo import WeightsError, read_state
+from iqarena.models.zoo import WeightsError, read_state
 
 FETCH = "imagenet"
 """Given instead of a file: fetch the weights through torchvision."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.base import ModelInfo, QualityModel
-from models.imagenet import OnImageNet, normalized
-from models.resnet import SHAPES, ResNet
+from iqarena.models.base import ModelInfo, QualityModel
+from iqarena.models.imagenet import OnImageNet, normalized
+from iqarena.models.resnet import SHAPES, ResNet
 
 STREAM_WEIGHT = 0.1
 """Of the loss of each stage's own prediction, beside 1 for that of both together."""

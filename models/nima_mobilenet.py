@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import FeatureModel, ModelInfo
+from iqarena.models.base import FeatureModel, ModelInfo
 
 SIDE = 224
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)

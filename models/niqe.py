@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from models.base import FittedModel, ModelInfo
-from models.nss import fit_aggd, halved, luma, mean_of, mscn, neighbour_products, spread
+from iqarena.models.base import FittedModel, ModelInfo
+from iqarena.models.nss import fit_aggd, halved, luma, mean_of, mscn, neighbour_products, spread
 
 SIDE = 96
 """Of the blocks, at full size."""

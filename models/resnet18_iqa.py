@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.base import FeatureModel, ModelInfo
-from models.imagenet import OnImageNet, normalized
-from models.resnet import SHAPES, ResNet
+from iqarena.models.base import FeatureModel, ModelInfo
+from iqarena.models.imagenet import OnImageNet, normalized
+from iqarena.models.resnet import SHAPES, ResNet
 
 
 class ResNet18IQA(OnImageNet, FeatureModel):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.base import ModelInfo
-from models.resnet18_iqa import ResNet18IQA
+from iqarena.models.base import ModelInfo
+from iqarena.models.resnet18_iqa import ResNet18IQA
 
 
 class ResNet50IQA(ResNet18IQA):

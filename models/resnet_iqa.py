@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import FeatureModel, ModelInfo
+from iqarena.models.base import FeatureModel, ModelInfo
 
 
 class ResidualBlock(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import FeatureModel, ModelInfo
+from iqarena.models.base import FeatureModel, ModelInfo
 
 ALPHA = 0.5
 """Weight of a residual branch."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.base import FeatureModel, ModelInfo
+from iqarena.models.base import FeatureModel, ModelInfo
 
 PATCH = 32
 LEAST_WEIGHT = 1e-6

@@ -13,18 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from attacks.base import Attack, Generators
-from attacks.fitted import Fit, FittedAttack
-from attacks.objective import Kind, Objective
-from attacks.threat import Norm, Threat
-from attacks.whole_set import SetAttack
-from bench.datasets.base import ImageDataset, Sample
-from bench.datasets.folder import Folder
-from bench.records import Records
-from bench.target import Target, frozen
-from bench.threads import use_threads
-from bench.threat import Stored, store
-from models.base import ModelInfo, QualityModel
+from iqarena.attacks.base import Attack, Generators
+from iqarena.attacks.fitted import Fit, FittedAttack
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.threat import Norm, Threat
+from iqarena.attacks.whole_set import SetAttack
+from iqarena.bench.datasets.base import ImageDataset, Sample
+from iqarena.bench.datasets.folder import Folder
+from iqarena.bench.results.store import Records
+from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.process import use_threads
+from iqarena.bench.evaluation.judge import Stored, store
+from iqarena.models.base import ModelInfo, QualityModel
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # with as many processes as cores, threads get in each other's way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -241,7 +241,7 @@ class Textures:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Facts of a model are measured on pictures that are quickly made."""
-    monkeypatch.setattr("bench.facts.Demo", Textures)
+    monkeypatch.setattr("iqarena.bench.inference.measured_info.Demo", Textures)
 
 
 @pytest.fixture

@@ -46,9 +46,9 @@ def test_arrows_point_one_way(package: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["import bench", "from bench.cli import app", "def late():\n    import bench.target as hidden",
-     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from bench.target import Target",
-     "import importlib\nimportlib.import_module('bench.target')"],
+    ["import bench", "from iqarena.bench.cli.app import app", "def late():\n    import iqarena.bench.inference.target as hidden",
+     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from iqarena.bench.inference.target import Target",
+     "import importlib\nimportlib.import_module('iqarena.bench.inference.target')"],
 )  # fmt: skip
 def test_an_arrow_that_points_the_wrong_way_is_seen(text: str, tmp_path: Path) -> None:
     (tmp_path / "attack.py").write_text(text)
@@ -72,13 +72,13 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
 
 @pytest.mark.parametrize("name", ["attacks.md", "datasets.md", "models.md"])
 def test_the_pages_of_the_registries_are_what_they_say(name: str) -> None:
-    from bench.reference import PAGES
+    from docs.reference import PAGES
 
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == PAGES[name](), "run python -m bench.reference"
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == PAGES[name](), "run python -m docs.reference"
 
 
 def test_every_shipped_weight_file_has_its_card() -> None:
-    from models.zoo import ZOO, card_of, sha256_of
+    from iqarena.models.zoo import ZOO, card_of, sha256_of
 
     files = sorted(ZOO.glob("*.safetensors"))
     assert len(files) >= 4

@@ -10,14 +10,14 @@ import pytest
 import torch
 from conftest import message
 
-from attacks.base import Attack
-from attacks.pgd import PGD
-from bench import registry
-from bench.config import SUITES, load_suite, validated
-from bench.errors import UserError
-from bench.plan import expand
-from bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec
-from bench.source import source_hash
+from iqarena.attacks.base import Attack
+from iqarena.attacks.pgd import PGD
+from iqarena.bench import registry
+from iqarena.bench.suite import SUITES, load_suite, validated
+from iqarena.bench.errors import UserError
+from iqarena.bench.cells import expand
+from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec
+from iqarena.bench.code_hash import source_hash
 
 # --- specs
 
@@ -98,7 +98,7 @@ def test_defenses_and_models_give_hints_too():
 PLUGIN = """
 from dataclasses import dataclass
 from typing import ClassVar
-from attacks.base import Attack
+from iqarena.attacks.base import Attack
 
 @dataclass(frozen=True)
 class Mine(Attack):
@@ -197,16 +197,16 @@ def test_three_owners_of_a_name_are_an_error_too(package):
 
 
 def test_a_class_that_is_only_imported_or_abstract_is_no_entry(package):
-    abstract = "from attacks.base import Attack\nclass Half(Attack):\n    name = 'half'\n"
-    found = package({"one.py": PLUGIN, "other.py": "from attacks.pgd import PGD\n", "half.py": abstract})
+    abstract = "from iqarena.attacks.base import Attack\nclass Half(Attack):\n    name = 'half'\n"
+    found = package({"one.py": PLUGIN, "other.py": "from iqarena.attacks.pgd import PGD\n", "half.py": abstract})
     assert found.names() == ["mine"]
 
 
 def test_entry_points_are_registered_broken_ones_with_their_error(package, monkeypatch):
     points = [
-        EntryPoint("far", "attacks.pgd:PGD", "g"),
+        EntryPoint("far", "iqarena.attacks.pgd:PGD", "g"),
         EntryPoint("gone", "no_such_module:X", "g"),
-        EntryPoint("odd", "attacks.threat:Threat", "g"),
+        EntryPoint("odd", "iqarena.attacks.threat:Threat", "g"),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     found = package({})
@@ -235,8 +235,8 @@ def test_the_source_hash_follows_code_and_not_words(tmp_path):
 
 
 def test_the_source_hash_follows_what_a_plugin_imports_of_the_project(monkeypatch):
-    """Projected steps are made of `attacks.descent` and `attacks.threat`; a contract and a library are not looked into."""
-    from bench import source
+    """Projected steps are made of `iqarena.attacks.descent` and `iqarena.attacks.threat`; a contract and a library are not looked into."""
+    from iqarena.bench import code_hash as source
 
     def hashed(changed: str) -> str:
         for cached in (source._module_hash, source._read):

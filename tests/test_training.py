@@ -14,17 +14,17 @@ import yaml
 from PIL import Image
 from torch._utils import ExceptionWrapper
 
-from bench.datasets.base import Subset
-from bench.datasets.demo import Demo
-from bench.datasets.folder import Folder
-from bench.errors import UserError
-from bench.loading import load_model
-from bench.progress import TrainingReporter
-from bench.registry import DEFENSES, MODELS, Entry
-from bench.training import fit
-from defenses.training.loop import Progress, Schedule, inner_attack
-from models.base import FeatureModel, ModelInfo
-from models.zoo import load_weights
+from iqarena.bench.datasets.base import Subset
+from iqarena.bench.datasets.demo.dataset import Demo
+from iqarena.bench.datasets.folder import Folder
+from iqarena.bench.errors import UserError
+from iqarena.bench.inference.loading import load_model
+from iqarena.bench.executors.progress import TrainingReporter
+from iqarena.bench.registry import DEFENSES, MODELS, Entry
+from iqarena.bench.training import fit
+from iqarena.defenses.training.loop import Progress, Schedule, inner_attack
+from iqarena.models.base import FeatureModel, ModelInfo
+from iqarena.models.zoo import load_weights
 
 
 class Tiny(FeatureModel):
@@ -53,7 +53,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small model, and of the demo set only what a SROCC needs."""
     monkeypatch.setitem(MODELS.entries, "tiny", Entry("tiny", Tiny))
     demo = Demo()
-    monkeypatch.setattr("bench.training.Demo", lambda: Subset(demo, demo.spread(12)))
+    monkeypatch.setattr("iqarena.bench.training.Demo", lambda: Subset(demo, demo.spread(12)))
 
 
 @pytest.fixture
@@ -152,8 +152,8 @@ def test_what_is_not_split_is_split_by_reference_and_the_test_part_is_never_trai
     monkeypatch.setattr(
         Folder, "part", lambda self, i, choose: seen.add(self.samples[i].reference_id) or read(self, i, choose)
     )
-    monkeypatch.setattr("bench.training.srocc", lambda *_: 0.5)
-    monkeypatch.setattr("defenses.training.loop.srocc", lambda *_: 0.5)
+    monkeypatch.setattr("iqarena.bench.training.srocc", lambda *_: 0.5)
+    monkeypatch.setattr("iqarena.defenses.training.loop.srocc", lambda *_: 0.5)
     written = fit("tiny", "none", data, schedule(160, seed=3), tmp_path / "out")
     card = yaml.safe_load(written.with_suffix(".yaml").read_text())
     parts = data.split(3)
@@ -193,7 +193,7 @@ def test_what_a_worker_process_could_not_read_is_one_line_too(
         except UserError:
             ExceptionWrapper(where="in DataLoader worker process 0").reraise()
 
-    monkeypatch.setattr("bench.training.train", as_a_loader_raises_it)
+    monkeypatch.setattr("iqarena.bench.training.train", as_a_loader_raises_it)
     with pytest.raises(UserError) as error:
         fit("tiny", "none", noisy, schedule(160), tmp_path / "out")
     assert str(error.value) == "5.png: not a readable picture (0 bytes)"

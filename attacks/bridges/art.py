@@ -2,7 +2,7 @@
 
 The classes of `ART` take a regressor: the toolbox's ``PyTorchRegressor`` gets the objective's loss ℓ as its prediction and
 −Σℓ as its training loss, which its evasion attacks raise. Its own squared error against its own prediction would have no
-gradient at the clean picture. The others have a class of their own here; see `attacks.bridges.library` for the heads:
+gradient at the clean picture. The others have a class of their own here; see `iqarena.attacks.bridges.library` for the heads:
 
     class                            head    norms      what it finds on a score               forwards, backwards by default
     AutoProjectedGradientDescent     gain    linf, l2   ascent in the ball, the last iterate   204, 100
@@ -34,11 +34,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from attacks.base import Access, Target
-from attacks.bridges.art_refused import REFUSED
-from attacks.bridges.library import Head, LeastNorm, LibraryAttack, Losses, gain, margin, rank
-from attacks.objective import Objective
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Access, Target
+from iqarena.attacks.bridges.art_refused import REFUSED
+from iqarena.attacks.bridges.library import Head, LeastNorm, LibraryAttack, Losses, gain, margin, rank
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Norm, Threat
 
 _CLASSES = ("BasicIterativeMethod", "FastGradientMethod", "MomentumIterativeMethod", "ProjectedGradientDescent")
 _ITERATIVE = frozenset(_CLASSES) - {"FastGradientMethod"}

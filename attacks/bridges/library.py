@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from attacks.base import Access, Attack, Generators, Target
-from attacks.best import Best
-from attacks.objective import Kind, Objective
-from attacks.threat import Threat
+from iqarena.attacks.base import Access, Attack, Generators, Target
+from iqarena.attacks.best import Best
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.threat import Threat
 
 AMOUNT = 0.1
 """How far a least-norm attack moves quality if it is not told."""

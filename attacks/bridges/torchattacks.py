@@ -1,6 +1,6 @@
 """`torchattacks:CLASS`: attacks of the torchattacks library (Kim, arXiv 2010.01950), on a quality model.
 
-They are written for classifiers; see `attacks.bridges.library` for how a score becomes one. The classes of `TorchAttacks`
+They are written for classifiers; see `iqarena.attacks.bridges.library` for how a score becomes one. The classes of `TorchAttacks`
 and `PGDL2` only raise a cross-entropy: a head of logits [ℓ, 0] with the soft label [1, −1] makes it exactly −ℓ, since
 −(1·log p₀ − 1·log p₁) = −(ℓ − 0). The others have a class of their own here:
 
@@ -32,10 +32,10 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from attacks.base import Access, Target
-from attacks.bridges.library import Head, LeastNorm, LibraryAttack, Losses, margin, rank
-from attacks.objective import Objective
-from attacks.threat import Norm, Threat
+from iqarena.attacks.base import Access, Target
+from iqarena.attacks.bridges.library import Head, LeastNorm, LibraryAttack, Losses, margin, rank
+from iqarena.attacks.objective import Objective
+from iqarena.attacks.threat import Norm, Threat
 
 _CLASSES = (
     "BIM", "DIFGSM", "EOTPGD", "FFGSM", "FGSM", "MIFGSM", "NIFGSM", "PGD", "PIFGSM", "PIFGSMPP", "RFGSM", "SINIFGSM",

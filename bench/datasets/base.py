@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from bench.errors import UserError
+from iqarena.bench.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from bench.datasets.base import SPLITS, PictureFiles, Sample
-from bench.datasets.tables import read_csv
-from bench.errors import UserError, first_of
+from iqarena.bench.datasets.base import SPLITS, PictureFiles, Sample
+from iqarena.bench.datasets.tables import read_csv
+from iqarena.bench.errors import UserError, first_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Columns:
 class Folder(PictureFiles):
     """A directory of pictures with a CSV of scores, any column names given.
 
-    Labels made by `bench.datasets.make_training_set` are recognised, and called pseudo-MOS, by the ``consensus.json`` that
+    Labels made by `iqarena.bench.datasets.demo.make_training_set` are recognised, and called pseudo-MOS, by the ``consensus.json`` that
     it leaves beside them.
     """
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from bench.errors import UserError
+from iqarena.bench.errors import UserError
 
 Frame = pd.DataFrame
 

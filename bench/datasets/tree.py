@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from bench.errors import UserError
+from iqarena.bench.errors import UserError
 
 DEPTH = 5
 """Folders below the root that are looked into; the deepest official layout, CID2013's in a folder of its own, needs 3."""

@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.datasets import dataset_class, open_dataset
-from bench.datasets.base import ImageDataset
-from bench.datasets.images import SUFFIXES
-from bench.datasets.loading import decoders, each
-from bench.datasets.published import Problem, PublishedSet
-from bench.datasets.tid2013_reconstructed import Originals, TID2013Reconstructed
-from bench.errors import UserError
+from iqarena.bench.datasets import dataset_class, open_dataset
+from iqarena.bench.datasets.base import ImageDataset
+from iqarena.bench.datasets.unlabelled import SUFFIXES
+from iqarena.bench.datasets.decoding import decoders, each
+from iqarena.bench.datasets.published.base import Problem, PublishedSet
+from iqarena.bench.datasets.tid2013_reconstructed.dataset import Originals, TID2013Reconstructed
+from iqarena.bench.errors import UserError
 
 Size = tuple[int, int]
 """(width, height)."""

@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
-from bench.config import Suite
-from bench.engine import Engine
-from bench.executors import local, processes, ray
-from bench.executors.base import Outcome, Report, Scene, usable_cores
-from bench.plan import expand
-from bench.records import Records
-from bench.threads import use_threads
+from iqarena.bench.suite import Suite
+from iqarena.bench.inference.device import Engine
+from iqarena.bench.executors import local, processes, ray
+from iqarena.bench.executors.schedule import Outcome, Report, Scene, usable_cores
+from iqarena.bench.cells import expand
+from iqarena.bench.results.store import Records
+from iqarena.bench.process import use_threads
 
 Executor = Literal["local", "processes", "ray"]
 

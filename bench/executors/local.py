@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.arena import Arena
-from bench.executors.base import Outcome, Report, make_here, planned
-from bench.plan import Cell
-from bench.records import Records
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.executors.schedule import Outcome, Report, make_here, planned
+from iqarena.bench.cells import Cell
+from iqarena.bench.results.store import Records
 
 
 def run(

@@ -21,11 +21,11 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
-from bench.arena import Arena
-from bench.executors.base import Book, Outcome, Report, Scene, Task, planned
-from bench.executors.worker import serve
-from bench.plan import Cell
-from bench.records import Records
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.executors.schedule import Book, Outcome, Report, Scene, Task, planned
+from iqarena.bench.executors.worker import serve
+from iqarena.bench.cells import Cell
+from iqarena.bench.results.store import Records
 
 _PATIENCE = 0.2
 """Seconds between looks at clocks and at processes that do not speak."""

@@ -1,4 +1,4 @@
-"""Runs the cells that are missing on a Ray cluster; the same tasks as `bench.executors.processes`, on other machines too.
+"""Runs the cells that are missing on a Ray cluster; the same tasks as `iqarena.bench.executors.processes`, on other machines too.
 
 Records travel back as each cell ends and are written here, so the machines of the cluster need no folder in common; they
 need this project installed, and the data set under the same path. What a lost machine had not finished is run anew.
@@ -15,15 +15,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from bench.allocator import keep_freed_memory
-from bench.arena import Arena
-from bench.errors import UserError, told
-from bench.executors.base import Book, Outcome, Report, Scene, Task, make, planned, usable_cores
-from bench.executors.worker import limit_memory
-from bench.guard import OutOfMemory
-from bench.plan import Cell
-from bench.records import Records
-from bench.threads import use_threads
+from iqarena.bench.process import keep_freed_memory
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.errors import UserError, told
+from iqarena.bench.executors.schedule import Book, Outcome, Report, Scene, Task, make, planned, usable_cores
+from iqarena.bench.executors.worker import limit_memory
+from iqarena.bench.inference.isolation import OutOfMemory
+from iqarena.bench.cells import Cell
+from iqarena.bench.results.store import Records
+from iqarena.bench.process import use_threads
 
 _MACHINES = 3
 """How often a cell that lost its machine is tried again."""

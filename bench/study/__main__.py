@@ -1,4 +1,4 @@
-"""``python -m bench.study``: trains the study's weights, writes its suite, and turns the records into docs/cprl.md."""
+"""``python -m iqarena.bench.study``: trains the study's weights, writes its suite, and turns the records into docs/cprl.md."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from bench.errors import UserError, one_line
-from bench.progress import TrainingReporter
-from bench.records import Records
-from bench.search import share
-from bench.study import page as pages
-from bench.study import suite as suites
-from bench.study.numbers import findings
-from bench.study.training import trainings
-from bench.study.variants import SEEDS, at_hand, trained
-from bench.threads import use_threads
+from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.executors.progress import TrainingReporter
+from iqarena.bench.results.store import Records
+from iqarena.bench.study.search import share
+from iqarena.bench.study import page as pages
+from iqarena.bench.study import suite as suites
+from iqarena.bench.study.numbers import findings
+from iqarena.bench.study.training import trainings
+from iqarena.bench.study.variants import SEEDS, at_hand, trained
+from iqarena.bench.process import use_threads
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -66,7 +66,7 @@ def suite(
 def page(
     results: Annotated[Path, typer.Option(help="folder that the suite was run into")],
     search: Annotated[
-        Path | None, typer.Option(help="search.csv of `bench.search`; the one in docs/cprl if left out")
+        Path | None, typer.Option(help="search.csv of `iqarena.bench.study.search`; the one in docs/cprl if left out")
     ] = None,
     docs: Annotated[Path, typer.Option(help="where cprl.md and the folder cprl go")] = Path("docs"),
 ) -> None:

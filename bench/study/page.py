@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench.boards import signed, span
-from bench.boards import size as written
-from bench.bootstrap import interval
-from bench.errors import UserError
-from bench.registry import DEFENSES
-from bench.study.numbers import Findings, Size, frame
-from bench.study.plots import draw
-from bench.study.variants import MODEL, SCHEDULE, SEEDS, VARIANTS, Variant
-from bench.study.verdict import COST, GAIN, KINDS, kinds, p_of, terms, verdict
+from iqarena.bench.leaderboard.board import signed, span
+from iqarena.bench.leaderboard.board import size as written
+from iqarena.bench.metrics.bootstrap import interval
+from iqarena.bench.errors import UserError
+from iqarena.bench.registry import DEFENSES
+from iqarena.bench.study.numbers import Findings, Size, frame
+from iqarena.bench.study.plots import draw
+from iqarena.bench.study.variants import MODEL, SCHEDULE, SEEDS, VARIANTS, Variant
+from iqarena.bench.study.verdict import COST, GAIN, KINDS, kinds, p_of, terms, verdict
 
 INTRO = """\
 # CPRL, put to the test
@@ -31,7 +31,7 @@ The question: is a model that learns by CPRL more robust than one that learns by
 same cost? The aim was set before: robust SROCC higher by {gain} at no more than {cost} clean SROCC lost, the interval
 clear of zero, at the size of attack where adversarial training keeps about half of its clean SROCC.
 
-This page is written by `python -m bench.study page` from records; [the numbers behind it](cprl/cells.csv) have a row
+This page is written by `python -m iqarena.bench.study page` from records; [the numbers behind it](cprl/cells.csv) have a row
 for every variant, seed, size and attack."""
 
 COMPARED = """\
@@ -54,18 +54,18 @@ on this page in [results/cprl](../results/cprl). To attack them once more:
 ```sh
 export IQARENA_WEIGHTS=results/cprl/weights
 iqarena run cprl --out RESULTS
-python -m bench.study page --results RESULTS
+python -m iqarena.bench.study page --results RESULTS
 ```
 
 To train them once more, and to search as we did:
 
 ```sh
-python -m bench.search {model} --list bench/study/candidates.txt --root TRAIN --start START/{model}.safetensors \\
+python -m iqarena.bench.study.search {model} --list bench/study/candidates.txt --root TRAIN --start START/{model}.safetensors \\
     --passes 50000 --out SEARCH
-python -m bench.study train --root TRAIN --start START/{model}.safetensors --out WEIGHTS
+python -m iqarena.bench.study train --root TRAIN --start START/{model}.safetensors --out WEIGHTS
 export IQARENA_WEIGHTS=WEIGHTS
 iqarena run cprl --out RESULTS
-python -m bench.study page --results RESULTS --search SEARCH/search.csv
+python -m iqarena.bench.study page --results RESULTS --search SEARCH/search.csv
 ```
 
 The demo set has six reference pictures, and labels that are computed. `tid2013-reconstructed`
@@ -73,7 +73,7 @@ The demo set has six reference pictures, and labels that are computed. `tid2013-
 same folder, of one seed or of all:
 
 ```sh
-python -m bench.study suite core --seed 0 > core.yaml
+python -m iqarena.bench.study suite core --seed 0 > core.yaml
 iqarena run core.yaml --dataset tid2013-reconstructed --root DATA --eps 2/255 --limit 48 --out RESULTS
 ```
 
@@ -87,7 +87,7 @@ def write(found: Sequence[Findings], search: Path | None, docs: Path) -> Iterato
 
     Args:
         found: what the records say.
-        search: what `bench.search` left; what is in the folder already where it is left out.
+        search: what `iqarena.bench.study.search` left; what is in the folder already where it is left out.
         docs: where they go.
 
     Raises:
@@ -169,7 +169,7 @@ def _variants(found: Sequence[Findings]) -> str:
     text = table(["variant", "recipe", "passes a picture"], rows)
     if lacking := [f"{variant.name} (`{variant.recipe}`)" for variant in VARIANTS if variant not in there]:
         text += (
-            f"\n\nPlanned and not here yet: {'; '.join(lacking)}. `python -m bench.study suite --at-hand` prints the suite "
+            f"\n\nPlanned and not here yet: {'; '.join(lacking)}. `python -m iqarena.bench.study suite --at-hand` prints the suite "
             "of what is trained."
         )
     return text
@@ -250,7 +250,7 @@ _SHOWN = ["recipe", "clean SROCC", "robust SROCC", "largest mean |shift|"]
 def _search(found: pd.DataFrame) -> list[str]:
     passes, pictures = int(found.passes.iloc[0]), int(found.pictures.iloc[0])
     words = (
-        f"By `bench.search`, on {pictures} pictures of the validation part of the training references, never on the "
+        f"By `iqarena.bench.study.search`, on {pictures} pictures of the validation part of the training references, never on the "
         f"pictures of a board: each recipe was trained once with {passes:,} passes and one seed, then attacked through "
         "the defense at 2/255 by two gradient attacks. One seed and a part of the budget: small differences mean nothing. "
         "Ideas of ours beyond the abstracts are among them; all that were tried are here."

@@ -10,14 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench import plots
-from bench.boards import signed
-from bench.boards import size as written
-from bench.bootstrap import interval
-from bench.plots import heat
-from bench.plots.style import COLORS, FAINT, GREY, INK, WIDTH, head, legend, spread
-from bench.study.numbers import Findings, Size
-from bench.study.variants import Variant
+from iqarena.bench.leaderboard import plots
+from iqarena.bench.leaderboard.board import signed
+from iqarena.bench.leaderboard.board import size as written
+from iqarena.bench.metrics.bootstrap import interval
+from iqarena.bench.leaderboard.plots import heat
+from iqarena.bench.leaderboard.plots.style import COLORS, FAINT, GREY, INK, WIDTH, head, legend, spread
+from iqarena.bench.study.numbers import Findings, Size
+from iqarena.bench.study.variants import Variant
 
 ROLES = {"none": COLORS["none"], "baseline": "#0072B2", "cprl": "#D55E00", "ablation": "#E69F00", "idea": "#009E73",
          "control": "#CC79A7"}  # fmt: skip

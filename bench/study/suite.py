@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from attacks.ensemble import Ensemble
-from bench.config import Suite, validated
-from bench.errors import UserError
-from bench.plan import Cell, expand
-from bench.registry import ATTACKS
-from bench.study.variants import MODEL, SEEDS, Spec, Trained, trained
+from iqarena.attacks.ensemble import Ensemble
+from iqarena.bench.suite import Suite, validated
+from iqarena.bench.errors import UserError
+from iqarena.bench.cells import Cell, expand
+from iqarena.bench.registry import ATTACKS
+from iqarena.bench.study.variants import MODEL, SEEDS, Spec, Trained, trained
 
 PATH = Path(__file__).resolve().parents[1] / "suites" / "cprl.yaml"
 PICTURES = 60
@@ -147,16 +147,16 @@ def text(names: Sequence[str] = (), runs: Sequence[Trained] | None = None) -> st
     lines = [
         *_comment(
             "CPRL (our reconstruction from the abstracts) against what is trained at the same budget: the study in "
-            "docs/cprl.md. Written by `python -m bench.study suite --write` from bench/study/variants.py. Weights that are "
-            "not in the zoo are in results/cprl/weights; `python -m bench.study train` makes them anew, and while some are "
-            "still to be trained, `python -m bench.study suite --at-hand` prints the suite of the others."
+            "docs/cprl.md. Written by `python -m iqarena.bench.study suite --write` from bench/study/variants.py. Weights that are "
+            "not in the zoo are in results/cprl/weights; `python -m iqarena.bench.study train` makes them anew, and while some are "
+            "still to be trained, `python -m iqarena.bench.study suite --at-hand` prints the suite of the others."
         ),
         "#",
         "#   export IQARENA_WEIGHTS=results/cprl/weights",
         "#   iqarena run cprl --out RESULTS",
         "#",
         *_comment(
-            f"Sections can be run on different days into the same folder, from `python -m bench.study suite SECTION`. "
+            f"Sections can be run on different days into the same folder, from `python -m iqarena.bench.study suite SECTION`. "
             f"In minutes of one core, with {PICTURES} pictures, {MILLISECONDS['forward']} ms a forward pass of one, "
             f"{MILLISECONDS['float32']} ms with its backward, {MILLISECONDS['bfloat16']} ms in bfloat16, and "
             f"{SECONDS_A_CELL:g} s a cell:"

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.datasets import open_dataset
-from bench.registry import parse_spec
-from bench.study.variants import MODEL, SCHEDULE, Variant, trained
-from bench.training import fit
-from defenses.training.loop import Progress, Schedule
-from models.zoo import weight_file
+from iqarena.bench.datasets import open_dataset
+from iqarena.bench.registry import parse_spec
+from iqarena.bench.study.variants import MODEL, SCHEDULE, Variant, trained
+from iqarena.bench.training import fit
+from iqarena.defenses.training.loop import Progress, Schedule
+from iqarena.models.zoo import weight_file
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.registry import parse_spec, spec_of
-from defenses.training.loop import Schedule
-from models.zoo import chosen_file
+from iqarena.bench.registry import parse_spec, spec_of
+from iqarena.defenses.training.loop import Schedule
+from iqarena.models.zoo import chosen_file
 
 MODEL = "resnet-iqa"
 SEEDS = (0, 1, 2)
@@ -86,7 +86,7 @@ VARIANTS = (
         "cprl[mask=none,inner_steps=1,sufficiency_weight=0,necessity_weight=0]", "control", headline=True,
     ),
 )  # fmt: skip
-"""Settings and ideas are those that `bench.search` found best on validation pictures (docs/cprl/search.csv): of four weights
+"""Settings and ideas are those that `iqarena.bench.study.search` found best on validation pictures (docs/cprl/search.csv): of four weights
 of norm regularization and two of adversarial training; of CPRL's ideas, the most robust one that costs no clean SROCC, and
 the most robust one of all. A variant more is a line more."""
 

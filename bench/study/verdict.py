@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.boards import signed, span
-from bench.boards import size as written
-from bench.bootstrap import interval
-from bench.ranking import FEW_REFERENCES
-from bench.study.numbers import Difference, Findings, Met, Run, Size
-from bench.study.variants import Variant
+from iqarena.bench.leaderboard.board import signed, span
+from iqarena.bench.leaderboard.board import size as written
+from iqarena.bench.metrics.bootstrap import interval
+from iqarena.bench.results.ranking import FEW_REFERENCES
+from iqarena.bench.study.numbers import Difference, Findings, Met, Run, Size
+from iqarena.bench.study.variants import Variant
 
 GAIN, COST = 0.03, 0.02
 """The aim, set before anything was trained: so much more robust SROCC, at no more clean SROCC lost than this."""

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from defenses.base import DoesNotApply, Kind, TrainedDefense
-from defenses.none import NoDefense
-from defenses.training.adversarial import AdversarialTraining
-from models.base import FeatureModel, QualityModel
+from iqarena.defenses.base import DoesNotApply, Kind, TrainedDefense
+from iqarena.defenses.none import NoDefense
+from iqarena.defenses.training.adversarial import AdversarialTraining
+from iqarena.models.base import FeatureModel, QualityModel
 
 
 @dataclass(frozen=True)

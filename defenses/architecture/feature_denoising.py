@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from defenses.architecture.base import SeamBlock
+from iqarena.defenses.architecture.base import SeamBlock
 
 
 class DenoisingBlock(nn.Module):

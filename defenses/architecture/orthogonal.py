@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from defenses.architecture.base import Architecture
-from defenses.base import DoesNotApply
-from models.base import QualityModel
+from iqarena.defenses.architecture.base import Architecture
+from iqarena.defenses.base import DoesNotApply
+from iqarena.models.base import QualityModel
 
 _RIDGE = 1e-5
 """Added to the Gram matrix, of its mean diagonal, so that parallel filters are no division by zero; rows are then shorter

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from defenses.architecture.base import SeamBlock
+from iqarena.defenses.architecture.base import SeamBlock
 
 _START = -3.0
 """Of the logit of α: training starts from thresholds of 5 % of a channel's mean."""

@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from defenses.architecture.base import SeamBlock, WithBlock
-from defenses.cprl.model import StraightThrough
-from defenses.cprl.sort_mask import SortMask
-from models.base import QualityModel
+from iqarena.defenses.architecture.base import SeamBlock, WithBlock
+from iqarena.defenses.cprl.model import StraightThrough
+from iqarena.defenses.cprl.sort_mask import SortMask
+from iqarena.models.base import QualityModel
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from defenses.purification.base import Purification, Purifier, straight_through, with_gradient_of
-from defenses.purification.jpeg import differentiable_jpeg
-from defenses.purification.median_blur import median_of
+from iqarena.defenses.purification.base import Purification, Purifier, straight_through, with_gradient_of
+from iqarena.defenses.purification.jpeg import differentiable_jpeg
+from iqarena.defenses.purification.median_blur import median_of
 
 _SET_HERE = ("apply_fit", "apply_predict", "augmentation", "channels_first", "clip_values", "ratio", "verbose")
 _AUGMENTS = "it augments training pictures; nothing is done to a picture that is scored"

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from defenses.base import Defense, Kind
-from models.base import QualityModel
+from iqarena.defenses.base import Defense, Kind
+from iqarena.models.base import QualityModel
 
 
 @dataclass(frozen=True)

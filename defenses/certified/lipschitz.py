@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from defenses.base import Kind, TrainedDefense
-from defenses.certified.base import Certificate, CertifiedDefense, checked_radius
-from defenses.certified.layers import BoundedConv2d, MaxMin
-from defenses.training.loop import regression
-from models.base import ModelInfo, QualityModel
+from iqarena.defenses.base import Kind, TrainedDefense
+from iqarena.defenses.certified.base import Certificate, CertifiedDefense, checked_radius
+from iqarena.defenses.certified.layers import BoundedConv2d, MaxMin
+from iqarena.defenses.training.loop import regression
+from iqarena.models.base import ModelInfo, QualityModel
 
 WIDTHS = (32, 64, 96)
 FOLD = 2 ** len(WIDTHS)

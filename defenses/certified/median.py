@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from scipy import stats
 
-from defenses.certified.smoothing import Smoothing, noisy_qualities
-from defenses.purification.base import PurifiedModel
-from defenses.purification.denoiser import Denoiser
-from models.base import QualityModel
+from iqarena.defenses.certified.smoothing import Smoothing, noisy_qualities
+from iqarena.defenses.purification.base import PurifiedModel
+from iqarena.defenses.purification.denoiser import Denoiser
+from iqarena.models.base import QualityModel
 
 
 def upper_rank(draws: int, share: float, risk: float) -> int:

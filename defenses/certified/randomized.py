@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from scipy import stats
 
-from defenses.certified.median import denoised
-from defenses.certified.smoothing import Smoothing, noisy_qualities
-from models.base import QualityModel
+from iqarena.defenses.certified.median import denoised
+from iqarena.defenses.certified.smoothing import Smoothing, noisy_qualities
+from iqarena.models.base import QualityModel
 
 SELECTION_DRAWS = 100
 """That choose the bin which is then tried for a certificate; Cohen et al.'s n₀."""

@@ -16,8 +16,8 @@ from typing import ClassVar, Literal
 import torch
 from scipy import stats
 
-from defenses.certified.base import Certificate, CertifiedDefense, checked_radius
-from models.base import QualityModel
+from iqarena.defenses.certified.base import Certificate, CertifiedDefense, checked_radius
+from iqarena.models.base import QualityModel
 
 
 def noisy_qualities(model: QualityModel, image: torch.Tensor, draws: int, sigma: float, batch: int) -> torch.Tensor:

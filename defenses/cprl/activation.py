@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 import torch
 
-from defenses.cprl.model import Activation
+from iqarena.defenses.cprl.model import Activation
 
 
 def soft_rank(strengths: torch.Tensor, temperature: float) -> torch.Tensor:

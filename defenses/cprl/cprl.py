@@ -13,14 +13,14 @@ from typing import ClassVar, Literal
 
 import torch
 
-from defenses.base import DoesNotApply
-from defenses.cprl.activation import ChannelMask, RandomMask, SoftRankActivation, StableRankActivation
-from defenses.cprl.model import StraightThrough, holder, maps_of, placed
-from defenses.training.adversarial import AdversarialTraining
-from defenses.training.anchored import ranking_loss
-from defenses.training.ball import INNER_STEPS
-from defenses.training.loop import inner_attack
-from models.base import FeatureModel, QualityModel
+from iqarena.defenses.base import DoesNotApply
+from iqarena.defenses.cprl.activation import ChannelMask, RandomMask, SoftRankActivation, StableRankActivation
+from iqarena.defenses.cprl.model import StraightThrough, holder, maps_of, placed
+from iqarena.defenses.training.adversarial import AdversarialTraining
+from iqarena.defenses.training.anchored import ranking_loss
+from iqarena.defenses.training.ball import INNER_STEPS
+from iqarena.defenses.training.loop import inner_attack
+from iqarena.models.base import FeatureModel, QualityModel
 
 SMOOTHER, SHARPER = 4.0, 0.25
 """What the widths of soft rank and mask are multiplied by in a surrogate; the deployed model keeps its own."""

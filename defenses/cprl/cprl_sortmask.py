@@ -12,13 +12,13 @@ from typing import ClassVar, Literal
 
 import torch
 
-from defenses.base import DoesNotApply
-from defenses.cprl.cprl import feature_model
-from defenses.cprl.model import CPRLModel, StraightThrough, maps_of
-from defenses.cprl.sort_mask import SortMask
-from defenses.training.adversarial import AdversarialTraining
-from defenses.training.ball import INNER_STEPS
-from models.base import QualityModel
+from iqarena.defenses.base import DoesNotApply
+from iqarena.defenses.cprl.cprl import feature_model
+from iqarena.defenses.cprl.model import CPRLModel, StraightThrough, maps_of
+from iqarena.defenses.cprl.sort_mask import SortMask
+from iqarena.defenses.training.adversarial import AdversarialTraining
+from iqarena.defenses.training.ball import INNER_STEPS
+from iqarena.models.base import QualityModel
 
 INTERVENTIONS = ("noise", "fgsm", "pgd", "reflection")
 

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import nn
 
-from defenses.base import DoesNotApply
-from models.base import FeatureModel
+from iqarena.defenses.base import DoesNotApply
+from iqarena.models.base import FeatureModel
 
 
 class Activation(nn.Module, ABC):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from defenses.cprl.model import Activation
+from iqarena.defenses.cprl.model import Activation
 
 
 class SortMask(Activation):

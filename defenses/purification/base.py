@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from defenses.base import Defense, Kind
-from models.base import QualityModel
+from iqarena.defenses.base import Defense, Kind
+from iqarena.models.base import QualityModel
 
 Purifier = Callable[[torch.Tensor], torch.Tensor]
 """Pictures (N, 3, H, W) in [0, 1] to pictures of the same kind."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from defenses.purification.base import Purification, Purifier, straight_through
-from defenses.purification.rounding import quantized
+from iqarena.defenses.purification.base import Purification, Purifier, straight_through
+from iqarena.defenses.purification.rounding import quantized
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The network predicts the noise, as DnCNN does (Zhang et al., arXiv 1608.03981), on the picture's four half-size phases, as
 FFDNet does (Zhang, Zuo, Zhang, arXiv 1710.04026), which makes it four times cheaper. It has no normalisation and is not told
-the noise level. `python -m defenses.purification.train_denoiser` made its weights; the card beside them has the numbers.
+the noise level. `python -m iqarena.defenses.purification.train_denoiser` made its weights; the card beside them has the numbers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from defenses.purification.base import Network, Purification, Purifier
-from defenses.purification.trained import filter_weights
+from iqarena.defenses.purification.base import Network, Purification, Purifier
+from iqarena.defenses.purification.trained import filter_weights
 
 WIDTH, DEPTH = 48, 8
 

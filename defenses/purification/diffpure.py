@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from defenses.base import DoesNotApply
-from defenses.purification.base import Purification, Purifier, clipped, straight_through
-from models.zoo import WeightsError, sha256_of
+from iqarena.defenses.base import DoesNotApply
+from iqarena.defenses.purification.base import Purification, Purifier, clipped, straight_through
+from iqarena.models.zoo import WeightsError, sha256_of
 
 THROUGH = 10
 

@@ -2,7 +2,7 @@
 
 Layers as published: 3 → 64 → 16 → 3 channels, 3×3, LeakyReLU 0.2 between them, InstanceNorm after the second, tanh at
 the end. InstanceNorm takes away how bright and how rich in contrast a picture is: the filter cannot be near the identity.
-`python -m defenses.purification.train_denoiser` made its weights; the card beside them has the numbers.
+`python -m iqarena.defenses.purification.train_denoiser` made its weights; the card beside them has the numbers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from defenses.purification.base import Network, Purification, Purifier
-from defenses.purification.trained import filter_weights
+from iqarena.defenses.purification.base import Network, Purification, Purifier
+from iqarena.defenses.purification.trained import filter_weights
 
 
 class FCN(nn.Module):

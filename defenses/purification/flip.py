@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from defenses.purification.base import Purification, Purifier
+from iqarena.defenses.purification.base import Purification, Purifier
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from defenses.purification.base import Purification, Purifier
+from iqarena.defenses.purification.base import Purification, Purifier
 
 
 def blurred(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:

@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from defenses.purification.base import Purification, Purifier
-from defenses.purification.gaussian_blur import refuse_kernel
+from iqarena.defenses.purification.base import Purification, Purifier
+from iqarena.defenses.purification.gaussian_blur import refuse_kernel
 
 
 def median_of(images: torch.Tensor, kernel: int) -> torch.Tensor:

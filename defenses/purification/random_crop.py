@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from defenses.base import DoesNotApply
-from defenses.purification.base import Purification, Purifier
+from iqarena.defenses.base import DoesNotApply
+from iqarena.defenses.purification.base import Purification, Purifier
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from defenses.purification.base import Purification, Purifier, clipped
+from iqarena.defenses.purification.base import Purification, Purifier, clipped
 
 
 @dataclass(frozen=True)

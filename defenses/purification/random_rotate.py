@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from defenses.purification.base import Purification, Purifier
+from iqarena.defenses.purification.base import Purification, Purifier
 
 
 def rotated(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:

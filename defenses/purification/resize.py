@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from defenses.purification.base import Purification, Purifier
+from iqarena.defenses.purification.base import Purification, Purifier
 
 
 def shrunk(images: torch.Tensor, scale: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Trains the filters that are networks: ``python -m defenses.purification.train_denoiser --filter NAME --pictures FOLDER``.
+"""Trains the filters that are networks: ``python -m iqarena.defenses.purification.train_denoiser --filter NAME --pictures FOLDER``.
 
 Both learn to give the clean picture back (mean squared error): `denoiser` from Gaussian noise whose standard deviation is
 drawn evenly from 0 to 0.15 for each picture, `fcn-filter` from pictures on which the undefended model was attacked, in the
@@ -24,12 +24,12 @@ import typer
 from PIL import Image
 from torch import nn
 
-from defenses.purification.denoiser import ResidualDenoiser
-from defenses.purification.fcn_filter import FCN
-from defenses.training.loop import Choose, Progress, Schedule, train
-from models.base import ModelInfo, QualityModel
-from models.resnet_iqa import ResNetIQA
-from models.zoo import ZOO, load_weights, save_weights, weight_file
+from iqarena.defenses.purification.denoiser import ResidualDenoiser
+from iqarena.defenses.purification.fcn_filter import FCN
+from iqarena.defenses.training.loop import Choose, Progress, Schedule, train
+from iqarena.models.base import ModelInfo, QualityModel
+from iqarena.models.resnet_iqa import ResNetIQA
+from iqarena.models.zoo import ZOO, load_weights, save_weights, weight_file
 
 MOST_NOISE, MOST_ATTACK = 0.15, 8 / 255
 INNER_STEPS = 3

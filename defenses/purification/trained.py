@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
-from defenses.base import DoesNotApply
-from models.zoo import load_weights, weight_file
+from iqarena.defenses.base import DoesNotApply
+from iqarena.models.zoo import load_weights, weight_file
 
 
 def filter_weights(name: str, network: nn.Module, file: str = "") -> str:
@@ -21,6 +21,6 @@ def filter_weights(name: str, network: nn.Module, file: str = "") -> str:
     if not file and not path.is_file():
         raise DoesNotApply(
             f"no trained weights of {name}; make them with "
-            f"`python -m defenses.purification.train_denoiser --filter {name} --pictures FOLDER`"
+            f"`python -m iqarena.defenses.purification.train_denoiser --filter {name} --pictures FOLDER`"
         )
     return load_weights(network, path)

@@ -15,7 +15,7 @@ import torch
 from skimage.restoration import denoise_tv_chambolle
 from torch.nn import functional
 
-from defenses.purification.base import Purification, Purifier, with_gradient_of
+from iqarena.defenses.purification.base import Purification, Purifier, with_gradient_of
 
 STEPS = 10
 """Of the surrogate's gradient: three are a twentieth weaker under attack, thirty cost a second a picture."""

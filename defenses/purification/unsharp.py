@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from defenses.purification.base import Purification, Purifier, clipped
-from defenses.purification.gaussian_blur import blurred, refuse_kernel
+from iqarena.defenses.purification.base import Purification, Purifier, clipped
+from iqarena.defenses.purification.gaussian_blur import blurred, refuse_kernel
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from defenses.purification.base import Purification, Purifier
-from defenses.purification.resize import shrunk
+from iqarena.defenses.purification.base import Purification, Purifier
+from iqarena.defenses.purification.resize import shrunk
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from scipy.stats import norm
 from torch.nn import functional
 
-from defenses.purification.base import Purification, Purifier, clipped
+from iqarena.defenses.purification.base import Purification, Purifier, clipped
 
 _NORMAL = float(norm.ppf(0.75))
 _ZERO = 1e-6  # of a coefficient; those of 8-bit pictures are whole multiples of 1/510, up to rounding

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from defenses.training.ball import INNER_STEPS, InsideABall
-from defenses.training.loop import inner_attack, regression
-from models.base import QualityModel
+from iqarena.defenses.training.ball import INNER_STEPS, InsideABall
+from iqarena.defenses.training.loop import inner_attack, regression
+from iqarena.models.base import QualityModel
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch.nn import functional
 
-from defenses.training.adversarial import AdversarialTraining
+from iqarena.defenses.training.adversarial import AdversarialTraining
 
 _LUMA = (0.299, 0.587, 0.114)
 _WINDOW, _SIGMA = 11, 1.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from defenses.base import TrainedDefense
+from iqarena.defenses.base import TrainedDefense
 
 INNER_STEPS = 2
 

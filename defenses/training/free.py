@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import torch
 
-from defenses.training.ball import InsideABall
-from defenses.training.loop import regression
-from models.base import QualityModel
+from iqarena.defenses.training.ball import InsideABall
+from iqarena.defenses.training.loop import regression
+from iqarena.models.base import QualityModel
 
 REPLAYS = 4
 """m of the paper, which has 8 for CIFAR and 4 for ImageNet; 4 make a batch cost what one of `adversarial-training` does."""

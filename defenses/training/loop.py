@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from models.base import QualityModel
+from iqarena.models.base import QualityModel
 
 Losses = Callable[[QualityModel, torch.Tensor, torch.Tensor, float], Iterator[torch.Tensor]]
 """``losses(model, images, labels, progress)`` → the scalars of one batch; `progress` runs from 0 to 1 over the budget.

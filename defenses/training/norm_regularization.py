@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import torch
 
-from defenses.base import TrainedDefense
-from defenses.training.loop import in_eval_mode
-from models.base import QualityModel
+from iqarena.defenses.base import TrainedDefense
+from iqarena.defenses.training.loop import in_eval_mode
+from iqarena.models.base import QualityModel
 
 
 @dataclass(frozen=True)

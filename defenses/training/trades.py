@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import torch
 
-from defenses.training.ball import INNER_STEPS, InsideABall
-from defenses.training.loop import in_eval_mode, inner_attack
-from models.base import QualityModel
+from iqarena.defenses.training.ball import INNER_STEPS, InsideABall
+from iqarena.defenses.training.loop import in_eval_mode, inner_attack
+from iqarena.models.base import QualityModel
 
 
 @dataclass(frozen=True)

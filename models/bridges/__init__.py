@@ -1,7 +1,7 @@
 """Bridges to models that live elsewhere, named ``prefix:what``: a library's metric, somebody's file.
 
 Such a model seldom says what its scores mean. What it does not say itself is given in brackets behind its name, and what
-is not given either is measured (see `bench.facts`):
+is not given either is measured (see `iqarena.bench.inference.measured_info`):
 
     torchscript:net.pt[low=0,high=100,higher_is_better=false,min_size=64]
 """
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from models.base import ModelInfo, QualityModel
+from iqarena.models.base import ModelInfo, QualityModel
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class BridgedInfo(ModelInfo):
 
 
 class Bridge(QualityModel):
-    """A model from elsewhere. Its `info` is whole only once the facts are known; `bench.loading` sees to that.
+    """A model from elsewhere. Its `info` is whole only once the facts are known; `iqarena.bench.inference.loading` sees to that.
 
     Args:
         what: what stands behind the prefix.

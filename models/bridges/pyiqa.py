@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from models.bridges import Bridge, Facts
-from models.zoo import state_sha256
+from iqarena.models.bridges import Bridge, Facts
+from iqarena.models.zoo import state_sha256
 
 _EXACT = re.compile(r"\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*")
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from models.bridges import FileBridge
+from iqarena.models.bridges import FileBridge
 
 
 class TorchScript(FileBridge):

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
-from attacks.descent import GradientDescent
-from bench.datasets.base import ImageDataset, Sample
-from defenses.purification.base import Purification, Purifier
-from models.base import ModelInfo, QualityModel
+from iqarena.attacks.descent import GradientDescent
+from iqarena.bench.datasets.base import ImageDataset, Sample
+from iqarena.defenses.purification.base import Purification, Purifier
+from iqarena.models.base import ModelInfo, QualityModel
 
 
 @dataclass(frozen=True)

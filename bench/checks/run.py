@@ -1,0 +1,206 @@
+"""`iqarena check`: what a plugin does, against what it says of itself."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from iqarena.bench.errors import UserError
+
+NETWORKS = {".pt": "torchscript:", ".ts": "torchscript:", ".onnx": "onnx:"}
+"""Endings of files that are a model each, with the bridge that opens them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: of the check.
+        ok: whether it is as it should be.
+        measured: what was seen, in words.
+        advice: what to do where it is not.
+    """
+
+    name: str
+    ok: bool
+    measured: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings on one plugin.
+
+    Attributes:
+        name: as it was asked for.
+        kind: "model", "attack" or "defense".
+        facts: what it says of itself.
+        findings: one a check.
+        comparison: rows of a table: how it does beside others.
+    """
+
+    name: str
+    kind: str
+    facts: dict[str, Any]
+    findings: list[Finding]
+    comparison: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return all(finding.ok for finding in self.findings)
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def tables(self) -> Iterator[RenderableType]:
+        """For a terminal: a headline, what it says of itself, and a line a finding."""
+        failed = [finding for finding in self.findings if not finding.ok]
+        outcome = f"{len(failed)} of {len(self.findings)} checks failed" if failed else "all is well"
+        yield Text(f"{self.kind} {self.name}: {outcome}")
+        facts = Table(box=None, pad_edge=False, show_header=False)
+        for fact, value in self.facts.items():
+            if value not in ("", None):
+                facts.add_row(fact.replace("_", " "), Text(str(value)))
+        yield facts
+        findings = Table(box=None, pad_edge=False)
+        for column in ("check", "", "what was seen", *(["what to do"] if failed else [])):
+            findings.add_column(column)
+        for finding in self.findings:
+            verdict = Text("ok", "green") if finding.ok else Text("FAILED", "red")
+            advice = [] if finding.ok else [Text(finding.advice)]
+            findings.add_row(Text(finding.name), verdict, Text(finding.measured), *advice)
+        yield findings
+        if self.comparison:
+            table = Table(*(column.replace("_", " ") for column in self.comparison[0]), box=None, pad_edge=False)
+            for row in self.comparison:
+                table.add_row(*(Text(_cell(value)) for value in row.values()))
+            yield table
+
+    def words(self) -> str:
+        """The failed findings as lines, for the message of an assertion."""
+        return "\n".join(f"{f.name}: {f.measured}: {f.advice}" for f in self.findings if not f.ok)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def for_record(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Findings as a record keeps them: which failed, and what was seen."""
+    return {"failed": [f.name for f in findings if not f.ok], "measured": {f.name: f.measured for f in findings}}
+
+
+def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> list[Report]:
+    """A report on what is registered under a name, or on each plugin in a file.
+
+    Args:
+        spec: a registry name with parameters, or a file: ``.py`` with classes, or a network (``.pt``, ``.onnx``).
+        models: on which an attack or a defense is compared with others; two small shipped ones if left out.
+        limit: pictures of that comparison; 0 leaves it out, and with it the check of an attack's strength.
+
+    Raises:
+        UserError: where there is no such thing, or it cannot be made.
+    """
+    from iqarena.bench.registry import REGISTRIES, links, nearest, parse_spec
+
+    first, *others = links(spec)
+    name = spec if others else parse_spec(first)[0]
+    if ":" not in name and Path(name).suffix in NETWORKS:
+        return check(NETWORKS[Path(name).suffix] + spec, models, limit)
+    if ":" not in name and name.endswith(".py"):
+        return [report for own in _classes(name) for report in check(own + spec.removeprefix(name), models, limit)]
+    if kinds := _kinds(spec):
+        return [Report(spec, kind, *_CHECKERS[kind](spec, models, limit)) for kind in kinds]
+    if name.startswith("file:"):
+        raise UserError(f"{name}: is no model, attack or defense")
+    known = [known for registry in REGISTRIES.values() for known in registry.names()]
+    raise UserError(f"nothing is called {name!r}; {nearest(name, known)}")
+
+
+def _kinds(spec: str) -> list[str]:
+    """The kinds of thing that a name, a file's class or a chain is."""
+    from iqarena.bench.registry import REGISTRIES, class_in_file, links, parse_spec
+
+    if len(links(spec)) > 1:
+        return [kind for kind, registry in REGISTRIES.items() if registry.chained]
+    name, _ = parse_spec(spec)
+    if name.startswith("file:"):
+        made = class_in_file(name)
+        return [kind for kind, registry in REGISTRIES.items() if made is not None and issubclass(made, registry.base)]
+    return [kind for kind, registry in REGISTRIES.items() if registry.entry(name)]
+
+
+def _classes(file: str) -> list[str]:
+    """The plugins in a file, as ``file:path.py:Class``."""
+    from iqarena.bench.registry import class_in_file
+
+    try:
+        body = ast.parse(Path(file).read_bytes()).body
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{file}: not Python ({error})") from None
+    names = [f"file:{file}:{node.name}" for node in body if isinstance(node, ast.ClassDef)]
+    found = [name for name in names if _kinds(name) and not inspect.isabstract(class_in_file(name))]
+    if not found:
+        raise UserError(f"{file}: holds no model, attack or defense")
+    return found
+
+
+_Checked = tuple[dict[str, Any], list[Finding], list[dict[str, Any]]]
+
+
+def _model(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
+    from iqarena.bench.inference.loading import load_model
+    from iqarena.bench.inference.model_checks import probe
+
+    model = load_model(spec)
+    return asdict(model.info), probe(model), []
+
+
+def _attack(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
+    from iqarena.bench.checks.attack import attack_facts, probe_attack
+    from iqarena.bench.registry import ATTACKS
+    from iqarena.bench.checks.comparison import MODELS, PICTURES_OF_AN_ATTACK, compare_attack
+
+    attack = ATTACKS.build(spec)
+    findings, rows = probe_attack(attack), list[dict[str, Any]]()
+    if limit != 0 and not attack.control and _sane(findings):
+        rows, strength = compare_attack(spec, models or MODELS, limit or PICTURES_OF_AN_ATTACK)
+        findings += strength
+    return attack_facts(attack), findings, rows
+
+
+def _defense(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
+    from iqarena.bench.checks.defense import defense_facts, probe_defense
+    from iqarena.bench.registry import DEFENSES
+    from iqarena.bench.checks.comparison import MODELS, PICTURES_OF_A_DEFENSE, compare_defense
+
+    defense = DEFENSES.build(spec)
+    findings, rows = probe_defense(defense, tuple(models) or MODELS), list[dict[str, Any]]()
+    if limit != 0 and _sane(findings):
+        rows, masked = compare_defense(spec, models or MODELS, limit or PICTURES_OF_A_DEFENSE)
+        findings += masked
+    return defense_facts(defense), findings, rows
+
+
+def _sane(findings: Sequence[Finding]) -> bool:
+    """Whether it makes sense to compare: what cannot be run on a tiny picture needs no table."""
+    return all(f.ok for f in findings if f.name in ("class attributes", "runs", "returns", "applies", "shape"))
+
+
+_CHECKERS: dict[str, Callable[[str, Sequence[str], int | None], _Checked]] = {
+    "model": _model, "attack": _attack, "defense": _defense,
+}  # fmt: skip
+"""By kind: from a spec, models and pictures to what the plugin says of itself, the findings and the table."""

@@ -1,0 +1,338 @@
+"""`iqarena`: the command line. Every wrong use ends in one clear line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from iqarena.bench.cli import contribute as cli_contribute
+from iqarena.bench.process import keep_freed_memory
+from iqarena.bench.errors import UserError, one_line
+
+app = typer.Typer(
+    name="iqarena", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Which image quality models and defenses hold when somebody attacks them?",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's is one line, not a traceback."""
+    keep_freed_memory()
+    with one_line("iqarena"):
+        app()
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    models = "models"
+    defenses = "defenses"
+    attacks = "attacks"
+    datasets = "datasets"
+
+
+class Executor(StrEnum):
+    """Ways to run cells."""
+
+    local = "local"
+    processes = "processes"
+    ray = "ray"
+
+
+data = typer.Typer(no_args_is_help=True, help="What a data set needs on disk.")
+app.add_typer(data, name="data")
+app.add_typer(cli_contribute.app)
+
+
+@app.command("list")
+def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
+    """Show a registry, broken plugins included, with their error."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from iqarena.bench.cli.catalogue import catalogue
+
+    entries = catalogue(kind.value)
+    if json_:
+        typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
+        return
+    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["weights", "min_size"],
+             "datasets": ["count", "label_kind"]}  # fmt: skip
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    for column in [*brief[kind.value], "about"]:
+        table.add_column(column.replace("_", " "))
+    for entry in entries:
+        facts = [" ".join(value) if isinstance(value := entry.get(c), list) else str(value or "") for c in brief[kind.value]]
+        about = f"broken: {entry['error']}" if entry["error"] else entry["about"]
+        table.add_row(*map(Text, (entry["name"], *facts, about)))  # what plugins say is no markup
+    Console().print(table)
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="a suite's name or YAML file; quick if left out")] = "quick",
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="instead of the suite's models")] = None,
+    defense: Annotated[list[str] | None, typer.Option("--defense", "-d", help="instead of the suite's defenses")] = None,
+    attack: Annotated[list[str] | None, typer.Option("--attack", "-a", help="instead of the suite's attacks")] = None,
+    also_model: Annotated[list[str] | None, typer.Option(help="beside the suite's models")] = None,
+    also_defense: Annotated[list[str] | None, typer.Option(help="beside the suite's defenses")] = None,
+    also_attack: Annotated[list[str] | None, typer.Option(help="beside the suite's attacks")] = None,
+    dataset: Annotated[str | None, typer.Option(help="instead of the suite's data set")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
+    limit: Annotated[int | None, typer.Option(help="at most so many pictures")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="one l-infinity size instead of the suite's threats, such as 2/255")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="results folder")] = Path("runs/latest"),
+    executor: Annotated[Executor, typer.Option(help="how cells are run")] = Executor.local,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="torch threads (local) or processes; all cores if left out")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster; one is started here if left out")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps, instead of the suite's")] = None,
+    keep_images: Annotated[bool, typer.Option("--keep-images", help="store attacked pictures as 8-bit PNG")] = False,
+    fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
+) -> None:
+    """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
+    if address is not None and executor is not Executor.ray:
+        raise UserError(f"--address is of a Ray cluster, and --executor {executor.value} uses none; add --executor ray")
+    from iqarena.bench.suite import changed, load_suite
+    from iqarena.bench.executors import execute
+    from iqarena.bench.process import GO_ON, Stopped, stoppable
+    from iqarena.bench.executors.progress import Reporter
+    from iqarena.bench.results.store import Records
+
+    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit, "device": device}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if eps is not None:
+        changes["threats"] = [{"norm": "linf", "eps": eps}]
+    chosen = changed(load_suite(suite), changes, {"models": also_model, "defenses": also_defense, "attacks": also_attack})
+    if dry_run:
+        from iqarena.bench.executors.dry_run import dry_run as told
+
+        for line in told(chosen, root, Records(out), fresh, keep_images):
+            typer.echo(line)
+        return
+    with Reporter() as report:
+        try:
+            with stoppable():
+                outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address, keep_images)
+        except Stopped as stopped:
+            typer.echo(GO_ON, err=True)
+            raise typer.Exit(stopped.code) from None
+        report.summary(outcome, out)
+    if outcome.failed:
+        raise typer.Exit(3)
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="where leaderboard.md goes")] = Path(),
+    check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the committed files differ")] = False,
+    prune: Annotated[bool, typer.Option("--prune-images", help="delete kept pictures that are not shown")] = False,
+) -> None:
+    """Render leaderboard.md, its plots and its page from the records alone."""
+    if check and prune:
+        raise UserError("--check writes nothing and --prune-images deletes pictures; give one of them")
+    from iqarena.bench.leaderboard import render as board
+    from iqarena.bench.results.store import Records
+
+    records = Records(results)
+    if check:
+        differences = board.check(records, out)
+        for line in differences:
+            typer.echo(line)
+        if differences:
+            raise typer.Exit(1)
+        typer.echo(f"{out / 'leaderboard.md'} and its plots are what {results} says")
+        return
+    for path in board.render(records, out):
+        typer.echo(path)
+    if prune:
+        typer.echo(f"{board.prune_images(records)} kept pictures deleted")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="a defense or an attack")],
+    second: Annotated[str, typer.Argument(metavar="B", help="another one")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="on this model only")] = None,
+    results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="folder for the table and the plots")] = Path("runs/compare"),
+) -> None:
+    """Two defenses (or attacks) side by side, on the same pictures, with confidence intervals."""
+    from rich.console import Console
+
+    from iqarena.bench.results.comparison import compare as compared
+    from iqarena.bench.cli.comparison_table import tell, write
+    from iqarena.bench.results.curves import effort_curves
+    from iqarena.bench.results.store import Records
+
+    records = Records(results)
+    duels = compared(records, first, second, model)
+    tell(duels, Console())
+    for path in write(duels, out, effort_curves(records)):
+        typer.echo(path)
+
+
+@app.command()
+def attack(
+    image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
+    model: Annotated[str, typer.Option("--model", "-m")],
+    attack_: Annotated[str, typer.Option("--attack", "-a")],
+    defense: Annotated[str, typer.Option("--defense", "-d")] = "none",
+    objective: Annotated[
+        str | None, typer.Option(help="raise, lower, reflect, away or target; the attack's usual one if left out")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf, l2, l0, patch or ssim; the attack's usual one if left out")] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(help="size of the threat: linf 2/255, l2 1, l0 0.001, patch 0.02, ssim 0.05 if left out"),
+    ] = None,
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("runs/attack"),
+) -> None:
+    """Attack one picture: before, after, difference ×16, scores, norms."""
+    from iqarena.bench.cli.attack_image import attack_picture
+
+    report = attack_picture(image, model, defense, attack_, objective, norm, eps, seed, out)
+    for name, value in report.items():
+        typer.echo(f"{name:24} {value}")
+
+
+@app.command()
+def explain(
+    image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
+    model: Annotated[str, typer.Option("--model", "-m")],
+    defense: Annotated[str, typer.Option("--defense", "-d", help="cprl or cprl-sortmask")] = "cprl",
+    attack_: Annotated[str, typer.Option("--attack", "-a", help="crafted through the defense")] = "score-reflection-away",
+    eps: Annotated[str, typer.Option(help="size of the l-infinity ball")] = "2/255",
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="folder for picture and table")] = Path("runs/explain"),
+) -> None:
+    """CPR and N-CPR maps, channels and swap test of a picture, clean beside attacked."""
+    from iqarena.bench.cli.explain import explain as explained
+    from iqarena.bench.cli.explain import write
+
+    found = explained(image, model, defense, attack=attack_, eps=eps, seed=seed)
+    typer.echo(found.swaps.to_string(index=False, float_format="%.3f"))
+    typer.echo(f"channels: {found.overlap_words}")
+    for path in write(found, image.stem, out):
+        typer.echo(path)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option("--model", "-m")],
+    defense: Annotated[str, typer.Option("--defense", "-d", help="a training recipe; none is plain regression")] = "none",
+    dataset: Annotated[str, typer.Option(help="labelled pictures")] = "folder",
+    root: Annotated[Path | None, typer.Option(help="its folder")] = None,
+    start: Annotated[Path | None, typer.Option(help="undefended weights to start from")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="file with ImageNet weights of the backbone, or imagenet: torchvision fetches them")
+    ] = None,
+    passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one picture")] = 600_000,
+    batch: Annotated[int, typer.Option(min=2)] = 32,
+    crop: Annotated[int, typer.Option(min=32)] = 128,
+    learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
+    ema: Annotated[
+        float, typer.Option(min=0, max=0.99999, help="decay a step of the averaged weights, which are kept")
+    ] = 0.999,
+    seed: int = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch pictures")] = 1,
+    label: Annotated[str, typer.Option(help="tells these weights from others of the recipe: weights=LABEL")] = "",
+    out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
+) -> None:
+    """Fit a recipe; writes safetensors plus a card, and resumes where a killed run stopped."""
+    from iqarena.bench.datasets import open_dataset
+    from iqarena.bench.executors.progress import TrainingReporter
+    from iqarena.bench.process import use_threads
+    from iqarena.bench.training import fit
+    from iqarena.defenses.training.loop import Schedule
+
+    if threads is not None:
+        use_threads(threads)
+    schedule = Schedule(passes, batch, crop, learning_rate, ema=ema, seed=seed, workers=workers)
+    with TrainingReporter() as report:
+        written = fit(
+            model, defense, open_dataset(dataset, root), schedule, out,
+            start=start, backbone=backbone, label=label, report=report,
+        )  # fmt: skip
+    typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
+
+
+@data.command("list")
+def data_list(
+    dataset: Annotated[str | None, typer.Argument(help="registry name; all if left out")] = None,
+    root: Annotated[Path | None, typer.Option(help="a folder in which to look for them")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """What a data set needs on disk and, of a folder, whether it is there."""
+    from rich.console import Console
+
+    from iqarena.bench.datasets.requirements import needs, table
+
+    found = needs(dataset, root)
+    if json_:
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        Console().print(table(found))
+
+
+@data.command("export")
+def data_export(
+    dataset: Annotated[str, typer.Argument(help="registry name")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="where the pictures go")],
+    root: Annotated[Path | None, typer.Option(help="its folder")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pictures, as run --limit chooses them")] = None,
+) -> None:
+    """Write clean pictures as PNG, to attack them with code of any kind and `iqarena submit images` what comes out."""
+    from iqarena.bench.datasets import open_dataset
+    from iqarena.bench.submission.submit import export
+
+    typer.echo(f"{out}: {export(open_dataset(dataset, root), limit, out)} pictures")
+
+
+@data.command("verify")
+def data_verify(
+    dataset: Annotated[str, typer.Argument(help="registry name")],
+    root: Annotated[Path | None, typer.Option(help="its folder")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Look at the labels and every picture of a data set; writes nothing. Exit 0 if it is whole, 2 if not."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from iqarena.bench.datasets.verify import verify
+
+    columns = [TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]]
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(f"looking at {dataset}")
+        pictures, problems = verify(dataset, root, lambda done, all_: progress.update(task, completed=done, total=all_))
+    if json_:
+        found = [asdict(problem) for problem in problems]
+        typer.echo(json.dumps({"dataset": dataset, "pictures": pictures, "problems": found}, indent=1, ensure_ascii=False))
+    elif problems:
+        table = Table(*(Column(word, overflow="fold") for word in ("kind", "file", "about")), box=None, pad_edge=False)
+        for problem in problems:
+            table.add_row(*map(Text, (problem.kind, problem.file, problem.about)))
+        Console().print(table)
+    if problems:
+        typer.echo(f"iqarena: {dataset} has {len(problems):,} problem(s) in {pictures:,} labelled pictures", err=True)
+        raise typer.Exit(2)
+    if not json_:
+        typer.echo(f"{dataset} is whole: {pictures:,} pictures")

@@ -1,0 +1,159 @@
+"""`iqarena attack`: one picture before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from iqarena.attacks.threat import Norm
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.suite import validated
+from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
+from iqarena.bench.datasets.demo.dataset import pixel_hash
+from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.leaderboard.examples import GAIN, enlarged
+from iqarena.bench.inference.isolation import OutOfMemory
+from iqarena.bench.cells import Cell, expand
+from iqarena.bench.leaderboard.plots.style import styled
+from iqarena.bench.results.store import Pixels, as_array
+from iqarena.bench.registry import ATTACKS
+
+SIZES: dict[str, str] = {"linf": "2/255", "l2": "1", "l0": "0.001", "patch": "0.02", "ssim": "0.05"}
+SYMBOLS: dict[Norm, str] = {"linf": "ℓ∞", "l2": "ℓ2", "l0": "share of pixels", "patch": "share of area", "ssim": "1 − SSIM"}
+
+
+class OnePicture(ImageDataset):
+    """A data set of one picture file, without a label."""
+
+    name = "picture"
+    label_kind = "none"
+
+    def __init__(self, path: Path) -> None:
+        self._pixels = read_picture(path)
+        self.samples = [Sample(path.stem, path.stem)]
+        self.fingerprint = pixel_hash(self._pixels.permute(1, 2, 0).numpy())
+
+    @classmethod
+    def open(cls, root: Path | None) -> OnePicture:
+        if root is None:
+            raise UserError("name the picture's file")
+        return cls(root)
+
+    def picture(self, index: int) -> torch.Tensor:
+        return self._pixels
+
+
+class Attacked(NamedTuple):
+    """One picture after one cell; `row` is its row of images.csv."""
+
+    arena: Arena
+    cell: Cell
+    status: str
+    row: Any
+    before: torch.Tensor
+    after: torch.Tensor
+
+
+def attacked(
+    image: Path, model: str, defense: str, attack: str, *, eps: float | str, seed: int, norm: str = "linf",
+    objective: str | None = None,
+) -> Attacked:  # fmt: skip
+    """Attack one picture adaptively.
+
+    Raises:
+        UserError: for anything that the caller can mend, and where the attack leaves no picture or no score.
+    """
+    suite = validated(
+        {"models": [model], "defenses": [defense], "attacks": [{"attack": attack, "objectives": objective and [objective]}],
+         "threats": [{"norm": norm, "eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "picture"},
+        lambda loc: "the command line",
+    )  # fmt: skip
+    arena = Arena(OnePicture(image), None, 1)
+    cell = expand(suite)[0]
+    try:
+        record, rows = arena.run(cell, arena.cell_id(cell))
+    except CannotRun as reason:
+        raise UserError(str(reason)) from None
+    except OutOfMemory as error:  # with one picture at once no batch is left to halve
+        raise UserError(f"out of memory: {error}") from None
+    status = str(record["status"])
+    if status not in ("ok", "violation"):
+        raise UserError(f"the attack ended with status {status}: {'; '.join(record['errors']) or 'a score is NaN'}")
+    return Attacked(arena, cell, status, rows.iloc[0], arena.pictures[0], arena.crafted(cell).pixels[0])
+
+
+def attack_picture(
+    image: Path,
+    model: str,
+    defense: str,
+    attack: str,
+    objective: str | None,
+    norm: str | None,
+    eps: str | None,
+    seed: int,
+    out: Path,
+) -> dict[str, Any]:
+    """Attack one picture adaptively; write before, after, difference and a sheet of the three.
+
+    Args:
+        image: an 8-bit RGB file.
+        model, defense, attack: specs.
+        objective, norm: or None for the attack's usual one.
+        eps: size of the threat model, number or fraction, or None for one that is usual with the norm.
+        seed: of the attack.
+        out: folder.
+
+    Returns:
+        Scores, distances, costs and the files written.
+
+    Raises:
+        UserError: for anything that the caller can mend.
+    """
+    norm = norm or ATTACKS.build(attack).norms[0]
+    eps = eps or SIZES.get(norm, "2/255")
+    found = attacked(image, model, defense, attack, objective=objective, norm=norm, eps=eps, seed=seed)
+    cell, row = found.cell, found.row
+    before, after = as_array(found.before), as_array(found.after)
+    difference = enlarged(before, after)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        files = {}
+        for name, pixels in (("before", before), ("after", after), ("difference", difference)):
+            files[name] = out / f"{image.stem}-{name}.png"
+            Image.fromarray(pixels).save(files[name])
+        sheet = out / f"{image.stem}-sheet.png"
+        titles = [f"before: quality {row.clean_quality:.3f}", f"after: quality {row.adv_quality:.3f}", f"difference ×{GAIN}"]
+        title = f"{cell.attack} · {cell.objective} · {SYMBOLS[cell.norm]} ≤ {eps} on {model}" + (
+            "" if defense == "none" else f" + {defense}"
+        )
+        with styled():
+            _sheet([before, after, difference], titles, title).savefig(sheet, dpi=110)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None
+    return {
+        "status": found.status,
+        "quality before": round(float(row.clean_quality), 4),
+        "quality after": round(float(row.adv_quality), 4),
+        "linf (levels of 255)": round(float(row.linf) * 255, 3),
+        "l2": round(float(row.l2), 4),
+        "share of pixels changed": round(float(row.l0), 4),
+        "psnr (dB)": round(float(row.psnr), 2),
+        "ssim": round(float(row.ssim), 4),
+        "forwards / backwards": f"{int(row.forwards)} / {int(row.backwards)}",
+        "pictures": ", ".join(str(path) for path in (*files.values(), sheet)),
+    }
+
+
+def _sheet(pictures: list[Pixels], titles: list[str], title: str) -> Figure:
+    height, width = pictures[0].shape[:2]
+    figure = Figure(figsize=(10, 9.8 * height / (3 * width) + 0.65), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for axes, pixels, words in zip(figure.subplots(1, 3), pictures, titles, strict=True):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(words, fontsize=10)
+        axes.set_axis_off()
+    return figure

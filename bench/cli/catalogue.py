@@ -1,0 +1,141 @@
+"""The registries as data, for `iqarena list`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+import torch
+
+from iqarena.attacks.fitted import FittedAttack
+from iqarena.bench.datasets import registered
+from iqarena.bench.datasets.base import ImageDataset
+from iqarena.bench.errors import UserError, told
+from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, REGISTRIES, Entry
+from iqarena.defenses.base import TrainedDefense
+from iqarena.models.base import FeatureModel, QualityModel
+from iqarena.models.bridges import Bridge
+from iqarena.models.zoo import WeightsError, card_of, weight_file
+
+
+def catalogue(kind: str) -> list[dict[str, Any]]:
+    """One dictionary a registered name, sorted by name; broken ones have an `error`."""
+    if kind == "datasets":
+        return [_entry(name, entry, _dataset) for name, entry in sorted(registered().items())]
+    registry = REGISTRIES[kind.removesuffix("s")]
+    facts = {"models": _model, "defenses": _defense, "attacks": _attack}[kind]
+    bridges = [name for name in registry.entries if name.endswith(":")] if kind == "models" else []  # no end of variants
+    entries = []
+    for name in sorted([*registry.names(), *bridges]):
+        entry = registry.entry(name)
+        assert entry is not None  # the name is the registry's own
+        entries.append(_entry(name, entry, facts))
+    return entries
+
+
+def _entry(name: str, entry: Entry[Any], facts: Callable[[str, type[Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A plugin that loads and then cannot be asked is as broken as one that does not."""
+    if entry.made is None:
+        return {"name": name, "error": entry.error}
+    try:
+        return {"name": name, **facts(name, entry.made), "error": None}
+    except (Exception, SystemExit) as error:
+        return {"name": name, "error": str(error) if isinstance(error, UserError) else told(error)}
+
+
+def refused() -> dict[str, str]:
+    """Attacks of other libraries that are not on offer, by name, with the reason."""
+    found: dict[str, str] = {}
+    for name, entry in sorted(ATTACKS.entries.items()):
+        reasons: dict[str, str] = getattr(entry.made, "refused", dict)()
+        found |= {f"{name}{variant}": reason for variant, reason in sorted(reasons.items())}
+    return found
+
+
+def _about(made: type[Any]) -> str:
+    return (inspect.getdoc(made) or "").split("\n")[0]
+
+
+def _dataset(name: str, made: type[ImageDataset]) -> dict[str, Any]:
+    return made.facts()
+
+
+def _attack(name: str, made: type[Any]) -> dict[str, Any]:
+    attack = ATTACKS.build(name)
+    return {
+        "access": attack.access,
+        "norms": list(attack.norms),
+        "objectives": list(attack.objectives),
+        "control": attack.control,
+        "fitted": isinstance(attack, FittedAttack),
+        "cost": dict(zip(("forwards", "backwards"), attack.passes, strict=True)) if attack.passes else None,
+        "about": _about(made),
+        "paper": made.paper,
+        "parameters": _parameters(made),
+    }
+
+
+def _defense(name: str, made: type[Any]) -> dict[str, Any]:
+    defense = DEFENSES.build(name)
+    trained = [name for name in MODELS.names() if weight_file(name, made.name).is_file()]
+    recipe = isinstance(defense, TrainedDefense) and defense.kind != "none"
+    return {
+        "kind": defense.kind,
+        "stochastic": defense.stochastic,
+        "surrogate": defense.surrogate_kind,
+        "cost": {
+            "forwards": defense.forwards,
+            "passes_an_image": defense.passes_an_image if isinstance(defense, TrainedDefense) else None,
+        },
+        "trained_for": trained if recipe else None,
+        "about": _about(made),
+        "paper": made.paper,
+        "parameters": _parameters(made),
+    }
+
+
+def _model(name: str, made: type[Any]) -> dict[str, Any]:
+    if issubclass(made, Bridge):
+        return {
+            "bridge": True,
+            "behind_the_colon": made.about,
+            "differentiable": made.differentiable,
+            "weights": "yours",
+            "about": _about(made),
+        }
+    info = made.info
+    try:
+        card = card_of(weight_file(info.name))
+    except WeightsError as error:
+        card = {"measured": str(error)}
+    return {
+        "bridge": False,
+        "weights": "yours" if made.weights_wanted else "shipped" if made.in_zoo else "none",
+        "weights_wanted": made.weights_wanted or None,
+        "score_range": list(info.score_range),
+        "higher_is_better": info.higher_is_better,
+        "min_size": info.min_size,
+        "differentiable": info.differentiable,
+        "stochastic": info.stochastic,
+        "parameters_count": card.get("parameters") or parameters_of(made),
+        "feature_maps": issubclass(made, FeatureModel),
+        "imagenet": getattr(made, "imagenet", None),
+        "measured": card.get("measured"),
+        "about": _about(made),
+        "licence": info.licence,
+        "paper": info.paper,
+    }
+
+
+def parameters_of(made: type[QualityModel]) -> int:
+    """How many trainable numbers a model has; nothing is computed for it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in made().parameters())
+
+
+def _parameters(made: type[Any]) -> dict[str, Any]:
+    if not is_dataclass(made):
+        return {}
+    return {f.name: None if f.default is MISSING else f.default for f in fields(made)}

@@ -1,0 +1,264 @@
+"""`iqarena explain`: what a CPRL-defended model keeps of a picture, clean beside attacked, and whether that is what counts.
+
+CPRL is our reconstruction from the abstracts of arXiv 2404.19567 and its journal version; so are the swap test and the
+measures of a channel here. Beside each number of the model's own mask stands the same of random masks of equal size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from iqarena.bench.datasets.demo.dataset import Demo
+from iqarena.bench.errors import UserError
+from iqarena.bench.cli.attack_image import attacked
+from iqarena.bench.leaderboard.plots.style import COLORS, GREY, INK, styled
+from iqarena.bench.results.store import Pixels, as_array
+from iqarena.bench.inference.target import frozen
+from iqarena.defenses.cprl.model import CPRLModel
+
+CONTROLS = 32
+"""Random masks: as many channels kept as strongly, but other ones."""
+USUAL = 24
+"""Demo pictures whose mean is what a channel is set to when it is taken out."""
+
+SWAPS = (("none", False, False), ("do(N)", False, True), ("do(C)", True, False), ("both", True, True))
+"""Name, and whether CPR and N-CPR come from the attacked picture."""
+
+Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found.
+
+    Attributes:
+        title: attack, threat, model and defense in a line.
+        clean, attacked: the pictures, (H, W, 3) uint8.
+        clean_quality, attacked_quality: of the deployed model.
+        cpr, ncpr: mean |CPR| and mean |N-CPR| over the channels of the clean picture, (h, w), as the feature maps lie.
+        cpr_attacked, ncpr_attacked: the same of the attacked one.
+        channels: a row a channel. ``mask`` and ``mask_attacked`` are in [0, 1]; ``effect`` is |change of quality| when the
+            channel is set to its usual value, ``shift`` is mean |z' − z| in units of its usual mean |z|, and
+            ``adversarial_effect`` is the change of quality when the clean channel becomes the attacked one.
+        swaps: a row a swap: quality when only N-CPR, only CPR or both come from the attacked picture, with the model's
+            mask, and mean, least and most over random masks.
+        overlap: share of the channels most kept on the clean picture that are also most kept on the attacked one.
+        overlap_by_chance: what two random choices of so many would share.
+    """
+
+    title: str
+    clean: Pixels
+    attacked: Pixels
+    clean_quality: float
+    attacked_quality: float
+    cpr: Map
+    ncpr: Map
+    cpr_attacked: Map
+    ncpr_attacked: Map
+    channels: pd.DataFrame
+    swaps: pd.DataFrame
+    overlap: float
+    overlap_by_chance: float
+
+    @property
+    def overlap_words(self) -> str:
+        """Both overlaps, for a reader."""
+        return f"{self.overlap:.0%} of those most kept stay so when attacked (by chance {self.overlap_by_chance:.0%})"
+
+
+def explain(
+    image: str | Path, model: str = "resnet-iqa", defense: str = "cprl", *, attack: str = "score-reflection-away",
+    eps: float | str = "2/255", seed: int = 0,
+) -> Explanation:  # fmt: skip
+    """Attack one picture through the defense and take the model's features apart.
+
+    Args:
+        image: an 8-bit RGB file.
+        model: a registry name.
+        defense: `cprl` or `cprl-sortmask`, with parameters.
+        attack: crafted adaptively, with its usual objective.
+        eps: of the ℓ∞ ball; a number or a fraction such as ``"2/255"``.
+        seed: of the attack and of the random masks.
+
+    Raises:
+        UserError: for anything that the caller can mend.
+
+    Example:
+        >>> found = explain("picture.png", "resnet-iqa", "cprl")  # doctest: +SKIP
+        >>> found.channels.nlargest(5, "effect")  # doctest: +SKIP
+    """
+    found = attacked(Path(image), model, defense, attack, eps=eps, seed=seed)
+    defended = found.arena.defended(model, defense)
+    if not isinstance(defended, CPRLModel):
+        raise UserError(f"{defense} does not part features into CPR and N-CPR; name cprl or cprl-sortmask")
+    with frozen(defended), torch.inference_mode():
+        before, after = (_Parts(defended, pixels) for pixels in (found.before, found.after))
+        channels = _channels(defended, before, after)
+        swaps = _swaps(defended, before, after, torch.Generator().manual_seed(seed))
+    top = max(round(float(channels["mask"].sum())), 1)
+    first, second = (set(channels[name].nlargest(top).index) for name in ("mask", "mask_attacked"))
+    return Explanation(
+        title=f"{attack}, {found.cell.objective} · ℓ∞ ≤ {eps} · {model} + {defense}",
+        clean=as_array(found.before), attacked=as_array(found.after),
+        clean_quality=float(found.row.clean_quality), attacked_quality=float(found.row.adv_quality),
+        cpr=before.heat(before.cpr), ncpr=before.heat(before.ncpr),
+        cpr_attacked=after.heat(after.cpr), ncpr_attacked=after.heat(after.ncpr),
+        channels=channels, swaps=swaps, overlap=len(first & second) / top, overlap_by_chance=top / len(channels),
+    )  # fmt: skip
+
+
+class _Parts:
+    """A picture's features z, and what of them is kept: CPR, the rest being N-CPR."""
+
+    def __init__(self, model: CPRLModel, pixels: torch.Tensor) -> None:
+        self.maps = model.maps(pixels[None].float() / 255)
+        self.cpr = model.activation(self.maps)
+        self.ncpr = self.maps - self.cpr
+        self.kept = model.activation.kept(self.maps)
+
+    def held(self, order: torch.Tensor) -> torch.Tensor:
+        """What a mask of equal size would keep that has its channels in another order."""
+        return self.kept[:, order] * self.maps
+
+    def left(self, order: torch.Tensor) -> torch.Tensor:
+        """And what it would hold back."""
+        return (1 - self.kept[:, order]) * self.maps
+
+    def heat(self, part: torch.Tensor) -> Map:
+        """Mean over channels, and over patches that are one picture's, (h, w)."""
+        found: Map = part.abs().mean(dim=(0, 1)).float().numpy()
+        return found
+
+
+def _quality(model: CPRLModel, maps: torch.Tensor) -> float:
+    """Of features z (M, C, h, w) of one picture, before the activation."""
+    return float(model.to_quality(model.head(model.activation(maps), 1)))
+
+
+def _channels(model: CPRLModel, before: _Parts, after: _Parts) -> pd.DataFrame:
+    usual, strength = _usual(model)
+    clean = _quality(model, before.maps)
+    shift = (after.maps - before.maps).abs().mean(dim=(0, 2, 3)) / strength
+    rows = []
+    for channel in range(before.maps.shape[1]):
+        out, swapped = before.maps.clone(), before.maps.clone()
+        out[:, channel] = usual[channel]
+        swapped[:, channel] = after.maps[:, channel]
+        rows.append({
+            "channel": channel,
+            "mask": float(before.kept[:, channel].mean()),
+            "mask_attacked": float(after.kept[:, channel].mean()),
+            "effect": abs(_quality(model, out) - clean),
+            "shift": float(shift[channel]),
+            "adversarial_effect": _quality(model, swapped) - clean,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _usual(model: CPRLModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means of each channel and of its absolute values over demo pictures, (C,) both.
+
+    The first is what a channel is when it says nothing of the picture. A channel that is always zero gets strength 1: it
+    does not move either.
+    """
+    demo = Demo()
+    some = [model.maps(demo.picture(i)[None].float() / 255) for i in demo.spread(USUAL)]
+    usual = torch.stack([maps.mean(dim=(0, 2, 3)) for maps in some]).mean(0)
+    strength = torch.stack([maps.abs().mean(dim=(0, 2, 3)) for maps in some]).mean(0)
+    return usual, torch.where(strength > 0, strength, torch.ones_like(strength))
+
+
+def _swaps(model: CPRLModel, before: _Parts, after: _Parts, generator: torch.Generator) -> pd.DataFrame:
+    """do(N := n'), do(C := c') and both, under the model's own mask and under random ones of equal size."""
+    count = before.maps.shape[1]
+    orders = [torch.randperm(count, generator=generator) for _ in range(CONTROLS)]
+    rows = []
+    for name, take_cpr, take_ncpr in SWAPS:
+        cpr, ncpr = (after if take_cpr else before).cpr, (after if take_ncpr else before).ncpr
+        controls = [
+            _quality(model, (after if take_cpr else before).held(order) + (after if take_ncpr else before).left(order))
+            for order in orders
+        ]
+        rows.append({
+            "from_attacked": name, "quality": _quality(model, cpr + ncpr), "random_mean": float(np.mean(controls)),
+            "random_least": min(controls), "random_most": max(controls),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def write(found: Explanation, stem: str, out: Path) -> list[Path]:
+    """Write ``STEM-explained.png`` and ``STEM-channels.csv``; returns both.
+
+    Raises:
+        UserError: where it cannot write.
+    """
+    picture, table = out / f"{stem}-explained.png", out / f"{stem}-channels.csv"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found.channels.to_csv(table, index=False, float_format="%.6g")
+        with styled():
+            _figure(found).savefig(picture, dpi=110)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None
+    return [picture, table]
+
+
+def _figure(found: Explanation) -> Figure:
+    figure = Figure(figsize=(12, 8.6), layout="constrained")
+    figure.suptitle(f"{found.title}\nour reconstruction of CPRL from the abstracts", fontsize=11, color=INK)
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1.9, 1])
+    upper, lower = halves
+    most = float(max(map(np.max, (found.cpr, found.ncpr, found.cpr_attacked, found.ncpr_attacked))))
+    grid = upper.subplots(2, 3)
+    for axes, name, pixels, quality, parts in (
+        (grid[0], "clean", found.clean, found.clean_quality, (found.cpr, found.ncpr)),
+        (grid[1], "attacked", found.attacked, found.attacked_quality, (found.cpr_attacked, found.ncpr_attacked)),
+    ):
+        axes[0].imshow(pixels)
+        axes[0].set_title(f"{name}: quality {quality:.3f}")
+        for place, part, words in zip(axes[1:], parts, ("CPR, kept", "N-CPR, held back"), strict=True):
+            place.imshow(pixels.mean(axis=2), cmap="gray")
+            heat = place.imshow(_over(part, pixels.shape[:2]), cmap="magma", vmin=0, vmax=most, alpha=0.75)
+            place.set_title(f"{words}, {name}")
+        for place in axes:
+            place.set_axis_off()
+    upper.colorbar(heat, ax=grid, fraction=0.03, label="mean |activation|")
+    channels, swaps = lower.subplots(1, 2, width_ratios=[1.6, 1])
+    dots = channels.scatter(
+        found.channels["effect"] + 1e-6, found.channels["shift"] + 1e-4, c=found.channels["mask"], cmap="viridis",
+        vmin=0, vmax=1, s=22, edgecolor=GREY, linewidth=0.3,
+    )  # fmt: skip
+    channels.set(xscale="log", yscale="log", xlabel="causal effect: |change of quality| when the channel is taken out",
+                 ylabel="adversarial shift:\nmean |z′ − z|, 1 = usual |z|")  # fmt: skip
+    channels.set_title(f"channels: {found.overlap_words}")
+    lower.colorbar(dots, ax=channels, label="mask, clean picture", fraction=0.04)
+    place = np.arange(len(found.swaps))
+    low, high = (found.swaps[name] for name in ("random_least", "random_most"))
+    swaps.axhline(found.clean_quality, color=GREY, linewidth=0.8, linestyle=":")
+    swaps.vlines(
+        place + 0.12, low, high, color=COLORS["training"], linewidth=5, alpha=0.5, label="random masks, least to most"
+    )
+    swaps.plot(place + 0.12, found.swaps["random_mean"], "s", color=COLORS["training"], label="random masks, mean")
+    swaps.plot(place - 0.12, found.swaps["quality"], "o", color=COLORS["purification"], label="the model's mask")
+    swaps.set_xticks(place, ["nothing", "N-CPR", "CPR", "both"])
+    swaps.set(xlabel="taken from the attacked picture", ylabel="quality", xlim=(-0.5, 3.5))
+    swaps.margins(y=0.35)
+    swaps.set_title("swap test")
+    swaps.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7.5)
+    return figure
+
+
+def _over(part: Map, size: tuple[int, ...]) -> Map:
+    """A feature map as large as the picture."""
+    whole = functional.interpolate(torch.from_numpy(part)[None, None], size=tuple(size), mode="bilinear")
+    found: Map = whole[0, 0].numpy()
+    return found

@@ -1,0 +1,47 @@
+"""`images`: a directory of pictures that nobody rated."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from iqarena.bench.datasets.base import PictureFiles, Sample
+from iqarena.bench.datasets.tree import Tree
+from iqarena.bench.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
+
+
+class Images(PictureFiles):
+    """All pictures below a directory, without labels: for measures of stability; each is its own reference."""
+
+    name = "images"
+    label_kind = "none"
+    layout = """
+        *.png, .jpg, .jpeg, .bmp, .tif, .tiff, .webp, .ppm, .jp2 below ROOT
+    """
+
+    def __init__(self, root: Path) -> None:
+        """List the directory; pictures are opened on demand.
+
+        Raises:
+            UserError: where there is no picture.
+        """
+        self.root = root
+        names = sorted(name for name in Tree(root).files.values() if name.lower().endswith(SUFFIXES))
+        if not names:
+            raise UserError(f"{root}: holds no picture ({', '.join(SUFFIXES)})")
+        self.samples = [Sample(name, name) for name in names]
+        # the sizes stand in for the pixels, which every cell hashes anyway
+        listing = "\n".join(f"{name} {(root / name).stat().st_size}" for name in names)
+        self.fingerprint = hashlib.sha256(listing.encode()).hexdigest()
+
+    @classmethod
+    def open(cls, root: Path | None) -> Images:
+        """The directory named by `root`."""
+        if root is None:
+            raise UserError("the data set 'images' needs --root DIR, a directory of pictures")
+        return cls(root)
+
+    def file(self, index: int) -> Path:
+        return self.root / self.samples[index].image_id

@@ -1,0 +1,77 @@
+"""The judge of attacked pictures: what is stored is 8-bit, and only what is stored is verified and scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from iqarena.attacks.threat import Threat
+from iqarena.bench.metrics.image_distances import luma_ssim
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Attacked pictures as stored, with what an attack's own output was like.
+
+    Attributes:
+        pixels: (N, 3, H, W) uint8.
+        left_ball: (N,) bool; the attack's own output was outside the threat model, and was projected back.
+        not_finite: (N,) bool; it held NaN or infinities, and the clean picture was stored in its place.
+    """
+
+    pixels: torch.Tensor
+    left_ball: torch.Tensor
+    not_finite: torch.Tensor
+
+
+def store(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Stored:
+    """Project an attack's output, round it to 8 bit toward the clean picture.
+
+    Args:
+        attacked: what the attack returned, (N, 3, H, W) in [0, 1].
+        clean: the clean pictures' pixels, the same shape, uint8.
+        threat: the threat model.
+
+    Example:
+        >>> clean = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
+        >>> stored = store(clean / 255 + 9 / 255, clean, Threat("linf", 2 / 255))
+        >>> int(stored.pixels.max()), bool(stored.left_ball[0])
+        (102, True)
+    """
+    start = clean.float() / 255
+    not_finite = ~torch.isfinite(attacked).flatten(1).all(dim=1)
+    attacked = torch.where(not_finite.view(-1, 1, 1, 1), start, attacked.float())
+    left_ball = ~threat.holds(attacked, start)
+    shift = (threat.project(attacked, start) - start) * 255
+    pixels = (clean.float() + threat.whole_levels(shift, start)).clamp(0, 255).to(torch.uint8)
+    return Stored(pixels, left_ball, not_finite)
+
+
+def verified(pixels: torch.Tensor, clean: torch.Tensor, threat: Threat) -> torch.Tensor:
+    """Whether each stored picture is inside the threat model, from its pixels alone, in float64; (N,) bool.
+
+    Measured apart from `iqarena.attacks.threat`, on purpose: the two must agree without sharing a line.
+
+    Example:
+        >>> clean = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
+        >>> [bool(verified(clean + levels, clean, Threat("linf", 2 / 255))) for levels in (2, 3)]
+        [True, False]
+    """
+    return torch.tensor([_measured(a, b, threat) <= threat.size * (1 + 1e-9) for a, b in zip(pixels, clean, strict=True)])
+
+
+def _measured(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> float:
+    if threat.norm == "ssim":
+        return 1 - luma_ssim(attacked, clean)
+    shift = (attacked.numpy().astype(np.float64) - clean.numpy().astype(np.float64)) / 255
+    if threat.norm == "linf":
+        return float(np.abs(shift).max())
+    if threat.norm == "l2":
+        return float(np.sqrt((shift**2).sum()))
+    rows, columns = np.nonzero(shift.any(axis=0))
+    if threat.norm == "l0" or not len(rows):
+        return len(rows) / int(shift[0].size)
+    side = int(max(np.ptp(rows), np.ptp(columns))) + 1
+    return side**2 / int(shift[0].size)

@@ -1,0 +1,97 @@
+"""Models by name, with their weights."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from iqarena.bench.errors import UserError, first_of, told
+from iqarena.bench.registry import MODELS, parse_spec
+from iqarena.models.base import ModelInfo, QualityModel
+from iqarena.models.bridges import Bridge, Facts
+from iqarena.models.zoo import WeightsError, chosen_file, load_weights, state_sha256
+
+
+def load_model(spec: str) -> QualityModel:
+    """A registered model; one that lives in the zoo comes with weights from there, or with ``weights=FILE`` or ``LABEL``.
+
+    ``$NAME`` in FILE is an environment variable, so that a suite can be run where the file lies elsewhere.
+    Weights of others may score on another scale, so facts may stand beside them: ``weights=FILE,low=0,high=100``. Of a
+    bridge's model, facts that are neither given in brackets nor known are measured.
+
+    Raises:
+        UserError: for an unknown model, parameter, or unusable weights.
+
+    Example:
+        >>> model = load_model("cnniqa")
+        >>> model.info.score_range, len(model.info.weights_sha256)
+        ((0.0, 1.0), 64)
+    """
+    name, parameters = parse_spec(spec)
+    made = MODELS.find(name)
+    if issubclass(made, Bridge):
+        return _bridged(spec, made, name.partition(":")[2], parameters)
+    file = parameters.pop("weights", None)
+    given, others = _facts(spec, parameters)
+    if others or (parameters and not file):
+        raise UserError(
+            f"model {name!r} has no parameter {next(iter(others or parameters))!r}; its only one is weights=FILE, "
+            f"and beside that {', '.join(known_facts())}"
+        )
+    if made.weights_wanted and not file:
+        raise UserError(f"model {name!r} comes without weights; give {name}[weights=FILE], FILE being {made.weights_wanted}")
+    try:
+        model = made()
+        if made.in_zoo or file:
+            path = chosen_file(os.path.expandvars(str(file or "")), model.info.name)
+            model.info = _with(given, replace(model.info, weights_sha256=load_weights(model, path)))
+        elif not model.info.weights_sha256 and model.state_dict():  # what its constructor has loaded, wherever from
+            model.info = replace(model.info, weights_sha256=state_sha256(model))
+    except WeightsError as error:
+        raise UserError(str(error)) from None
+    except Exception as error:
+        raise UserError(f"model {spec!r} cannot be made ({told(error)})") from None
+    return model.eval()
+
+
+def _bridged(spec: str, made: type[Bridge], what: str, parameters: dict[str, Any]) -> QualityModel:
+    from iqarena.bench.inference.measured_info import measured  # it needs the demo set, most models do not
+
+    facts, options = _facts(spec, parameters)
+    try:
+        model = made(what, **options).eval()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except Exception as error:
+        raise UserError(f"model {spec!r} cannot be made ({told(error)})") from None
+    model.info = measured(model, facts)
+    return model
+
+
+def known_facts() -> list[str]:
+    """What may be said of a model's scores in brackets."""
+    return [field.name for field in fields(Facts)]
+
+
+def _facts(spec: str, parameters: dict[str, Any]) -> tuple[Facts, dict[str, Any]]:
+    """The facts among parameters, and the others."""
+    given = {key: value for key, value in parameters.items() if key in known_facts()}
+    try:
+        facts = TypeAdapter(Facts).validate_python(given)
+    except ValidationError as error:
+        raise UserError(f"model {spec!r}: {': '.join(first_of(error))}") from None
+    return facts, {key: value for key, value in parameters.items() if key not in given}
+
+
+def _with(given: Facts, info: ModelInfo) -> ModelInfo:
+    """Info in which what was given goes before what the model says of itself."""
+    low, high = info.score_range
+    return replace(
+        info,
+        score_range=(low if given.low is None else given.low, high if given.high is None else given.high),
+        higher_is_better=info.higher_is_better if given.higher_is_better is None else given.higher_is_better,
+        min_size=given.min_size or info.min_size,
+    )

@@ -1,0 +1,151 @@
+"""Facts that a bridged model does not come with, measured:
+
+score_range        the 1st and the 99th percentile of its scores of 120 pictures of `demo`: the 12 pristine ones, and 108
+                   distorted ones evenly over its references
+higher_is_better   the sign of the SROCC of those scores with their pseudo-MOS, which must be clear
+min_size           the least of some usual sides at which a natural picture is scored
+differentiable     whether a finite gradient that is not all zero reaches the pixels of a natural picture
+stochastic         whether two seeds of torch give a natural picture two scores
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from iqarena.bench.datasets.demo.dataset import Demo
+from iqarena.bench.errors import UserError, told
+from iqarena.bench.inference.isolation import streams_kept
+from iqarena.bench.inference.model_checks import REPEATED, natural
+from iqarena.models.bridges import Bridge, BridgedInfo, Facts
+
+Reals = NDArray[np.float64]
+
+PICTURES = 120
+SIDES = (32, 48, 64, 96, 128, 192, 224, 256, 384, 512)
+
+CLEAR = 0.3
+"""|SROCC| from which the direction is clear: more than three standard errors of 120 pairs without any relation."""
+
+_GIVE_BOTH = "give low=, high= and higher_is_better= in brackets"
+
+
+def measured(model: Bridge, given: Facts) -> BridgedInfo:
+    """The whole info of a bridged model: what was given, else what it says itself, else what is measured.
+
+    Raises:
+        UserError: where a fact can neither be had nor measured.
+    """
+    if (given.low is None) != (given.high is None):
+        raise UserError(f"{model.info.name}: give both low= and high=, or neither")
+    facts = given.or_else(model.stated)
+    with streams_kept():
+        least = _least_side(model) if facts.min_size is None else facts.min_size
+        scores = labels = np.empty(0)
+        if facts.low is None or facts.higher_is_better is None:
+            scores, labels = _on_demo(model)
+        low, high = _range(model, scores) if facts.low is None or facts.high is None else (facts.low, facts.high)
+        higher = _direction(model, scores, labels) if facts.higher_is_better is None else facts.higher_is_better
+        picture = natural(max(least, 128), max(least, 128))[:1]
+        try:
+            return BridgedInfo(
+                model.info.name,
+                (low, high),
+                higher,
+                least,
+                differentiable=model.differentiable and _gradient_comes(model, picture),
+                stochastic=_draws(model, picture, high - low),
+                weights_sha256=model.sha256,
+                licence=model.info.licence,
+                sources=_sources(given, model.stated),
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+
+def _sources(given: Facts, stated: Facts) -> str:
+    """Where each fact comes from."""
+    measured = {
+        "score_range": ("low", f"1st and 99th percentile of the scores of {PICTURES} demo pictures"),
+        "higher_is_better": ("higher_is_better", f"SROCC with the pseudo-MOS of {PICTURES} demo pictures"),
+        "min_size": ("min_size", f"the least of {', '.join(map(str, SIDES))} that works"),
+    }
+    told = []
+    for fact, (field, how) in measured.items():
+        source = how if getattr(stated, field) is None else "its own word"
+        told.append(f"{fact}: {source if getattr(given, field) is None else 'given'}")
+    return "; ".join(told)
+
+
+def _score(model: Bridge, images: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(seed)
+    with torch.inference_mode():
+        scores: torch.Tensor = model(images.clone())
+    if not scores.isfinite().all():
+        raise ValueError(f"a score is {float(scores[~scores.isfinite()][0])}")
+    return scores
+
+
+def _least_side(model: Bridge) -> int:
+    problem = ""
+    for side in SIDES:
+        try:
+            _score(model, natural(side, side)[:1])
+        except Exception as error:
+            problem = told(error)
+        else:
+            return side
+    raise UserError(f"{model.info.name}: scores no picture of {SIDES[0]}×{SIDES[0]} to {SIDES[-1]}×{SIDES[-1]} ({problem})")
+
+
+def _on_demo(model: Bridge) -> tuple[Reals, Reals]:
+    """Scores and labels of some pictures of the demo set."""
+    demo = Demo()
+    pristine = [i for i, sample in enumerate(demo.samples) if sample.image_id.endswith("-pristine")]
+    distorted = [i for i in demo.spread(PICTURES) if i not in pristine]
+    chosen = (pristine + distorted)[:PICTURES]
+    pictures = [demo.picture(i)[None].float() / 255 for i in chosen]
+    try:
+        scores = [float(_score(model, picture)) for picture in pictures]
+    except Exception as error:
+        raise UserError(f"{model.info.name}: fails on demo pictures ({told(error)}); {_GIVE_BOTH}") from None
+    return np.array(scores), np.array([demo.mos(i) for i in chosen])
+
+
+def _range(model: Bridge, scores: Reals) -> tuple[float, float]:
+    """Rounded to a hundredth of the width or less: other machines' last digits must not make other cells."""
+    low, high = (float(value) for value in np.percentile(scores, [1, 99]))
+    if not high - low > 1e-6 * abs(high):
+        raise UserError(f"{model.info.name}: all demo pictures score about {low:.4g}; {_GIVE_BOTH}")
+    places = 2 - math.floor(math.log10(high - low))
+    return round(low, places), round(high, places)
+
+
+def _direction(model: Bridge, scores: Reals, labels: Reals) -> bool:
+    srocc = float(stats.spearmanr(scores, labels).statistic)
+    if not abs(srocc) >= CLEAR:
+        raise UserError(
+            f"{model.info.name}: which way its scores go is not clear (SROCC with demo's labels {srocc:.2f}); "
+            "give higher_is_better= in brackets"
+        )
+    return srocc > 0
+
+
+def _draws(model: Bridge, picture: torch.Tensor, width: float) -> bool:
+    one, two = (float(_score(model, picture, seed)) for seed in (0, 1))
+    return abs(one - two) > REPEATED * max(width, abs(one))
+
+
+def _gradient_comes(model: Bridge, picture: torch.Tensor) -> bool:
+    leaf = picture.clone().requires_grad_()
+    try:
+        with torch.enable_grad():
+            scores = model(leaf)
+            gradient = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+    except (RuntimeError, NotImplementedError):  # of an operator without a derivative
+        return False
+    return gradient is not None and bool(gradient.isfinite().all()) and bool(gradient.abs().amax() > 0)

@@ -1,0 +1,214 @@
+"""All that an attack sees of a model: qualities and gradients, counted picture by picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from iqarena.attacks.base import Access
+from iqarena.bench.inference.device import Precision, gradient_precision
+from iqarena.bench.inference.isolation import seeded
+from iqarena.bench.inference.query_trace import Trail
+from iqarena.models.base import QualityModel
+
+GRADIENT_ACCESS: tuple[Access, ...] = ("gradient", "set")
+"""What attacks that follow gradients declare."""
+
+
+class ModelError(Exception):
+    """A model that broke its contract."""
+
+
+class TargetError(Exception):
+    """An attack that asked for what it may not have."""
+
+
+class Counts:
+    """Forward and backward passes of each picture of a batch; gradients, and those of them that were zero or NaN."""
+
+    def __init__(self, count: int) -> None:
+        self.forwards = torch.zeros(count, dtype=torch.int64)
+        self.backwards = torch.zeros(count, dtype=torch.int64)
+        self.gradients = torch.zeros(count, dtype=torch.int64)
+        self.zero_gradients = torch.zeros(count, dtype=torch.int64)
+
+
+class Target:
+    """A model under attack by one batch of pictures.
+
+    Args:
+        model: what is attacked.
+        count: pictures in the batch.
+        access: what the attack declared; a score-only attack gets no gradient.
+        queries: forward passes allowed a picture, or None.
+        draws: for a stochastic model, random draws that each answer is averaged over (each is counted).
+        seed: of a stochastic model's draws.
+        precision: of the forward passes that gradients are taken of, and of the qualities that come with them.
+
+    Every picture batch that comes in must have `count` pictures, in the same order; `part` makes a target for fewer.
+
+    Example:
+        >>> from iqarena.bench.inference.loading import load_model
+        >>> target = Target(load_model("cnniqa"), count=2, access="score")
+        >>> qualities = target.quality(torch.rand(2, 3, 32, 32))
+        >>> qualities.shape, target.counts.forwards.tolist()
+        (torch.Size([2]), [1, 1])
+        >>> target.quality_and_grad(torch.rand(2, 3, 32, 32), lambda quality: -quality)
+        Traceback (most recent call last):
+        iqarena.bench.inference.target.TargetError: the attack declared access='score' and asked for a gradient
+    """
+
+    def __init__(
+        self, model: QualityModel, count: int, access: Access, *, queries: int | None = None, draws: int = 1, seed: int = 0,
+        precision: Precision = "float32",
+    ) -> None:  # fmt: skip
+        self.model, self.access, self.queries = model, access, queries
+        self.draws = draws if model.info.stochastic else 1
+        self.seed, self.precision = seed, precision
+        self.counts = Counts(count)
+        self.index = torch.arange(count)
+        self.trail: Trail | None = None
+
+    def part(self, index: torch.Tensor) -> Target:
+        """The same target for some of the pictures; counts add up in the whole."""
+        some = Target.__new__(Target)
+        some.__dict__.update(self.__dict__)
+        some.index = self.index[index.cpu()]
+        return some
+
+    @property
+    def queries_left(self) -> int | None:
+        """Questions still allowed for every picture; each costs `draws` forward passes."""
+        if self.queries is None:
+            return None
+        used = int(self.counts.forwards[self.index].max()) if len(self.index) else 0
+        return max(self.queries - used, 0) // self.draws
+
+    def quality(self, images: torch.Tensor) -> torch.Tensor:
+        """Qualities (N,), without a graph."""
+        self._need("score")
+        with torch.inference_mode():
+            qualities = self._forward(images)
+        return qualities.clone()
+
+    def quality_and_grad(
+        self, images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Qualities (N,) and the gradient of ``loss(qualities)`` by the pictures."""
+        self._need("gradient")
+        with torch.enable_grad():
+            # a copy takes time at every step, so only of what cannot have a gradient itself
+            leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
+            with gradient_precision(self.precision, leaf.device):
+                qualities = self._forward(leaf)
+            if not qualities.requires_grad:
+                raise ModelError(f"{self.model.info.name}: no gradient reaches the pixels")
+            asked = _asked(qualities)
+            (gradient,) = torch.autograd.grad(loss(qualities).sum(), leaf)
+        self._count_backward(gradient, asked)
+        return qualities.detach(), gradient
+
+    def module(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+        """A differentiable module from pictures to ``loss(qualities)``, counted like everything else."""
+        self._need("gradient")
+        return _Counted(self, loss)
+
+    def _need(self, access: Access) -> None:
+        allowed = {"score": {"score"}, "none": set()}.get(self.access, {"gradient", "score"})
+        if access not in allowed:
+            raise TargetError(f"the attack declared access={self.access!r} and asked for a {access}")
+
+    def _count_backward(self, gradient: torch.Tensor, asked: torch.Tensor) -> None:
+        """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted."""
+        self.counts.backwards[self.index] += self.draws
+        self.counts.gradients[self.index] += 1
+        dead = ~(gradient.amax(dim=(1, 2, 3)) > 0)  # zero or NaN, or nowhere positive, which is rare
+        if dead.any():
+            dead &= ~(gradient.amin(dim=(1, 2, 3)) < 0)
+        self.counts.zero_gradients[self.index] += (dead & asked).cpu().long()
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        qualities = self._answer(images)
+        if self.trail is not None:
+            self.trail.note(self.index, self.counts.forwards[self.index], qualities)
+        return qualities
+
+    def _answer(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) != len(self.index):
+            raise TargetError(f"{len(images)} pictures came in for a batch of {len(self.index)}; use target.part for fewer")
+        if self.queries_left == 0:
+            raise TargetError(f"the query limit of {self.queries} forward passes a picture is used up")
+        self.counts.forwards[self.index] += self.draws
+        if not self.model.info.stochastic:
+            return checked_quality(self.model, images)
+        with seeded(self.seed + int(self.counts.forwards.max())):
+            return torch.stack([checked_quality(self.model, images) for _ in range(self.draws)]).mean(0)
+
+
+class _Counted(nn.Module):
+    """What other libraries get instead of the model."""
+
+    def __init__(self, target: Target, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.target, self.loss = target, loss
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not images.requires_grad:
+            return self.loss(self.target._forward(images))
+        images = images.view_as(images)
+        with gradient_precision(self.target.precision, images.device):
+            qualities = self.target._forward(images)
+        asked = _asked(qualities)
+        images.register_hook(lambda gradient: self.target._count_backward(gradient, asked))
+        return self.loss(qualities)
+
+
+def _asked(qualities: torch.Tensor) -> torch.Tensor:
+    """(N,) bool, which the backward pass fills in: the pictures whose quality made a difference to the loss.
+
+    A loss may be flat for some of them, as a library's own is here and there, and that of a picture on its mirror; a
+    gradient of zero is no fault of the model's then.
+    """
+    asked = torch.ones_like(qualities, dtype=torch.bool)
+
+    def note(incoming: torch.Tensor) -> None:
+        asked.copy_(incoming.detach() != 0)
+
+    if qualities.requires_grad:
+        qualities.register_hook(note)
+    return asked
+
+
+def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
+    """Qualities (N,) in float32.
+
+    Raises:
+        ModelError: where the model returns another shape or an integer type.
+    """
+    raw = model.quality(images)
+    if raw.shape != (len(images),) or not raw.is_floating_point():
+        raise ModelError(
+            f"{model.info.name}: returned {raw.dtype} of shape {tuple(raw.shape)} for {len(images)} pictures; "
+            f"a model returns real scores of shape ({len(images)},)"
+        )
+    return raw.float()
+
+
+@contextmanager
+def frozen(model: QualityModel) -> Iterator[QualityModel]:
+    """The model in eval mode and without gradients to its weights, as long as the context lasts."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    for parameter, _ in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)

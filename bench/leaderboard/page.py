@@ -1,0 +1,186 @@
+"""``site/index.html``: the leaderboard as one file that needs no network, with every attack, plot and command of a row."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from iqarena.bench.leaderboard.board import PROJECT, Board, Content, Curve, Family, link, links, reflected, size
+from iqarena.bench.leaderboard.examples import data_uri
+from iqarena.bench.leaderboard.markdown import ABOUT
+from iqarena.bench.leaderboard.plots.heat import transfer_matrix
+from iqarena.bench.leaderboard.plots.style import COLORS, OTHER
+from iqarena.bench.results.ranking import CellValue, Key, Row, brief
+from iqarena.bench.results.store import Records
+from iqarena.bench.metrics.weighted import Reals
+
+SITE = Path(__file__).with_name("site")
+MOST_PICTURES = 2_500_000
+"""Characters that pictures take of the page."""
+SCRIPTS = ("words.js", "charts.js", "detail.js", "table.js", "main.js")
+
+
+def page(records: Records, out: Path, content: Content) -> str:
+    """The whole file; `out` is where commands are run and leaderboard.md lies."""
+    template = string.Template((SITE / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        style=(SITE / "style.css").read_text(encoding="utf-8"),
+        about=_about(),
+        data=_json(data(records, out, content)),
+        vendor=(SITE / "vendor/chart.umd.min.js").read_text(encoding="utf-8"),
+        script="\n".join((SITE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    )
+
+
+def without_pictures(text: str) -> str:
+    """A page without its pictures, whose bytes change with the version of Pillow."""
+    return re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]*", "data:image", text)
+
+
+def data(records: Records, out: Path, content: Content) -> dict[str, Any]:
+    """Everything that the page shows, as plain data; missing is None, numbers are rounded to four places."""
+    results = Path(os.path.relpath(records.folder, out)).as_posix()
+    pictures: dict[str, str] = {}
+    return {
+        "colors": COLORS | {"other": OTHER},
+        "tracks": [_track(board, records.folder / "site", results, pictures) for board in content.boards],
+        "pictures": pictures,
+        "flags": link(PROJECT / "docs/flags.md", records.folder / "site"),
+        "families": [_family(family) for family in content.families],
+    }
+
+
+def _track(board: Board, folder: Path, results: str, pictures: dict[str, str]) -> dict[str, Any]:
+    keys = sorted({(cell.control, cell.key) for row in board.rows for cell in row.cells})
+    place = {key: number for number, (_, key) in enumerate(keys)}
+    track = board.track
+    return {
+        "slug": board.slug,
+        "title": board.title,
+        "pictures": board.pictures,
+        "labels": track.label_kind,
+        "labelled": track.labelled,
+        "measure": board.measure,
+        "robust": board.robust,
+        "size": size(track.norm, track.eps),
+        "family": f"{track.dataset}/{track.label_kind}/{track.norm}",
+        "references": board.rows[0].references,
+        "attacks": [
+            {"attack": brief(key.attack), "objective": f"{key.objective} {key.variant}".strip(), "setting": key.setting,
+             "control": control}
+            for control, key in keys
+        ],
+        "rows": [
+            _row(board, row, place, folder, results) | {"examples": _examples(board, row, pictures)} for row in board.rows
+        ],
+        "transfer": _transfer(board) if board.sources else None,
+    }  # fmt: skip
+
+
+def _row(board: Board, row: Row, place: dict[Key, int], folder: Path, results: str) -> dict[str, Any]:
+    claim = board.claims.get((row.model, row.defense))
+    return {
+        "rank": row.rank,
+        "model": brief(row.model),
+        "defense": brief(row.defense),
+        "name": row.name,
+        "kind": row.kind,
+        "clean": _numbers(row.clean),
+        "robust": _numbers(row.robust),
+        "worst": row.worst_attack,
+        "shift": _numbers(row.shift),
+        "shiftBy": row.shift_attack,
+        "noise": _number(row.noise[0]),
+        "certified": _number(row.certified),
+        "claimed": None if claim is None else {"value": claim.robust_srocc, "paper": claim.paper, "where": claim.where},
+        "cost": _number(row.cost_ratio),
+        "spread": _number(row.spread),
+        "flags": [list(flag) for flag in row.signs],
+        "missing": list(row.missing[:8]),
+        "missingMore": max(len(row.missing) - 8, 0),
+        "links": links(row, folder),
+        "command": board.commands(row, results),
+        "cells": [
+            [place[c.key], *_numbers(c.srocc), _number(c.stability), _number(c.shift), list(c.flags)] for c in row.cells
+        ],
+        "reflection": _reflection(reflected(row)),
+    }  # fmt: skip
+
+
+def _reflection(cell: CellValue | None) -> dict[str, Any] | None:
+    """Qualities in thousandths: a dot is wider than that."""
+
+    def thousandths(values: Reals) -> list[int | None]:
+        return [round(1000 * float(value)) if math.isfinite(value) else None for value in values]
+
+    if cell is None:
+        return None
+    return {"attack": str(cell.key), "clean": thousandths(cell.clean), "adv": thousandths(cell.adv)}
+
+
+def _examples(board: Board, row: Row, pictures: dict[str, str]) -> list[dict[str, Any]]:
+    """What is told of a row's pictures; they themselves go to `pictures`, as long as there is room."""
+    found = []
+    for example in board.examples:
+        if example.row is not row or sum(map(len, pictures.values())) > MOST_PICTURES:
+            continue
+        names = [f"{path.parent.name}/{path.stem}" for path in (example.before, example.after)]
+        names.append(f"{names[1]} difference")
+        pictures |= {name: data_uri(pixels) for name, pixels in zip(names, example.pixels(), strict=True)}
+        found.append({
+            "image": example.image_id, "attack": str(example.cell.key), "most": example.moved_most,
+            "clean": _number(example.clean), "adv": _number(example.adv),
+            **dict(zip(("before", "after", "difference"), names, strict=True)),
+        })  # fmt: skip
+    return found
+
+
+def _transfer(board: Board) -> dict[str, Any]:
+    rows, grid = transfer_matrix(board)
+    return {"sources": list(board.sources), "rows": [row.name for row in rows], "values": [_numbers(line) for line in grid]}
+
+
+def _family(family: Family) -> dict[str, Any]:
+    return {
+        "family": family.name,
+        "title": family.title,
+        "measure": family.measure,
+        "sizes": list(family.sizes),
+        "attacks": family.attacks,
+        "curves": [_curve(curve) for curve in family.curves],
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {"name": curve.name, "kind": curve.kind, "values": _numbers(curve.values)}
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 4) + 0.0 if math.isfinite(value) else None
+
+
+def _numbers(values: Sequence[float] | Iterable[float]) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def _json(content: dict[str, Any]) -> str:
+    """JSON that no text in it can end early."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _about() -> str:
+    """The words of the introduction, with their bold and links as HTML."""
+    return "\n".join(f"<p>{_html(paragraph)}</p>" for paragraph in ABOUT)
+
+
+def _html(text: str) -> str:
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text, flags=re.DOTALL)
+    text = re.sub(r"`(.+?)`", r"<code>\1</code>", text)
+    return re.sub(r"\[(.+?)\]\((.+?)\)", r'<a href="\2">\1</a>', text)

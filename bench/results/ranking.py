@@ -1,0 +1,412 @@
+"""Who holds best: the rows of a leaderboard, track by track, from the records alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from iqarena.bench.metrics.bootstrap import RESAMPLES, Interval, interval, shared_ranks
+from iqarena.bench.results.flags import SAME_QUALITY, Evidence, Flag, diagnose
+from iqarena.bench.results.store import Records, Scored
+from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.weighted import Reals
+
+NOTHING: Interval = (float("nan"),) * 3
+FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
+TRANSFER = "transfer from "
+
+
+class Track(NamedTuple):
+    """What rows must have in common to be compared."""
+
+    dataset: str
+    label_kind: str
+    norm: str
+    eps: float
+
+    @property
+    def labelled(self) -> bool:
+        """Whether ranks are of agreement with labels; else they are of agreement with the clean qualities."""
+        return self.label_kind != "none"
+
+
+class Key(NamedTuple):
+    """What a cell is, within its model, defense and track.
+
+    `setting` names a transfer's source too; `variant` tells seeds and budgets apart where they differ.
+    """
+
+    attack: str
+    objective: str
+    setting: str
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, self))
+
+
+def brief(spec: str) -> str:
+    """A spec without the folder of its weights."""
+    return re.sub(r"(?<=[\[,]weights=)[^,\[\]]*/(?=[^,\[\]/])", "", spec)
+
+
+@dataclass(frozen=True)
+class CellValue:
+    """One ok cell.
+
+    Attributes:
+        srocc: of attacked qualities and labels; clean qualities stand in for labels where there are none.
+        stability: SROCC of attacked and clean qualities.
+        shift: mean |quality shift|.
+        clean, adv: qualities (n,), picture by picture.
+        crafting: of its attacked pictures, where they were kept.
+    """
+
+    key: Key
+    control: bool
+    cell_id: str
+    srocc: Interval
+    stability: float
+    shift: float
+    flags: tuple[str, ...]
+    clean: Reals
+    adv: Reals
+    crafting: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model and defense in one track.
+
+    Attributes:
+        kind: of the defense.
+        rank: 1 + the number of rows that are better beyond their intervals; None where it is not complete.
+        clean, robust: SROCC with the labels without attack, and the least over attacks, objectives and settings. Without
+            labels there is no clean one, and the robust one is with the clean qualities.
+        worst_attack: the cell that gave `robust`.
+        shift, shift_attack: the largest mean |quality shift| of a cell, and that cell.
+        spread: inter-quartile range of the clean qualities: a model that uses little of its range moves by little of it too.
+        noise: the same for the controls, which never rank.
+        certified: SROCC with the labels that no change within the threat model undercuts; NaN where nothing is certified.
+        cost_ratio: seconds an image, defended over undefended, the median over cells.
+        missing: what it lacks to be complete.
+        signs: flags that its robustness may not be real, of all sizes of the threat model, and what raised them.
+        cells: all ok cells, controls last.
+        image_ids: of the pictures of all cells.
+        papers: of model and defense; empty where there is none.
+        weights: sha256 of the model's and of the defended model's.
+    """
+
+    model: str
+    defense: str
+    kind: str
+    rank: int | None
+    clean: Interval
+    robust: Interval
+    worst_attack: str
+    shift: Interval
+    shift_attack: str
+    spread: float
+    noise: Interval
+    certified: float
+    cost_ratio: float
+    complete: bool
+    missing: tuple[str, ...]
+    signs: tuple[Flag, ...]
+    cells: tuple[CellValue, ...]
+    image_ids: tuple[str, ...]
+    references: int
+    papers: tuple[str, str]
+    weights: tuple[str, str]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of its signs."""
+        return tuple(flag.name for flag in self.signs)
+
+    @property
+    def images(self) -> int:
+        """How many pictures each cell has."""
+        return len(self.image_ids)
+
+    @property
+    def name(self) -> str:
+        """What stands beside its mark."""
+        model = brief(self.model)
+        return f"{model}, no defense" if self.defense == "none" else f"{model} + {brief(self.defense)}"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One finished cell: its place in a row, its record, and its pictures in one order for all cells."""
+
+    key: Key
+    record: dict[str, Any]
+    scores: Scored
+
+    @property
+    def pictures(self) -> tuple[tuple[str, str], ...]:
+        """(image_id, reference_id)."""
+        return self.scores.pictures
+
+    @property
+    def control(self) -> bool:
+        """Whether it is what an attack must beat."""
+        return bool(self.record["attack"]["control"])
+
+    @property
+    def ok(self) -> bool:
+        """Whether all its pictures count."""
+        return bool(self.record["status"] == "ok")
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Model and defense."""
+        return self.record["cell"]["model"], self.record["cell"]["defense"]
+
+
+def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Finished]]:
+    """The cells of every track, controls last.
+
+    Args:
+        records: a results folder.
+        found: all its records, if they are at hand.
+    """
+    grouped: dict[Track, list[dict[str, Any]]] = {}
+    for record in records.all() if found is None else found:
+        cell = record["cell"]
+        track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
+        grouped.setdefault(track, []).append(record)
+    return {track: _cells(records, grouped[track]) for track in sorted(grouped)}
+
+
+def common_pictures(cells: Iterable[Finished]) -> tuple[tuple[str, str], ...]:
+    """Those that most cells that went well are of; others are not comparable."""
+    counts = Counter(cell.pictures for cell in cells if cell.ok)
+    return max(counts, key=lambda p: (counts[p], len(p), p), default=())
+
+
+def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Row]]:
+    """The rows of every track, complete ones first, by falling robust SROCC.
+
+    Cells on other pictures than most cells of the track are not comparable: they count as missing.
+
+    Args:
+        records: a results folder.
+        found: all its records, if they are at hand.
+    """
+    cells = cells_of(records, found)
+    signs = signs_of(cells)
+    return {track: _rows(track, own, signs) for track, own in cells.items()}
+
+
+Family = tuple[str, str, str, str, str]
+"""(dataset, label_kind, norm, model, defense)"""
+
+
+def signs_of(cells: dict[Track, list[Finished]]) -> dict[Family, list[Flag]]:
+    """The flags of every model and defense, from its cells of all sizes."""
+    grouped: dict[Family, list[Evidence]] = {}
+    for track, own in cells.items():
+        for cell in own:
+            grouped.setdefault((*track[:3], *cell.row), []).append(Evidence(cell.record, cell.scores))
+    return {family: diagnose(evidence) for family, evidence in grouped.items()}
+
+
+def diagnosed(records: Records) -> pd.DataFrame:
+    """All flags of a results folder, as its board shows them: dataset, model, defense, flag, why."""
+    signs = signs_of(cells_of(records))
+    families = sorted(signs, key=lambda family: (family[0], *family[3:], *family[1:3]))
+    found = [(family[0], *family[3:], *flag) for family in families for flag in signs[family]]
+    return pd.DataFrame(found, columns=["dataset", "model", "defense", "flag", "why"])
+
+
+class TrackSample:
+    """Statistics of the pictures of a track, (B,) each: of themselves, then of resamples over reference pictures."""
+
+    def __init__(self, references: Sequence[str], resamples: int = RESAMPLES) -> None:
+        self.sample = Sample.of(references, resamples) if references else Sample(np.ones((1, 0)))
+        self.alone = Sample(np.ones((1, len(references))))
+        self.references = len(set(references))
+
+    def sroccs(self, labels: Reals, qualities: Sequence[Reals]) -> list[Reals]:
+        """SROCC with the labels; 0 where all qualities are equal, since no value must not look robust."""
+        found = self.sample.spearmans(labels, qualities)
+        if any(np.isnan(values).any() for values in found):
+            defined = np.isfinite(self.sample.spearman(labels, labels))
+            found = [np.where(np.isnan(values) & defined, 0.0, values) for values in found]
+        return found
+
+    def shift(self, scores: Scored) -> Reals:
+        """Mean |quality shift|."""
+        return self.sample.mean(np.abs(scores.adv - scores.clean))
+
+    def bounded(self, values: Sequence[Reals], extreme: Callable[..., Reals]) -> Interval:
+        """The extreme over cells, taken anew in every resample."""
+        return self.interval(extreme(np.stack(values), axis=0)) if values else NOTHING
+
+    def interval(self, values: Reals) -> Interval:
+        """Of a statistic (B,); without two references there is none around its value."""
+        value, low, high = interval(values)
+        return (value, low, high) if self.references > 1 else (value, float("nan"), float("nan"))
+
+
+def _rows(track: Track, cells: Sequence[Finished], signs: dict[Family, list[Flag]]) -> list[Row]:
+    pictures = common_pictures(cells)
+    sample = TrackSample([reference for _, reference in pictures])
+    standard = _standard(cells, pictures)
+    grouped: dict[tuple[str, str], list[Finished]] = {}
+    for cell in cells:
+        grouped.setdefault(cell.row, []).append(cell)
+    rows = [
+        _row(grouped[name], track.labelled, pictures, sample, standard, signs[(*track[:3], *name)])
+        for name in sorted(grouped)
+    ]
+    complete = [row for row in rows if row.complete]
+    ranks = shared_ranks([row.robust for row in complete])
+    ranked = [replace(row, rank=rank) for row, rank in zip(complete, ranks, strict=True)]
+    unranked = [row for row in rows if not row.complete]
+    return [*sorted(ranked, key=_place), *sorted(unranked, key=_place)]
+
+
+def _place(row: Row) -> tuple[float, str, str]:
+    return -np.nan_to_num(row.robust[0], nan=-2.0), row.model, row.defense
+
+
+def _standard(cells: Sequence[Finished], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
+    """What a row needs to be complete: that went well on the track's pictures, and was tried on half of the rows at least.
+
+    So an attack that somebody tried on a few rows counts against those, and takes nobody else's rank away.
+    """
+    tried: dict[Key, set[tuple[str, str]]] = {}
+    for cell in cells:
+        if not cell.control:
+            tried.setdefault(cell.key, set()).add(cell.row)
+    rows = {name for names in tried.values() for name in names}
+    went_well = {cell.key for cell in cells if cell.ok and cell.pictures == pictures}
+    return {key for key, names in tried.items() if key in went_well and 2 * len(names) >= len(rows)}
+
+
+def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[Finished]:
+    """The cells of a track with their pictures in one order, so that resamples are paired."""
+    differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in found}) > 1]
+    cells = []
+    for record in found:
+        cell = record["cell"]
+        variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
+        setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
+        key = Key(cell["attack"], cell["objective"], setting, variant)
+        cells.append(Finished(key, record, records.scores(record["cell_id"])))
+    return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
+
+
+def _newest(cells: Sequence[Finished]) -> Iterable[Finished]:
+    """Of cells that differ only in weights or code, or that failed before they went well, the last to finish counts."""
+    last: dict[tuple[Any, ...], Finished] = {}
+    for cell in cells:
+        known = (*cell.row, cell.key, cell.pictures)
+        if known not in last or _finished(last[known]) <= _finished(cell):
+            last[known] = cell
+    return last.values()
+
+
+def _finished(cell: Finished) -> tuple[str, str]:
+    return str(cell.record.get("provenance", {}).get("finished", "")), cell.record["cell_id"]
+
+
+def _row(
+    own: Sequence[Finished], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Key],
+    signs: Sequence[Flag],
+) -> Row:  # fmt: skip
+    usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
+    attacks = [cell for cell in usable if not cell.control]  # they come first
+    sroccs, clean = [], []
+    if usable:
+        first = usable[0].scores
+        sroccs = sample.sroccs(first.mos if labelled else first.clean, [cell.scores.adv for cell in usable])
+        clean = sample.sroccs(first.mos, [first.clean]) if labelled else []
+    shifts = [sample.shift(cell.scores) for cell in usable]
+    robust = sample.bounded(sroccs[: len(attacks)], np.min)
+    missing = _missing(own, pictures, standard)
+    if not missing and not np.isfinite(robust[0]):
+        what = "labels" if labelled else "clean qualities"
+        missing = (f"{what} that differ: SROCC is not defined",)
+    record = own[0].record
+    return Row(
+        model=record["cell"]["model"],
+        defense=record["cell"]["defense"],
+        kind=record["defense"]["kind"],
+        rank=None,
+        clean=sample.bounded(clean, np.min),
+        robust=robust,
+        worst_attack=_culprit(attacks, [-s[0] for s in sroccs]),
+        shift=sample.bounded(shifts[: len(attacks)], np.max),
+        shift_attack=_culprit(attacks, [s[0] for s in shifts]),
+        spread=float(np.subtract(*np.percentile(usable[0].scores.clean, [75, 25]))) if usable else float("nan"),
+        noise=sample.bounded(shifts[len(attacks) :], np.max),
+        certified=_certified([cell.record for cell in usable]),
+        cost_ratio=_cost_ratio([cell.record for cell in usable]),
+        complete=not missing,
+        missing=missing,
+        signs=tuple(signs),
+        cells=tuple(_value(*parts, sample) for parts in zip(usable, sroccs, shifts, strict=True)),
+        image_ids=tuple(image_id for image_id, _ in pictures),
+        references=sample.references,
+        papers=(record["model"].get("paper", ""), record["defense"].get("paper", "")),
+        weights=(record["model"].get("weights_sha256", ""), record["defense"].get("weights_sha256", "")),
+    )
+
+
+def _value(cell: Finished, sroccs: Reals, shifts: Reals, sample: TrackSample) -> CellValue:
+    scores = cell.scores
+    stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
+    return CellValue(
+        cell.key, cell.control, cell.record["cell_id"], sample.bounded([sroccs], np.min), stability, float(shifts[0]),
+        tuple(cell.record["flags"]), scores.clean, scores.adv, cell.record["crafting"] if cell.record["pictures"] else "",
+    )  # fmt: skip
+
+
+def _culprit(attacks: Sequence[Finished], badness: Sequence[Any]) -> str:
+    """The first cell of the largest badness; nothing without cells."""
+    return str(max(zip(attacks, badness, strict=False), key=lambda pair: float(pair[1]))[0].key) if attacks else ""
+
+
+def _certified(found: Sequence[dict[str, Any]]) -> float:
+    """The least of its cells, which should all have the same; certificates hold in ℓ2 and say nothing of another norm."""
+    values = [record["measures"].get("certified_srocc") for record in found if record["cell"]["norm"] == "l2"]
+    return min((float(value) for value in values if value is not None), default=float("nan"))
+
+
+def _cost_ratio(found: Sequence[dict[str, Any]]) -> float:
+    seconds = [record.get("score_seconds_an_image", {}) for record in found]
+    ratios = [s["defended"] / s["undefended"] for s in seconds if s.get("defended") and s.get("undefended")]
+    return float(np.median(ratios)) if ratios else float("nan")
+
+
+def _missing(own: Sequence[Finished], pictures: tuple[tuple[str, str], ...], standard: set[Key]) -> tuple[str, ...]:
+    """What keeps a row from being complete, as lines."""
+    done = {cell.key for cell in own if cell.ok and not cell.control and cell.pictures == pictures}
+    why: dict[Key, str] = {}
+    for cell in own:
+        if not cell.control and not cell.ok and cell.key not in done:
+            errors = cell.record.get("errors") or [""]
+            why[cell.key] = f" ({cell.record['status']}{': ' if errors[0] else ''}{errors[0][:120]})"
+    elsewhere = {cell.key for cell in own if cell.ok} - done
+    standard = {key for key in standard if key.setting != TRANSFER + own[0].record["cell"]["model"]}  # that is `oblivious`
+    for key in standard - done - set(why):
+        why[key] = " (run on other pictures)" if key in elsewhere else ""
+    lines = [f"{key}{reason}" for key, reason in sorted(why.items())]
+    usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
+    fixed = [cell for cell in usable if not cell.record["defense"].get("stochastic")]
+    apart = any(np.abs(a.scores.clean - b.scores.clean).max() > SAME_QUALITY for a, b in pairwise(fixed))
+    weights = {(c.record["model"].get("weights_sha256"), c.record["defense"].get("weights_sha256")) for c in usable}
+    if apart or len(weights) > 1:
+        lines.append("cells of one model: their clean qualities or weights differ")
+    return tuple(lines)

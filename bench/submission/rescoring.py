@@ -1,0 +1,153 @@
+"""What a submission is measured by: cells with names that can be trusted, and attacked pictures scored anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import field as dataclass_field
+from dataclasses import fields, make_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.suite import Suite, validated
+from iqarena.bench.datasets import dataset_class
+from iqarena.bench.metrics.image_distances import distances
+from iqarena.bench.errors import UserError, first_of
+from iqarena.bench.cells import Cell, digest
+from iqarena.bench.results.store import IMAGE_COLUMNS
+from iqarena.bench.registry import DEFENSES, NAME, REGISTRIES, links, parse_spec
+from iqarena.bench.evaluation.judge import verified
+from iqarena.defenses.base import TrainedDefense
+
+CLAIMED = ("srocc_clean", "srocc_adv", "stability_srocc", "reflection_rate", "abs_gain")
+"""Measures that a bundle claims of a cell."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9_:.,=+\[\] -]{1,300}")
+_OWN = re.compile(r"[\w:.,=+\[\]/ -]{1,300}")
+_CELL = TypeAdapter(Cell)
+
+
+def checked_cell(facts: Mapping[str, Any], own: Mapping[str, str] | None = None) -> Cell:
+    """A cell from plain data of somebody else's, in which every name is one of the registries.
+
+    Args:
+        facts: the fields of a cell.
+        own: what the submission brings itself, by kind; its name may be anything.
+
+    Raises:
+        UserError: for fields that make no cell, and for names that are not listed or that would open a file.
+    """
+    if unknown := set(facts) - {field.name for field in fields(Cell)}:
+        raise UserError(f"no cell: it has no {sorted(unknown)[0][:80]!r}")
+    try:
+        cell = _CELL.validate_python(dict(facts))
+        _ = cell.threat
+    except ValidationError as error:
+        raise UserError(f"no cell: {': '.join(first_of(error))}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"no cell: {error}") from None
+    if cell.seed < 0 or not 1 <= cell.draws <= 10_000:
+        raise UserError("no cell: seed and draws must be at least 0 and 1")
+    if (cell.setting == "transfer") != bool(cell.source) or cell.source == cell.model:
+        raise UserError("no cell: a source is the other model that a transfer is crafted on")
+    named = {"model": cell.model, "defense": cell.defense, "attack": cell.attack}
+    for kind, spec in named.items():
+        if not _OWN.fullmatch(spec):  # before anything reads it
+            raise UserError(f"{kind} {spec[:80]!r}: is no name of letters, digits, spaces and :.,=+[]/-")
+        if len(links(spec)) > 1 or (own or {}).get(kind) != parse_spec(spec)[0]:
+            listed(kind, spec)
+    if cell.source:
+        listed("model", cell.source)
+    _plain("data set", cell.dataset)
+    dataset_class(cell.dataset)
+    return cell
+
+
+def listed(kind: str, spec: str) -> None:
+    """Whether a spec names what is in a registry, and no file.
+
+    Raises:
+        UserError: where it does not.
+    """
+    _plain(kind, spec)
+    for link in links(spec) if kind == "defense" else [spec]:
+        name, parameters = parse_spec(link)
+        if name.startswith("file:") or (kind == "model" and ":" in name) or {"weights", "variant"} & set(parameters):
+            raise UserError(f"{kind} {spec!r}: only what is listed can be submitted to, not a file of yours")
+        REGISTRIES[kind].find(name)
+
+
+def _plain(kind: str, spec: str) -> None:
+    if not _PLAIN.fullmatch(spec):
+        raise UserError(f"{kind} {spec[:80]!r}: only what is listed can be submitted to, not a file of yours")
+
+
+def rescored(arena: Arena, cell: Cell, pixels: Sequence[torch.Tensor]) -> pd.DataFrame:
+    """The rows of images.csv for the first N pictures of an image set, from stored pixels and nothing else.
+
+    Args:
+        arena: of the image set.
+        cell: whose pictures they are.
+        pixels: attacked pictures (3, H, W) uint8, of the sizes of the clean ones.
+    """
+    samples = arena.samples[: len(pixels)]
+    clean = [arena.pictures[place] for place in range(len(pixels))]
+    inside = [bool(verified(a[None], b[None], cell.threat)) for a, b in zip(pixels, clean, strict=True)]
+    table = pd.DataFrame(
+        {"image_id": [s.image_id for s in samples], "reference_id": [s.reference_id for s in samples],
+         "mos": [s.mos for s in samples],
+         "clean_quality": arena.clean(cell.model, cell.defense, cell.seed)[: len(pixels)].numpy(),
+         "adv_quality": arena.score(cell.model, cell.defense, pixels, digest(cell.crafting, "adv")).numpy(),
+         "undefended_clean_quality": arena.clean(cell.model, "none", cell.seed)[: len(pixels)].numpy(),
+         "status": np.where(inside, "ok", "violation")}
+    )  # fmt: skip
+    moved = pd.DataFrame([distances(a[None], b[None]).iloc[0] for a, b in zip(pixels, clean, strict=True)])
+    return pd.concat([table, moved.reset_index(drop=True)], axis=1).reindex(columns=IMAGE_COLUMNS)
+
+
+def suite_of(cells: Sequence[Cell], limit: int) -> Suite:
+    """The suite whose cells these are.
+
+    Raises:
+        UserError: where no one suite has them all.
+    """
+    shared = {(cell.dataset, cell.seed, cell.draws, cell.precision) for cell in cells}
+    if len(shared) > 1:
+        raise UserError("its cells differ in data set, seed, draws or precision; submit the results of one suite")
+    dataset, seed, draws, precision = shared.pop()
+    first, *others = [
+        {"models": [cell.model], "defenses": [cell.defense],
+         "attacks": [{"attack": cell.attack, "objectives": [cell.objective], "target": cell.target}],
+         "threats": [{"norm": cell.norm, "eps": cell.eps, "queries": cell.queries}],
+         "settings": [cell.setting], "transfer_from": [cell.source] if cell.source else []}
+        for cell in cells
+    ]  # fmt: skip
+    common = {"dataset": dataset, "limit": limit, "seed": seed, "draws": draws, "precision": precision}
+    return validated({**common, **first, "parts": others})
+
+
+def brought(name: str, recipe: str, weights: Path) -> type[TrainedDefense]:
+    """A class for a training recipe with weights of somebody's, so that it can go under a name of its own.
+
+    The name, not the path of the file, is then what seeds depend on.
+
+    Raises:
+        UserError: where the recipe is none, or the name is taken.
+    """
+    listed("defense", recipe)
+    made = DEFENSES.build(recipe)
+    if not isinstance(made, TrainedDefense):
+        raise UserError(f"{recipe} is no training recipe; weights can be brought for what `iqarena train --defense` makes")
+    entry = DEFENSES.entry(name)
+    if not NAME.fullmatch(name) or (entry is not None and entry.made is not None and "recipe" not in vars(entry.made)):
+        raise UserError(f"defense {name!r}: taken, or no name of small letters, digits and dashes; choose another --name")
+    with_weights = replace(made, weights=str(weights))
+    values = [(f.name, Any, dataclass_field(default=getattr(with_weights, f.name))) for f in fields(made) if f.init]
+    own = {"name": name, "recipe": recipe, "__module__": type(made).__module__}
+    return make_dataclass(type(made).__name__, values, bases=(type(made),), namespace=own, frozen=True)

@@ -1,0 +1,125 @@
+"""Where submitted pictures stand beside the row that a board lists: listed, claimed and measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from iqarena.bench.leaderboard.board import size
+from iqarena.bench.cells import Cell
+from iqarena.bench.results.ranking import Row, tracks
+from iqarena.bench.results.store import Records
+
+SAME_RANKS = 5e-3
+"""Of an SROCC of the same stored pictures: neighbours in rank whose qualities are that close may change places."""
+
+
+class Number(NamedTuple):
+    """One number of a row.
+
+    Attributes:
+        what: its name.
+        listed, claimed, measured: None where there is none.
+        by: the listed attack that gave it.
+    """
+
+    what: str
+    listed: float | None
+    claimed: float | None
+    measured: float | None
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A submission beside a listed row.
+
+    Attributes:
+        row: in words, with its threat.
+        numbers: clean SROCC, robust SROCC, largest mean |quality shift|.
+        beats: whether the robust SROCC is below the listed one; None where the two cannot be compared.
+        words: the same in a line, and why.
+    """
+
+    row: str
+    numbers: tuple[Number, ...]
+    beats: bool | None
+    words: str
+
+
+def standing(
+    results: Path, cell: Cell, image_ids: Sequence[str], claimed: Mapping[str, float | None], measured: Mapping[str, float],
+    as_claimed: bool,
+) -> Standing | str:  # fmt: skip
+    """Set attacked pictures of a listed model and defense beside their row.
+
+    Args:
+        results: folder of the board's results; a row is what `iqarena.bench.results.ranking` makes of its records.
+        cell: whose pictures they are. Data set, norm and size, model and defense have to be those of the row, as they are
+            spelled there.
+        image_ids: of the pictures.
+        claimed, measured: measures by their names in summary.csv.
+        as_claimed: whether the submission held so far; what did not hold beats nothing.
+
+    Returns:
+        How they stand, or, where there is no such row, a line that says so.
+    """
+    where = f"{cell.dataset}, {cell.norm} {size(cell.norm, cell.eps)}"
+    row, labelled = _find(results, cell)
+    if row is None:
+        return f"not set beside a listed row: {results} has none of {cell.defended} on {where}"
+    names = ("srocc_clean", "srocc_adv" if labelled else "stability_srocc", "abs_gain")
+    listed = (row.clean[0], row.robust[0], row.shift[0])
+    by = ("", row.worst_attack, row.shift_attack)
+    titles = ("clean SROCC", "robust SROCC", "mean |shift|")
+    numbers = tuple(
+        Number(title, _finite(value), _finite(claimed.get(name)), _finite(measured[name]), attack)
+        for title, name, value, attack in zip(titles, names, listed, by, strict=True)
+    )
+    beats, words = _judged(row, numbers, set(image_ids), as_claimed)
+    return Standing(f"{row.name}, {where}", numbers, beats, words)
+
+
+def _find(results: Path, cell: Cell) -> tuple[Row | None, bool]:
+    """The row of a cell, and whether its data set has labels."""
+    for track, rows in tracks(Records(results)).items():
+        same_size = math.isclose(track.eps, cell.eps, rel_tol=1e-9)
+        if (track.dataset, track.norm) == (cell.dataset, cell.norm) and same_size:
+            for row in rows:
+                if (row.model, row.defense) == (cell.model, cell.defense):
+                    return row, track.labelled
+    return None, True
+
+
+def _judged(row: Row, numbers: tuple[Number, ...], image_ids: set[str], as_claimed: bool) -> tuple[bool | None, str]:
+    if not as_claimed:
+        return None, "beats nothing: it is not as claimed"
+    if apart := _apart(row, numbers[0], image_ids):
+        return None, f"cannot be compared: {apart}"
+    _, listed, _, measured, _ = numbers[1]
+    if listed is None or measured is None:
+        return None, "cannot be compared: one of the two robust SROCC is not defined"
+    state = "" if row.complete else "; the row is incomplete, and unranked"
+    gap = listed - measured
+    if gap > SAME_RANKS:
+        return True, f"beats the listed row: its robust SROCC falls by {gap:.4f}{state}"
+    why = f"{-gap:.4f} above its robust SROCC" if gap < -SAME_RANKS else "as low, not lower"
+    return False, f"does not beat the listed row: {why}{state}"
+
+
+def _apart(row: Row, clean: Number, image_ids: set[str]) -> str:
+    """Why numbers are of two different things; empty if they are not."""
+    if len(image_ids) != row.images:
+        return f"the row is of {row.images} pictures, these are {len(image_ids)}"
+    if image_ids != set(row.image_ids):
+        return f"the row is of {row.images} other pictures"
+    if abs((clean.listed or 0.0) - (clean.measured or 0.0)) > SAME_RANKS:
+        return "the model or defense is another one than the row's, as the clean SROCC shows"
+    return ""
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

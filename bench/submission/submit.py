@@ -1,0 +1,266 @@
+"""`iqarena submit`: packs an attack, adversarial pictures or trained weights, with what is claimed of them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from iqarena.attacks.threat import Norm
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.submission.bundle import Manifest, decoded, encoded, write
+from iqarena.bench.suite import Suite, changed, load_suite, parse_size
+from iqarena.bench.datasets import open_dataset
+from iqarena.bench.datasets.base import ImageDataset
+from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.executors import execute
+from iqarena.bench.executors.schedule import Report
+from iqarena.bench.metrics.measures import measure_cell
+from iqarena.bench.cells import Cell, digest
+from iqarena.bench.results.provenance import provenance
+from iqarena.bench.results.store import Records
+from iqarena.bench.registry import ATTACKS, DEFENSES, parse_spec
+from iqarena.bench.submission.rescoring import CLAIMED, brought, checked_cell, listed, rescored, suite_of
+from iqarena.models.zoo import WeightsError, card_of, read_state, sha256_of
+
+SAMPLE = 4
+"""Attacked pictures of each cell that a bundle with code or weights holds: the first ones."""
+
+MOST_MISSING = 10
+"""Pictures that a folder may lack and still be known for the set that it is a part of."""
+
+_PROJECT = ("attacks", "bench", "defenses", "models")
+
+
+def submit_attack(name: str, results: Path, root: Path | None, out: Path, report: Report) -> Manifest:
+    """Pack an attack: its source, the records of its cells, and some attacked pictures of each.
+
+    Cells whose code has changed since they were run, or whose pictures were not kept, are run again.
+
+    Args:
+        name: registry name, or ``file:path.py:Class``.
+        results: folder with its records.
+        root: of a data set that is not embedded.
+        out: the bundle.
+        report: told of progress.
+
+    Raises:
+        UserError: where there is nothing to pack, or where it cannot be.
+    """
+    if parse_spec(name)[1]:
+        raise UserError(f"{name}: an attack is submitted by its name, without parameters; all cells of it go along")
+    made, records = ATTACKS.find(name), Records(results)
+    source = _source(made)
+    found = [record for record in records.all() if parse_spec(record["cell"]["attack"])[0] == name]
+    if not found:
+        raise UserError(f"{results}: has no records of {name}; first iqarena run --attack {name} --out {results}")
+    cells = [checked_cell(record["cell"], {"attack": name}) for record in found]
+    limits = {record["n_images"] for record in found}
+    if len(limits) > 1:
+        raise UserError(f"{results}: {name} was run on {min(limits)} and on {max(limits)} pictures; use a folder for each")
+    claims, members = _run(suite_of(cells, limits.pop()), cells, root, records, report)
+    plugin = {"file": f"source/{source.name}", "made": made.__name__}
+    members |= {plugin["file"]: source.read_bytes()}
+    return write(out, _said("attack", name, claims, plugin), members)
+
+
+def submit_images(
+    folder: Path, model: str, defense: str, dataset: str, eps: str, norm: Norm, name: str, root: Path | None, out: Path
+) -> Manifest:
+    """Pack adversarial pictures, however they were made, for a listed model and defense.
+
+    Args:
+        folder: with a PNG for each picture, named after its image id.
+        model, defense, dataset: from the registries.
+        eps, norm: of the threat model.
+        name: of the attack, for people.
+        root: of a data set that is not embedded.
+        out: the bundle.
+
+    Raises:
+        UserError: where a picture is missing, unreadable or outside the threat model; nothing is written then.
+    """
+    try:
+        most = parse_size(eps)
+    except ValueError as error:
+        raise UserError(f"--eps: {error}") from None
+    facts = {"dataset": dataset, "model": model, "defense": defense, "attack": name, "objective": "away", "norm": norm,
+             "eps": most, "queries": None, "setting": "adaptive", "seed": 0, "draws": 8}  # fmt: skip
+    cell = checked_cell(facts, {"attack": name})
+    files = _files(folder, opened := open_dataset(dataset, root))
+    arena, cell_id = Arena(opened, len(files), 16), digest(facts)[:16]
+    pixels = [decoded(_bytes(file), str(file), *size) for file, size in zip(files, arena.pictures.sizes, strict=True)]
+    try:
+        rows = rescored(arena, cell, pixels)
+    except CannotRun as reason:
+        raise UserError(str(reason)) from None
+    outside = rows.image_id[rows.status != "ok"].tolist()
+    if outside:
+        raise UserError(f"{len(outside)} of {len(rows)} pictures are outside {norm} ≤ {eps}, such as {outside[0]}")
+    members = _packed(cell_id, rows.to_csv(index=False).encode(), pixels)
+    claim = _claim(cell, cell_id, opened.fingerprint, rows)
+    return write(out, _said("images", name, [claim]), members)
+
+
+def submit_defense(
+    weights: Path, model: str, recipe: str, name: str, suite: str, changes: Mapping[str, Any], root: Path | None,
+    results: Path, out: Path, report: Report,
+) -> Manifest:  # fmt: skip
+    """Pack weights that `iqarena train` made, and their card, with what holds against a suite's attacks.
+
+    Args:
+        weights: a safetensors file, its card beside it.
+        model, recipe: what was trained, and how.
+        name: of the defense, for the board.
+        suite: whose attacks it meets.
+        changes: of the suite, such as its limit.
+        root: of a data set that is not embedded.
+        results: where records go.
+        out: the bundle.
+        report: told of progress.
+
+    Raises:
+        UserError: for weights that are damaged, of another kind or without a card.
+    """
+    listed("model", model)
+    if weights.suffix != ".safetensors":
+        raise UserError(f"{weights}: weights come as .safetensors, as `iqarena train` writes them")
+    card = weights.with_suffix(".yaml")
+    try:
+        sha256_of(weights)
+        read_state(weights)
+        card_of(weights)
+    except WeightsError as error:
+        raise UserError(str(error)) from None
+    if not card.is_file():
+        raise UserError(f"{card}: the weights have no card; `iqarena train` writes one beside them")
+    made = brought(name, recipe, weights)
+    DEFENSES.add(name, made)
+    chosen = changed(load_suite(suite), {**changes, "models": [model], "defenses": [name]})
+    claims, members = _run(chosen, None, root, Records(results), report)
+    members |= {"weights.safetensors": _bytes(weights), "weights.yaml": _bytes(card)}
+    plugin = {"file": "weights.safetensors", "recipe": recipe, "model": model}
+    return write(out, _said("defense", name, claims, plugin), members)
+
+
+def _run(
+    suite: Suite, cells: Sequence[Cell] | None, root: Path | None, records: Records, report: Report
+) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """Run what is missing of a suite; the claims of its cells, and the members that hold their records."""
+    outcome = execute(suite, root, records, report, keep_images=True)
+    if outcome.failed:
+        cell, *why = outcome.failed[0]
+        raise UserError(f"{len(outcome.failed)} cells did not end ok, as {cell.attack} on {cell.model}: {' '.join(why)}")
+    if not outcome.cell_ids:
+        raise UserError(f"no cell of it can be run: {outcome.skipped[0][1] if outcome.skipped else 'the suite is empty'}")
+    claims, members = [], dict[str, bytes]()
+    for cell_id in outcome.cell_ids:
+        record = records.read(cell_id)
+        if record is None or record["status"] != "ok":
+            raise UserError(f"{records.cells / cell_id}: no record that ended ok; run it again")
+        folder, rows = records.cells / cell_id, records.images(cell_id)
+        cell = Cell(**record["cell"])
+        claims.append(
+            _claim(cell, cell_id, record["dataset"]["fingerprint"], rows)
+            | {"forwards": record["costs"]["forwards_mean"], "backwards": record["costs"]["backwards_mean"]}
+        )
+        pictures = (records.kept(record) or [])[:SAMPLE]
+        members |= _packed(cell_id, (folder / "images.csv").read_bytes(), pictures)
+        members[f"records/{cell_id}/record.json"] = (folder / "record.json").read_bytes()
+    return claims, members
+
+
+def _claim(cell: Cell, cell_id: str, fingerprint: str, rows: pd.DataFrame) -> dict[str, Any]:
+    measured = measure_cell(rows)
+    measures = {name: value if math.isfinite(value := measured[name]) else None for name in CLAIMED}
+    return {
+        "cell": cell.parts, "cell_id": cell_id, "n_images": len(rows), "fingerprint": fingerprint, "measures": measures,
+    }  # fmt: skip
+
+
+def _packed(cell_id: str, rows: bytes, pictures: Sequence[Any]) -> dict[str, bytes]:
+    named = {f"pictures/{cell_id}/{place:05d}.png": encoded(picture) for place, picture in enumerate(pictures)}
+    return {f"records/{cell_id}/images.csv": rows, **named}
+
+
+def _said(kind: str, name: str, claims: Sequence[Any], plugin: Mapping[str, str] | None = None) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "versions": provenance()["versions"], "claims": claims, "plugin": plugin}
+
+
+def _source(made: type[Any]) -> Path:
+    """The one file that an attack's class is in.
+
+    Raises:
+        UserError: where it needs another one that is not of the project.
+    """
+    file = inspect.getsourcefile(made)
+    if file is None:
+        raise UserError(f"{made.__name__}: its source cannot be found")
+    for base in made.__mro__:
+        other = inspect.getsourcefile(base) if base.__module__ not in ("builtins", "abc", "typing") else file
+        if other != file and base.__module__.partition(".")[0] not in _PROJECT:
+            raise UserError(f"{made.__name__} builds on {base.__module__}; an attack is submitted as one file")
+    return Path(file)
+
+
+def _files(folder: Path, dataset: ImageDataset) -> list[Path]:
+    """The PNGs in a folder in the order of the image set that as many pictures make.
+
+    Raises:
+        UserError: where they are other pictures than ``--limit`` would choose.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*.png") if file.is_file()}
+    if len(there) < 2:
+        raise UserError(f"{folder}: has {len(there)} PNG files; at least 2 pictures are wanted")
+    for limit in range(len(there), len(there) + MOST_MISSING + 1):
+        wanted = _wanted(dataset, limit)
+        if there == set(wanted):
+            return [folder / name for name in wanted]
+        if there < set(wanted):
+            missing = min(set(wanted) - there)
+            told = f"iqarena data export {dataset.name} --limit {len(wanted)}"
+            raise UserError(f"{folder / missing}: is missing; the others are of the pictures that `{told}` writes")
+    wanted = _wanted(dataset, len(there))
+    raise UserError(
+        f"{folder / min(there - set(wanted))}: not one of the {len(wanted)} pictures that `iqarena data export "
+        f"{dataset.name} --limit {len(there)}` writes; they are called like {wanted[0]}"
+    )
+
+
+def _wanted(dataset: ImageDataset, limit: int) -> list[str]:
+    return [picture_name(dataset.samples[index].image_id) for index in dataset.spread(limit)]
+
+
+def picture_name(image_id: str) -> str:
+    """The name of a picture's file: its id, ending in .png."""
+    return image_id if image_id.endswith(".png") else f"{image_id}.png"
+
+
+def export(dataset: ImageDataset, limit: int | None, out: Path) -> int:
+    """Write clean pictures as PNG files, named as `submit_images` wants the attacked ones; how many there are.
+
+    Raises:
+        UserError: where a picture cannot be read or written.
+    """
+    indices = dataset.spread(limit)
+    for index in indices:
+        file = out / picture_name(dataset.samples[index].image_id)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encoded(dataset.picture(index)))
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+    return len(indices)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None

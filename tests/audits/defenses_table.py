@@ -1,0 +1,137 @@
+"""Filters and certified defenses under attackers who do not know of them and who do: the tables of docs/defenses-tried.md.
+
+    iqarena run defenses --executor processes --workers 2 --out runs/defenses
+    python -m tests.audits.defenses_table runs/defenses
+
+Reads the records of a run, and measures how far each surrogate is from what is deployed. Exits with 1 where a cell did not
+end ok or where, on the average over an attack's pictures and defenses, who knows of a defense gets less far.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from iqarena.bench.datasets.demo.dataset import Demo
+from iqarena.bench.errors import UserError
+from iqarena.bench.inference.loading import load_model
+from iqarena.bench.results.ranking import diagnosed
+from iqarena.bench.results.store import Records
+from iqarena.bench.registry import DEFENSES, parse_spec
+from iqarena.bench.inference.target import frozen
+from iqarena.defenses.base import DoesNotApply
+
+SETTINGS = ("oblivious", "adaptive")
+PICTURES = 16
+"""As many as the suite's."""
+Cells = dict[tuple[str, str], dict[str, Any]]
+"""Records of one defense, by attack and setting."""
+
+
+def by_defense(records: Records) -> dict[str, Cells]:
+    """Records that ended ok, by defense."""
+    found: dict[str, Cells] = {}
+    for record in records.all():
+        cell = record["cell"]
+        attack = parse_spec(cell["attack"])[0]
+        if record["status"] != "ok":
+            raise UserError(f"{cell['defense']} under {attack}, {cell['setting']}: {record['status']} {record['errors']}")
+        found.setdefault(cell["defense"], {})[attack, cell["setting"]] = record
+    kinds = {spec: next(iter(cells.values()))["defense"]["kind"] for spec, cells in found.items()}
+    return {spec: found[spec] for spec in sorted(found, key=lambda spec: (spec != "none", kinds[spec] == "certified", spec))}
+
+
+def apart(spec: str, model_name: str) -> float:
+    """The largest difference of quality between surrogate and deployed model, under one seed, on 16 demo pictures."""
+    model, demo = load_model(model_name), Demo()
+    defense = DEFENSES.build(spec)
+    pictures = torch.stack([demo.picture(i) for i in demo.spread(PICTURES)]).float() / 255
+    qualities = []
+    for made in (defense.protect(model), defense.surrogate(model)):
+        with frozen(made), torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            qualities.append(torch.cat([made.quality(picture[None]) for picture in pictures]))
+    return float((qualities[0] - qualities[1]).abs().max())
+
+
+def strength_table(found: dict[str, Cells], flags: dict[str, list[str]]) -> Iterator[str]:
+    """SROCC after each attack, and in brackets the mean |shift| of quality, in both settings."""
+    attacks = sorted({attack for cells in found.values() for attack, _ in cells})
+    yield f"| defense | surrogate | apart | cost | clean | {' | '.join(attacks)} | flags |"
+    yield f"|---|---|--:|--:|--:|{'---|' * len(attacks)}---|"
+    for spec, cells in found.items():
+        some = next(iter(cells.values()))
+        try:
+            distance = f"{apart(spec, some['cell']['model']):.2g}"
+        except DoesNotApply:
+            distance = ""
+        ratio = np.median(
+            [r["score_seconds_an_image"]["defended"] / r["score_seconds_an_image"]["undefended"] for r in cells.values()]
+        )
+        kind = some["defense"]["surrogate"]
+        told = [_told(cells, attack, bare=spec == "none") for attack in attacks]
+        raised = " ".join(f"`{flag}`" for flag in flags.get(spec, []))
+        clean = f"{some['measures']['srocc_clean']:.2f}"
+        yield "| " + " | ".join([f"`{spec}`", kind, distance, f"{ratio:.1f}", clean, *told, raised]) + " |"
+
+
+def _told(cells: Cells, attack: str, bare: bool) -> str:
+    words = []
+    for setting in SETTINGS[:1] if bare else SETTINGS:
+        record = cells.get((attack, setting))
+        measures = record["measures"] if record else None
+        words.append(f"{measures['srocc_adv'] or 0:.2f} ({measures['abs_gain']:.2f})".replace("-", "−") if measures else "?")
+    return " → ".join(words)
+
+
+def certificate_table(found: dict[str, Cells]) -> Iterator[str]:
+    """What is certified, and what certifying a picture took."""
+    yield "| defense | clean SROCC | certified SROCC | mean width | left | seconds a picture |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for spec, cells in found.items():
+        some = next(iter(cells.values()))
+        if "certificate" in some:
+            measures, seconds = some["measures"], some["certificate"]["seconds"] / some["n_images"]
+            gone = sum(int(record["measures"]["certificates_left"]) for record in cells.values())
+            values = (measures["srocc_clean"], measures["certified_srocc"], measures["certificate_width"])
+            yield f"| `{spec}` | {' | '.join(f'{value:.2f}' for value in values)} | {gone} | {seconds:.1f} |"
+
+
+def means(found: dict[str, Cells]) -> dict[str, tuple[float, float, int]]:
+    """By attack: mean |shift| over defenses, oblivious and adaptive, and how many defenses have both."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for spec, cells in found.items():
+        for attack in {attack for attack, _ in cells}:
+            both = [cells[attack, setting]["measures"]["abs_gain"] for setting in SETTINGS if (attack, setting) in cells]
+            if len(both) == 2 and spec != "none":
+                pairs.setdefault(attack, []).append((both[0], both[1]))
+    return {attack: (*np.mean(values, axis=0), len(values)) for attack, values in sorted(pairs.items())}
+
+
+def main(folder: Path) -> int:
+    """Print the tables."""
+    records = Records(folder)
+    found = by_defense(records)
+    flags: dict[str, list[str]] = {}
+    whys = []
+    for row in diagnosed(records).itertuples():
+        flags.setdefault(row.defense, []).append(row.flag)
+        whys.append(f"* `{row.defense}`: `{row.flag}`: {row.why}")
+    print(*strength_table(found, flags), "", *whys, "", *certificate_table(found), "", sep="\n")
+    fine = True
+    for attack, (ignorant, knowing, count) in means(found).items():
+        fine &= knowing >= ignorant
+        print(f"* {attack}: mean |shift| over {count} defenses {ignorant:.3f} oblivious, {knowing:.3f} adaptive")
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1])))
+    except UserError as error:
+        sys.exit(str(error))

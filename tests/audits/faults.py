@@ -1,0 +1,376 @@
+"""What a run survives: every fault is made to happen, and the table that is left compared with an undisturbed run's.
+
+    python -m tests.audits.faults [--kills 100] [--only WORD]… [--write]
+
+Thirty small cells, run by the harness as `iqarena run` does. A killed run is a forked process, so that a hundred of them are
+affordable. `--write` puts the table into docs/performance.md. Exits with 1 where a fault does what it should not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from unittest import mock
+
+import torch
+from tests.support.small_runs import attacker, four_pictures, go, suite, table
+
+from iqarena.bench.suite import Suite, validated
+from iqarena.bench.errors import UserError
+from iqarena.bench.executors import Executor, execute
+from iqarena.bench.executors.schedule import Outcome
+from iqarena.bench.results.store import Records
+from tests.speed import page
+from iqarena.bench.process import use_threads
+
+ATTACKS = ["random-noise", "random-sign", "fgsm", "pgd[steps=2]", "score-reflection[steps=2]"]
+CELLS = 30
+LIMIT_MIB = 4096
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of a fault."""
+
+    fault: str
+    made: str
+    came: str
+    good: bool
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.good else 'FAIL'} {self.fault}: {self.made}; {self.came}"
+
+
+class Ground:
+    """Pictures, an undisturbed run's table, and how long that run takes."""
+
+    def __init__(self, folder: Path, kills: int, draw: random.Random) -> None:
+        self.folder, self.kills, self.draw = folder, kills, draw
+        self.root = four_pictures(folder / "pictures")
+        self.suite = thirty()
+        self.run("first")  # imports what there is to import
+        started = time.monotonic()
+        self.run("calm")
+        self.length = time.monotonic() - started
+        self.calm = table(folder / "calm")
+        assert len(self.calm) == CELLS
+        assert set(self.calm.status) == {"ok"}
+
+    def run(self, name: str, executor: Executor = "local", workers: int = 1) -> Outcome:
+        """The thirty cells, in a folder."""
+        return go(self.suite, self.root, self.folder / name, executor, workers)
+
+    def same(self, name: str, but: Collection[str] = ()) -> bool:
+        """Whether a folder has the undisturbed run's table, but for `seconds` and for the numbers of some cells."""
+        found = table(self.folder / name)
+        exact = ~found.cell_id.isin(but)
+        columns = ["cell_id", "status", "n_images"]
+        return found[exact].equals(self.calm[exact]) and found[columns].equals(self.calm[columns])
+
+    def halved(self, name: str) -> list[str]:
+        """The cells that were made with half the batch, and those that share their attacked pictures."""
+        made = list(Records(self.folder / name).all())
+        shared = {record["crafting"] for record in made if record["provenance"]["halvings"]}
+        return [record["cell_id"] for record in made if record["crafting"] in shared]
+
+    def forked(self, work: Callable[[], object]) -> int:
+        """Do something in a copy of this process, which is killed if this one ends; returns its id."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            with suppress(BaseException):
+                work()
+                code = 0
+            os._exit(code)
+        return pid
+
+
+def thirty() -> Suite:
+    """Five attacks, three defenses, two settings."""
+    return validated(
+        {"models": ["cnniqa"], "dataset": "folder", "defenses": ["none", "jpeg", "flip"], "batch": 4,
+         "attacks": [{"attack": attack} for attack in ATTACKS]}
+    )  # fmt: skip
+
+
+# --- the faults
+
+
+def run_killed(ground: Ground) -> Found:
+    """SIGKILL, at any moment from its start to past its end."""
+    kills = rounds = wrong = 0
+    while kills < ground.kills:
+        name = f"killed-{rounds}"
+        pid = ground.forked(lambda name=name: ground.run(name))  # type: ignore[misc]
+        time.sleep(ground.draw.uniform(0.02, 1) * ground.length)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFSIGNALED(status):
+            kills += 1
+        else:
+            rounds += 1
+            wrong += os.WEXITSTATUS(status) != 0 or not ground.same(name)
+    ground.run(f"killed-{rounds}")
+    wrong += not ground.same(f"killed-{rounds}")
+    return Found(
+        "a run is killed",
+        f"SIGKILL at {kills} random moments of runs of {CELLS} cells, each resumed",
+        f"{rounds + 1} runs came to their end so, {wrong} of them with another `summary.csv` but for `seconds`",
+        wrong == 0,
+    )
+
+
+def worker_killed(ground: Ground) -> Found:
+    """SIGKILL to one of two worker processes, which costs its cell at most; the next run makes that up."""
+    kills = rounds = wrong = lost = halved = 0
+    ended = threading.Event()
+
+    def killer() -> None:
+        nonlocal kills
+        while not ended.wait(ground.draw.uniform(0.05, 0.6) * ground.length) and kills < ground.kills:
+            victims = [child for child in multiprocessing.active_children() if child.pid]
+            if victims:
+                with suppress(ProcessLookupError):
+                    os.kill(ground.draw.choice(victims).pid or 0, signal.SIGKILL)
+                    kills += 1
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    while kills < ground.kills or rounds == 0:
+        name = f"workers-{rounds}"
+        while (outcome := ground.run(name, "processes", 2)).failed:
+            lost += len(outcome.failed)
+        rounds += 1
+        tried_again = ground.halved(name)
+        halved += len(tried_again)
+        wrong += not ground.same(name, but=tried_again)
+    ended.set()
+    thread.join()
+    return Found(
+        "a worker is killed",
+        f"SIGKILL to one of two `processes` at {kills} random moments",
+        f"{lost} cells lost their process twice, were recorded as failed and made by the next run; {rounds} runs came to "
+        f"their end, {wrong} of them with another row but for {halved} cells on pictures that were attacked "
+        "again in half the batch, which rounds otherwise",
+        wrong == 0,
+    )
+
+
+def disk_full(ground: Ground) -> Found:
+    """A file system that has no room for all records, or files that may not grow."""
+    small, name = ground.folder / "small", "full"
+    small.mkdir()
+    (ground.folder / name).mkdir()
+    mounted = sys.platform == "linux" and os.geteuid() == 0
+    if mounted:
+        size = ["-o", "size=256k"]
+        mount = ["mount", "-t", "tmpfs", *size, "none", str(small)]
+        mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    said = ""
+    try:
+        if mounted:
+            try:
+                execute(ground.suite, ground.root, Records(small / "out"), lambda *_: None)
+            except UserError as error:
+                said = str(error)
+            kept = len(list((small / "out" / "cells").glob("[!.]*")))
+            shutil.copytree(small / "out", ground.folder / name, dirs_exist_ok=True)  # there is room
+        else:
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+            try:
+                ground.run(name)
+            except UserError as error:
+                said = str(error)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            kept = len(list((ground.folder / name / "cells").glob("[!.]*")))
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(small)], check=False)
+    outcome = ground.run(name)
+    good = "cannot be written" in said and outcome.kept == kept and ground.same(name)
+    return Found(
+        "the disk is full",
+        "a tmpfs of 256 KiB" if mounted else "files of 3,000 bytes at most",
+        f"one line, “{_plain(said, ground)}”; {outcome.kept} records were kept, and the run went on to the same table where "
+        "there was room",
+        good,
+    )
+
+
+def two_runs(ground: Ground) -> Found:
+    """A second run in a folder, from another process."""
+    holder, told = os.pipe()
+
+    def hold() -> None:
+        with Records(ground.folder / "shared").writing():
+            os.write(told, b"1")
+            time.sleep(600)
+
+    pid = ground.forked(hold)
+    os.read(holder, 1)
+    said = ""
+    try:
+        ground.run("shared")
+    except UserError as error:
+        said = str(error)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    ground.run("shared")
+    return Found(
+        "two runs in one folder",
+        "a second one begins, and again after SIGKILL of the first",
+        f"one line, “{_plain(said, ground)}”; the lock goes with its process, and the next run left the same table",
+        "another run writes to it" in said and ground.same("shared"),
+    )
+
+
+def clock_back(ground: Ground) -> Found:
+    """A clock that goes back by an hour whenever it is looked at."""
+    looks = 0
+
+    class Back(datetime):
+        @classmethod
+        def now(cls, tz: object = UTC) -> datetime:  # type: ignore[override]
+            nonlocal looks
+            looks += 1
+            return datetime(2020, 1, 1, tzinfo=UTC) - looks * timedelta(hours=1)
+
+    def back() -> float:
+        return Back.now().timestamp()
+
+    with mock.patch("iqarena.bench.results.provenance.datetime", Back), mock.patch("time.time", back):
+        ground.run("back")
+    kept = ground.run("back").kept
+    return Found(
+        "the clock goes backwards",
+        f"an hour at each of {looks} looks",
+        f"the same table; {kept} cells are done for the next run",
+        kept == CELLS and ground.same("back") and looks >= CELLS,
+    )
+
+
+def plugins(ground: Ground) -> list[Found]:
+    """Plugins that misbehave, beside one that does not."""
+    failed, restored = "is recorded as failed: ", "goes well, and what it changed is put back"
+    cases = {
+        "leaks memory": ("leak", {"memory_mib": LIMIT_MIB}, "", "ends ok, and would end at the suite's `memory_mib`"),
+        "asks for too much memory": ("hoard", {"memory_mib": LIMIT_MIB}, "out of memory", failed),
+        "hangs": ("hang", {"seconds": 5}, "it took longer than the time limit", failed),
+        "hangs and takes no exception": ("stubborn", {"seconds": 5}, "it took longer than the time limit", failed),
+        "forks": ("fork", {}, "", "goes well; the child that came back is ended"),
+        "calls sys.exit": ("quit", {}, "SystemExit: bye", failed),
+        "kills its process": ("kill", {}, "its process died", failed),
+        "changes random streams, dtype, folder": ("stir", {}, "", restored),
+        "changes a weight": ("retrain", {}, "the weights of cnniqa were changed", failed),
+    }
+    found = []
+    go(suite("nothing"), ground.root, ground.folder / "good")
+    good = table(ground.folder / "good")
+    for place, (fault, (deed, more, words, what)) in enumerate(cases.items()):
+        folder, executor = ground.folder / f"plugin-{place}", "processes" if deed == "kill" else "local"
+        here = (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), Path.cwd())
+        outcome = go(suite(deed, "nothing", **more), ground.root, folder, executor)  # type: ignore[arg-type]
+        clean = here == (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), Path.cwd())
+        errors = [error for cell, _, error in outcome.failed if cell.attack == attacker(deed)]
+        left = table(folder)
+        neighbour = left[left.attack == attacker("nothing")].reset_index(drop=True)
+        fine = (len(errors) == 1 and words in errors[0]) if words else not outcome.failed
+        fine = fine and outcome.done == 2 and neighbour.astype(str).equals(good.astype(str)) and clean
+        found.append(Found(
+            f"a plugin {fault}", "beside one that does nothing wrong",
+            f"its cell {what}{f'“{errors[0]}”' if errors else ''}; the other one's row is the same", fine,
+        ))  # fmt: skip
+    return found
+
+
+def leak_until_limit(ground: Ground) -> Found:
+    """A plugin that holds on to 200 MiB a cell, in a process that may hold little more than torch."""
+    chosen = suite("leak", "nothing", memory_mib=1800, threats=[{"eps": (1 + n) / 255} for n in range(12)])
+    outcome = go(chosen, ground.root, ground.folder / "leak", "local")
+    return Found(
+        "a plugin leaks 200 MiB a cell",
+        f"{outcome.done} cells, `memory_mib: 1800`",
+        f"{len(outcome.failed)} failed: a process that runs out of memory is replaced, and its cell tried again",
+        outcome.done == 24 and not outcome.failed,
+    )
+
+
+def moved(ground: Ground) -> Found:
+    """Half of a folder's cells, at another place, with the pictures at another place too."""
+    ground.run("here")
+    elsewhere = ground.folder / "elsewhere"
+    shutil.copytree(ground.folder / "here", elsewhere / "out")
+    shutil.copytree(ground.root, elsewhere / "images")
+    cells = sorted((elsewhere / "out" / "cells").iterdir())
+    for cell in cells[::2]:
+        shutil.rmtree(cell)
+    outcome = go(ground.suite, elsewhere / "images", elsewhere / "out", "local")
+    return Found(
+        "a folder is copied elsewhere and continued",
+        f"{CELLS // 2} of {CELLS} cells, and the pictures under another path",
+        f"{outcome.kept} cells were kept, {outcome.done} made; the same table",
+        outcome.kept == CELLS // 2 and ground.same("elsewhere/out"),
+    )
+
+
+FAULTS: list[Callable[[Ground], Found | list[Found]]] = [
+    run_killed, worker_killed, disk_full, two_runs, clock_back, moved, plugins, leak_until_limit,
+]  # fmt: skip
+
+
+def _plain(said: str, ground: Ground) -> str:
+    """A line without this machine's folders."""
+    return said.replace(str(ground.folder), "…")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--only", nargs="+", choices=[fault.__name__ for fault in FAULTS], default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    options = parser.parse_args()
+    use_threads(1)
+    found: list[Found] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        ground = Ground(Path(scratch), options.kills, random.Random(options.seed))
+        print(f"{CELLS} cells take {ground.length:.1f} s", flush=True)
+        for fault in FAULTS:
+            if options.only is None or fault.__name__ in options.only:
+                came = fault(ground)
+                for one in came if isinstance(came, list) else [came]:
+                    found.append(one)
+                    print(one, flush=True)
+    if options.write:
+        rows = [f"| {one.fault} | {one.made} | {one.came} | {'✓' if one.good else '**missed**'} |" for one in found]
+        head = [
+            f"`python -m tests.audits.faults --kills {options.kills}`",
+            "",
+            "| fault | made to happen | what came of it | |",
+            "|---|---|---|---|",
+        ]
+        page.place("faults", "\n".join([*head, *rows]))
+    return int(not all(one.good for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

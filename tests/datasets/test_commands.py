@@ -1,0 +1,185 @@
+"""Data sets on the command line: what is listed, and that a bad one is a clear line, exit 2, and nothing written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+from tests.support.published_layouts import READERS, kadid10k, picture
+from test_datasets_pictures import spoil
+
+from iqarena.bench.cli.app import main
+from iqarena.bench.datasets import DATASETS
+from iqarena.bench.datasets.tid2013_reconstructed.dataset import CROPS
+
+
+@pytest.fixture
+def iqarena(monkeypatch, capsys):
+    """The command in this process: (exit code, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["iqarena", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    monkeypatch.setenv("COLUMNS", "140")
+    return run
+
+
+@pytest.fixture
+def kadid(tmp_path, monkeypatch):
+    """KADID-10k's layout with three pictures."""
+    monkeypatch.setattr(READERS["kadid10k"], "count", 3)
+    (tmp_path / "kadid").mkdir()
+    kadid10k(tmp_path / "kadid")
+    return tmp_path / "kadid"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder data set of three pictures."""
+    for name in "abc":
+        picture(tmp_path / "folder" / f"{name}.png", ord(name), 72, 70)
+    (tmp_path / "folder" / "labels.csv").write_text("image,reference_id,mos\na.png,r,0.5\nb.png,s,0.6\nc.png,t,0.7\n")
+    return tmp_path / "folder"
+
+
+def files_below(root):
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))}
+
+
+# --- list
+
+
+def test_the_list_says_what_every_data_set_is(iqarena):
+    code, out, _ = iqarena("list", "datasets", "--json")
+    assert code == 0
+    entries = {entry["name"]: entry for entry in json.loads(out)}
+    assert set(entries) == set(DATASETS)
+    assert entries["kadid10k"]["count"] == 10_125
+    assert entries["kadid10k"]["raw_range"] == [1, 5]
+    assert entries["live"]["higher_is_better"] is False
+    assert entries["tid2013-reconstructed"]["label_kind"] == "MOS (reconstructed)"
+    assert all(entry["error"] is None and entry["about"] for entry in entries.values())
+
+
+def test_data_list_says_what_lies_below_the_root(iqarena):
+    code, out, _ = iqarena("data", "list")
+    assert code == 0
+    for name, made in DATASETS.items():
+        assert name in out
+        assert not made.count or f"{made.count:,}" in out
+    assert "dmos_realigned.mat or dmos.mat" in out
+    assert "nothing; it is embedded" in out
+    code, out, _ = iqarena("data", "list", "koniq10k", "--json")
+    assert code == 0
+    (entry,) = json.loads(out)
+    assert entry["layout"][0] == "1024x768/*.jpg or 512x384/*.jpg"
+    assert "found" not in entry
+
+
+def test_data_list_says_what_is_in_a_folder(iqarena, kadid):
+    code, out, _ = iqarena("data", "list", "--root", kadid.parent, "--json")
+    assert code == 0
+    found = {entry["name"]: entry["found"] for entry in json.loads(out)}
+    assert found["kadid10k"] == "3 pictures"
+    assert found["images"] == "5 pictures"
+    assert found["spaq"].startswith(f"no: {kadid.parent}: holds no label file of SPAQ")
+    code, out, _ = iqarena("data", "list", "kadid10k", "--root", kadid)
+    assert "3 pictures" in out
+    code, _, err = iqarena("data", "list", "kadid")
+    assert code == 2
+    assert "did you mean kadid10k" in err
+
+
+# --- wrong data
+
+
+def gone(root):
+    (root / "images" / "I81_25_05.png").unlink()
+
+
+def another_release(root):
+    (root / "dmos.csv").write_text("dist_img,ref_img,score\nI01_01_01.png,I01.png,4\n")
+
+
+def cut_labels(root):
+    (root / "dmos.csv").write_text("dist_img,ref_img,dmos,var\nI01_01_01.png,I01.png,4,0\n")
+
+
+def twice(root):
+    (root / "dmos.csv").write_text("dist_img,ref_img,dmos,var\n" + "I01_01_01.png,I01.png,4,0\n" * 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda root: [path.unlink() for path in root.rglob("*.*")], "holds no label file of KADID-10k"),
+        (gone, "1 of the 3 pictures of KADID-10k are missing, the first is I81_25_05.png"),
+        (another_release, "lacks the column(s) dmos"),
+        (cut_labels, "holds 1 labels, KADID-10k has 3: cut, or of another release?"),
+        (twice, "I01_01_01.png has more than one label"),
+    ],
+    ids=["wrong root", "half an archive", "another release", "cut", "duplicate rows"],
+)
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_a_wrong_data_set_is_one_line_and_nothing_is_written(iqarena, kadid, tmp_path, command, change, words):
+    change(kadid)
+    before = files_below(tmp_path)
+    options = ["-a", "random-noise"] if command == "run" else []
+    where = ["--dataset", "kadid10k", "--root", kadid, "--out", tmp_path / "out"]
+    code, out, err = iqarena(command, "-m", "resnet-iqa", *options, *where)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("iqarena: ")
+    assert words in err
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("zero-byte", "not a readable picture"), ("sixteen-bit RGB", "16 bits a channel"), ("palette", "mode P"),
+        ("cmyk", "mode CMYK"), ("animated", "has 2 frames"), ("turned", "EXIF says to turn it"), ("cut", "not a readable"),
+        ("bomb", "decompression bomb"), ("missing", "no such file"),
+    ],
+)  # fmt: skip
+def test_a_picture_that_cannot_be_used_is_one_line_before_anything_is_written(iqarena, folder, tmp_path, kind, words):
+    spoil(folder / "b.png", kind)
+    before = files_below(tmp_path)
+    where = ["--dataset", "folder", "--root", folder, "--out", tmp_path / "out"]
+    code, out, err = iqarena("run", "-m", "resnet-iqa", "-a", "random-noise", *where)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith(f"iqarena: {folder / 'b.png'}: ")
+    assert words in err
+    assert files_below(tmp_path) == before
+    code, out, err = iqarena("data", "verify", "folder", "--root", folder)
+    assert code == 2
+    assert [line.split()[1] for line in out.splitlines()] == ["file", "b.png"]
+    assert err == "iqarena: folder has 1 problem(s) in 3 labelled pictures\n"
+    assert files_below(tmp_path) == before
+
+
+def test_wrong_originals_of_the_reconstructed_set_are_a_table(iqarena, tmp_path, monkeypatch):
+    monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "kodak"
+    root.mkdir()
+    for number in range(1, len(CROPS) + 1):
+        Image.new("RGB", (8, 8)).save(root / f"kodim{number:02}.png")
+    (root / "kodim03.png").write_bytes(b"")
+    names = [f"i{r:02}_{t:02}_{n}.bmp" for r in range(1, 26) for t in range(1, 25) for n in range(1, 6)]
+    (root / "mos_with_names.txt").write_text("".join(f"4.5 {name}\n" for name in names))
+    code, out, err = iqarena("data", "verify", "tid2013-reconstructed", "--root", root)
+    assert code == 2
+    rows = [line.split()[:2] for line in out.splitlines()[1:] if not line.startswith(" ")]
+    assert len(rows) == 24
+    assert rows[2] == ["truncated", "kodim03.png"]
+    assert all(row == ["changed", f"kodim{n:02}.png"] for n, row in enumerate(rows, 1) if n != 3)
+    assert "24 problem(s)" in err
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,87 @@
+"""Pictures of a run in bounded memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import LinearModel, random_pixels
+
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.suite import validated
+from iqarena.bench.datasets.base import ImageDataset, Sample
+from iqarena.bench.datasets.image_store import Pictures, Shelf
+from iqarena.bench.cells import expand
+
+ONE = 3 * 16 * 16
+
+
+class Counting(ImageDataset):
+    """Random pictures that count how often they are decoded."""
+
+    name, label_kind, fingerprint = "counting", "none", "0"
+
+    def __init__(self, count: int = 10) -> None:
+        self.samples = [Sample(str(i), f"r{i % 3}") for i in range(count)]
+        self.made = random_pixels(count)
+        self.decoded = [0] * count
+
+    @classmethod
+    def open(cls, root):
+        return cls()
+
+    def picture(self, index):
+        self.decoded[index] += 1
+        return self.made[index]
+
+
+def test_what_was_asked_for_last_is_kept_and_no_more_than_fits():
+    dataset = Counting()
+    pictures = Pictures(dataset, [9, 1, 2, 3], memory=2 * ONE)
+    assert len(pictures) == 4
+    assert pictures.sizes == [(16, 16)] * 4
+    assert len(set(pictures.hashes)) == 4
+    assert dataset.decoded == [0, 1, 1, 1, 0, 0, 0, 0, 0, 1]
+    for place in (2, 3, 2, 3):  # the last two of the first look
+        assert torch.equal(pictures[place], dataset.made[[9, 1, 2, 3][place]])
+    assert sum(dataset.decoded) == 4
+    assert torch.equal(pictures[0], dataset.made[9])
+    assert torch.equal(pictures[3], dataset.made[3])
+    assert sum(dataset.decoded) == 5
+    with pytest.raises(IndexError):
+        pictures[4]
+
+
+def test_a_picture_larger_than_the_memory_is_decoded_all_the_same():
+    dataset = Counting()
+    pictures = Pictures(dataset, range(3), memory=1)
+    assert [torch.equal(picture, made) for picture, made in zip(pictures, dataset.made, strict=False)] == [True] * 3
+
+
+def test_a_shelf_puts_into_files_what_does_not_fit():
+    made = random_pixels(5)
+    shelf = Shelf(5, memory=2 * ONE)
+    for place in (4, 0, 3, 1, 2):
+        shelf.put(place, made[place])
+    assert shelf.bytes == 2 * ONE
+    assert all(torch.equal(one, other) for one, other in zip(shelf, made, strict=True))
+    assert shelf[0].dtype == torch.uint8
+    folder = shelf._folder
+    assert len(list(folder.iterdir())) == 3
+    del shelf
+    assert not folder.exists()
+
+
+def test_cells_come_out_the_same_in_little_memory(monkeypatch):
+    suite = validated({"models": ["linear"], "attacks": ["fgsm", "random-noise"], "settings": ["adaptive"]})
+    found = []
+    for memory in (2**28, 2 * ONE):
+        monkeypatch.setattr("iqarena.bench.datasets.image_store.Pictures.__init__.__defaults__", (memory,))
+        monkeypatch.setattr("iqarena.bench.datasets.image_store.Shelf.__init__.__defaults__", (memory,))
+        dataset = Counting()
+        arena = Arena(dataset, None, 4, {"linear": LinearModel()})
+        rows = [arena.run(cell, arena.cell_id(cell))[1] for cell in expand(suite)]
+        assert (max(dataset.decoded) > 1) == (memory == 2 * ONE), "the case must not fit"
+        found.append(rows)
+    for one, other in zip(*found, strict=True):
+        assert one.drop(columns="status").equals(other.drop(columns="status"))
+        assert (one.status == "ok").all()

@@ -1,0 +1,195 @@
+"""Several processes: the same table as one, and a cell at most is lost when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from conftest import StochasticModel, WrongShapeModel
+from tests.support.small_runs import attacker, four_pictures, go, suite, table
+from typer.testing import CliRunner
+
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.cli.app import app
+from iqarena.bench.suite import validated
+from iqarena.bench.datasets import open_dataset
+from iqarena.bench.errors import UserError
+from iqarena.bench.executors.dry_run import estimate
+from iqarena.bench.executors import execute
+from iqarena.bench.executors.schedule import Scene, tasks
+from iqarena.bench.executors.ray import _connect, room
+from iqarena.bench.cells import expand
+from iqarena.bench.results.store import Records
+from iqarena.models.base import QualityModel
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return four_pictures(tmp_path / "pictures")
+
+
+def test_two_processes_leave_the_table_that_one_leaves(root, tmp_path):
+    chosen = suite("nothing", defenses=["none", "jpeg"], settings=["oblivious", "adaptive"])
+    assert go(chosen, root, tmp_path / "two", workers=2).done == 4
+    assert go(chosen, root, tmp_path / "one", "local").done == 4
+    pd.testing.assert_frame_equal(table(tmp_path / "two"), table(tmp_path / "one"))
+    assert go(chosen, root, tmp_path / "two", workers=2).kept == 4
+
+
+def test_a_process_that_is_killed_costs_one_cell(root, tmp_path):
+    outcome = go(suite("nothing", "kill", "greedy"), root, tmp_path / "out", workers=2)
+    assert outcome.done == 3
+    assert [(cell.attack.partition("=")[2], status) for cell, status, _ in outcome.failed] == [("kill]", "failed")]
+    assert "signal 9" in outcome.failed[0][2]
+    found = table(tmp_path / "out")
+    # the greedy one dies with four pictures at once and is done with two
+    assert found.status.tolist().count("ok") == 2
+    assert found[found.status == "failed"].abs_gain.isna().all()
+    again = go(suite("nothing", "kill", "greedy"), root, tmp_path / "out")
+    assert (again.kept, again.done) == (2, 1), "a failure is tried again"
+
+
+def test_a_cell_that_hangs_ends_at_its_time_limit(root, tmp_path, monkeypatch):
+    """An hour is allowed. When the cell that hangs has begun, the clock here jumps by an hour: no test of patience."""
+    jumped = 0.0
+    monkeypatch.setattr("iqarena.bench.executors.processes.time", SimpleNamespace(monotonic=lambda: time.monotonic() + jumped))
+
+    def report(event, cell, *_):
+        nonlocal jumped
+        if event == "start" and "hang" in cell.attack:
+            jumped = 3600.0
+
+    chosen = suite("hang", "nothing", seconds=3600)
+    outcome = execute(chosen, root, Records(tmp_path / "out"), report, "local")
+    assert [words for _, _, words in outcome.failed] == ["it took longer than the time limit of 3600 s"]
+    assert outcome.done == 2
+
+
+def test_a_cell_that_takes_more_memory_than_it_may_fails_alone(root, tmp_path):
+    outcome = go(suite("hoard", "nothing", memory_mib=4096), root, tmp_path / "out", "local")
+    ((_, status, words),) = outcome.failed
+    assert (status, words.partition(":")[0]) == ("failed", "out of memory")
+    assert outcome.done == 2
+
+
+def test_cells_that_share_attacked_pictures_are_one_task():
+    chosen = validated(
+        {"models": ["cnniqa"], "defenses": ["none", "jpeg"], "threats": [{"eps": "2/255"}, {"eps": "4/255"}],
+         "attacks": ["fgsm", "pgd", {"attack": "apgd", "objectives": ["away", "raise"]}, "standard"]}
+    )  # fmt: skip
+    work = [(cell, str(place)) for place, cell in enumerate(expand(chosen))]
+    found = tasks(work)
+    assert sorted(cell_id for task in found for _, cell_id in task.work) == sorted(cell_id for _, cell_id in work)
+    home = {cell.crafting: place for place, task in enumerate(found) for cell, _ in task.work}
+    for place, task in enumerate(found):
+        assert all(home[cell.crafting] == place for cell, _ in task.work)
+    sets = [{cell.attack for cell, _ in task.work} for task in found]
+    # per size and per knowledge of jpeg, or of none
+    assert sets.count({"fgsm"}) == sets.count({"pgd"}) == sets.count({"apgd", "standard"}) == 4
+    assert len(sets) == 12
+
+
+def test_two_runs_do_not_write_to_one_folder(root, tmp_path):
+    records = Records(tmp_path / "out")
+    with records.writing(), pytest.raises(UserError, match="another run writes to it"):
+        go(suite("nothing"), root, tmp_path / "out", "local")
+    assert go(suite("nothing"), root, tmp_path / "out", "local").done == 1
+
+
+def test_ctrl_c_ends_a_run_of_processes_soon_and_says_how_to_go_on(root, tmp_path):
+    command = [
+        *(sys.executable, "-m", "iqarena", "run", "--executor", "processes", "--workers", "1", "--out", str(tmp_path / "out")),
+        *("--dataset", "folder", "--root", str(root), "-m", "cnniqa", "-d", "none", "-a", attacker("hang")),
+    ]
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert "cells to run" in running.stdout.readline()
+        time.sleep(3)
+        running.send_signal(2)
+        _, said = running.communicate()
+    assert running.returncode == 130
+    assert "goes on from here" in said
+
+
+def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
+    chosen = validated(
+        {"models": ["cnniqa"], "dataset": "folder", "defenses": ["none", "jpeg"],
+         "attacks": [{"attack": "pgd[steps=3]", "objectives": ["raise"]}, "parsimonious"],
+         "threats": [{"norm": "l2", "eps": 1}]}
+    )  # fmt: skip
+    records = Records(tmp_path / "out")
+    arena = Arena(open_dataset("folder", root), None, 4)
+    found = estimate(arena, expand(chosen), records)
+    # pgd: 2 defenses × 2 settings, of which both oblivious ones share their pictures with the undefended adaptive one;
+    # each of the two sets takes 3 steps, a last look and the clean score; every cell scores four pictures
+    assert (found.to_do, found.craftings, found.skipped, found.done) == (4, 2, 4, 0)
+    assert (found.forwards, found.backwards) == (2 * 4 * 5 + 4 * 4, 2 * 4 * 3)
+    assert found.seconds > 0
+    assert not (tmp_path / "out" / "summary.csv").exists()
+    execute(chosen, root, records, lambda *_: None)
+    assert pd.read_csv(tmp_path / "out" / "summary.csv").backwards_mean.tolist() == [3] * 4
+    left = estimate(arena, expand(chosen), records)
+    assert (left.to_do, left.done, left.forwards, left.seconds) == (0, 4, 0, 0)
+
+
+def test_a_dry_run_knows_what_a_run_would_do_anew(root, tmp_path):
+    words = ["run", "--dataset", "folder", "--root", str(root), "-m", "cnniqa", "-d", "none", "-a", "fgsm"]
+    words += ["--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    for options, to_do in (([], 0), (["--fresh"], 2), (["--keep-images"], 2)):
+        said = CliRunner().invoke(app, [*words, "--dry-run", *options]).stdout
+        assert said.startswith(f"{to_do} cells to run, {2 - to_do} done before, 0 skipped; 4 pictures each")
+
+
+def lone(root: Path, model: QualityModel, **more: object) -> tuple[Arena, list]:
+    chosen = validated({"models": [model.info.name], "attacks": ["pgd[steps=2]"], "settings": ["adaptive"], **more})
+    return Arena(open_dataset("folder", root), None, 4, {model.info.name: model}), expand(chosen)
+
+
+def test_a_dry_run_counts_every_draw_of_a_stochastic_model(root, tmp_path):
+    arena, (cell,) = lone(root, StochasticModel(), draws=3)
+    found = estimate(arena, [cell], Records(tmp_path / "out"))
+    # as the target counts: q₀, two steps and the last look, three draws each; what is deployed is scored once
+    assert (found.forwards, found.backwards) == (4 * 3 * 4 + 4, 4 * 3 * 2)
+    _, rows = arena.run(cell, arena.cell_id(cell))
+    assert (rows.forwards.sum(), rows.backwards.sum()) == (4 * 3 * 4, 4 * 3 * 2)
+
+
+def test_a_dry_run_of_a_model_that_raises_is_one_line(root, tmp_path):
+    arena, cells = lone(root, WrongShapeModel())
+    with pytest.raises(UserError, match=r"^wrong-shape cannot be timed \(ModelError: wrong-shape: returned"):
+        estimate(arena, cells, Records(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(("address", "words"), [("10.0.0.1:6379", "at 10.0.0.1:6379"), (None, "could be started here")])
+def test_a_cluster_that_does_not_answer_or_start_is_one_line(address, words):
+    def gone(**_: object) -> None:
+        raise RuntimeError("no room\nin /dev/shm")
+
+    with pytest.raises(UserError) as error:
+        _connect(SimpleNamespace(init=gone), address, 2)
+    assert str(error.value) == f"no Ray cluster {words}: no room in /dev/shm"
+
+
+def test_a_cluster_has_room_for_tasks_or_says_what_it_lacks():
+    machines = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0, "memory": 2.0**35}},
+        {"Alive": True, "Resources": {"CPU": 3.0, "memory": 2.0**35}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    ray = SimpleNamespace(nodes=lambda: machines)
+    scene = Scene("demo", None, None, 16, threads=1)
+    assert room(ray, scene) == 11
+    assert room(ray, replace(scene, threads=2)) == 4 + 1
+    assert room(ray, replace(scene, gpus=0.5)) == 4
+    assert room(ray, replace(scene, memory=2**34, threads=2)) == 2 + 1
+    with pytest.raises(UserError, match=r"^no machine of the Ray cluster has what a task takes: 1 CPU, 4 GPU; see"):
+        room(ray, replace(scene, gpus=4))

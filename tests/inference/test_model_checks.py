@@ -1,0 +1,313 @@
+"""The probe: sound models pass it, and each planted fault is found by the check that is for it, most of them by no other."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import MeanModel
+from torch import nn
+from typer.testing import CliRunner
+
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.cli.app import app
+from iqarena.bench.suite import validated
+from iqarena.bench.checks.run import check, for_record
+from iqarena.bench.datasets.demo.dataset import Demo
+from iqarena.bench.errors import UserError
+from iqarena.bench.cells import expand
+from iqarena.bench.inference.model_checks import natural, probe, probed
+from iqarena.models.base import ModelInfo, QualityModel
+
+
+class Sharpness(QualityModel):
+    """A sound model: ½ with a share for mean gradients, less for noise than for blur; two smooth convolutions."""
+
+    info = ModelInfo("sharpness", score_range=(0.2, 0.8), min_size=8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.tensor([0.3, 0.5, 0.2]))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        gray = (images * self.mix.view(1, 3, 1, 1)).sum(1)
+        fine = gray[:, 1:, 1:] - gray[:, :-1, :-1]
+        coarse = gray[:, 8:, 8:] - gray[:, :-8, :-8] if min(gray.shape[1:]) > 8 else fine
+        share = (fine**2).mean(dim=(1, 2)) / ((coarse**2).mean(dim=(1, 2)) + 1e-3)
+        return torch.exp(-((share - 0.25) ** 2) / 0.02)
+
+
+def without(model: QualityModel, **facts: object) -> QualityModel:
+    """The model, saying other things of itself."""
+    model.info = replace(model.info, **facts)  # type: ignore[arg-type]
+    return model
+
+
+class Faulty(Sharpness):
+    """A sound model with one thing changed in what it returns."""
+
+    def spoil(self, images: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.spoil(images, super().forward(images))
+
+
+def faulty(spoil, **facts):
+    return without(type("Planted", (Faulty,), {"spoil": spoil})(), **facts)
+
+
+class NoPixels(Sharpness):
+    """A gradient to its weights and none to the pixels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.detach())
+
+
+class TwoQuarters(Sharpness):
+    """Half of the picture is not looked at by the gradient."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        half = images.shape[2] // 2
+        return super().forward(torch.cat([images[:, :, :half], images[:, :, half:].detach()], dim=2))
+
+
+class OtherSlope(torch.autograd.Function):
+    """The identity, with a backward pass of its own: a gradient of something else."""
+
+    @staticmethod
+    def forward(ctx, images):
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.flip(3) * 3
+
+
+class Crooked(Sharpness):
+    """Its gradient is another function's."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(OtherSlope.apply(images))
+
+
+class FlatIsNothing(Sharpness):
+    """0 / 0 on flat pictures."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        contrast = images.flatten(1).var(dim=1)
+        return super().forward(images) * contrast / contrast
+
+
+class FlatRoot(Sharpness):
+    """Finite on flat pictures, and its gradient is not."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) + 1e-3 * images.flatten(1).var(dim=1).sqrt()
+
+
+class Writes(Sharpness):
+    """Writes into the pictures."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(images.clone())
+        if not images.requires_grad:
+            images.mul_(0.5)
+        return scores
+
+
+class Learns(Sharpness):
+    """Keeps a running state, which plays no part."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return super().forward(images)
+
+
+class Trains(Sharpness):
+    """Puts a part of itself in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Dropout(0.0)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.norm.train()
+        return super().forward(images)
+
+
+class Seeds(Sharpness):
+    """Sets the seed that others draw by."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(7)
+        return super().forward(images)
+
+
+class DrawsWithNumpy(Sharpness):
+    """Draws from a stream that no harness seeds."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        np.random.rand()
+        random.random()
+        return super().forward(images)
+
+
+class Raises(Sharpness):
+    """Fails on every natural picture."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no\nsuch   layer")
+
+
+def test_a_sound_model_passes_every_check():
+    findings = probe(Sharpness())
+    assert len(findings) == 15
+    assert [finding.name for finding in findings if not finding.ok] == [], for_record(findings)["measured"]
+
+
+FAULTS = [
+    ("shape", lambda: faulty(lambda self, images, scores: scores[:, None])),
+    ("dtype and device", lambda: faulty(lambda self, images, scores: scores.double())),
+    ("finite", lambda: faulty(lambda self, images, scores: scores / (images.flatten(1).std(dim=1) > 0.2).float())),
+    ("flat pictures", FlatIsNothing),
+    ("flat pictures", FlatRoot),
+    ("range", lambda: without(Sharpness(), score_range=(0.0, 100.0))),
+    ("range", lambda: without(Sharpness(), score_range=(5.0, 6.0))),
+    ("direction", lambda: without(Sharpness(), higher_is_better=False)),
+    ("gradient", NoPixels),
+    ("gradient", lambda: faulty(lambda self, images, scores: scores.detach())),
+    ("gradient", TwoQuarters),
+    ("slope", Crooked),
+    ("eval mode", Trains),
+    ("batch", lambda: faulty(lambda self, images, scores: scores + 0.1 * scores.mean())),
+    ("repeats", lambda: faulty(lambda self, images, scores: scores + 0.01 * torch.randn(len(scores)))),
+    ("repeats", lambda: without(Sharpness(), stochastic=True)),
+    ("input", Writes),
+    ("weights", Learns),
+    ("random state", Seeds),
+    ("random state", DrawsWithNumpy),
+    ("runs", Raises),
+]
+
+
+@pytest.mark.parametrize(("name", "made"), FAULTS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(FAULTS)])
+def test_a_planted_fault_is_found(name, made):
+    findings = {finding.name: finding for finding in probe(made())}
+    assert not findings[name].ok, findings[name].measured
+    assert findings[name].advice
+    assert "\n" not in findings[name].measured
+
+
+# of some faults another check must see something as well: random scores also differ from one batch to the next
+ALONE = {"direction", "input", "weights", "eval mode", "random state", "slope", "dtype and device"}
+
+
+@pytest.mark.parametrize(("name", "made"), [fault for fault in FAULTS if fault[0] in ALONE])
+def test_and_by_no_other_check(name, made):
+    assert [finding.name for finding in probe(made()) if not finding.ok] == [name]
+
+
+def test_every_check_has_a_planted_fault():
+    assert {finding.name for finding in probe(Sharpness())} == {name for name, _ in FAULTS}
+
+
+def test_a_model_that_draws_and_says_so_passes():
+    noisy = faulty(lambda self, images, scores: scores + 0.01 * torch.randn(len(scores)), stochastic=True)
+    assert [f.name for f in probe(noisy) if not f.ok] == []
+
+
+def test_scores_only_is_no_fault_where_the_model_says_so():
+    findings = {f.name: f for f in probe(without(NoPixels(), differentiable=False))}
+    assert findings["gradient"].ok
+    assert findings["slope"].ok
+
+
+def test_the_probe_leaves_model_and_random_streams_as_they_were():
+    model = Sharpness().train()
+    torch.manual_seed(3)
+    np.random.seed(3)
+    random.seed(3)
+    expected = (torch.rand(()), np.random.rand(), random.random())
+    torch.manual_seed(3)
+    np.random.seed(3)
+    random.seed(3)
+    probe(model)
+    assert (torch.rand(()), np.random.rand(), random.random()) == expected
+    assert model.training
+    assert model.mix.requires_grad
+    assert model.mix.grad is None
+
+
+def test_natural_pictures_are_of_the_asked_size_and_get_worse():
+    pictures = natural(40, 56)
+    assert pictures.shape == (12, 3, 40, 56)
+    apart = (pictures[3:] - pictures[:3].repeat(3, 1, 1, 1)).flatten(1).norm(dim=1)
+    assert (apart > 1).all()
+
+
+# --- where it shows
+
+
+@pytest.mark.parametrize("name", ["resnet-iqa", "cnniqa", "niqe"])
+def test_shipped_models_pass(name):
+    (report,) = check(name)
+    assert report.ok, [finding for finding in report.findings if not finding.ok]
+
+
+def test_check_speaks_plainly_and_in_json(tmp_path: Path):
+    good = CliRunner().invoke(app, ["check", "resnet-iqa"])
+    assert good.exit_code == 0
+    assert "model resnet-iqa: all is well" in good.stdout
+    assert "direction" in good.stdout
+    file = tmp_path / "bad.py"
+    file.write_text(
+        "from iqarena.models.base import ModelInfo, QualityModel\n"
+        "class Bad(QualityModel):\n"
+        "    info = ModelInfo('bad', min_size=1)\n"
+        "    def forward(self, images):\n"
+        "        return images.detach().mean(dim=(1, 2, 3))\n"
+    )
+    bad = CliRunner().invoke(app, ["check", str(file)])
+    assert bad.exit_code == 1
+    assert "FAILED" in bad.stdout
+    assert "what to do" in bad.stdout
+    told = json.loads(CliRunner().invoke(app, ["check", str(file), "--json"]).stdout)
+    assert told[0]["ok"] is False
+    assert told[0]["kind"] == "model"
+    failed = [finding["name"] for finding in told[0]["findings"] if not finding["ok"]]
+    assert "gradient" in failed
+
+
+def test_check_of_nothing_is_one_line():
+    with pytest.raises(UserError, match="nothing is called 'resnet-iqaa'; did you mean resnet-iqa"):
+        check("resnet-iqaa")
+
+
+def test_findings_are_in_the_record():
+    arena = Arena(Demo(), 4, 4, {"mean": MeanModel()})
+    suite = validated({"models": ["mean"], "attacks": [{"attack": "random-noise"}], "limit": 4})
+    cell = expand(suite)[0]
+    record, _ = arena.run(cell, arena.cell_id(cell))
+    kept = record["model"]["probe"]
+    assert set(kept) == {"failed", "measured"}
+    assert "gradient" in kept["measured"]
+    json.dumps(kept)
+
+
+def test_a_model_is_probed_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr("iqarena.bench.inference.model_checks.probe", lambda model: asked.append(model) or [])
+    monkeypatch.setattr("iqarena.bench.inference.model_checks._probed", {})
+    model, same, other = Sharpness(), Sharpness(), Sharpness()
+    with torch.no_grad():
+        other.mix += 0.1
+    for one in (model, model, same, other):
+        probed(one)
+    assert asked == [model, other]

@@ -1,0 +1,146 @@
+"""Curves against queries from one run: best so far at every checkpoint, batch by batch and part by part."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import LinearModel, StochasticModel, random_pixels
+from PIL import Image
+from scipy import stats
+
+from iqarena.attacks.base import Generators
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.pgd import PGD
+from iqarena.attacks.square import Square
+from iqarena.attacks.threat import Threat
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.suite import validated
+from iqarena.bench.datasets.folder import Folder
+from iqarena.bench.executors import local
+from iqarena.bench.cells import expand
+from iqarena.bench.results.store import Records
+from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.inference.query_trace import CHECKPOINTS, Trail, curve
+
+
+def test_checkpoints_rise_by_one_two_five():
+    assert CHECKPOINTS[:7] == (1, 2, 5, 10, 20, 50, 100)
+    assert list(CHECKPOINTS) == sorted(set(CHECKPOINTS))
+
+
+def test_the_best_so_far_counts_and_a_nan_never_does():
+    trail = Trail(Objective("raise", torch.tensor([0.2, 0.5])))
+    every, second = torch.arange(2), torch.tensor([1])
+    trail.note(every, torch.tensor([2, 2]), torch.tensor([0.4, 0.3]))
+    trail.note(second, torch.tensor([3]), torch.tensor([0.9]))
+    trail.note(every, torch.tensor([3, 4]), torch.tensor([math.nan, 0.6]))
+    trail.note(every, torch.tensor([11, 5]), torch.tensor([0.7, 0.1]))
+    # after 1, 2, 5, 10, 20 forwards
+    np.testing.assert_allclose(trail.seen[0, :5], [0.2, 0.4, 0.4, 0.4, 0.7])
+    np.testing.assert_allclose(trail.seen[1, :5], [0.5, 0.5, 0.9, 0.9, 0.9])
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_trail_leaves_the_clean_qualities_as_they_are(kind):
+    clean = torch.tensor([0.2, 0.9])
+    objective = Objective(kind, clean.clone())
+    trail = Trail(objective)
+    for qualities in ([0.1, 0.8], [0.7, 0.95]):
+        trail.note(torch.arange(2), torch.tensor([2, 2]), torch.tensor(qualities))
+    assert torch.equal(objective.clean, clean)
+
+
+@pytest.mark.parametrize("kind", ["raise", "lower"])
+def test_a_search_moves_quality_both_ways_while_a_trail_is_kept(kind):
+    images, model = random_pixels(4, low=60, high=200).float() / 255, LinearModel()
+    target = Target(model, len(images), "score")
+    objective = Objective(kind, target.quality(images))
+    target.trail = Trail(objective)
+    attacked = Square(queries=50).run(target, images, objective, Threat("linf", 8 / 255), Generators(range(4)))
+    gains = target.quality(attacked) - target.quality(images)
+    assert (gains > 0).all() if kind == "raise" else (gains < 0).all()
+
+
+def run(attack, model, count=6, queries=None):
+    """A target that an attack has run on, with its trail."""
+    images = random_pixels(count, low=60, high=200).float() / 255
+    with frozen(model):
+        target = Target(model, count, attack.access, queries=queries, draws=3)
+        objective = Objective("away", target.quality(images))
+        target.trail = Trail(objective)
+        attack.run(target, images, objective, Threat("linf", 4 / 255, queries), Generators(list(range(count))))
+    return target
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=12), Square(queries=60)])
+def test_more_queries_are_never_worse_and_the_curve_ends_where_the_best_is(attack):
+    target = run(attack, LinearModel())
+    trail = target.trail
+    away = (trail.seen - trail.seen[:, :1]) * torch.where(trail.objective.clean > 0.5, -1, 1)[:, None]
+    assert (away.diff(dim=1) >= 0).all()
+    assert torch.equal(trail.seen[:, -1], trail.best)
+    assert (away[:, -1] > 0).all()
+
+
+def test_a_run_with_a_lower_limit_ends_where_the_longer_one_was_then():
+    long, short = run(PGD(steps=30), LinearModel()), run(PGD(steps=30), LinearModel(), queries=10)
+    place = CHECKPOINTS.index(10)
+    np.testing.assert_allclose(long.trail.seen[:, place], short.trail.best, atol=1e-6)
+
+
+def test_draws_of_a_stochastic_model_are_paid_for():
+    target = run(PGD(steps=2), StochasticModel())
+    # the clean question, two of gradients and a last one, each of three draws
+    assert int(target.counts.forwards.max()) == 12
+    first = CHECKPOINTS.index(5)  # only the clean question, and half of the next, has been paid by then
+    assert torch.equal(target.trail.seen[:, first], target.trail.objective.clean)
+
+
+def test_what_a_record_says_of_a_trail():
+    clean, labels = torch.tensor([0.2, 0.4, 0.8]), torch.tensor([0.1, 0.5, 0.9])
+    seen = clean[:, None].repeat(1, len(CHECKPOINTS))
+    seen[:, 1:] = torch.tensor([0.9, 0.4, 0.1])[:, None]
+    found = curve(clean, seen, torch.tensor([3, 7, 7]), labels)
+    assert found["forwards"] == [1, 2, 5, 7]
+    assert found["abs_gain"] == pytest.approx([0, 1.4 / 3, 1.4 / 3, 1.4 / 3])
+    assert found["srocc"] == pytest.approx([1, -1, -1, -1])
+    assert found["stability_srocc"] == pytest.approx([1, -1, -1, -1])
+    assert curve(clean, seen, torch.tensor([3, 7, 7]), labels * math.nan)["srocc"] == [None] * 4
+    assert curve(clean, seen, torch.tensor([2, 1, 1]), labels)["forwards"] == [1, 2]
+    assert curve(clean * math.nan, seen, torch.tensor([2, 1, 1]), labels) == {}
+    assert curve(clean, seen, torch.tensor([0, 0, 0]), labels) == {}
+
+
+def test_a_record_holds_the_curve_of_its_attack(tmp_path: Path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    stream = np.random.default_rng(3)
+    rows = []
+    for number in range(8):
+        Image.fromarray(stream.integers(60, 200, (16, 16, 3), dtype=np.uint8)).save(root / f"{number}.png")
+        rows.append((f"{number}.png", f"ref{number % 4}", float(stream.random())))
+    pd.DataFrame(rows, columns=["image", "reference_id", "mos"]).to_csv(root / "labels.csv", index=False)
+    chosen = {"dataset": "folder", "models": ["linear"], "settings": ["adaptive"],
+              "attacks": ["pgd[steps=12]", "random-noise", "torchattacks:PGD"]}  # fmt: skip
+    records = Records(tmp_path / "out")
+    arena = Arena(Folder(root), None, 3, {"linear": LinearModel()})
+    assert not local.run(arena, expand(validated(chosen)), records, report=lambda *_: None).failed
+    found = {record["cell"]["attack"]: record for record in records.all()}
+    assert found["random-noise"]["curve"] == {}
+    for name in ("pgd[steps=12]", "torchattacks:PGD"):
+        record = found[name]
+        images = records.images(record["cell_id"])
+        assert record["curve"]["forwards"][-1] == images.forwards.max()
+        assert record["curve"]["abs_gain"][0] == 0
+        assert np.all(np.diff(record["curve"]["abs_gain"]) >= 0)
+    # our own PGD asks about pictures as they are stored, so its curve ends at the record's own numbers
+    own = found["pgd[steps=12]"]
+    assert own["curve"]["abs_gain"][-1] == pytest.approx(own["measures"]["abs_gain"], abs=1e-6)
+    images = records.images(own["cell_id"])
+    assert own["curve"]["srocc"][-1] == pytest.approx(stats.spearmanr(images.mos, images.adv_quality).statistic)

@@ -1,0 +1,275 @@
+"""Two defenses or attacks side by side: paired differences, corrected p, seeds of training, words, table and plot."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
+from PIL import Image
+from rich.console import Console
+from scipy.stats import spearmanr
+from typer.testing import CliRunner
+
+from iqarena.bench.metrics.bootstrap import COMPARED, holm, interval, over_seeds, p_value
+from iqarena.bench.cli.app import app
+from iqarena.bench.results.comparison import compare, frame
+from iqarena.bench.cli.comparison_table import headline, notes, tell, write
+from iqarena.bench.errors import UserError
+from iqarena.bench.leaderboard.plots.effort import effort, knowing
+from iqarena.bench.results.ranking import diagnosed, tracks
+from iqarena.bench.results.store import Records
+from iqarena.bench.metrics.resampled import Sample
+
+
+def filled(records: Records) -> Records:
+    """Two defenses under two attacks and noise; the second is better under one of them."""
+    put(records, BAD, defense="none", attack="pgd")
+    put(records, GOOD, defense="cprl", attack="pgd")
+    put(records, GOOD, defense="none", attack="fgsm")
+    put(records, GOOD, defense="cprl", attack="fgsm")
+    for defense in ("none", "cprl"):
+        put(records, CLEAN + 0.01 * NOISE[5], defense=defense, attack="random-noise")
+    put(records, WEAK, defense="cprl", attack="square")
+    return records
+
+
+def srocc(values):
+    return spearmanr(MOS, values).statistic
+
+
+def test_defenses_are_paired_attack_by_attack_and_under_the_worst(records: Records) -> None:
+    (duel,) = compare(filled(records), "none", "cprl")
+    assert (duel.kind, duel.context, duel.images, duel.references) == ("defense", "m", PICTURES, PICTURES // PER_REFERENCE)
+    lines = {line.what: line for line in duel.lines["srocc"]}
+    noise = "random-noise, away, oblivious (control)"
+    assert list(lines) == ["no attack", "worst of 2 attacks", "fgsm, away, oblivious", "pgd, away, oblivious", noise]
+    pgd = lines["pgd, away, oblivious"]
+    assert [value[0] for value in pgd.values] == pytest.approx([srocc(BAD), srocc(GOOD)])
+    assert pgd.difference[0] == pytest.approx(srocc(GOOD) - srocc(BAD))
+    assert lines["worst of 2 attacks"].difference[0] == pytest.approx(srocc(GOOD) - srocc(BAD))
+    assert lines["no attack"].difference == (0, 0, 0)
+    assert [duel.better("srocc", line) for line in lines.values()] == ["", "cprl", "", "cprl", ""]
+    shifts = {line.what: line for line in duel.lines["shift"]}
+    assert shifts["pgd, away, oblivious"].values[0][0] == pytest.approx(np.abs(BAD - CLEAN).mean())
+    assert duel.better("shift", shifts["pgd, away, oblivious"]) == "cprl", "less shift is better"
+    assert duel.alone == ("square, away, oblivious",)
+
+
+def test_differences_are_resampled_together_and_corrected_for_their_number(records: Records) -> None:
+    (duel,) = compare(filled(records), "none", "cprl")
+    sample = Sample.of([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)], COMPARED)
+    values = {name: sample.spearman(MOS, adv) for name, adv in {"bad": BAD, "good": GOOD}.items()}
+    difference = values["good"] - values["bad"]
+    pgd = next(line for line in duel.lines["srocc"] if line.what == "pgd, away, oblivious")
+    assert pgd.difference == pytest.approx(interval(difference))
+    same = np.zeros(COMPARED + 1)
+    assert pgd.p == pytest.approx(holm([p_value(values) for values in (same, difference, same, difference, same)])[1])
+    alone = [interval(one) for one in values.values()]
+    width, apart = pgd.difference[2] - pgd.difference[1], sum(one[2] - one[1] for one in alone)
+    assert width < apart, "pairing pays"
+
+
+def test_the_order_of_the_two_turns_the_differences_around(records: Records) -> None:
+    (one,), (other,) = compare(filled(records), "none", "cprl"), compare(records, "cprl", "none")
+    for a, b in zip(one.lines["srocc"], other.lines["srocc"], strict=True):
+        assert a.what == b.what
+        assert b.difference == pytest.approx((-a.difference[0], -a.difference[2], -a.difference[1]))
+        assert (a.p, one.better("srocc", a)) == pytest.approx((b.p, other.better("srocc", b)))
+
+
+def test_attacks_are_compared_on_every_target_by_their_worst_objective(records: Records) -> None:
+    for model in ("m", "n"):
+        put(records, GOOD, model=model, attack="weak", objective="raise")
+        put(records, WEAK, model=model, attack="weak", objective="lower")
+        put(records, BAD, model=model, attack="strong")
+    put(records, BAD, model="o", attack="strong")
+    (duel,) = compare(records, "weak", "strong")
+    assert (duel.kind, duel.context) == ("attack", "")
+    lines = {line.what: line for line in duel.lines["srocc"]}
+    assert list(lines) == ["m, oblivious", "n, oblivious"]
+    assert [value[0] for value in lines["m, oblivious"].values] == pytest.approx([srocc(WEAK), srocc(BAD)])
+    assert duel.better("srocc", lines["m, oblivious"]) == "strong", "the stronger attack leaves less"
+    assert duel.alone == ("o, oblivious",)
+    (only,) = compare(records, "weak", "strong", model="n")
+    assert [line.what for line in only.lines["srocc"]] == ["n, oblivious"]
+
+
+def test_weights_of_one_recipe_are_seeds_of_its_training(records: Records) -> None:
+    seeds = [MOS + 0.1 * NOISE[i] for i in range(3)]
+    for number, adv in enumerate(seeds):
+        put(records, adv, defense=f"cprl[weights=runs/{number}.safetensors]")
+    put(records, BAD, defense="none")
+    put(records, MOS, defense="cprl[other=1]")
+    (duel,) = compare(records, "none", "cprl")
+    assert duel.seeds == (1, 3)
+    line = next(line for line in duel.lines["srocc"] if line.what == "pgd, away, oblivious")
+    assert line.values[1][0] == pytest.approx(np.mean([srocc(adv) for adv in seeds]))
+    sample = Sample.of([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)], COMPARED)
+    stack = np.stack([sample.spearman(MOS, adv) for adv in seeds])
+    assert line.values[1] == pytest.approx(interval(over_seeds(stack, 1)))
+    assert "cprl: means over 3 trainings" in notes(duel)[0]
+    (one,) = compare(records, "none", "cprl[weights=runs/1.safetensors]")
+    assert one.seeds == (1, 1)
+
+
+def test_every_track_and_model_that_has_both_is_compared(records: Records) -> None:
+    filled(records)
+    for defense in ("none", "cprl"):
+        put(records, GOOD, defense=defense, model="n")
+        put(records, GOOD, defense=defense, eps=4 / 255)
+    put(records, GOOD, defense="none", model="alone")
+    found = compare(records, "none", "cprl")
+    assert [(round(duel.track.eps * 255), duel.context) for duel in found] == [(2, "m"), (2, "n"), (4, "m")]
+
+
+def test_one_reference_gives_values_and_no_intervals(records: Records) -> None:
+    for defense, adv in (("none", BAD), ("cprl", GOOD)):
+        put(records, adv, defense=defense, references=1)
+    (duel,) = compare(records, "none", "cprl")
+    for line in duel.lines["srocc"]:
+        assert math.isnan(line.p)
+        assert all(math.isnan(end) for end in line.difference[1:])
+        assert duel.better("srocc", line) == ""
+
+
+def test_pictures_without_labels_are_compared_by_their_clean_qualities(records: Records) -> None:
+    for defense, adv in (("none", BAD), ("cprl", GOOD)):
+        put(records, adv, defense=defense, label_kind="none", mos=np.full(PICTURES, np.nan))
+    (duel,) = compare(records, "none", "cprl")
+    assert [line.what for line in duel.lines["srocc"]] == ["worst of 1 attack", "pgd, away, oblivious"]
+    assert duel.lines["srocc"][0].values[1][0] == pytest.approx(spearmanr(CLEAN, GOOD).statistic)
+    assert "SROCC with the clean qualities" in headline(duel)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("none", "cpr", "no record of 'cpr'; there are cprl"),
+        ("nothing-like-it", "none", "no record of 'nothing-like-it'"),
+        ("none", "pgd", "none is a defense and pgd an attack; give two defenses or two attacks"),
+        ("none", "jpeg", "nothing was run with both none and jpeg"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(records: Records, first: str, second: str, words: str) -> None:
+    put(filled(records), GOOD, defense="jpeg", model="another")
+    with pytest.raises(UserError) as error:
+        compare(records, first, second)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_records_at_all_is_one_line(records: Records) -> None:
+    with pytest.raises(UserError, match="there are none at all"):
+        compare(records, "none", "cprl")
+
+
+def test_what_is_printed_can_be_read_without_the_code(records: Records) -> None:
+    duels = compare(filled(records), "none", "cprl")
+    screen = Console(file=io.StringIO(), width=100)
+    tell(duels, screen)
+    text = screen.file.getvalue()
+    assert f"Worst of 2 attacks: SROCC with the pseudo-MOS labels {srocc(BAD):.2f}".replace("-0", "−0") in " ".join(
+        text.split()
+    )
+    assert "cprl holds better." in " ".join(text.split())
+    assert "Without any attack" in text
+    assert "Only 12 reference pictures" in text
+    assert "Not compared, because not both were run with it: square, away, oblivious." in " ".join(text.split())
+    assert "corrected by Holm" in " ".join(text.split())
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_flags_stand_below_the_table(records: Records) -> None:
+    put(records, GOOD, defense="none", attack="pgd", setting="adaptive")
+    put(records, GOOD, defense="cprl", attack="pgd", setting="adaptive", flags=["zero-gradient"])
+    (duel,) = compare(records, "none", "cprl")
+    assert duel.flags[0] == ()
+    assert duel.flags[1][0].startswith("zero-gradient: in pgd, away, adaptive")
+    assert any("Flag of cprl, see docs/flags.md: zero-gradient" in note for note in notes(duel))
+
+
+def test_a_table_and_a_plot_are_written(records: Records, tmp_path: Path) -> None:
+    duels = compare(filled(records), "none", "cprl")
+    table, plot = write(duels, tmp_path / "out")
+    rows = pd.read_csv(table)
+    assert len(rows) == 5 + 4
+    assert len(rows) == len(frame(duels))
+    assert rows[rows.what == "pgd, away, oblivious"].better.tolist() == ["cprl", "cprl"]
+    with Image.open(plot) as picture:
+        assert picture.width > 1000
+        assert picture.convert("L").getextrema()[0] < 100
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(UserError, match="choose another --out"):
+        write(duels, blocked)
+
+
+def test_attacks_have_a_plot_of_their_effort_where_records_tell(records: Records, tmp_path: Path) -> None:
+    for attack in ("pgd", "apgd"):
+        for setting in ("oblivious", "adaptive"):
+            put(records, BAD, attack=attack, setting=setting, defense="jpeg")
+    duels = compare(records, "pgd", "apgd")
+    point = {
+        "dataset": "demo",
+        "norm": "linf",
+        "eps": 2 / 255,
+        "model": "m",
+        "defense": "jpeg",
+        "objective": "away",
+        "source": "",
+    }
+    curves = pd.DataFrame(
+        {**point, "attack": attack, "setting": setting, "forwards": forwards, "abs_gain": 0.01 * forwards, "srocc": 0.5}
+        for attack in ("pgd", "apgd", "other") for setting in ("oblivious", "adaptive") for forwards in (1, 2, 5)
+    )  # fmt: skip
+    paths = write(duels, tmp_path / "out", curves)
+    assert [path.name.split("-")[0] for path in paths] == ["compare", "compare", "effort"]
+    figure = effort(knowing(curves), "heading", "below")
+    lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3]
+    assert len(lines) == 3, "one an attack, of the setting that knows"
+    assert len(figure.axes) == 2
+    elsewhere = write(duels, tmp_path / "out", curves.assign(eps=0.5))
+    assert len(elsewhere) == 2
+
+
+def test_the_command(records: Records, tmp_path: Path) -> None:
+    filled(records)
+    done = CliRunner().invoke(
+        app, ["compare", "none", "cprl", "--results", str(records.folder), "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "holds better" in done.output
+    assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
+def test_flags_are_those_of_the_board(records: Records) -> None:
+    """Not of cells that newer ones have replaced, nor of other norms."""
+    put(records, BAD, defense="none")
+    put(records, GOOD, defense="cprl", precision="bfloat16", flags=["zero-gradient"], setting="adaptive", finished="1")
+    put(records, GOOD, defense="cprl", setting="adaptive", finished="2")
+    put(records, GOOD, defense="cprl", finished="2")
+    put(records, GOOD, defense="cprl", norm="l2", flags=["left-ball"])
+    (duel,) = compare(records, "none", "cprl")
+    shown = {row.defense: row.signs for track, rows in tracks(records).items() if track.norm == "linf" for row in rows}
+    assert duel.flags == ((), ()) == (shown["none"], shown["cprl"])
+    assert diagnosed(records).values.tolist() == [["demo", "m", "cprl", "left-ball", "in pgd, away, oblivious"]]
+    put(records, BAD, defense="none", norm="l2")
+    assert [duel.flags[1] for duel in compare(records, "none", "cprl")] == [("left-ball: in pgd, away, oblivious",), ()]
+
+
+def test_chains_of_defenses_can_be_compared_and_are_in_nobodys_way(records: Records) -> None:
+    chain = "jpeg[quality=30]+cprl[weights=runs/1.safetensors]"
+    put(filled(records), WEAK, defense=chain)
+    (duel,) = compare(records, "none", "cprl")
+    assert duel.seeds == (1, 1), "a chain that ends in it is not it"
+    (chained,) = compare(records, "none", "jpeg[quality=30]+cprl")
+    assert chained.names == ("none", "jpeg[quality=30]+cprl")
+    line = next(line for line in chained.lines["srocc"] if line.what == "pgd, away, oblivious")
+    assert line.values[1][0] == pytest.approx(srocc(WEAK))
+    with pytest.raises(UserError, match="no record of 'cprl"):
+        compare(records, "none", "cprl+jpeg[quality=30]")

@@ -1,0 +1,59 @@
+"""``python -m tests.speed [GROUP]… [--turns N] [--json] [--write]``: figures of speed, measured here and now."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from iqarena.bench.process import keep_freed_memory
+from iqarena.bench.errors import UserError, one_line
+from tests.speed import attacks, cells, growth, page
+from tests.speed.rows import TURNS, Row
+from iqarena.bench.process import use_threads
+
+GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
+    "pgd": [attacks.pgd_rows, attacks.cprl_rows],
+    "libraries": [attacks.library_rows],
+    "cells": [cells.overhead_rows, cells.record_rows],
+    "workers": [cells.machine_rows, cells.worker_rows],
+    "growth": [growth.growth_rows],
+}
+"""What is measured together, in the order of the page."""
+
+
+@one_line("speed")
+def main(
+    groups: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(GROUPS)}; all if left out")] = None,
+    turns: Annotated[int, typer.Option(min=TURNS, help="of every job")] = TURNS,
+    json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+    write: Annotated[bool, typer.Option("--write", help=f"put these groups into docs/{page.PATH.name}")] = False,
+) -> None:
+    """Ratios of jobs that are run by turns, medians. Exit 1 where one is not what it should be."""
+    wanted = groups or list(GROUPS)
+    if unknown := [name for name in wanted if name not in GROUPS]:
+        raise UserError(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")
+    use_threads(1)
+    keep_freed_memory()
+    rows: list[Row] = []
+    for name in [name for name in GROUPS if name in wanted]:
+        own: list[Row] = []
+        for measure in GROUPS[name]:
+            for row in measure(turns):
+                own.append(row)
+                if not json_:
+                    print(page.line(row), flush=True)
+        if write:
+            page.write(own, turns)
+        rows += own
+    if json_:
+        typer.echo(json.dumps([asdict(row) | {"met": row.met} for row in rows], indent=1, ensure_ascii=False))
+    sys.exit(int(any(row.met is False for row in rows)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

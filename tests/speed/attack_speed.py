@@ -1,0 +1,278 @@
+"""What attacks cost beside the model: their time over that of a bare loop with the same forwards and backwards.
+
+    python -m tests.speed.attack_speed --turns 7 --write
+
+`resnet-iqa`, eight demo pictures in one batch, one thread, budgets cut short. The passes that an attack makes are noted
+once. The bare loop makes the same on batches of the same sizes, and after each backward pass the step that any attack
+takes: along the sign, or for ℓ2 the gradient's direction, back into the ball and into [0, 1]. In both, the seconds
+inside the model are measured beside those of the whole: a figure is the attack's whole over its passes, divided by the
+loop's whole over its passes. A neighbour who slows a machine down slows both parts of a run alike, so such figures
+hardly move where quotients of two runs swing by a tenth. Seconds are the process's own on the CPU. Exits with 1 where
+an attack takes more than 1.05 times as long, or fails. Attacks that compute something of their own (SSIM, a warp, a
+network) have no limit; other libraries' are not measured. `--write` puts the table into docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from iqarena.attacks.base import Attack, Generators
+from iqarena.attacks.ensemble import Ensemble
+from iqarena.attacks.fitted import FittedAttack
+from iqarena.attacks.objective import Kind, Objective
+from iqarena.attacks.threat import Norm, Threat
+from iqarena.attacks.whole_set import SetAttack
+from iqarena.bench.process import keep_freed_memory
+from iqarena.bench.inference.device import Engine
+from iqarena.bench.errors import UserError, told
+from iqarena.bench.inference.loading import load_model
+from iqarena.bench.registry import ATTACKS
+from tests.speed import page
+from tests.speed.attacks import EPS, pictures, plain_step
+from tests.speed.rows import TURNS, Row, in_turns, ratio
+from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.process import use_threads
+from iqarena.models.base import QualityModel
+
+GROUP = "attacks"
+LIMIT = 1.05
+SHORTER = {"queries": 200, "steps": 10, "epochs": 2}
+THREATS: dict[Norm, Threat] = {
+    "linf": Threat("linf", EPS), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.05), "patch": Threat("patch", 0.05),
+    "ssim": Threat("ssim", 0.05),
+}  # fmt: skip
+OWN_WORK = {
+    "adv-cf": "colour curves",
+    "cumulative-uap": "a tile and its gradient",
+    "di-fgsm": "random resize and padding",
+    "facpa": "U-Net, trained",
+    "generative-uap": "U-Net, trained",
+    "ioi": "Fourier transforms",
+    "korhonen": "map of spatial activity",
+    "madc": "reference distance and its gradient",
+    "score-boundary": "textures along edges, picture by picture",
+    "sma": "ranks of the whole set",
+    "ssah": "Haar transforms",
+    "stadv": "warp",
+    "ti-fgsm": "Gaussian blur of gradients",
+    "uap": "a tile and its gradient",
+    "vmi-fgsm": "random neighbours",
+    "zhang-dists": "DISTS network",
+    "zhang-ssim": "SSIM and its gradient",
+}
+"""Attacks that compute something of their own beside the model, and what."""
+
+Call = tuple[int, bool]
+"""A forward pass of so many pictures, and whether a backward pass followed."""
+
+
+class Watched(QualityModel):
+    """A model that notes what it is asked, and the processor seconds that its passes take.
+
+    A backward pass is what lies between the gradient's arrival at the scores and its arrival at the pictures.
+    """
+
+    def __init__(self, model: QualityModel) -> None:
+        super().__init__()
+        self.model, self.info = model, model.info
+        self.calls: list[Call] = []
+        self.seconds = self._since = 0.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        backward = torch.is_grad_enabled() and images.requires_grad
+        self.calls.append((len(images), backward))
+        started = time.process_time()
+        inside = images.view_as(images) if backward else images
+        scores: torch.Tensor = self.model(inside)
+        self.seconds += time.process_time() - started
+        if backward:
+            scores.register_hook(self._begin)
+            inside.register_hook(self._end)
+        return scores
+
+    def _begin(self, _: torch.Tensor) -> None:
+        self._since = time.process_time()
+
+    def _end(self, _: torch.Tensor) -> None:
+        self.seconds += time.process_time() - self._since
+
+    def over_passes(self, job: Callable[[QualityModel], object]) -> tuple[float, float]:
+        """Seconds of the whole of a job over those of its passes, and the latter."""
+        gc.collect()
+        self.seconds = 0.0
+        started = time.process_time()
+        job(self)
+        return (time.process_time() - started) / self.seconds, self.seconds
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What every attack is run on."""
+
+    images: torch.Tensor
+    clean: torch.Tensor
+
+    def attack(self, attack: Attack, model: QualityModel) -> None:
+        """Run an attack as the arena does, learning and looking included."""
+        size = len(self.images) if attack.batches else 1
+        for index in torch.arange(len(self.images)).split(size):
+            images, clean = self.images[index], self.clean[index]
+            target = Target(model, len(images), attack.access)
+            objective = Objective(kind_of(attack), clean)
+            generators = Generators(index.tolist())
+            learnt: dict[str, Any] = {}
+            if isinstance(attack, FittedAttack):
+                learnt = {"fit": attack.fit(target, images, objective, threat_of(attack), Generators([0]))}
+            if isinstance(attack, SetAttack):
+                seen = attack.look(target, images, objective, threat_of(attack), generators)
+                objective = replace(objective, value=attack.decide(clean, seen, torch.Generator().manual_seed(0)))
+            attack.run(target, images.clone(), objective, threat_of(attack), generators, **learnt)
+
+    def bare(self, model: QualityModel, calls: list[Call], norm: Norm) -> None:
+        """The same passes, the step after each backward one, and nothing else."""
+        step = plain_step_l2 if norm == "l2" else plain_step
+        for count, backward in calls:
+            some = self.images[:count]
+            if backward:
+                leaf = some.clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
+                step(leaf.detach(), gradient, some)
+            else:
+                with torch.inference_mode():
+                    model.quality(some)
+
+
+def plain_step_l2(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """The same in ℓ2: a quarter of the ball along the gradient."""
+    eps = THREATS["l2"].size
+    shift = images + eps / 4 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1) - clean
+    length: torch.Tensor = shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    moved: torch.Tensor = clean + shift * (eps / length).clamp(max=1)
+    return moved.clamp(0, 1)
+
+
+def kind_of(attack: Attack) -> Kind:
+    """An objective of the attack; `raise` where it can."""
+    return "raise" if "raise" in attack.objectives else attack.objectives[0]
+
+
+def threat_of(attack: Attack) -> Threat:
+    """A threat model that the attack supports; ℓ∞ where it can."""
+    return THREATS["linf" if "linf" in attack.norms else attack.norms[0]]
+
+
+def shortened(name: str) -> Attack:
+    """An attack with its budget cut."""
+    attack = ATTACKS.build(name)
+    return replace(attack, **{key: min(most, getattr(attack, key)) for key, most in SHORTER.items() if hasattr(attack, key)})  # type: ignore[type-var]
+
+
+def measured(name: str, model: QualityModel, scene: Scene, turns: int) -> Row:
+    """An attack's figure; forwards and backwards are calls of the model, whatever their batch."""
+    attack = shortened(name)
+    norm = threat_of(attack).norm
+    watched = Watched(model)
+    started = time.process_time()
+    scene.attack(attack, watched)  # which warms up as well
+    calls = watched.calls[:]
+    if not calls:
+        return Row(GROUP, f"`{name}`", 1000 * (time.process_time() - started), "ms", words="asks the model nothing")
+    figures: list[float] = []
+    alone: list[float] = []
+    seconds: list[float] = []
+    for _ in range(turns):
+        bare, in_passes = watched.over_passes(lambda asked: scene.bare(asked, calls, norm))
+        own, _ = watched.over_passes(lambda asked: scene.attack(attack, asked))
+        figures.append(own / bare)
+        alone.append(own)
+        seconds.append(in_passes)
+    backwards = sum(backward for _, backward in calls)
+    own_work = OWN_WORK.get(name, "SSIM" if norm == "ssim" else "")
+    words = [
+        norm, f"{len(calls)} forwards, {backwards} backwards, {statistics.median(seconds):.2f} s",
+        f"{statistics.median(alone):.3f} × the passes alone", own_work,
+    ]  # fmt: skip
+    return Row(
+        GROUP, f"`{name}`", statistics.median(figures), "×", "" if own_work else f"≤ {LIMIT}",
+        (min(figures), max(figures)), "; ".join(filter(None, words)),
+    )  # fmt: skip
+
+
+def low_precision(name: str, images: torch.Tensor, turns: int) -> Row:
+    """How much faster gradients are in bfloat16 with channels last, and how well they agree with those in float32."""
+    model = load_model(name)
+    fast = Engine().place(copy.deepcopy(model), images[0].mul(255).byte())
+    found: dict[str, torch.Tensor] = {}
+
+    def full() -> None:
+        leaf = images.clone().requires_grad_()
+        (found["full"],) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
+
+    def low() -> None:
+        leaf = images.to(memory_format=torch.channels_last).clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            qualities = fast.quality(leaf)
+        (found["low"],) = torch.autograd.grad(qualities.float().sum(), leaf)
+
+    with frozen(model), frozen(fast):
+        value, spread = ratio(*in_turns([full, low], turns))
+    alike = torch.nn.functional.cosine_similarity(found["full"].flatten(1), found["low"].flatten(1)).mean()
+    signs = (found["full"].sign() == found["low"].sign()).float().mean()
+    words = f"a bare forward and backward; the two gradients' cosine {alike:.3f}, same signs {signs:.1%}"
+    return Row(GROUP, f"gradient in float32 / in bfloat16 with channels last, `{name}`", value, "×", "", spread, words)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--attacks", nargs="+", help="names; every built-in one if left out")
+    parser.add_argument("--turns", type=int, default=7, help="timed turns of each pair, at least 5 (7)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    options = parser.parse_args()
+    turns = max(options.turns, TURNS)
+    use_threads(1)
+    keep_freed_memory()
+    images = pictures()
+    model = load_model("resnet-iqa")
+    rows: list[Row] = []
+    broken: list[str] = []
+    with frozen(model):
+        with torch.inference_mode():
+            scene = Scene(images, model.quality(images).clone())
+        for name in options.attacks or [name for name in ATTACKS.names() if ":" not in name]:
+            try:
+                made = ATTACKS.build(name)
+                if isinstance(made, Ensemble):
+                    print(f"{name}: costs what its members cost: {', '.join(str(part.name) for part, _ in made.members)}")
+                    continue
+                if reason := made.refusal(threat_of(made), images.shape[2], images.shape[3]):
+                    print(f"{name}: cannot run here: {reason}")
+                    continue
+                rows.append(measured(name, model, scene, turns))
+                print(page.line(rows[-1]), flush=True)
+            except UserError as error:
+                broken.append(str(error))
+            except Exception as error:
+                broken.append(f"{name}: {told(error)}")
+    for name in ("resnet-iqa", "cnniqa"):
+        rows.append(low_precision(name, images, turns))
+        print(page.line(rows[-1]), flush=True)
+    for words in broken:
+        print(words, file=sys.stderr)
+    if options.write and not broken:
+        rows.sort(key=lambda row: (not row.wanted, row.unit, row.value))
+        page.place(GROUP, page.table(rows, f"python -m tests.speed.attack_speed --turns {turns}", turns))
+    return int(bool(broken) or any(row.met is False for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

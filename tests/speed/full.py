@@ -1,0 +1,94 @@
+"""What a cross-evaluation would take, by arithmetic: ``python -m tests.speed.full``.
+
+`iqarena run SUITE --dry-run` is nearer to the truth, for a suite whose models and data sets are there.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from iqarena.bench.registry import ATTACKS
+
+
+@dataclass(frozen=True)
+class Whole:
+    """How much there is to do under one threat model in the settings oblivious and adaptive; `none` is a defense.
+
+    Attributes:
+        datasets, models, defenses, attacks, pictures: how many; pictures of each data set.
+        forwards, backwards: passes that an attack takes a picture.
+    """
+
+    datasets: int
+    models: int
+    defenses: int
+    attacks: int
+    pictures: int
+    forwards: float
+    backwards: float
+
+    @property
+    def cells(self) -> int:
+        """Of both settings."""
+        return 2 * self.datasets * self.models * self.defenses * self.attacks
+
+    @property
+    def craftings(self) -> int:
+        """Sets of attacked pictures: all oblivious cells of an attack share those of its undefended adaptive cell."""
+        return self.datasets * self.models * self.defenses * self.attacks
+
+    @property
+    def crafting_passes(self) -> tuple[float, float]:
+        """Forward and backward passes of single pictures, in attacks."""
+        each = self.craftings * self.pictures
+        return each * self.forwards, each * self.backwards
+
+    @property
+    def scoring_passes(self) -> int:
+        """Forward passes of single pictures, to score what was attacked, and every defended model's clean pictures."""
+        return (self.cells + self.datasets * self.models * self.defenses) * self.pictures
+
+    def seconds(self, forward: float, backward: float) -> float:
+        """On one worker, at so many seconds a pass."""
+        forwards, backwards = self.crafting_passes
+        return (forwards + self.scoring_passes) * forward + backwards * backward
+
+
+def usual_passes() -> tuple[float, float, int]:
+    """Mean forward and backward passes at most of the built-in attacks that can say, and how many these are."""
+    found = [ATTACKS.build(name).passes for name in ATTACKS.names() if ":" not in name and ATTACKS.entry(name)]
+    known = [passes for passes in found if passes is not None]
+    return statistics.mean(p[0] for p in known), statistics.mean(p[1] for p in known), len(known)
+
+
+def main(
+    datasets: int = 10,
+    models: int = 40,
+    defenses: int = 40,
+    attacks: int = 40,
+    pictures: Annotated[int, typer.Option(help="of each data set")] = 60,
+    forward_ms: Annotated[float, typer.Option(help="of one picture's forward pass, see `iqarena run --dry-run`")] = 1.0,
+    backward_ms: Annotated[float, typer.Option(help="of its backward pass")] = 2.0,
+    workers: Annotated[int, typer.Option(help="GPUs or cores")] = 64,
+) -> None:
+    """Cells, passes and days."""
+    forwards, backwards, known = usual_passes()
+    whole = Whole(datasets, models, defenses, attacks, pictures, forwards, backwards)
+    attacking, back = whole.crafting_passes
+    days = whole.seconds(forward_ms / 1000, backward_ms / 1000) / 86400
+    typer.echo(f"cells: 2 × {datasets} × {models} × {defenses} × {attacks} = {whole.cells:,}")
+    typer.echo(f"sets of attacked pictures: {whole.craftings:,}")
+    typer.echo(f"passes a picture: {forwards:.0f} forward, {backwards:.0f} backward, the mean of {known} built-in attacks")
+    typer.echo(
+        f"to attack: {attacking:.3g} forward and {back:.3g} backward passes; to score: {whole.scoring_passes:.3g} forward"
+    )
+    pace = f"at {forward_ms:g} and {backward_ms:g} ms a pass"
+    typer.echo(f"{pace}: {days:,.0f} days of one worker, {days / workers:,.1f} of {workers}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

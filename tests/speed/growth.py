@@ -1,0 +1,128 @@
+"""What planning, resuming and rendering cost as a results folder grows."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from iqarena.bench.results import store as on_disk
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.suite import Suite, validated
+from iqarena.bench.datasets import open_dataset
+from iqarena.bench.executors import execute
+from iqarena.bench.executors.schedule import missing
+from iqarena.bench.leaderboard.render import render
+from iqarena.bench.cells import expand
+from iqarena.bench.results.provenance import peak_mib
+from iqarena.bench.results.store import Records
+from tests.speed.rows import Row
+
+SIZES = (100, 1_000, 10_000)
+PICTURES = 60
+RENDERED_TURNS = 1
+"""Rendering is measured once: it takes long, and nothing was promised."""
+
+
+def growth_rows(turns: int) -> Iterator[Row]:
+    """Seconds, memory, and milliseconds a cell, each in a process of its own."""
+    jobs = {"planning": (planned, turns), "resuming, all done": (resumed, turns), "rendering": (rendered, RENDERED_TURNS)}
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {count: fabricate(suite_of(count), Path(scratch) / str(count)) for count in SIZES}
+        for name, (job, times) in jobs.items():
+            for _ in range(times):
+                for count, folder in folders.items():
+                    found.setdefault((name, count), []).append(apart(job, count, folder))
+            shutil.rmtree(Path(scratch) / "board", ignore_errors=True)
+    for name in jobs:
+        seconds = {count: statistics.median(s for s, _ in found[name, count]) for count in SIZES}
+        few, some, many = SIZES
+        for count in SIZES:
+            own = [s for s, _ in found[name, count]]
+            memory = max(mib for _, mib in found[name, count])
+            promised = name.startswith("resuming") and count == many
+            yield Row(
+                "growth", f"{name}, {count:,} cells", seconds[count], "s", "≤ 5" if promised else "", (min(own), max(own)),
+                f"{memory:,.0f} MiB at most; {1000 * seconds[count] / count:.2f} ms a cell",
+            )  # fmt: skip
+            if promised:
+                yield Row("growth", "memory of that, torch and all", memory * 2**20 / 1e6, "MB", "≤ 500")
+        first, last = (seconds[some] - seconds[few]) / (some - few), (seconds[many] - seconds[some]) / (many - some)
+        yield Row(
+            "growth", f"{name}: a further cell beyond {some:,} / beyond {few:,}", last / first, "×", "",
+            None, f"{1000 * last:.2f} and {1000 * first:.2f} ms",
+        )  # fmt: skip
+
+
+# --- what is timed
+
+
+def suite_of(count: int) -> Suite:
+    """So many cells: 5 defenses of 2 models under 5 sizes of ε in both settings, times attacks of other steps."""
+    return validated(
+        {"models": ["resnet-iqa", "cnniqa"], "defenses": ["none", "jpeg", "flip", "bit-depth", "median-blur"],
+         "limit": PICTURES, "threats": [{"eps": (1 + size) / 255} for size in range(5)],
+         "attacks": [f"pgd[steps={1 + number}]" for number in range(count // 100)]}
+    )  # fmt: skip
+
+
+def planned(count: int, folder: Path) -> None:
+    """From a suite to cells with ids, none of them done."""
+    suite = suite_of(count)
+    arena = Arena(open_dataset(suite.dataset), suite.limit, suite.batch)
+    _, to_do = missing(arena, expand(suite), Records(folder / "nothing"))
+    assert len(to_do) == count
+
+
+def resumed(count: int, folder: Path) -> None:
+    """The whole run: plan, every record read and checked, nothing to do, summary.csv rebuilt."""
+    assert execute(suite_of(count), None, Records(folder), lambda *_: None).kept == count
+
+
+def rendered(count: int, folder: Path) -> None:
+    """Leaderboard, plots and page from the records."""
+    render(Records(folder), folder.parent / "board")
+
+
+def fabricate(suite: Suite, folder: Path) -> Path:
+    """A results folder in which every cell of a suite is done: one was run, the others have noise on its qualities."""
+    arena = Arena(open_dataset(suite.dataset), suite.limit, suite.batch)
+    cells, records, stream = expand(suite), Records(folder), np.random.default_rng(0)
+    record, images = arena.run(cells[0], arena.cell_id(cells[0]))
+    records.prepare()
+    with mock.patch.object(on_disk, "_sync"), mock.patch("os.fsync"):  # nobody needs it after a crash
+        for cell in cells:
+            changed: dict[str, Any] = json.loads(json.dumps(record))
+            changed |= {"cell": asdict(cell), "cell_id": arena.cell_id(cell), "crafting": arena.crafting_id(cell)}
+            noise = stream.normal(scale=0.02, size=len(images))
+            records.write(changed, images.assign(adv_quality=(images.adv_quality + noise).round(6)))
+    return folder
+
+
+def apart(job: Callable[[int, Path], None], count: int, folder: Path) -> tuple[float, float]:
+    """Seconds of a job and the peak of its memory in MiB, in a new process whose imports are not counted."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_told, args=(theirs, job, count, folder))
+    process.start()
+    theirs.close()
+    seconds, memory = ours.recv()
+    process.join()
+    return seconds, memory
+
+
+def _told(pipe: Any, job: Callable[[int, Path], None], count: int, folder: Path) -> None:
+    started = time.perf_counter()
+    job(count, folder)
+    pipe.send((time.perf_counter() - started, peak_mib()))

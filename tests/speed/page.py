@@ -1,0 +1,83 @@
+"""docs/performance.md: its words are written by hand, its tables by ``python -m tests.speed --write``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from iqarena.bench.errors import UserError
+from iqarena.bench.executors.schedule import usable_cores
+from iqarena.bench.results.provenance import processor
+from tests.speed.rows import Row
+
+PATH = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+
+
+def line(row: Row) -> str:
+    """A figure on the terminal."""
+    promised = f" ({row.wanted}: {'yes' if row.met else 'NO'})" if row.wanted else ""
+    return f"{row.group:<10} {row.name}: {_number(row.value)} {row.unit}{promised}; {_spread(row)}; {row.words}"
+
+
+def table(rows: Sequence[Row], command: str, turns: int) -> str:
+    """A group's figures, the machine, and the command that makes them again."""
+    head = [
+        f"`{command}`: {usable_cores()} cores of {processor()}, torch {torch.__version__.partition('+')[0]}, "
+        f"medians of {turns} turns.",
+        "",
+        "| what | measured | least – largest | wanted | |",
+        "|---|---:|---:|---|---|",
+    ]
+    body = [
+        f"| {row.name} | {_number(row.value)} {row.unit} | {_spread(row)} | "
+        f"{row.wanted + (' ✓' if row.met else ' **missed**') if row.wanted else ''} | {row.words} |"
+        for row in rows
+    ]
+    return "\n".join([*head, *body])
+
+
+def write(rows: Sequence[Row], turns: int) -> None:
+    """Replace the tables of the groups that were measured.
+
+    Raises:
+        UserError: where the page, or its place for a group, is missing.
+    """
+    for group in dict.fromkeys(row.group for row in rows):
+        own = [row for row in rows if row.group == group]
+        place(group, table(own, f"python -m tests.speed {group}", turns))
+
+
+def place(name: str, content: str) -> None:
+    """Put other content into a place of the page.
+
+    Raises:
+        UserError: where the page, or that place, is missing.
+    """
+    text = PATH.read_text(encoding="utf-8") if PATH.is_file() else ""
+    PATH.write_text(put(text, name, content), encoding="utf-8")
+
+
+def put(text: str, name: str, content: str) -> str:
+    """A page's text with other content between ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Raises:
+        UserError: where the page has no such place.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    made, count = re.subn(
+        f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{content}\n{end}", text, flags=re.DOTALL
+    )
+    if count != 1:
+        raise UserError(f"{PATH.name}: has no single place {start} … {end}")
+    return made
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _spread(row: Row) -> str:
+    return "" if row.spread is None else f"{_number(row.spread[0])} – {_number(row.spread[1])}"

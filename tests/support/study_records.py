@@ -1,0 +1,44 @@
+"""Records of a small study of CPRL: four variants, three seeds, three attacks, whose numbers are known."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.board_records import CLEAN, NOISE, put
+
+from iqarena.bench.results.store import Records
+from iqarena.bench.study.variants import SEEDS, VARIANTS, Variant
+
+BY_NAME = {variant.name: variant for variant in VARIANTS}
+SOME = tuple(BY_NAME[name] for name in ("no defense", "adversarial training", "CPRL", "CPRL without mask"))
+HELD = {"no defense": -1.5, "adversarial training": 0.5, "CPRL": 0.5, "CPRL without mask": 0.5}
+"""How well a variant holds at 2/255: 1 keeps the clean qualities, −1 mirrors them."""
+
+
+def fill(
+    records: Records, held: dict[str, float], variants: tuple[Variant, ...] = SOME, sizes: tuple[int, ...] = (2, 8),
+    seeds: tuple[int, ...] = SEEDS, clean: dict[str, float] | None = None,
+) -> None:  # fmt: skip
+    """Records of a small study: qualities are worse the larger the attack; seeds differ a little."""
+    records.prepare()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)  # most of the time that they would take
+        _fill(records, held, variants, sizes, seeds, clean or {})
+
+
+def _fill(
+    records: Records, held: dict[str, float], variants: tuple[Variant, ...], sizes: tuple[int, ...], seeds: tuple[int, ...],
+    clean: dict[str, float],
+) -> None:  # fmt: skip
+    for variant in variants:
+        for seed in seeds:
+            own = CLEAN + clean.get(variant.name, 0.0) * NOISE[4]
+            for size in sizes:
+                for place, attack in enumerate(["random-noise", "score-reflection-away", "pgd[steps=40]"]):
+                    weight = held[variant.name] - (size - 2) / 4 - 0.02 * seed + 0.1 * (place != 1)
+                    adv = own if place == 0 else weight * own + 0.15 * NOISE[(seed + place) % 3]
+                    for setting in ["adaptive"] if variant.role == "none" else ["adaptive", "oblivious"]:
+                        model, defense = variant.spec(seed)
+                        put(
+                            records, adv if setting == "adaptive" else own, clean=own, model=model, defense=defense,
+                            attack=attack, setting=setting, eps=size / 255, kind="training",
+                        )  # fmt: skip
