@@ -134,3 +134,7 @@ class Attack(ABC):
         Returns:
             Attacked pictures, the same shape.
         """
+
+
+GRADIENT_ACCESS: tuple[Access, ...] = ("gradient", "set")
+"""What attacks that follow gradients declare."""

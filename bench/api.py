@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from iqarena.attacks.objective import Kind
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import Setting, Suite, validated
+from iqarena.bench.cells import expand
+from iqarena.bench.code_hash import source_hash
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import UserError
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import local
-from iqarena.bench.cells import expand
-from iqarena.bench.results.store import Records
 from iqarena.bench.results.report import Report
-from iqarena.bench.code_hash import source_hash
+from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Setting, Suite, validated
 from iqarena.models.base import Custom, ModelInfo, QualityModel
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 from iqarena.attacks.objective import Kind
 from iqarena.attacks.threat import Norm, Threat
-from iqarena.bench.suite import Part, Setting, Suite
-from iqarena.bench.inference.device import Precision
 from iqarena.bench.registry import ATTACKS
+from iqarena.bench.suite import Part, Precision, Setting, Suite
 
 PROTOCOL = 2
 """Of the harness: to be raised with every change of `bench`, or of a contract, that moves a cell's numbers.
@@ -136,3 +135,9 @@ def _views(suite: Suite, model: str) -> list[tuple[Setting, str]]:
     if suite.transfer_from:
         settings["transfer"] = None
     return [(setting, source) for setting in settings for source in (sources if setting == "transfer" else [""])]
+
+
+SIZES: dict[str, str] = {"linf": "2/255", "l2": "1", "l0": "0.001", "patch": "0.02", "ssim": "0.05"}
+
+
+SYMBOLS: dict[Norm, str] = {"linf": "ℓ∞", "l2": "ℓ2", "l0": "share of pixels", "patch": "share of area", "ssim": "1 − SSIM"}

@@ -21,7 +21,6 @@ from pydantic import (
 
 from iqarena.attacks.objective import Kind
 from iqarena.attacks.threat import Norm
-from iqarena.bench.inference.device import Precision
 from iqarena.bench.errors import UserError, first_of
 
 SUITES = Path(__file__).parent / "suites"
@@ -245,3 +244,11 @@ def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
             node = node.value[step]
             line = node.start_mark.line + 1
     return line
+
+
+Precision = Literal["float32", "bfloat16"]
+"""In which gradients for attacks are taken."""
+
+
+Batch = int | Literal["auto"]
+"""Pictures at once; or as many as fit."""

@@ -16,8 +16,8 @@ import torch
 from iqarena.bench.datasets.base import SPLITS, ImageDataset, Subset
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import UserError
-from iqarena.bench.results.provenance import provenance
 from iqarena.bench.registry import DEFENSES, MODELS
+from iqarena.bench.results.provenance import provenance
 from iqarena.defenses.base import DoesNotApply, TrainedDefense
 from iqarena.defenses.training.loop import Progress, Schedule, srocc, train
 from iqarena.models.base import FittedModel, QualityModel

@@ -20,10 +20,10 @@ from iqarena.attacks.threat import Norm, Threat
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.datasets.base import ImageDataset, Sample
 from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.results.store import Records
+from iqarena.bench.evaluation.judge import Stored, store
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.bench.process import use_threads
-from iqarena.bench.evaluation.judge import Stored, store
+from iqarena.bench.results.store import Records
 from iqarena.models.base import ModelInfo, QualityModel
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # with as many processes as cores, threads get in each other's way

@@ -13,11 +13,11 @@ from conftest import message
 from iqarena.attacks.base import Attack
 from iqarena.attacks.pgd import PGD
 from iqarena.bench import registry
-from iqarena.bench.suite import SUITES, load_suite, validated
-from iqarena.bench.errors import UserError
 from iqarena.bench.cells import expand
-from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec
 from iqarena.bench.code_hash import source_hash
+from iqarena.bench.errors import UserError
+from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec
+from iqarena.bench.suite import SUITES, load_suite, validated
 
 # --- specs
 

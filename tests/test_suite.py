@@ -7,11 +7,11 @@ import itertools
 import pytest
 from conftest import message
 
-from iqarena.bench.suite import SUITES, Suite, changed, load_suite, parse_size, validated
+from iqarena.bench.cells import expand
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.loading import load_model
-from iqarena.bench.cells import expand
 from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, parse_spec
+from iqarena.bench.suite import SUITES, Suite, changed, load_suite, parse_size, validated
 from iqarena.models.zoo import ZOO
 
 MINIMAL = "models: [cnniqa]\nattacks: [fgsm]\n"

@@ -18,8 +18,8 @@ from iqarena.bench.datasets.base import Subset
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.errors import UserError
-from iqarena.bench.inference.loading import load_model
 from iqarena.bench.executors.progress import TrainingReporter
+from iqarena.bench.inference.loading import load_model
 from iqarena.bench.registry import DEFENSES, MODELS, Entry
 from iqarena.bench.training import fit
 from iqarena.defenses.training.loop import Progress, Schedule, inner_attack

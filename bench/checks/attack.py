@@ -17,11 +17,11 @@ from iqarena.attacks.fitted import FittedAttack
 from iqarena.attacks.objective import Kind
 from iqarena.attacks.threat import Norm, Threat
 from iqarena.attacks.whole_set import SetAttack
-from iqarena.bench.checks.run import Finding
 from iqarena.bench.checks.declaration import declared
-from iqarena.bench.inference.isolation import streams_kept
-from iqarena.bench.evaluation.judge import verified
 from iqarena.bench.checks.toy_run import Linear, Trial, attack_tiny
+from iqarena.bench.evaluation.judge import verified
+from iqarena.bench.inference.finding import Finding
+from iqarena.bench.inference.isolation import streams_kept
 
 SIDE = 24
 ODD = (33, 47)

@@ -14,17 +14,16 @@ from iqarena.attacks.base import Generators
 from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Threat
 from iqarena.attacks.whole_set import SetAttack
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
-from iqarena.bench.checks.run import Finding
-from iqarena.bench.evaluation.crafting import seed_of
+from iqarena.bench.cells import SIZES, Cell, expand
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.errors import CannotRun, UserError, told
-from iqarena.bench.inference.isolation import OutOfMemory
-from iqarena.bench.cli.attack_image import SIZES
-from iqarena.bench.cells import Cell, expand
-from iqarena.bench.registry import ATTACKS
+from iqarena.bench.evaluation.crafting import seed_of
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.evaluation.judge import store
+from iqarena.bench.inference.finding import Finding
+from iqarena.bench.inference.isolation import OutOfMemory
+from iqarena.bench.registry import ATTACKS
+from iqarena.bench.suite import validated
 
 MODELS = ("cnniqa", "resnet-iqa")
 BESIDE = ("pgd", "standard")

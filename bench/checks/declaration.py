@@ -7,7 +7,7 @@ import re
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from iqarena.bench.checks.run import Finding
+from iqarena.bench.inference.finding import Finding
 
 _NAME = re.compile(r"[a-z0-9]+([-+.][a-z0-9]+)*|[a-z]+:\w*")
 """Words of small letters and digits, joined by dashes; a bridge has a prefix and another library's name."""

@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 import torch
 
-from iqarena.bench.evaluation.certification import RADIUS
-from iqarena.bench.checks.run import Finding
 from iqarena.bench.checks.declaration import declared
 from iqarena.bench.errors import told
+from iqarena.bench.evaluation.certification import RADIUS
+from iqarena.bench.inference.finding import Finding
 from iqarena.bench.inference.isolation import streams_kept
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.model_checks import NAMES, REPEATED, SIDE, natural, probe

@@ -4,101 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
+from iqarena.bench.checks.report import Report
 from iqarena.bench.errors import UserError
+from iqarena.bench.inference.finding import Finding
 
 NETWORKS = {".pt": "torchscript:", ".ts": "torchscript:", ".onnx": "onnx:"}
 """Endings of files that are a model each, with the bridge that opens them."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: of the check.
-        ok: whether it is as it should be.
-        measured: what was seen, in words.
-        advice: what to do where it is not.
-    """
-
-    name: str
-    ok: bool
-    measured: str
-    advice: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """All findings on one plugin.
-
-    Attributes:
-        name: as it was asked for.
-        kind: "model", "attack" or "defense".
-        facts: what it says of itself.
-        findings: one a check.
-        comparison: rows of a table: how it does beside others.
-    """
-
-    name: str
-    kind: str
-    facts: dict[str, Any]
-    findings: list[Finding]
-    comparison: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is well."""
-        return all(finding.ok for finding in self.findings)
-
-    def as_data(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {"ok": self.ok, **asdict(self)}
-
-    def tables(self) -> Iterator[RenderableType]:
-        """For a terminal: a headline, what it says of itself, and a line a finding."""
-        failed = [finding for finding in self.findings if not finding.ok]
-        outcome = f"{len(failed)} of {len(self.findings)} checks failed" if failed else "all is well"
-        yield Text(f"{self.kind} {self.name}: {outcome}")
-        facts = Table(box=None, pad_edge=False, show_header=False)
-        for fact, value in self.facts.items():
-            if value not in ("", None):
-                facts.add_row(fact.replace("_", " "), Text(str(value)))
-        yield facts
-        findings = Table(box=None, pad_edge=False)
-        for column in ("check", "", "what was seen", *(["what to do"] if failed else [])):
-            findings.add_column(column)
-        for finding in self.findings:
-            verdict = Text("ok", "green") if finding.ok else Text("FAILED", "red")
-            advice = [] if finding.ok else [Text(finding.advice)]
-            findings.add_row(Text(finding.name), verdict, Text(finding.measured), *advice)
-        yield findings
-        if self.comparison:
-            table = Table(*(column.replace("_", " ") for column in self.comparison[0]), box=None, pad_edge=False)
-            for row in self.comparison:
-                table.add_row(*(Text(_cell(value)) for value in row.values()))
-            yield table
-
-    def words(self) -> str:
-        """The failed findings as lines, for the message of an assertion."""
-        return "\n".join(f"{f.name}: {f.measured}: {f.advice}" for f in self.findings if not f.ok)
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def for_record(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Findings as a record keeps them: which failed, and what was seen."""
-    return {"failed": [f.name for f in findings if not f.ok], "measured": {f.name: f.measured for f in findings}}
 
 
 def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> list[Report]:
@@ -171,8 +87,8 @@ def _model(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
 
 def _attack(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
     from iqarena.bench.checks.attack import attack_facts, probe_attack
-    from iqarena.bench.registry import ATTACKS
     from iqarena.bench.checks.comparison import MODELS, PICTURES_OF_AN_ATTACK, compare_attack
+    from iqarena.bench.registry import ATTACKS
 
     attack = ATTACKS.build(spec)
     findings, rows = probe_attack(attack), list[dict[str, Any]]()
@@ -183,9 +99,9 @@ def _attack(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
 
 
 def _defense(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
+    from iqarena.bench.checks.comparison import MODELS, PICTURES_OF_A_DEFENSE, compare_defense
     from iqarena.bench.checks.defense import defense_facts, probe_defense
     from iqarena.bench.registry import DEFENSES
-    from iqarena.bench.checks.comparison import MODELS, PICTURES_OF_A_DEFENSE, compare_defense
 
     defense = DEFENSES.build(spec)
     findings, rows = probe_defense(defense, tuple(models) or MODELS), list[dict[str, Any]]()

@@ -16,9 +16,9 @@ from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.threat import Threat
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.errors import told
+from iqarena.bench.evaluation.judge import Stored, store
 from iqarena.bench.inference.isolation import random_streams
 from iqarena.bench.inference.target import Target, frozen
-from iqarena.bench.evaluation.judge import Stored, store
 from iqarena.models.base import ModelInfo, QualityModel
 
 TILE = 16

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from iqarena.bench.cli import contribute as cli_contribute
-from iqarena.bench.process import keep_freed_memory
 from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.process import keep_freed_memory
 
 app = typer.Typer(
     name="iqarena", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -104,11 +104,11 @@ def run(
     """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
     if address is not None and executor is not Executor.ray:
         raise UserError(f"--address is of a Ray cluster, and --executor {executor.value} uses none; add --executor ray")
-    from iqarena.bench.suite import changed, load_suite
     from iqarena.bench.executors import execute
-    from iqarena.bench.process import GO_ON, Stopped, stoppable
     from iqarena.bench.executors.progress import Reporter
+    from iqarena.bench.process import GO_ON, Stopped, stoppable
     from iqarena.bench.results.store import Records
+    from iqarena.bench.suite import changed, load_suite
 
     given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit, "device": device}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -172,8 +172,8 @@ def compare(
     """Two defenses (or attacks) side by side, on the same pictures, with confidence intervals."""
     from rich.console import Console
 
-    from iqarena.bench.results.comparison import compare as compared
     from iqarena.bench.cli.comparison_table import tell, write
+    from iqarena.bench.results.comparison import compare as compared
     from iqarena.bench.results.curves import effort_curves
     from iqarena.bench.results.store import Records
 

@@ -9,21 +9,17 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from iqarena.attacks.threat import Norm
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
+from iqarena.bench.cells import SIZES, SYMBOLS, Cell, expand
 from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
 from iqarena.bench.datasets.demo.dataset import pixel_hash
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.leaderboard.examples import GAIN, enlarged
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.inference.isolation import OutOfMemory
-from iqarena.bench.cells import Cell, expand
+from iqarena.bench.leaderboard.examples import GAIN, enlarged
 from iqarena.bench.leaderboard.plots.style import styled
-from iqarena.bench.results.store import Pixels, as_array
 from iqarena.bench.registry import ATTACKS
-
-SIZES: dict[str, str] = {"linf": "2/255", "l2": "1", "l0": "0.001", "patch": "0.02", "ssim": "0.05"}
-SYMBOLS: dict[Norm, str] = {"linf": "ℓ∞", "l2": "ℓ2", "l0": "share of pixels", "patch": "share of area", "ssim": "1 − SSIM"}
+from iqarena.bench.results.files import Pixels, as_array
+from iqarena.bench.suite import validated
 
 
 class OnePicture(ImageDataset):

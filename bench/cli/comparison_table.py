@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from iqarena.bench.leaderboard.board import signed, span
-from iqarena.bench.results.comparison import MEASURES, WORST, Duel, Measure, frame, same
 from iqarena.bench.errors import UserError
 from iqarena.bench.leaderboard.plots.compare import compared
 from iqarena.bench.leaderboard.plots.effort import effort, knowing
 from iqarena.bench.leaderboard.plots.style import styled
-from iqarena.bench.results.ranking import FEW_REFERENCES, brief
+from iqarena.bench.results.comparison import MEASURES, WORST, Duel, Measure, frame, same
+from iqarena.bench.results.formatting import brief, signed, span
+from iqarena.bench.results.ranking import FEW_REFERENCES
 
 HOW_TO_READ = """\
 SROCC is the rank correlation with the labels: 1 is the right order, 0 none, −1 the reverse. Mean |shift| is how far quality

@@ -165,9 +165,9 @@ def verify(
     json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """Measure a submission anew. Exit 0 if it is as claimed, 1 if not, 2 if it is refused."""
+    from iqarena.bench.cli.verdict_table import print_verdict, verdict_as_data
     from iqarena.bench.submission.sandbox import Limits
     from iqarena.bench.submission.verify import verify as verified
-    from iqarena.bench.cli.verdict_table import print_verdict, verdict_as_data
 
     limits = Limits(seconds=seconds, memory_mib=memory)
     verdict = verified(bundle, root, run_code, limits, lambda words: typer.echo(words, err=True), results)

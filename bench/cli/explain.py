@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from iqarena.bench.cli.attack_image import attacked
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import UserError
-from iqarena.bench.cli.attack_image import attacked
-from iqarena.bench.leaderboard.plots.style import COLORS, GREY, INK, styled
-from iqarena.bench.results.store import Pixels, as_array
 from iqarena.bench.inference.target import frozen
+from iqarena.bench.leaderboard.plots.style import COLORS, GREY, INK, styled
+from iqarena.bench.results.files import Pixels, as_array
 from iqarena.defenses.cprl.model import CPRLModel
 
 CONTROLS = 32

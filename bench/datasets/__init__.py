@@ -9,20 +9,20 @@ from functools import cache
 from pathlib import Path
 
 from iqarena.bench.datasets.base import ImageDataset
+from iqarena.bench.datasets.demo.dataset import Demo
+from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.datasets.published.cid2013 import CID2013
 from iqarena.bench.datasets.published.clive import CLIVE
 from iqarena.bench.datasets.published.csiq import CSIQ
-from iqarena.bench.datasets.demo.dataset import Demo
-from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.datasets.unlabelled import Images
 from iqarena.bench.datasets.published.kadid10k import KADID10k
 from iqarena.bench.datasets.published.koniq10k import KonIQ10k
 from iqarena.bench.datasets.published.live import LIVE
 from iqarena.bench.datasets.published.pipal import PIPAL
 from iqarena.bench.datasets.published.spaq import SPAQ
 from iqarena.bench.datasets.published.tid2013 import TID2013
-from iqarena.bench.datasets.tid2013_reconstructed.dataset import TID2013Reconstructed
 from iqarena.bench.datasets.published.vclfer import VCLFER
+from iqarena.bench.datasets.tid2013_reconstructed.dataset import TID2013Reconstructed
+from iqarena.bench.datasets.unlabelled import Images
 from iqarena.bench.errors import UserError
 from iqarena.bench.registry import Entry, by_name, installed, nearest, parse_spec
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from iqarena.bench.datasets import dataset_class, open_dataset
 from iqarena.bench.datasets.base import ImageDataset
-from iqarena.bench.datasets.unlabelled import SUFFIXES
 from iqarena.bench.datasets.decoding import decoders, each
 from iqarena.bench.datasets.published.base import Problem, PublishedSet
 from iqarena.bench.datasets.tid2013_reconstructed.dataset import Originals, TID2013Reconstructed
+from iqarena.bench.datasets.unlabelled import SUFFIXES
 from iqarena.bench.errors import UserError
 
 Size = tuple[int, int]

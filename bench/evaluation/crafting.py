@@ -15,16 +15,16 @@ from iqarena.attacks.base import Attack, Generators
 from iqarena.attacks.fitted import FittedAttack
 from iqarena.attacks.objective import Objective
 from iqarena.attacks.whole_set import SetAttack
+from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets.base import Sample
-from iqarena.bench.metrics.image_distances import distances
+from iqarena.bench.datasets.image_store import Pictures, Shelf
 from iqarena.bench.errors import told
 from iqarena.bench.evaluation.fit_cache import Fits, Learnt
-from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, undisturbed
-from iqarena.bench.datasets.image_store import Pictures, Shelf
-from iqarena.bench.cells import Cell, digest
-from iqarena.bench.inference.target import ModelError, Target, frozen
 from iqarena.bench.evaluation.judge import store, verified
+from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, undisturbed
 from iqarena.bench.inference.query_trace import CHECKPOINTS, Trail, curve
+from iqarena.bench.inference.target import ModelError, Target, frozen
+from iqarena.bench.metrics.image_distances import distances
 from iqarena.models.base import QualityModel
 
 DEAD_SHARE = 0.05

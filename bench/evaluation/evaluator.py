@@ -15,29 +15,30 @@ import numpy as np
 import pandas as pd
 import torch
 
-from iqarena.attacks.base import Attack
+from iqarena.attacks.base import GRADIENT_ACCESS, Attack
 from iqarena.attacks.ensemble import Ensemble
 from iqarena.attacks.fitted import FittedAttack
 from iqarena.attacks.objective import Objective
-from iqarena.bench.evaluation.certification import Certified, certified, radius_of
-from iqarena.bench.inference.runtime_flags import differ, optimises
-from iqarena.bench.evaluation.crafting import Crafted, Crafter, seed_of
-from iqarena.bench.datasets.base import ImageDataset
-from iqarena.bench.inference.device import Batch, Engine
-from iqarena.bench.errors import CannotRun, UserError, told
-from iqarena.bench.evaluation.fit_cache import Fits
-from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, seeded, undisturbed
-from iqarena.bench.inference.model_pool import Lineup
-from iqarena.bench.datasets.image_store import Pictures, Shelf
 from iqarena.bench.cells import PROTOCOL, Cell, digest
-from iqarena.bench.inference.model_checks import probed
-from iqarena.bench.results.provenance import measured
-from iqarena.bench.evaluation.filter_fidelity import likeness
-from iqarena.bench.evaluation.record import STATUSES, Ran, record_of
-from iqarena.bench.results.store import IMAGE_COLUMNS
-from iqarena.bench.registry import ATTACKS, DEFENSES
 from iqarena.bench.code_hash import source_hash
-from iqarena.bench.inference.target import GRADIENT_ACCESS, checked_quality, frozen
+from iqarena.bench.datasets.base import ImageDataset
+from iqarena.bench.datasets.image_store import Pictures, Shelf
+from iqarena.bench.errors import CannotRun, UserError, told
+from iqarena.bench.evaluation.certification import Certified, certified, radius_of
+from iqarena.bench.evaluation.crafting import Crafted, Crafter, seed_of
+from iqarena.bench.evaluation.filter_fidelity import likeness
+from iqarena.bench.evaluation.fit_cache import Fits
+from iqarena.bench.evaluation.record import STATUSES, Ran, record_of
+from iqarena.bench.inference.device import Engine
+from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, seeded, undisturbed
+from iqarena.bench.inference.model_checks import probed
+from iqarena.bench.inference.model_pool import Lineup
+from iqarena.bench.inference.runtime_flags import differ, optimises
+from iqarena.bench.inference.target import checked_quality, frozen
+from iqarena.bench.registry import ATTACKS, DEFENSES
+from iqarena.bench.results.provenance import measured
+from iqarena.bench.results.store import IMAGE_COLUMNS
+from iqarena.bench.suite import Batch
 from iqarena.defenses.certified.base import CertifiedDefense
 from iqarena.defenses.purification.base import Purification, PurifiedModel
 from iqarena.models.base import QualityModel

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from iqarena.bench.metrics.image_distances import luma_ssim
 from iqarena.bench.inference.isolation import seeded
 from iqarena.bench.inference.target import frozen
+from iqarena.bench.metrics.image_distances import luma_ssim
 from iqarena.defenses.purification.base import PurifiedModel
 
 _LEAST = 11

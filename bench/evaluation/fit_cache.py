@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from iqarena.attacks.base import Generators
 from iqarena.attacks.fitted import Fit, FittedAttack
 from iqarena.attacks.objective import Objective
+from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.datasets.demo.dataset import Demo, cache_folder
 from iqarena.bench.errors import UserError
-from iqarena.bench.cells import Cell, digest
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.models.base import QualityModel
 

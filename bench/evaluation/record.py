@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from iqarena.attacks.ensemble import Ensemble
+from iqarena.bench.cells import Cell
+from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.evaluation.certification import Certified
 from iqarena.bench.evaluation.crafting import Crafted, seed_of
-from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.inference.model_pool import Lineup
 from iqarena.bench.metrics.measures import measure_cell
-from iqarena.bench.cells import Cell
-from iqarena.bench.results.provenance import Costs, provenance
 from iqarena.bench.registry import ATTACKS, DEFENSES
+from iqarena.bench.results.provenance import Costs, provenance
 
 STATUSES = ("ok", "violation", "not-finite", "failed")
 """Of a picture, from good to bad; a cell has the worst of its pictures'."""

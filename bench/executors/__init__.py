@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
-from iqarena.bench.suite import Suite
-from iqarena.bench.inference.device import Engine
+from iqarena.bench.cells import expand
 from iqarena.bench.executors import local, processes, ray
 from iqarena.bench.executors.schedule import Outcome, Report, Scene, usable_cores
-from iqarena.bench.cells import expand
-from iqarena.bench.results.store import Records
+from iqarena.bench.inference.device import Engine
 from iqarena.bench.process import use_threads
+from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Suite
 
 Executor = Literal["local", "processes", "ray"]
 

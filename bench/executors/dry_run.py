@@ -12,16 +12,17 @@ from pathlib import Path
 
 import torch
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import Suite
-from iqarena.bench.datasets import open_dataset
-from iqarena.bench.inference.device import Engine
-from iqarena.bench.errors import UserError, told
-from iqarena.bench.executors.schedule import missing
+from iqarena.attacks.base import GRADIENT_ACCESS
 from iqarena.bench.cells import Cell, expand
-from iqarena.bench.results.store import Records
+from iqarena.bench.datasets import open_dataset
+from iqarena.bench.errors import UserError, told
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.executors.schedule import missing
+from iqarena.bench.inference.device import Engine
+from iqarena.bench.inference.target import Target, frozen
 from iqarena.bench.registry import ATTACKS
-from iqarena.bench.inference.target import GRADIENT_ACCESS, Target, frozen
+from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Suite
 
 _TRIED = 4
 """Pictures of which one forward and one backward pass is timed."""

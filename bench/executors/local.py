@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from iqarena.bench.cells import Cell
 from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors.schedule import Outcome, Report, make_here, planned
-from iqarena.bench.cells import Cell
 from iqarena.bench.results.store import Records
 
 

@@ -21,10 +21,10 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
+from iqarena.bench.cells import Cell
 from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors.schedule import Book, Outcome, Report, Scene, Task, planned
 from iqarena.bench.executors.worker import serve
-from iqarena.bench.cells import Cell
 from iqarena.bench.results.store import Records
 
 _PATIENCE = 0.2

@@ -11,8 +11,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from iqarena.bench.executors.schedule import Outcome
 from iqarena.bench.cells import Cell
+from iqarena.bench.executors.schedule import Outcome
 from iqarena.defenses.training.loop import Progress as TrainingProgress
 
 _PLAIN_EVERY = 10.0  # seconds between plain lines

@@ -15,15 +15,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from iqarena.bench.process import keep_freed_memory
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.cells import Cell
 from iqarena.bench.errors import UserError, told
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors.schedule import Book, Outcome, Report, Scene, Task, make, planned, usable_cores
 from iqarena.bench.executors.worker import limit_memory
 from iqarena.bench.inference.isolation import OutOfMemory
-from iqarena.bench.cells import Cell
+from iqarena.bench.process import keep_freed_memory, use_threads
 from iqarena.bench.results.store import Records
-from iqarena.bench.process import use_threads
 
 _MACHINES = 3
 """How often a cell that lost its machine is tried again."""

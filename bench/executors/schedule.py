@@ -15,14 +15,15 @@ import pandas as pd
 import torch
 
 from iqarena.attacks.ensemble import Ensemble
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.datasets import open_dataset
-from iqarena.bench.inference.device import Batch, Engine
-from iqarena.bench.errors import CannotRun
-from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.cells import Cell
-from iqarena.bench.results.store import Records
+from iqarena.bench.datasets import open_dataset
+from iqarena.bench.errors import CannotRun
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.inference.device import Engine
+from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.registry import ATTACKS
+from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Batch
 
 CHANCES = 1
 """How often a cell that lost its process is tried again."""

@@ -13,13 +13,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from iqarena.bench.process import keep_freed_memory
-from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.errors import told
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors.schedule import Scene, Task, make
 from iqarena.bench.inference.isolation import OutOfMemory
+from iqarena.bench.process import keep_freed_memory, use_threads
 from iqarena.bench.results.store import Records
-from iqarena.bench.process import use_threads
 
 # What is said through the pipe: ("start", cell id), ("end", cell id, status and errors), ("free",) when a task is done,
 # ("memory", words) and ("broke", exception) as the last words.

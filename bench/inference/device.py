@@ -9,20 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from iqarena.bench.errors import UserError
+from iqarena.bench.suite import Batch, Precision
 from iqarena.defenses.certified.smoothing import MeanOfDraws, SmoothedModel
 from iqarena.defenses.purification.base import PurifiedModel
 from iqarena.models.base import QualityModel
-
-Precision = Literal["float32", "bfloat16"]
-"""In which gradients for attacks are taken."""
-
-Batch = int | Literal["auto"]
-"""Pictures at once; or as many as fit."""
 
 MOST_AT_ONCE = {"cpu": 16}
 """On a CPU larger batches are no faster, as their activations leave the caches; elsewhere up to 256."""

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from iqarena.bench.checks.run import Finding, for_record
+from iqarena.bench.code_hash import source_hash
 from iqarena.bench.datasets.demo.distortions import DISTORTIONS
 from iqarena.bench.errors import told
+from iqarena.bench.inference.finding import Finding, for_record
 from iqarena.bench.inference.isolation import random_streams, streams_kept
-from iqarena.bench.code_hash import source_hash
 from iqarena.bench.inference.target import frozen
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.zoo import state_sha256

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import torch
 
-from iqarena.bench.inference.device import Batch, Engine
 from iqarena.bench.errors import CannotRun, UserError, told
+from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.isolation import undisturbed, weights_sum
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.registry import DEFENSES
+from iqarena.bench.suite import Batch
 from iqarena.defenses.base import Defense, DoesNotApply
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.zoo import WeightsError

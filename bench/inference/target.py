@@ -9,13 +9,11 @@ import torch
 from torch import nn
 
 from iqarena.attacks.base import Access
-from iqarena.bench.inference.device import Precision, gradient_precision
+from iqarena.bench.inference.device import gradient_precision
 from iqarena.bench.inference.isolation import seeded
 from iqarena.bench.inference.query_trace import Trail
+from iqarena.bench.suite import Precision
 from iqarena.models.base import QualityModel
-
-GRADIENT_ACCESS: tuple[Access, ...] = ("gradient", "set")
-"""What attacks that follow gradients declare."""
 
 
 class ModelError(Exception):

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from iqarena.bench.results.files import Pixels
 from iqarena.bench.results.ranking import CellValue, Row
-from iqarena.bench.results.store import Pixels, Records
+from iqarena.bench.results.store import Records
 
 GAIN = 16
 """How many times the difference is enlarged, around mid-grey."""

@@ -13,10 +13,13 @@ from urllib.parse import quote
 import numpy as np
 
 from iqarena.bench.leaderboard import plots
-from iqarena.bench.leaderboard.board import PROJECT, Board, Content, Family, link, links, signed, span
-from iqarena.bench.results.ranking import FEW_REFERENCES, Row, brief
-from iqarena.bench.results.store import Records
+from iqarena.bench.leaderboard.board import PROJECT, Board, link, links
+from iqarena.bench.leaderboard.content import Content
+from iqarena.bench.leaderboard.size_curves import Family
 from iqarena.bench.registry import MODELS, parse_spec
+from iqarena.bench.results.formatting import brief, signed, span
+from iqarena.bench.results.ranking import FEW_REFERENCES, Row
+from iqarena.bench.results.store import Records
 
 INTRO = """\
 Each row is an image quality model behind a defense. Attacks change the pictures inside the track's limit; the deployed,
@@ -40,7 +43,6 @@ PSEUDO = (
     "Ranks show how well models hold to these labels, not how well they agree with people."
 )
 CERTIFIED = "**Certified SROCC** is what no change within the limit can undercut, if the certificates of all pictures hold."
-CLAIMED = "**Claimed** is the robust SROCC that a paper states for this data set, model, defense and limit."
 UNLABELLED = (
     "Nobody rated these pictures, so there is no SROCC with labels: **stability SROCC** is the rank correlation of attacked "
     "with clean qualities, the least over all attacks, and ranks like robust SROCC elsewhere. An attack that does nothing "
@@ -94,8 +96,6 @@ def _section(board: Board, out: Path, results: str, level: int = 2) -> list[str]
         parts.append(_table(board, ranked, out))
     if any(np.isfinite(row.certified) for row in ranked):
         parts.append(CERTIFIED)
-    if board.claims:
-        parts.append(CLAIMED)
     if others:
         parts += ["**Not ranked, because incomplete** (the least so far can only fall):", "\n".join(map(_unranked, others))]
     again = " && ".join(rerun.command("MODEL", "DEFENSE", results) for rerun in board.reruns)
@@ -125,8 +125,6 @@ def _table(board: Board, rows: Sequence[Row], out: Path) -> str:
     columns["worst attack"] = "---", [_plain(row.worst_attack) for row in rows]
     if certified:
         columns["certified SROCC"] = "--:", [signed(row.certified) if np.isfinite(row.certified) else "" for row in rows]
-    if board.claims:
-        columns["claimed"] = "---", [_claim(board, row) for row in rows]
     columns[r"largest mean \|shift\|"] = "---", [f"{span(row.shift)} by {_plain(row.shift_attack)}" for row in rows]
     columns[r"\|shift\| / IQR"] = "--:", [signed(row.shift[0] / row.spread if row.spread > 0 else None) for row in rows]
     columns[r"noise \|shift\|"] = "--:", [signed(row.noise[0], 3) for row in rows]
@@ -148,11 +146,6 @@ def _defense(row: Row) -> str:
 def _flag(flag: str, out: Path) -> str:
     page = link(PROJECT / "docs/flags.md", out)
     return f"[{flag}]({page}#{_anchor(flag)})" if page else flag
-
-
-def _claim(board: Board, row: Row) -> str:
-    claim = board.claims.get((row.model, row.defense))
-    return f"{signed(claim.robust_srocc)} ([{_plain(claim.where)}]({claim.paper}))" if claim else ""
 
 
 def _unranked(row: Row) -> str:

@@ -11,14 +11,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from iqarena.bench.leaderboard.board import PROJECT, Board, Content, Curve, Family, link, links, reflected, size
+from iqarena.bench.leaderboard.board import PROJECT, Board, link, links, reflected
+from iqarena.bench.leaderboard.content import Content
 from iqarena.bench.leaderboard.examples import data_uri
 from iqarena.bench.leaderboard.markdown import ABOUT
 from iqarena.bench.leaderboard.plots.heat import transfer_matrix
 from iqarena.bench.leaderboard.plots.style import COLORS, OTHER
-from iqarena.bench.results.ranking import CellValue, Key, Row, brief
-from iqarena.bench.results.store import Records
+from iqarena.bench.leaderboard.size_curves import Curve, Family
 from iqarena.bench.metrics.weighted import Reals
+from iqarena.bench.results.formatting import brief, size
+from iqarena.bench.results.ranking import CellValue, Row
+from iqarena.bench.results.store import Records
+from iqarena.bench.results.track import Key
 
 SITE = Path(__file__).with_name("site")
 MOST_PICTURES = 2_500_000
@@ -84,7 +88,6 @@ def _track(board: Board, folder: Path, results: str, pictures: dict[str, str]) -
 
 
 def _row(board: Board, row: Row, place: dict[Key, int], folder: Path, results: str) -> dict[str, Any]:
-    claim = board.claims.get((row.model, row.defense))
     return {
         "rank": row.rank,
         "model": brief(row.model),
@@ -98,7 +101,6 @@ def _row(board: Board, row: Row, place: dict[Key, int], folder: Path, results: s
         "shiftBy": row.shift_attack,
         "noise": _number(row.noise[0]),
         "certified": _number(row.certified),
-        "claimed": None if claim is None else {"value": claim.robust_srocc, "paper": claim.paper, "where": claim.where},
         "cost": _number(row.cost_ratio),
         "spread": _number(row.spread),
         "flags": [list(flag) for flag in row.signs],

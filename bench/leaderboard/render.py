@@ -1,12 +1,12 @@
-"""``leaderboard.md``, plots, suites and the page: a pure function of a results folder, and of cards and claims."""
+"""``leaderboard.md``, plots, suites and the page: a pure function of a results folder, and of cards."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from iqarena.bench.leaderboard import plots
-from iqarena.bench.leaderboard.board import Content, content
 from iqarena.bench.errors import UserError
+from iqarena.bench.leaderboard import plots
+from iqarena.bench.leaderboard.content import Content, content
 from iqarena.bench.leaderboard.examples import prune
 from iqarena.bench.leaderboard.markdown import markdown
 from iqarena.bench.leaderboard.page import page, without_pictures

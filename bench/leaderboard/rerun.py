@@ -12,7 +12,8 @@ import yaml
 
 from iqarena.bench.datasets import dataset_class
 from iqarena.bench.errors import UserError
-from iqarena.bench.results.ranking import Row, Track
+from iqarena.bench.results.ranking import Row
+from iqarena.bench.results.track import Track
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from iqarena.bench.leaderboard.board import size
-from iqarena.bench.metrics.bootstrap import COMPARED, Interval, holm, over_seeds, p_value
-from iqarena.bench.results.flags import Flag
 from iqarena.bench.errors import UserError
-from iqarena.bench.results.ranking import Family, Finished, Track, TrackSample, brief, cells_of, common_pictures, signs_of
-from iqarena.bench.results.store import Records
-from iqarena.bench.registry import links, parse_spec
+from iqarena.bench.metrics.bootstrap import COMPARED, Interval, holm, over_seeds, p_value
 from iqarena.bench.metrics.weighted import Reals
+from iqarena.bench.registry import links, parse_spec
+from iqarena.bench.results.flags import Flag
+from iqarena.bench.results.formatting import brief, size
+from iqarena.bench.results.ranking import Family, TrackSample, signs_of
+from iqarena.bench.results.store import Records
+from iqarena.bench.results.track import Finished, Track, cells_of, common_pictures
 
 Kind = Literal["defense", "attack"]
 Measure = Literal["srocc", "shift"]

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from iqarena.attacks.base import GRADIENT_ACCESS
 from iqarena.attacks.objective import Objective
 from iqarena.bench.metrics.bootstrap import interval
-from iqarena.bench.results.store import Scored
-from iqarena.bench.registry import parse_spec
 from iqarena.bench.metrics.resampled import Sample
-from iqarena.bench.inference.target import GRADIENT_ACCESS
 from iqarena.bench.metrics.weighted import Reals
+from iqarena.bench.registry import parse_spec
+from iqarena.bench.results.store import Scored
 
 FLAGS = (
     "left-ball", "zero-gradient", "black-box-wins", "transfer-wins", "adaptive-weaker", "more-steps-no-help", "no-collapse",

@@ -2,59 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from iqarena.bench.metrics.bootstrap import RESAMPLES, Interval, interval, shared_ranks
-from iqarena.bench.results.flags import SAME_QUALITY, Evidence, Flag, diagnose
-from iqarena.bench.results.store import Records, Scored
 from iqarena.bench.metrics.resampled import Sample
 from iqarena.bench.metrics.weighted import Reals
+from iqarena.bench.results.flags import SAME_QUALITY, Evidence, Flag, diagnose
+from iqarena.bench.results.formatting import brief
+from iqarena.bench.results.store import Records, Scored
+from iqarena.bench.results.track import TRANSFER, Finished, Key, Track, cells_of, common_pictures
 
 NOTHING: Interval = (float("nan"),) * 3
 FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
-TRANSFER = "transfer from "
-
-
-class Track(NamedTuple):
-    """What rows must have in common to be compared."""
-
-    dataset: str
-    label_kind: str
-    norm: str
-    eps: float
-
-    @property
-    def labelled(self) -> bool:
-        """Whether ranks are of agreement with labels; else they are of agreement with the clean qualities."""
-        return self.label_kind != "none"
-
-
-class Key(NamedTuple):
-    """What a cell is, within its model, defense and track.
-
-    `setting` names a transfer's source too; `variant` tells seeds and budgets apart where they differ.
-    """
-
-    attack: str
-    objective: str
-    setting: str
-    variant: str = ""
-
-    def __str__(self) -> str:
-        return ", ".join(filter(None, self))
-
-
-def brief(spec: str) -> str:
-    """A spec without the folder of its weights."""
-    return re.sub(r"(?<=[\[,]weights=)[^,\[\]]*/(?=[^,\[\]/])", "", spec)
 
 
 @dataclass(frozen=True)
@@ -141,56 +106,6 @@ class Row:
         """What stands beside its mark."""
         model = brief(self.model)
         return f"{model}, no defense" if self.defense == "none" else f"{model} + {brief(self.defense)}"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """One finished cell: its place in a row, its record, and its pictures in one order for all cells."""
-
-    key: Key
-    record: dict[str, Any]
-    scores: Scored
-
-    @property
-    def pictures(self) -> tuple[tuple[str, str], ...]:
-        """(image_id, reference_id)."""
-        return self.scores.pictures
-
-    @property
-    def control(self) -> bool:
-        """Whether it is what an attack must beat."""
-        return bool(self.record["attack"]["control"])
-
-    @property
-    def ok(self) -> bool:
-        """Whether all its pictures count."""
-        return bool(self.record["status"] == "ok")
-
-    @property
-    def row(self) -> tuple[str, str]:
-        """Model and defense."""
-        return self.record["cell"]["model"], self.record["cell"]["defense"]
-
-
-def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Finished]]:
-    """The cells of every track, controls last.
-
-    Args:
-        records: a results folder.
-        found: all its records, if they are at hand.
-    """
-    grouped: dict[Track, list[dict[str, Any]]] = {}
-    for record in records.all() if found is None else found:
-        cell = record["cell"]
-        track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
-        grouped.setdefault(track, []).append(record)
-    return {track: _cells(records, grouped[track]) for track in sorted(grouped)}
-
-
-def common_pictures(cells: Iterable[Finished]) -> tuple[tuple[str, str], ...]:
-    """Those that most cells that went well are of; others are not comparable."""
-    counts = Counter(cell.pictures for cell in cells if cell.ok)
-    return max(counts, key=lambda p: (counts[p], len(p), p), default=())
 
 
 def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Row]]:
@@ -292,33 +207,6 @@ def _standard(cells: Sequence[Finished], pictures: tuple[tuple[str, str], ...]) 
     rows = {name for names in tried.values() for name in names}
     went_well = {cell.key for cell in cells if cell.ok and cell.pictures == pictures}
     return {key for key, names in tried.items() if key in went_well and 2 * len(names) >= len(rows)}
-
-
-def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[Finished]:
-    """The cells of a track with their pictures in one order, so that resamples are paired."""
-    differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in found}) > 1]
-    cells = []
-    for record in found:
-        cell = record["cell"]
-        variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
-        setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
-        key = Key(cell["attack"], cell["objective"], setting, variant)
-        cells.append(Finished(key, record, records.scores(record["cell_id"])))
-    return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
-
-
-def _newest(cells: Sequence[Finished]) -> Iterable[Finished]:
-    """Of cells that differ only in weights or code, or that failed before they went well, the last to finish counts."""
-    last: dict[tuple[Any, ...], Finished] = {}
-    for cell in cells:
-        known = (*cell.row, cell.key, cell.pictures)
-        if known not in last or _finished(last[known]) <= _finished(cell):
-            last[known] = cell
-    return last.values()
-
-
-def _finished(cell: Finished) -> tuple[str, str]:
-    return str(cell.record.get("provenance", {}).get("finished", "")), cell.record["cell_id"]
 
 
 def _row(

@@ -9,14 +9,14 @@ import typer
 
 from iqarena.bench.errors import UserError, one_line
 from iqarena.bench.executors.progress import TrainingReporter
+from iqarena.bench.process import use_threads
 from iqarena.bench.results.store import Records
-from iqarena.bench.study.search import share
 from iqarena.bench.study import page as pages
 from iqarena.bench.study import suite as suites
 from iqarena.bench.study.numbers import findings
+from iqarena.bench.study.search import share
 from iqarena.bench.study.training import trainings
 from iqarena.bench.study.variants import SEEDS, at_hand, trained
-from iqarena.bench.process import use_threads
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 

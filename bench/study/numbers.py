@@ -14,14 +14,15 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from iqarena.bench.metrics.bootstrap import Interval, holm, interval, over_seeds, p_value
-from iqarena.bench.results.comparison import BELIEVED
 from iqarena.bench.errors import UserError
-from iqarena.bench.results.ranking import Finished, Track, TrackSample, cells_of, common_pictures
+from iqarena.bench.metrics.bootstrap import Interval, holm, interval, over_seeds, p_value
+from iqarena.bench.metrics.weighted import Reals
+from iqarena.bench.results.comparison import BELIEVED
+from iqarena.bench.results.ranking import TrackSample
 from iqarena.bench.results.store import Records
+from iqarena.bench.results.track import Finished, Track, cells_of, common_pictures
 from iqarena.bench.study.suite import MAIN
 from iqarena.bench.study.variants import VARIANTS, Variant, named
-from iqarena.bench.metrics.weighted import Reals
 
 RESAMPLES = 4000
 

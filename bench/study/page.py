@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iqarena.bench.leaderboard.board import signed, span
-from iqarena.bench.leaderboard.board import size as written
-from iqarena.bench.metrics.bootstrap import interval
 from iqarena.bench.errors import UserError
+from iqarena.bench.metrics.bootstrap import interval
 from iqarena.bench.registry import DEFENSES
+from iqarena.bench.results.formatting import signed, span
+from iqarena.bench.results.formatting import size as written
 from iqarena.bench.study.numbers import Findings, Size, frame
 from iqarena.bench.study.plots import draw
 from iqarena.bench.study.variants import MODEL, SCHEDULE, SEEDS, VARIANTS, Variant

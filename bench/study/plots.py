@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iqarena.bench.leaderboard import plots
-from iqarena.bench.leaderboard.board import signed
-from iqarena.bench.leaderboard.board import size as written
-from iqarena.bench.metrics.bootstrap import interval
 from iqarena.bench.leaderboard.plots import heat
 from iqarena.bench.leaderboard.plots.style import COLORS, FAINT, GREY, INK, WIDTH, head, legend, spread
+from iqarena.bench.metrics.bootstrap import interval
+from iqarena.bench.results.formatting import signed
+from iqarena.bench.results.formatting import size as written
 from iqarena.bench.study.numbers import Findings, Size
 from iqarena.bench.study.variants import Variant
 

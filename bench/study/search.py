@@ -27,9 +27,9 @@ from iqarena.bench.api import evaluate
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.process import use_threads
 from iqarena.bench.registry import DEFENSES
 from iqarena.bench.submission.rescoring import brought
-from iqarena.bench.process import use_threads
 from iqarena.bench.training import fit
 from iqarena.defenses.training.loop import Schedule
 from iqarena.models.zoo import weight_file

@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 
 from iqarena.attacks.ensemble import Ensemble
-from iqarena.bench.suite import Suite, validated
-from iqarena.bench.errors import UserError
 from iqarena.bench.cells import Cell, expand
+from iqarena.bench.errors import UserError
 from iqarena.bench.registry import ATTACKS
 from iqarena.bench.study.variants import MODEL, SEEDS, Spec, Trained, trained
+from iqarena.bench.suite import Suite, validated
 
 PATH = Path(__file__).resolve().parents[1] / "suites" / "cprl.yaml"
 PICTURES = 60

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iqarena.bench.leaderboard.board import signed, span
-from iqarena.bench.leaderboard.board import size as written
 from iqarena.bench.metrics.bootstrap import interval
+from iqarena.bench.results.formatting import signed, span
+from iqarena.bench.results.formatting import size as written
 from iqarena.bench.results.ranking import FEW_REFERENCES
 from iqarena.bench.study.numbers import Difference, Findings, Met, Run, Size
 from iqarena.bench.study.variants import Variant

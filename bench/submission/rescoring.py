@@ -14,15 +14,15 @@ import pandas as pd
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import Suite, validated
-from iqarena.bench.datasets import dataset_class
-from iqarena.bench.metrics.image_distances import distances
-from iqarena.bench.errors import UserError, first_of
 from iqarena.bench.cells import Cell, digest
-from iqarena.bench.results.store import IMAGE_COLUMNS
-from iqarena.bench.registry import DEFENSES, NAME, REGISTRIES, links, parse_spec
+from iqarena.bench.datasets import dataset_class
+from iqarena.bench.errors import UserError, first_of
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.evaluation.judge import verified
+from iqarena.bench.metrics.image_distances import distances
+from iqarena.bench.registry import DEFENSES, NAME, REGISTRIES, links, parse_spec
+from iqarena.bench.results.store import IMAGE_COLUMNS
+from iqarena.bench.suite import Suite, validated
 from iqarena.defenses.base import TrainedDefense
 
 CLAIMED = ("srocc_clean", "srocc_adv", "stability_srocc", "reflection_rate", "abs_gain")

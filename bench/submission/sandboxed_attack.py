@@ -24,12 +24,12 @@ def main(words: list[str]) -> None:
     task = json.loads(Path(task_file).read_text(encoding="utf-8"))
 
     from iqarena.attacks.base import Attack
-    from iqarena.bench.evaluation.evaluator import Arena
-    from iqarena.bench.submission.bundle import encoded
+    from iqarena.bench.cells import Cell
     from iqarena.bench.datasets import open_dataset
     from iqarena.bench.errors import CannotRun
-    from iqarena.bench.cells import Cell
+    from iqarena.bench.evaluation.evaluator import Arena
     from iqarena.bench.registry import ATTACKS, class_in_file
+    from iqarena.bench.submission.bundle import encoded
 
     made = class_in_file(f"file:{task['file']}:{task['made']}")
     if made is None or not issubclass(made, Attack):

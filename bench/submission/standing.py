@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from iqarena.bench.leaderboard.board import size
 from iqarena.bench.cells import Cell
+from iqarena.bench.results.formatting import size
 from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
 

@@ -11,20 +11,20 @@ from typing import Any
 import pandas as pd
 
 from iqarena.attacks.threat import Norm
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.submission.bundle import Manifest, decoded, encoded, write
-from iqarena.bench.suite import Suite, changed, load_suite, parse_size
+from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import execute
 from iqarena.bench.executors.schedule import Report
 from iqarena.bench.metrics.measures import measure_cell
-from iqarena.bench.cells import Cell, digest
+from iqarena.bench.registry import ATTACKS, DEFENSES, parse_spec
 from iqarena.bench.results.provenance import provenance
 from iqarena.bench.results.store import Records
-from iqarena.bench.registry import ATTACKS, DEFENSES, parse_spec
+from iqarena.bench.submission.bundle import Manifest, decoded, encoded, write
 from iqarena.bench.submission.rescoring import CLAIMED, brought, checked_cell, listed, rescored, suite_of
+from iqarena.bench.suite import Suite, changed, load_suite, parse_size
 from iqarena.models.zoo import WeightsError, card_of, read_state, sha256_of
 
 SAMPLE = 4

@@ -17,18 +17,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.submission.bundle import Bundle, CellClaim, decoded, opened
+from iqarena.bench.cells import Cell
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.demo.dataset import Demo
-from iqarena.bench.results.flags import SAME_QUALITY
 from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import execute
 from iqarena.bench.metrics.measures import measure_cell
-from iqarena.bench.cells import Cell
+from iqarena.bench.registry import DEFENSES
+from iqarena.bench.results.flags import SAME_QUALITY
 from iqarena.bench.results.provenance import provenance
 from iqarena.bench.results.store import IMAGE_COLUMNS, Records, read_images
-from iqarena.bench.registry import DEFENSES
+from iqarena.bench.submission.bundle import Bundle, CellClaim, decoded, opened
 from iqarena.bench.submission.rescoring import CLAIMED, brought, checked_cell, listed, rescored, suite_of
 from iqarena.bench.submission.sandbox import Limits, run
 from iqarena.bench.submission.standing import SAME_RANKS, Standing, standing

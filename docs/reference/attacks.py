@@ -10,11 +10,11 @@ from typing import Any
 import docstring_parser
 import jinja2
 
+from docs.reference.docstrings import cell, prose, source
 from iqarena.attacks.base import Attack
 from iqarena.attacks.ensemble import Ensemble
 from iqarena.attacks.fitted import FittedAttack
 from iqarena.bench.cli.catalogue import refused
-from docs.reference.docstrings import cell, prose, source
 from iqarena.bench.registry import ATTACKS
 
 _KINDS = {

@@ -11,10 +11,10 @@ from typing import Any
 import docstring_parser
 import jinja2
 
+from docs.reference.docstrings import cell, prose
 from iqarena.bench.datasets import DATASETS
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.datasets.folder import Columns
-from docs.reference.docstrings import cell, prose
 
 _PAGE = jinja2.Template(
     """\

@@ -9,10 +9,10 @@ from typing import Any
 import docstring_parser
 import jinja2
 
+from docs.reference.docstrings import cell, prose, source
+from iqarena.bench.checks.defense import SAME
 from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.evaluation.certification import RADIUS
-from iqarena.bench.checks.defense import SAME
-from docs.reference.docstrings import cell, prose, source
 from iqarena.bench.registry import DEFENSES
 from iqarena.models.zoo import card_of, weight_file
 

@@ -9,11 +9,11 @@ from typing import Any
 import docstring_parser
 import jinja2
 
+from docs.reference.docstrings import cell, prose
+from iqarena.bench.evaluation.certification import measure_certificates
 from iqarena.bench.metrics import other_benchmarks as peers
 from iqarena.bench.metrics.bootstrap import COMPARED, RESAMPLES
-from iqarena.bench.evaluation.certification import measure_certificates
 from iqarena.bench.metrics.measures import FIXED, LATER, Measure
-from docs.reference.docstrings import cell, prose
 
 _PAGE = jinja2.Template(
     """\

@@ -10,8 +10,8 @@ from typing import Any
 import docstring_parser
 import jinja2
 
-from iqarena.bench.cli.catalogue import catalogue
 from docs.reference.docstrings import cell, prose, source
+from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.registry import MODELS
 from iqarena.models.zoo import ZOO, card_of
 

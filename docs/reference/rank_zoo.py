@@ -23,8 +23,8 @@ from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import UserError, one_line
 from iqarena.bench.inference.loading import load_model
-from iqarena.bench.registry import DEFENSES, MODELS, spec_of
 from iqarena.bench.process import use_threads
+from iqarena.bench.registry import DEFENSES, MODELS, spec_of
 from iqarena.models.base import QualityModel
 from iqarena.models.zoo import ZOO, card_of
 

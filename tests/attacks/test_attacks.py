@@ -21,8 +21,8 @@ from iqarena.attacks.threat import Threat
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.errors import UserError
-from iqarena.bench.registry import ATTACKS
 from iqarena.bench.evaluation.judge import verified
+from iqarena.bench.registry import ATTACKS
 
 TWO = Threat("linf", 2 / 255)
 SHORTER = {"queries": 60, "steps": 10, "epochs": 2}

@@ -21,8 +21,8 @@ from iqarena.attacks.bridges.torchattacks import TorchAttacks
 from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Threat
 from iqarena.bench.errors import UserError
-from iqarena.bench.registry import ATTACKS
 from iqarena.bench.inference.target import Target, TargetError, frozen
+from iqarena.bench.registry import ATTACKS
 
 TWO = Threat("linf", 2 / 255)
 WIDE = {"linf": Threat("linf", 0.05), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.2)}

@@ -17,8 +17,8 @@ from iqarena.attacks.random_noise import RandomNoise
 from iqarena.attacks.score_reflection import ScoreReflection, ScoreReflectionAway
 from iqarena.attacks.square import Square
 from iqarena.attacks.threat import Threat
-from iqarena.bench.registry import ATTACKS
 from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.registry import ATTACKS
 
 TWO = Threat("linf", 2 / 255)
 LINF_OPTIMAL = [

@@ -18,11 +18,11 @@ import torch
 from conftest import LinearModel
 from torch import nn
 
-from iqarena.bench.evaluation.certification import left, unsound
 from iqarena.bench.datasets.demo.dataset import Demo
+from iqarena.bench.evaluation.certification import left, unsound
 from iqarena.bench.inference.loading import load_model
-from iqarena.bench.registry import DEFENSES
 from iqarena.bench.inference.target import frozen
+from iqarena.bench.registry import DEFENSES
 from iqarena.defenses.certified.base import CertifiedDefense
 from iqarena.defenses.certified.lipschitz import Lipschitz, LipschitzIQA
 from iqarena.defenses.certified.randomized import RandomizedSmoothing

@@ -20,10 +20,10 @@ import torch
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.loading import load_model
+from iqarena.bench.inference.target import frozen
+from iqarena.bench.registry import DEFENSES, parse_spec
 from iqarena.bench.results.ranking import diagnosed
 from iqarena.bench.results.store import Records
-from iqarena.bench.registry import DEFENSES, parse_spec
-from iqarena.bench.inference.target import frozen
 from iqarena.defenses.base import DoesNotApply
 
 SETTINGS = ("oblivious", "adaptive")

@@ -28,15 +28,15 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from tests.support.small_runs import attacker, four_pictures, go, suite, table
 
-from iqarena.bench.suite import Suite, validated
 from iqarena.bench.errors import UserError
 from iqarena.bench.executors import Executor, execute
 from iqarena.bench.executors.schedule import Outcome
-from iqarena.bench.results.store import Records
-from tests.speed import page
 from iqarena.bench.process import use_threads
+from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Suite, validated
+from tests.speed import page
+from tests.support.small_runs import attacker, four_pictures, go, suite, table
 
 ATTACKS = ["random-noise", "random-sign", "fgsm", "pgd[steps=2]", "score-reflection[steps=2]"]
 CELLS = 30

@@ -27,17 +27,17 @@ import torch
 from iqarena.attacks.ensemble import Ensemble
 from iqarena.attacks.objective import Kind
 from iqarena.attacks.whole_set import SetAttack
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import Suite, validated
+from iqarena.bench.cells import expand
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
 from iqarena.bench.errors import UserError
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import local
-from iqarena.bench.inference.loading import load_model
-from iqarena.bench.cells import expand
 from iqarena.bench.executors.progress import Reporter
-from iqarena.bench.results.store import Records
+from iqarena.bench.inference.loading import load_model
 from iqarena.bench.registry import ATTACKS, parse_spec
+from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Suite, validated
 from iqarena.models.base import QualityModel
 
 NIMA, NIMA_WEIGHTS = "nima-mobilenet", Path("weights") / "nima_mobilenet_technical.safetensors"

@@ -29,8 +29,8 @@ from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
 from iqarena.bench.datasets.decoding import each
-from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, Picture, Reals
 from iqarena.bench.datasets.tid2013_reconstructed.dataset import TID2013Reconstructed
+from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, Picture, Reals
 
 MEASURES = ("PSNR", "SSIM", "FSIM")
 

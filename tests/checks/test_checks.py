@@ -13,9 +13,9 @@ from iqarena.attacks.base import Attack
 from iqarena.attacks.ensemble import Ensemble
 from iqarena.attacks.random_noise import RandomNoise
 from iqarena.bench.checks.attack import probe_attack
+from iqarena.bench.checks.comparison import compare_attack, compare_defense
 from iqarena.bench.checks.defense import probe_defense
 from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, Entry
-from iqarena.bench.checks.comparison import compare_attack, compare_defense
 from iqarena.defenses.base import DoesNotApply, TrainedDefense
 from iqarena.defenses.certified.base import Certificate, CertifiedDefense
 from iqarena.defenses.purification.base import Purification, PurifiedModel

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from iqarena.attacks.base import Access, Attack
+from iqarena.bench.cli.attack_image import attack_picture
+from iqarena.bench.cli.explain import explain
 from iqarena.bench.errors import UserError
 from iqarena.bench.leaderboard.examples import enlarged
-from iqarena.bench.cli.explain import explain
-from iqarena.bench.cli.attack_image import attack_picture
 from iqarena.bench.registry import ATTACKS, Entry
 
 

@@ -18,8 +18,8 @@ from rich.progress import Progress, TextColumn
 from typer.testing import CliRunner
 
 from iqarena.attacks.base import Attack
-from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.cli.app import app
+from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.executors.progress import Reporter
 from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, Entry
 from iqarena.defenses.base import Defense

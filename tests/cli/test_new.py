@@ -13,9 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from iqarena import attacks
 import iqarena.defenses.purification
-from iqarena import models
+from iqarena import attacks, models
 from iqarena.bench.cli import new as skeletons
 from iqarena.bench.errors import UserError
 

@@ -8,19 +8,19 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from tests.support.planted import Linear, pictures
 from test_attacks_dists import small_weights
 from typer import Typer
 from typer.testing import CliRunner
 
-from iqarena.bench.cli import perceptual
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
-from iqarena.bench.errors import UserError
-from iqarena.bench.executors import local
-from iqarena.bench.cli.perceptual import LPIPS, load_dists, load_lpips, measure
 from iqarena.bench.cells import expand
+from iqarena.bench.cli import perceptual
+from iqarena.bench.cli.perceptual import LPIPS, load_dists, load_lpips, measure
+from iqarena.bench.errors import UserError
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.executors import local
 from iqarena.bench.results.store import Records
+from iqarena.bench.suite import validated
+from tests.support.planted import Linear, pictures
 
 WIDTHS = (4, 5, 6, 7, 8)
 

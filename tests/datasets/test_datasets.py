@@ -20,11 +20,11 @@ from PIL import Image
 
 from iqarena.bench.datasets import DATASETS, open_dataset
 from iqarena.bench.datasets.base import ImageDataset, Sample, Subset
+from iqarena.bench.datasets.decoding import FEW, decoders, each
 from iqarena.bench.datasets.demo.dataset import CROPS, MANIFEST, SIDE, Demo, pixel_hash, render
 from iqarena.bench.datasets.demo.distortions import DISTORTIONS
-from iqarena.bench.datasets.decoding import FEW, decoders, each
-from iqarena.bench.errors import UserError
 from iqarena.bench.datasets.image_store import Pictures
+from iqarena.bench.errors import UserError
 
 COLUMNS = ["image_id", "reference_id", "distortion", "level", "mos", "sha256"]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import LinearModel, random_pixels
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
+from iqarena.bench.cells import expand
 from iqarena.bench.datasets.base import ImageDataset, Sample
 from iqarena.bench.datasets.image_store import Pictures, Shelf
-from iqarena.bench.cells import expand
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.suite import validated
 
 ONE = 3 * 16 * 16
 

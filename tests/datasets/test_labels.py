@@ -12,11 +12,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from tests.support.published_layouts import READERS
 from scipy import stats
 
 from iqarena.bench.datasets.verify import verify
 from iqarena.bench.errors import UserError
+from tests.support.published_layouts import READERS
 
 FILES = {
     "live": "LIVE", "csiq": "CSIQ", "tid2013": "TID2013", "kadid10k": "KADID-10k", "koniq10k": "KonIQ-10k",

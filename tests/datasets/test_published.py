@@ -10,11 +10,11 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
-from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITERS, kadid10k, workbook
 from scipy.io import savemat
 
 from iqarena.bench.datasets import LIVE, PIPAL, TID2013, KonIQ10k, open_dataset
 from iqarena.bench.errors import UserError
+from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITERS, kadid10k, workbook
 
 SMALL = sorted(EXPECTED)
 

@@ -16,8 +16,8 @@ from scipy import ndimage, stats
 from skimage.color import rgb2ycbcr
 
 from iqarena.bench.datasets.tid2013_reconstructed import distortions as tid
-from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, Distortion, psnr
 from iqarena.bench.datasets.tid2013_reconstructed.dataset import CROPS, MERE_SHIFTS, TID2013Reconstructed
+from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, Distortion, psnr
 from iqarena.bench.errors import UserError
 
 BY_NAME = pytest.mark.parametrize("distortion", DISTORTIONS, ids=lambda d: d.name.replace(" ", "-"))

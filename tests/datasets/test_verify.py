@@ -6,12 +6,12 @@ import json
 
 import pytest
 from PIL import Image
-from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITERS, live, picture
 from test_datasets_pictures import spoil
 from typer.testing import CliRunner
 
 from iqarena.bench.cli.app import app
 from iqarena.bench.datasets.verify import verify
+from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITERS, live, picture
 
 
 def found(name, root):

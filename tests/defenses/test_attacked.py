@@ -12,24 +12,24 @@ import pytest
 import torch
 from conftest import craft, random_pixels
 from PIL import Image
-from tests.support.planted import SIDE, Case, Defended, Linear, flags_of, pictures
 from skimage.metrics import structural_similarity
 
 from iqarena.attacks.threat import Threat
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.evaluation.certification import RADIUS
-from iqarena.bench.suite import validated
+from iqarena.bench.cells import expand
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.datasets.folder import Folder
+from iqarena.bench.evaluation.certification import RADIUS
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.filter_fidelity import likeness
 from iqarena.bench.executors import local
 from iqarena.bench.inference.loading import load_model
-from iqarena.bench.cells import expand
-from iqarena.bench.evaluation.filter_fidelity import likeness
-from iqarena.bench.results.store import CERTIFICATE_COLUMNS, SUMMARY_COLUMNS, Records
-from iqarena.bench.registry import ATTACKS, DEFENSES
 from iqarena.bench.inference.target import frozen
+from iqarena.bench.registry import ATTACKS, DEFENSES
+from iqarena.bench.results.store import CERTIFICATE_COLUMNS, SUMMARY_COLUMNS, Records
+from iqarena.bench.suite import validated
 from iqarena.defenses.purification.base import Purification, PurifiedModel
 from iqarena.models.base import QualityModel
+from tests.support.planted import SIDE, Case, Defended, Linear, flags_of, pictures
 
 
 def run(out: Path, defense: str, dataset: Folder, models: dict[str, QualityModel], **suite: object) -> Records:

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from tests.audits.certificates import CASES, Bumpy, Untrained, small, trial
 from conftest import LinearModel, MeanModel, NaNModel, random_pixels
 from scipy import stats
 
@@ -19,6 +18,7 @@ from iqarena.defenses.certified.smoothing import draws_needed, noisy_qualities, 
 from iqarena.defenses.purification.denoiser import ResidualDenoiser
 from iqarena.models.base import ModelInfo
 from iqarena.models.zoo import save_weights
+from tests.audits.certificates import CASES, Bumpy, Untrained, small, trial
 
 SMOOTHED = [MedianSmoothing, RandomizedSmoothing]
 DENOISED = [DenoisedMedianSmoothing, DenoisedRandomizedSmoothing]

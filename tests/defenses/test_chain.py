@@ -8,9 +8,9 @@ from conftest import MeanModel, random_pixels
 
 from iqarena import evaluate
 from iqarena.bench.checks.run import check
+from iqarena.bench.code_hash import source_hash
 from iqarena.bench.errors import UserError
 from iqarena.bench.registry import DEFENSES
-from iqarena.bench.code_hash import source_hash
 from iqarena.defenses.chain import Chain
 from iqarena.defenses.purification.base import PurifiedModel
 from iqarena.defenses.purification.denoiser import Denoiser, ResidualDenoiser

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
+from iqarena.bench.cli.explain import explain, write
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import UserError
-from iqarena.bench.cli.explain import explain, write
 from iqarena.bench.registry import DEFENSES
 from iqarena.defenses.base import DoesNotApply
 from iqarena.defenses.cprl.activation import RandomMask, SoftRankActivation, soft_rank

@@ -14,12 +14,12 @@ from PIL import Image
 from scipy import ndimage
 from skimage.restoration import denoise_tv_chambolle
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
+from iqarena.bench.cells import expand
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.cells import expand
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.registry import DEFENSES
+from iqarena.bench.suite import validated
 from iqarena.defenses.base import DoesNotApply
 from iqarena.defenses.bridges.art import ArtPreprocessor
 from iqarena.defenses.purification.base import Purification, PurifiedModel, straight_through

@@ -7,12 +7,12 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
-from tests.support.board_records import GOOD, put
 
-from iqarena.bench.results.curves import size_curves, transfers
-from iqarena.bench.metrics.measures import FIXED, LATER, columns
-from iqarena.bench.results.store import CERTIFICATE_COLUMNS, IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
 from docs.reference.measures import IMAGES, SUMMARY, measures_page
+from iqarena.bench.metrics.measures import FIXED, LATER, columns
+from iqarena.bench.results.curves import size_curves, transfers
+from iqarena.bench.results.store import CERTIFICATE_COLUMNS, IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
+from tests.support.board_records import GOOD, put
 
 PAGE = Path(__file__).parents[2] / "docs" / "measures.md"
 

@@ -9,26 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.audits.certificates import Bumpy, Untrained
 from conftest import LinearModel, random_pixels
 from scipy import stats
 
 from iqarena.attacks.threat import Threat
-from iqarena.bench.evaluation.certification import (
-    RADIUS,
-    _exact_order,
-    _pair_bound,
-    _place_bound,
-    certified_srocc,
-    certify,
-    measure_certificates,
-    radius_of,
-    unsound,
-)
+from iqarena.bench.evaluation.certification import RADIUS, certify, measure_certificates, radius_of, unsound
+from iqarena.bench.metrics.worst_order import _exact_order, _pair_bound, _place_bound, certified_srocc
 from iqarena.bench.registry import DEFENSES
 from iqarena.defenses.certified.base import Certificate
 from iqarena.defenses.certified.median import MedianSmoothing
 from iqarena.models.base import QualityModel
+from tests.audits.certificates import Bumpy, Untrained
 
 # --- the worst ranking
 

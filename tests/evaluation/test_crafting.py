@@ -13,6 +13,7 @@ import torch
 from conftest import LinearModel
 from PIL import Image
 
+from iqarena import evaluate
 from iqarena.attacks.apgd import APGD
 from iqarena.attacks.base import Generators, Target
 from iqarena.attacks.ensemble import Ensemble
@@ -21,13 +22,12 @@ from iqarena.attacks.fitted import Fit, FittedAttack
 from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.random_noise import RandomNoise
 from iqarena.attacks.threat import Threat
-from iqarena import evaluate
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
+from iqarena.bench.cells import PROTOCOL, Cell, expand
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.errors import CannotRun
-from iqarena.bench.cells import PROTOCOL, Cell, expand
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.registry import ATTACKS, Entry
+from iqarena.bench.suite import validated
 
 SIDE = 16
 

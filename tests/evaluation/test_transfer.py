@@ -10,14 +10,14 @@ import pytest
 from conftest import LinearModel, MeanModel
 from PIL import Image
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
+from iqarena.bench.cells import expand
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import local
-from iqarena.bench.cells import expand
 from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.store import Records
+from iqarena.bench.suite import validated
 from iqarena.models.base import ModelInfo
 
 SIDE = 16

@@ -13,21 +13,21 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from conftest import StochasticModel, WrongShapeModel
-from tests.support.small_runs import attacker, four_pictures, go, suite, table
 from typer.testing import CliRunner
 
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.cells import expand
 from iqarena.bench.cli.app import app
-from iqarena.bench.suite import validated
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.errors import UserError
-from iqarena.bench.executors.dry_run import estimate
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import execute
-from iqarena.bench.executors.schedule import Scene, tasks
+from iqarena.bench.executors.dry_run import estimate
 from iqarena.bench.executors.ray import _connect, room
-from iqarena.bench.cells import expand
+from iqarena.bench.executors.schedule import Scene, tasks
 from iqarena.bench.results.store import Records
+from iqarena.bench.suite import validated
 from iqarena.models.base import QualityModel
+from tests.support.small_runs import attacker, four_pictures, go, suite, table
 
 
 @pytest.fixture

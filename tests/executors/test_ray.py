@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tests.support.small_runs import attacker, four_pictures, go, suite, table
 
 from iqarena.bench.errors import UserError
 from iqarena.bench.executors import execute
 from iqarena.bench.executors.schedule import Outcome
 from iqarena.bench.results.store import Records
+from tests.support.small_runs import attacker, four_pictures, go, suite, table
 
 ray = pytest.importorskip("ray", reason="the executor ray needs the extra ray")
 

@@ -17,20 +17,20 @@ import pytest
 import torch
 from conftest import LinearModel, NaNModel, StochasticModel, WrongShapeModel
 
+from iqarena import evaluate
 from iqarena.attacks.base import Access, Attack, Generators, Target
 from iqarena.attacks.ensemble import Ensemble
 from iqarena.attacks.fgsm import FGSM
 from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Threat
-from iqarena import evaluate
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
+from iqarena.bench.cells import Cell, expand
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import local
-from iqarena.bench.cells import Cell, expand
-from iqarena.bench.results.store import IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
 from iqarena.bench.registry import ATTACKS, DEFENSES, Entry
+from iqarena.bench.results.store import IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
+from iqarena.bench.suite import validated
 from iqarena.defenses.base import Defense, Kind
 from iqarena.defenses.purification.base import PurifiedModel
 from iqarena.models.base import QualityModel

@@ -14,14 +14,15 @@ from conftest import MeanModel
 from torch import nn
 from typer.testing import CliRunner
 
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.cells import expand
+from iqarena.bench.checks.run import check
 from iqarena.bench.cli.app import app
-from iqarena.bench.suite import validated
-from iqarena.bench.checks.run import check, for_record
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import UserError
-from iqarena.bench.cells import expand
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.inference.finding import for_record
 from iqarena.bench.inference.model_checks import natural, probe, probed
+from iqarena.bench.suite import validated
 from iqarena.models.base import ModelInfo, QualityModel
 
 

@@ -19,14 +19,14 @@ from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.pgd import PGD
 from iqarena.attacks.square import Square
 from iqarena.attacks.threat import Threat
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
-from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.executors import local
 from iqarena.bench.cells import expand
-from iqarena.bench.results.store import Records
-from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.datasets.folder import Folder
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.executors import local
 from iqarena.bench.inference.query_trace import CHECKPOINTS, Trail, curve
+from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.results.store import Records
+from iqarena.bench.suite import validated
 
 
 def test_checkpoints_rise_by_one_two_five():

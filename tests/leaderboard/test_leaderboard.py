@@ -10,18 +10,20 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
-from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
 from scipy.stats import rankdata, spearmanr
 
-from bench import claims, plots
-from iqarena.bench.leaderboard.board import content, families, size
-from iqarena.bench.metrics.bootstrap import resample_weights
-from iqarena.bench.suite import load_suite
-from iqarena.bench.errors import UserError
-from iqarena.bench.leaderboard.render import check, prune_images, render
 from iqarena.bench.cells import Cell, expand
+from iqarena.bench.errors import UserError
+from iqarena.bench.leaderboard import plots
+from iqarena.bench.leaderboard.content import content
+from iqarena.bench.leaderboard.render import check, prune_images, render
+from iqarena.bench.leaderboard.size_curves import families
+from iqarena.bench.metrics.bootstrap import resample_weights
+from iqarena.bench.results.formatting import size
 from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
+from iqarena.bench.suite import load_suite
+from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
 
 
 @pytest.fixture
@@ -226,7 +228,6 @@ def test_page_says_what_it_must(records: Records, tmp_path: Path) -> None:
     assert {line.count("|") for line in rows} == {13}
     assert "[m](https://example.org/m)" in text
     assert "certified" not in text
-    assert "claimed" not in text
 
 
 def test_check_names_each_file_that_differs(records: Records, tmp_path: Path) -> None:
@@ -300,29 +301,6 @@ def test_certified_srocc_has_a_column_only_where_there_is_one(records: Records, 
 def test_what_holds_in_l2_certifies_nothing_in_another_norm(records: Records) -> None:
     put(records, WEAK, defense="smoothed", certified=0.99)
     assert np.isnan(only(records)["m", "smoothed"].certified)
-
-
-@pytest.mark.usefixtures("unplotted")
-def test_a_claim_stands_beside_what_was_measured(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "claims.yaml"
-    file.write_text(
-        "[{dataset: demo, norm: linf, eps: 2/255, model: m, defense: none, robust_srocc: 0.5, "
-        "paper: 'https://example.org/p', where: Table 2}]"
-    )
-    known = claims.all_claims(file)
-    monkeypatch.setattr(claims, "all_claims", lambda: known)
-    put(records, GOOD)
-    put(records, GOOD, eps=4 / 255)
-    render(records, tmp_path)
-    text = (tmp_path / "leaderboard.md").read_text()
-    assert text.count("| claimed |") == 1
-    assert "| 0.50 ([Table 2](https://example.org/p)) |" in text
-
-
-def test_no_claim_is_shipped_without_its_place_in_a_paper() -> None:
-    for claim in claims.all_claims():
-        assert claim.paper.startswith("https://")
-        assert claim.where
 
 
 def test_examples_are_the_pictures_that_moved_most_and_least_under_the_worst_kept_attack(records: Records) -> None:

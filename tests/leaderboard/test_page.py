@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, WEAK, put
 
 from iqarena.bench.leaderboard import plots
-from iqarena.bench.leaderboard.render import check, render
 from iqarena.bench.leaderboard.page import without_pictures
+from iqarena.bench.leaderboard.render import check, render
 from iqarena.bench.results.store import Records
+from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, WEAK, put
 
 EVIL = "jpeg[note=</script><b>&x]"
 

@@ -7,12 +7,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tests.support.board_records import BAD, GOOD, MOS, NOISE, put
 
 from iqarena.bench.leaderboard import plots
-from iqarena.bench.leaderboard.board import content, families, shown
+from iqarena.bench.leaderboard.board import shown
+from iqarena.bench.leaderboard.content import content
 from iqarena.bench.leaderboard.plots.style import short, spread, styled
+from iqarena.bench.leaderboard.size_curves import families
 from iqarena.bench.results.store import Records
+from tests.support.board_records import BAD, GOOD, MOS, NOISE, put
 
 
 def test_a_plot_that_cannot_show_all_rows_shows_the_best_and_undefended_ones(records: Records) -> None:

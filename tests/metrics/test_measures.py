@@ -14,8 +14,8 @@ from scipy import optimize, stats
 
 from iqarena.bench.metrics.logistic import fit
 from iqarena.bench.metrics.measures import FIXED, LATER, MEASURES, Scores, columns, image_table, measure_cell
-from iqarena.bench.results.store import SUMMARY_COLUMNS
 from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.results.store import SUMMARY_COLUMNS
 
 
 def cell(clean, adv, mos=None, references=None, undefended=None):

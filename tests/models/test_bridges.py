@@ -13,14 +13,14 @@ from conftest import Textures, random_pixels
 from safetensors.torch import save_file
 from torch import nn
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
+from iqarena.bench.cells import expand
 from iqarena.bench.checks.run import check
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.inference.loading import load_model
-from iqarena.bench.cells import expand
 from iqarena.bench.registry import MODELS
+from iqarena.bench.suite import validated
 from iqarena.models.bridges import Facts
 
 ALL = "[low=0,high=1,higher_is_better=true,min_size=8]"

@@ -14,8 +14,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import docs.reference.rank_zoo as rank
-from iqarena.bench.cli.catalogue import catalogue, parameters_of
 from iqarena.bench.cli.app import app
+from iqarena.bench.cli.catalogue import catalogue, parameters_of
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.registry import MODELS, Entry, parse_spec, spec_of
 from iqarena.models.zoo import ZOO, card_of, load_weights

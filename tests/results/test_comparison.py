@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
 from PIL import Image
 from rich.console import Console
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from iqarena.bench.metrics.bootstrap import COMPARED, holm, interval, over_seeds, p_value
 from iqarena.bench.cli.app import app
-from iqarena.bench.results.comparison import compare, frame
 from iqarena.bench.cli.comparison_table import headline, notes, tell, write
 from iqarena.bench.errors import UserError
 from iqarena.bench.leaderboard.plots.effort import effort, knowing
+from iqarena.bench.metrics.bootstrap import COMPARED, holm, interval, over_seeds, p_value
+from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.results.comparison import compare, frame
 from iqarena.bench.results.ranking import diagnosed, tracks
 from iqarena.bench.results.store import Records
-from iqarena.bench.metrics.resampled import Sample
+from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
 
 
 def filled(records: Records) -> Records:

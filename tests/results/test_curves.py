@@ -7,15 +7,22 @@ import math
 
 import pandas as pd
 import pytest
-from tests.support.planted import Linear, pictures
 from scipy.integrate import trapezoid
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
-from iqarena.bench.results.curves import effort_curves, integral_robustness, integrals, size_curves, transfer_matrix, transfers
-from iqarena.bench.executors import local
 from iqarena.bench.cells import expand
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.executors import local
+from iqarena.bench.results.curves import (
+    effort_curves,
+    integral_robustness,
+    integrals,
+    size_curves,
+    transfer_matrix,
+    transfers,
+)
 from iqarena.bench.results.store import Records
+from iqarena.bench.suite import validated
+from tests.support.planted import Linear, pictures
 
 SIZES = [2 / 255, 4 / 255, 8 / 255]
 

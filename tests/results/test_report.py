@@ -8,12 +8,12 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from tests.support.planted import Linear, Rounded, pictures
 
 from iqarena import evaluate
 from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.results.store import IMAGE_COLUMNS, SUMMARY_COLUMNS
 from iqarena.bench.results.report import Report
+from iqarena.bench.results.store import IMAGE_COLUMNS, SUMMARY_COLUMNS
+from tests.support.planted import Linear, Rounded, pictures
 
 ATTACKS = ["random-noise", "pgd[steps=4]", "fgsm", "square[queries=60]"]
 

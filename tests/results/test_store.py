@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.board_records import BAD, GOOD, PICTURES, put
 
 from iqarena.bench.errors import UserError
 from iqarena.bench.leaderboard.examples import prune
 from iqarena.bench.results.store import Records
+from tests.support.board_records import BAD, GOOD, PICTURES, put
 
 PIXELS = torch.arange(8 * 8 * 3, dtype=torch.uint8).reshape(3, 8, 8)
 

@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from iqarena.bench.process import keep_freed_memory
 from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.process import keep_freed_memory, use_threads
 from tests.speed import attacks, cells, growth, page
 from tests.speed.rows import TURNS, Row
-from iqarena.bench.process import use_threads
 
 GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
     "pgd": [attacks.pgd_rows, attacks.cprl_rows],

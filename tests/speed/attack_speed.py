@@ -32,17 +32,16 @@ from iqarena.attacks.fitted import FittedAttack
 from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.threat import Norm, Threat
 from iqarena.attacks.whole_set import SetAttack
-from iqarena.bench.process import keep_freed_memory
-from iqarena.bench.inference.device import Engine
 from iqarena.bench.errors import UserError, told
+from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.loading import load_model
+from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.process import keep_freed_memory, use_threads
 from iqarena.bench.registry import ATTACKS
+from iqarena.models.base import QualityModel
 from tests.speed import page
 from tests.speed.attacks import EPS, pictures, plain_step
 from tests.speed.rows import TURNS, Row, in_turns, ratio
-from iqarena.bench.inference.target import Target, frozen
-from iqarena.bench.process import use_threads
-from iqarena.models.base import QualityModel
 
 GROUP = "attacks"
 LIMIT = 1.05

@@ -16,14 +16,15 @@ from iqarena.attacks.objective import Objective
 from iqarena.attacks.pgd import PGD
 from iqarena.attacks.threat import Threat
 from iqarena.bench.datasets.demo.dataset import Demo
-from iqarena.bench.inference.device import Engine, Precision
+from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.loading import load_model
-from tests.speed.rows import Row, in_turns, ratio
 from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.suite import Precision
 from iqarena.defenses.cprl.activation import SoftRankActivation
 from iqarena.defenses.cprl.cprl import CPRL
 from iqarena.models.base import QualityModel
 from iqarena.models.resnet18_iqa import ResNet18IQA
+from tests.speed.rows import Row, in_turns, ratio
 
 EPS, STEP, STEPS, PICTURES = 4 / 255, 1 / 255, 10, 8
 

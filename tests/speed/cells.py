@@ -14,19 +14,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import Suite, validated
+from iqarena.bench.cells import expand
+from iqarena.bench.checks.toy_run import Linear
 from iqarena.bench.datasets import open_dataset
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import Executor, execute, local
 from iqarena.bench.inference.loading import load_model
+from iqarena.bench.inference.target import frozen
 from iqarena.bench.metrics.measures import measure_cell
-from iqarena.bench.cells import expand
+from iqarena.bench.process import use_threads
 from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Suite, validated
 from tests.speed.attacks import bare_loop, pictures
 from tests.speed.rows import Row, in_turns, ratio
-from iqarena.bench.inference.target import frozen
-from iqarena.bench.process import use_threads
-from iqarena.bench.checks.toy_run import Linear
 
 CELLS = 50
 SIDE = 32

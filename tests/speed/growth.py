@@ -16,16 +16,16 @@ from unittest import mock
 
 import numpy as np
 
-from iqarena.bench.results import store as on_disk
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import Suite, validated
+from iqarena.bench.cells import expand
 from iqarena.bench.datasets import open_dataset
+from iqarena.bench.evaluation.evaluator import Arena
 from iqarena.bench.executors import execute
 from iqarena.bench.executors.schedule import missing
 from iqarena.bench.leaderboard.render import render
-from iqarena.bench.cells import expand
+from iqarena.bench.results import store as on_disk
 from iqarena.bench.results.provenance import peak_mib
 from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Suite, validated
 from tests.speed.rows import Row
 
 SIZES = (100, 1_000, 10_000)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from iqarena.bench.suite import validated
-from iqarena.bench.errors import UserError
 from iqarena.bench.cells import expand
+from iqarena.bench.checks.toy_run import Linear
+from iqarena.bench.errors import UserError
+from iqarena.bench.inference.target import frozen
+from iqarena.bench.suite import validated
 from tests.speed import attacks, cells, page
 from tests.speed.full import Whole, usual_passes
 from tests.speed.rows import Row, in_turns, ratio
-from iqarena.bench.inference.target import frozen
-from iqarena.bench.checks.toy_run import Linear
 
 PLACES = ("pgd", "libraries", "cells", "workers", "growth", "faults")
 

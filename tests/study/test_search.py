@@ -11,13 +11,13 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from iqarena.bench.study import search
 from iqarena.bench.api import evaluate
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import Subset
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import UserError
 from iqarena.bench.registry import DEFENSES
+from iqarena.bench.study import search
 from iqarena.bench.study.search import Search, listed, main, share
 from iqarena.defenses.training.loop import Schedule
 

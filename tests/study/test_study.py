@@ -9,28 +9,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.support.board_records import CLEAN, MOS, NOISE, put
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
-from tests.support.study_records import BY_NAME, HELD, SOME, fill
 from typer.testing import CliRunner
 
-from iqarena.bench.suite import load_suite
-from iqarena.bench.errors import UserError
 from iqarena.bench.cells import expand
-from iqarena.bench.results.store import Records
+from iqarena.bench.errors import UserError
 from iqarena.bench.registry import DEFENSES
-from iqarena.bench.study.search import listed
+from iqarena.bench.results.store import Records
 from iqarena.bench.study import numbers, plots
 from iqarena.bench.study import suite as suites
 from iqarena.bench.study.__main__ import app
 from iqarena.bench.study.numbers import Findings, Met, findings, frame
 from iqarena.bench.study.page import page, write
+from iqarena.bench.study.search import listed
 from iqarena.bench.study.training import trainings
 from iqarena.bench.study.variants import MODEL, SEEDS, VARIANTS, at_hand, named, trained
 from iqarena.bench.study.verdict import hidden, terms
+from iqarena.bench.suite import load_suite
 from iqarena.defenses.base import TrainedDefense
+from tests.support.board_records import CLEAN, MOS, NOISE, put
+from tests.support.study_records import BY_NAME, HELD, SOME, fill
 
 ROOT, RESAMPLES = Path(suites.__file__).parents[2], numbers.RESAMPLES
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.support.board_records import CLEAN, NOISE, put
-from tests.support.study_records import BY_NAME, HELD, SOME, fill
 
 from iqarena.bench.results.store import Records
 from iqarena.bench.study import numbers
 from iqarena.bench.study.numbers import findings
 from iqarena.bench.study.variants import Variant
 from iqarena.bench.study.verdict import verdict
+from tests.support.board_records import CLEAN, NOISE, put
+from tests.support.study_records import BY_NAME, HELD, SOME, fill
 
 
 @pytest.fixture(autouse=True)

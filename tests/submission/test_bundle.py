@@ -19,8 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from iqarena.bench.submission import bundle
 from iqarena.bench.errors import UserError
+from iqarena.bench.submission import bundle
 
 CLAIM = {
     "cell": {"model": "cnniqa"}, "cell_id": "0" * 16, "n_images": 2, "fingerprint": "f", "measures": {"srocc_adv": 0.5},

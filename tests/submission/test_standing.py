@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tests.support.small_runs import four_pictures, go
 from typer.testing import CliRunner
 
-from iqarena.bench.cli.app import app
-from iqarena.bench.suite import validated
 from iqarena.bench.cells import Cell
+from iqarena.bench.cli.app import app
 from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.store import Records
 from iqarena.bench.submission.standing import SAME_RANKS, Standing, standing
+from iqarena.bench.suite import validated
+from tests.support.small_runs import four_pictures, go
 
 
 @pytest.fixture(scope="module")

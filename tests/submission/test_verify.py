@@ -15,22 +15,22 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save
-from tests.support.small_runs import four_pictures
 from typer.testing import CliRunner
 
-from iqarena.bench.submission import bundle
 from iqarena.bench.cli.app import app
-from iqarena.bench.suite import validated
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.errors import UserError
 from iqarena.bench.executors import execute
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.results.store import Records
+from iqarena.bench.submission import bundle
 from iqarena.bench.submission.rescoring import checked_cell
 from iqarena.bench.submission.sandbox import Limits
 from iqarena.bench.submission.submit import export, submit_attack, submit_defense, submit_images
 from iqarena.bench.submission.verify import verify
+from iqarena.bench.suite import validated
 from iqarena.models.zoo import save_weights
+from tests.support.small_runs import four_pictures
 
 SOURCE = '''
 from pathlib import Path

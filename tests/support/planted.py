@@ -20,15 +20,15 @@ from PIL import Image
 from iqarena.attacks.base import Access, Attack, Generators, Target
 from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Threat
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.suite import validated
-from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.results.flags import FLAGS, Flag
-from iqarena.bench.executors import local
 from iqarena.bench.cells import expand
+from iqarena.bench.datasets.folder import Folder
+from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.executors import local
+from iqarena.bench.registry import ATTACKS, DEFENSES, Entry
+from iqarena.bench.results.flags import FLAGS, Flag
 from iqarena.bench.results.ranking import diagnosed
 from iqarena.bench.results.store import Records
-from iqarena.bench.registry import ATTACKS, DEFENSES, Entry
+from iqarena.bench.suite import validated
 from iqarena.defenses.base import Defense, Kind
 from iqarena.models.base import ModelInfo, QualityModel
 

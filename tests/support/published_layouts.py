@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from iqarena.bench.datasets import CID2013, CLIVE, CSIQ, DATASETS, LIVE, PIPAL, SPAQ, TID2013, VCLFER, KADID10k, KonIQ10k
-from iqarena.bench.datasets.published.live import COUNTS
 from iqarena.bench.datasets.published.base import PublishedSet
+from iqarena.bench.datasets.published.live import COUNTS
 
 
 def picture(path: Path, seed: int = 0, width: int = 24, height: int = 20) -> None:

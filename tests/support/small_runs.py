@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from iqarena.bench.suite import Suite, validated
 from iqarena.bench.executors import Executor, execute
 from iqarena.bench.executors.schedule import Outcome
 from iqarena.bench.results.store import Records
+from iqarena.bench.suite import Suite, validated
 
 PLUGIN = f"file:{Path(__file__).parent / 'misbehaving.py'}:Attacker"
 

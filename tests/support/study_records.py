@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.board_records import CLEAN, NOISE, put
 
 from iqarena.bench.results.store import Records
 from iqarena.bench.study.variants import SEEDS, VARIANTS, Variant
+from tests.support.board_records import CLEAN, NOISE, put
 
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 SOME = tuple(BY_NAME[name] for name in ("no defense", "adversarial training", "CPRL", "CPRL without mask"))

@@ -6,8 +6,8 @@ import torch
 
 from iqarena.attacks.threat import Threat
 from iqarena.bench.checks.attack import probe_attack
-from iqarena.bench.cli.new.attack import MyIdea
 from iqarena.bench.checks.toy_run import Linear, attack_tiny
+from iqarena.bench.cli.new.attack import MyIdea
 
 
 def test_my_idea_keeps_to_the_contract() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import avg_pool2d
 
-from iqarena.bench.inference.model_checks import natural, probe
 from iqarena.bench.cli.new.model import MyIdea
+from iqarena.bench.inference.model_checks import natural, probe
 
 
 def test_my_idea_keeps_to_the_contract() -> None:

@@ -23,8 +23,8 @@ from PIL import Image
 
 from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
 from iqarena.bench.datasets.demo.dataset import cache_folder, pixel_hash
-from iqarena.bench.datasets.tables import Frame, read_lines
 from iqarena.bench.datasets.published.tid2013 import TID2013
+from iqarena.bench.datasets.tables import Frame, read_lines
 from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, PIXEL_IMPULSES, Picture
 from iqarena.bench.datasets.tree import Tree
 from iqarena.bench.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from iqarena.bench.leaderboard.board import Board, Family, reflected
+from iqarena.bench.leaderboard.board import Board, reflected
 from iqarena.bench.leaderboard.plots.curves import curves
 from iqarena.bench.leaderboard.plots.frontier import frontier
 from iqarena.bench.leaderboard.plots.heat import attacks, transfer
@@ -18,6 +18,7 @@ from iqarena.bench.leaderboard.plots.reflection import reflection
 from iqarena.bench.leaderboard.plots.robust import robust
 from iqarena.bench.leaderboard.plots.sheet import sheet
 from iqarena.bench.leaderboard.plots.style import styled
+from iqarena.bench.leaderboard.size_curves import Family
 
 KINDS: dict[str, Callable[[Board], Figure | None]] = {
     "robust-srocc": robust,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iqarena.bench.results.comparison import MEASURES, Duel
 from iqarena.bench.leaderboard.plots.style import FAINT, GREY, INK, WIDTH, head
-from iqarena.bench.results.ranking import brief
+from iqarena.bench.results.comparison import MEASURES, Duel
+from iqarena.bench.results.formatting import brief
 
 PAIR = ("#0072B2", "#D55E00")
 """The first and the second; told apart by colour-blind people, and by their marks."""

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from iqarena.bench.leaderboard.board import Curve, Family, signed
 from iqarena.bench.leaderboard.plots.style import COLORS, FAINT, GREY, MARKERS, OTHER, WIDTH, head, short, spread
+from iqarena.bench.leaderboard.size_curves import Curve, Family
+from iqarena.bench.results.formatting import signed
 
 MOST = 14
 

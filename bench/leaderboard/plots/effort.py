@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iqarena.bench.leaderboard.plots.style import FAINT, GREY, MARKERS, WIDTH, head, legend
-from iqarena.bench.results.ranking import brief
+from iqarena.bench.results.formatting import brief
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#5b5b5b")
 """Of Okabe and Ito, told apart by colour-blind people; a seventh attack has the first one's again, and another mark."""

@@ -10,9 +10,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iqarena.bench.leaderboard.board import Board
+from iqarena.bench.leaderboard.plots.style import (
+    FAINT,
+    GREY,
+    INK,
+    MARKERS,
+    WIDTH,
+    color,
+    head,
+    kinds,
+    legend,
+    part_of,
+    ranked,
+    short,
+    spread,
+)
 from iqarena.bench.metrics.bootstrap import Interval
-from iqarena.bench.leaderboard.plots.style import FAINT, GREY, INK, MARKERS, WIDTH, color, head, kinds, legend, part_of, ranked, short, spread
-from iqarena.bench.results.ranking import Row, brief
+from iqarena.bench.results.formatting import brief
+from iqarena.bench.results.ranking import Row
 
 NAMED = 24
 """Rows that are all named; of more, those of the frontier are."""

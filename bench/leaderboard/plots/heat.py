@@ -12,10 +12,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
-from iqarena.bench.leaderboard.board import Board, shown, signed
+from iqarena.bench.leaderboard.board import Board, shown
 from iqarena.bench.leaderboard.plots.style import INK, WIDTH, head, part_of, short
-from iqarena.bench.results.ranking import TRANSFER, CellValue, Row
 from iqarena.bench.metrics.weighted import Reals
+from iqarena.bench.results.formatting import signed
+from iqarena.bench.results.ranking import CellValue, Row
+from iqarena.bench.results.track import TRANSFER
 
 MOST = 40
 PANELS = 260

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from iqarena.bench.leaderboard.board import Board, reflected, shown
 from iqarena.bench.leaderboard.plots.style import FAINT, GREY, INK, WIDTH, color, cut, head, legend, part_of
-from iqarena.bench.results.ranking import brief
+from iqarena.bench.results.formatting import brief
 
 MOST, ACROSS = 8, 4
 WIDE = 28

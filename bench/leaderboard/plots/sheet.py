@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure, SubFigure
 
-from iqarena.bench.leaderboard.board import Board, signed
+from iqarena.bench.leaderboard.board import Board
 from iqarena.bench.leaderboard.examples import GAIN, Example
 from iqarena.bench.leaderboard.plots.style import WIDTH, cut, head
+from iqarena.bench.results.formatting import signed
 
 MOST = 4
 

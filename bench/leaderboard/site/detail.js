@@ -45,7 +45,6 @@ function command(text) {
 
 function facts(row) {
   const links = Object.entries(row.links).map(([name, address]) => make("a", { href: address }, name === "card" ? "card of the weights" : `paper: ${name}`));
-  if (row.claimed) links.push(make("a", { href: row.claimed.paper }, `claimed: ${number(row.claimed.value)} (${row.claimed.where})`));
   return links.length ? make("p", {}, ...links.flatMap((link, place) => (place ? [" · ", link] : [link]))) : null;
 }
 

@@ -17,7 +17,6 @@ function columns(track) {
     ["robust", track.robust, (row) => lowest(row.robust[0]), (row) => spanCell(row.robust), false, true],
     ["worst", "worst attack", (row) => row.worst, (row) => textCell(row.worst, true), true],
     track.rows.some((row) => row.certified != null) && ["certified", "certified", (row) => lowest(row.certified), (row) => make("td", { class: "num far" }, row.certified == null ? "" : number(row.certified)), true, true],
-    track.rows.some((row) => row.claimed) && ["claimed", "claimed", (row) => lowest(row.claimed?.value), (row) => make("td", { class: "num far" }, row.claimed ? number(row.claimed.value) : ""), true, true],
     ["shift", "largest mean |shift|", (row) => lowest(row.shift[0]), (row) => make("td", { class: "num far" }, number(row.shift[0], 3)), true, true],
     ["relative", "|shift| / IQR", (row) => lowest(relative(row)), (row) => make("td", { class: "num far" }, number(relative(row))), true, true],
     ["noise", "noise |shift|", (row) => lowest(row.noise), (row) => make("td", { class: "num far" }, number(row.noise, 3)), true, true],
@@ -29,7 +28,7 @@ function columns(track) {
 /** The largest mean |shift| as a multiple of the inter-quartile range of the clean qualities. */
 const relative = (row) => (row.spread > 0 && row.shift[0] != null ? row.shift[0] / row.spread : null);
 
-const descends = (key) => ["clean", "robust", "certified", "claimed", "shift", "relative", "noise", "cost", "flags"].includes(key);
+const descends = (key) => ["clean", "robust", "certified", "shift", "relative", "noise", "cost", "flags"].includes(key);
 
 function heads() {
   const cells = columns(state.track).map(([key, heading, , , far, numeric]) => {
