@@ -18,7 +18,7 @@ from iqarena.bench.code_hash import source_hash
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.results.report import Report
 from iqarena.bench.results.store import Records
@@ -86,10 +86,10 @@ def evaluate(
          "dataset": dataset if isinstance(dataset, str) else dataset.name}
     )  # fmt: skip
     opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
-    arena = Arena(opened, suite.limit, suite.batch, extra)
+    evaluator = Evaluator(opened, suite.limit, suite.batch, extra)
     with tempfile.TemporaryDirectory() as scratch:
         records = Records(Path(out) if out else Path(scratch))
-        outcome = local.run(arena, expand(suite), records, report=lambda *_: None)
+        outcome = local.run(evaluator, expand(suite), records, report=lambda *_: None)
         if outcome.skipped and not outcome.cell_ids:
             raise UserError(outcome.skipped[0][1])
         return Report.of(records, outcome.cell_ids)

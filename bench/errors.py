@@ -17,7 +17,7 @@ class CannotRun(Exception):
     """A cell that makes no sense; the message is the reason, and the cell is skipped."""
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """An exception as one line.
 
     Example:
@@ -27,7 +27,7 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def first_of(error: ValidationError) -> tuple[str, str]:
+def first_message(error: ValidationError) -> tuple[str, str]:
     """Where the first of pydantic's complaints is, as in ``threats.0.eps``, and what it is; the place may be empty."""
     first = error.errors()[0]
     return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
@@ -39,7 +39,7 @@ def printable(text: str, most: int = 300) -> str:
 
 
 @contextmanager
-def one_line(command: str) -> Iterator[None]:
+def exit_on_user_error(command: str) -> Iterator[None]:
     """A context for a command's whole work: what its user can mend is one line on stderr and exit code 2, no traceback."""
     try:
         yield

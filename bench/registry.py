@@ -29,7 +29,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from iqarena.attacks.base import Attack
-from iqarena.bench.errors import UserError, first_of, told
+from iqarena.bench.errors import UserError, first_message, describe
 from iqarena.defenses.base import Defense
 from iqarena.defenses.chain import Chain
 from iqarena.models.base import QualityModel
@@ -138,7 +138,7 @@ def class_in_file(name: str) -> type[Any] | None:
             loading.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
-            raise UserError(f"{file}: cannot be imported ({told(error)})") from None
+            raise UserError(f"{file}: cannot be imported ({describe(error)})") from None
     made = vars(sys.modules[module_name]).get(class_name)
     return made if inspect.isclass(made) else None
 
@@ -161,7 +161,7 @@ def installed(group: str, base: type[T]) -> Iterator[Entry[T]]:
                 raise TypeError(f"{point.value} is no {base.__name__}")
             yield Entry(point.name, made)
         except (Exception, SystemExit) as error:
-            yield Entry(point.name, None, told(error))
+            yield Entry(point.name, None, describe(error))
 
 
 class Registry(Generic[T]):
@@ -182,7 +182,7 @@ class Registry(Generic[T]):
             try:
                 module = importlib.import_module(module_info.name)
             except (Exception, SystemExit) as error:  # a broken plugin must not take the others with it
-                yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, told(error))
+                yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, describe(error))
                 continue
             yield from (Entry(_name(made), made) for made in self._classes(module))
 
@@ -260,7 +260,7 @@ class Registry(Generic[T]):
         try:
             built: T = TypeAdapter(made).validate_python(parameters)
         except ValidationError as error:
-            where, words = first_of(error)
+            where, words = first_message(error)
             raise UserError(f"{self.kind} {spec!r}: {where or name}: {words}") from None
         if made.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             self._built[made, spec] = built
@@ -270,7 +270,7 @@ class Registry(Generic[T]):
         try:
             return made()
         except Exception as error:
-            raise UserError(f"{self.kind} {spec!r} cannot be made ({told(error)})") from None
+            raise UserError(f"{self.kind} {spec!r} cannot be made ({describe(error)})") from None
 
 
 def _name(made: type[Any]) -> str:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from iqarena.attacks.objective import Kind
 from iqarena.attacks.threat import Norm
-from iqarena.bench.errors import UserError, first_of
+from iqarena.bench.errors import UserError, first_message
 
 SUITES = Path(__file__).parent / "suites"
 Setting = Literal["oblivious", "adaptive", "transfer"]
@@ -204,7 +204,7 @@ def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suit
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
-        first, (field, message) = error.errors()[0], first_of(error)
+        first, (field, message) = error.errors()[0], first_message(error)
         if first["type"] == "extra_forbidden":
             message = "no such field"
         given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"

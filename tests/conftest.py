@@ -20,7 +20,7 @@ from iqarena.attacks.threat import Norm, Threat
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.datasets.base import ImageDataset, Sample
 from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.evaluation.judge import Stored, store
+from iqarena.bench.evaluation.judge import Stored, quantize
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.bench.process import use_threads
 from iqarena.bench.results.store import Records
@@ -127,7 +127,7 @@ def random_pixels(
 def craft(
     attack: Attack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat, seeds: list[int] | None = None
 ) -> tuple[torch.Tensor, Stored, Target]:
-    """Run an attack on pictures (N, 3, H, W) uint8 as the arena does; its own output, what is stored of it, the target.
+    """Run an attack on pictures (N, 3, H, W) uint8 as the evaluator does; its own output, what is stored of it, the target.
 
     What has to be fitted is fitted on eight random pictures of the same size; a set-level attack takes `clean` as its set.
     """
@@ -148,7 +148,7 @@ def craft(
             attacked = attack.run(target, images, objective, threat, generators)
     assert torch.equal(images, clean.float() / 255), "an attack must not write into the pictures that it gets"
     assert not images.requires_grad
-    return attacked, store(attacked, clean, threat), target
+    return attacked, quantize(attacked, clean, threat), target
 
 
 def moved_by_sign(clean: torch.Tensor, model: LinearModel, levels: float | torch.Tensor) -> torch.Tensor:
@@ -158,7 +158,7 @@ def moved_by_sign(clean: torch.Tensor, model: LinearModel, levels: float | torch
 
 
 def one_by_one(attack: Attack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat) -> torch.Tensor:
-    """As the arena does for an attack that takes no batches."""
+    """As the evaluator does for an attack that takes no batches."""
     return torch.cat([craft(attack, model, clean[i : i + 1], kind, threat, [i])[1].pixels for i in range(len(clean))])
 
 

@@ -18,8 +18,8 @@ from iqarena.attacks.objective import Kind
 from iqarena.attacks.threat import Norm, Threat
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.checks.declaration import declared
-from iqarena.bench.checks.toy_run import Linear, Trial, attack_tiny
-from iqarena.bench.evaluation.judge import verified
+from iqarena.bench.checks.toy_run import Linear, ToyRun, run_on_toy_model
+from iqarena.bench.evaluation.judge import inside_threat
 from iqarena.bench.inference.finding import Finding
 from iqarena.bench.inference.isolation import streams_kept
 
@@ -47,7 +47,7 @@ class _Subject:
     def __init__(self, attack: Attack) -> None:
         self.attack = attack
         self.kind: Kind = next((kind for kind in ("away", "lower") if kind in attack.objectives), attack.objectives[0])
-        self.trials: dict[str, Trial] = {}
+        self.trials: dict[str, ToyRun] = {}
         self.refused: dict[str, str] = {}
         self.threat = Threat(attack.norms[0], SIZES[attack.norms[0]][0])
         noise = _noise(7, SIDE, SIDE)
@@ -80,13 +80,13 @@ class _Subject:
         if reason:
             self.refused[name] = reason
         else:
-            self.trials[name] = attack_tiny(self.attack, clean, kind or self.kind, threat, **how)
+            self.trials[name] = run_on_toy_model(self.attack, clean, kind or self.kind, threat, **how)
 
     @property
-    def usual(self) -> Trial:
+    def usual(self) -> ToyRun:
         return self.trials[f"noise, {self.threat.norm}"]
 
-    def some(self, *names: str) -> Iterator[tuple[str, Trial]]:
+    def some(self, *names: str) -> Iterator[tuple[str, ToyRun]]:
         """The trials whose names begin so; all if none is given."""
         yield from ((name, trial) for name, trial in self.trials.items() if not names or name.startswith(names))
 
@@ -144,7 +144,7 @@ def _threat(subject: _Subject) -> _Measured:
     for name, trial in subject.some():
         if trial.stored is None:
             continue
-        held = verified(trial.stored.pixels, trial.clean, trial.threat)
+        held = inside_threat(trial.stored.pixels, trial.clean, trial.threat)
         out = int(trial.stored.left_ball.sum())
         if out or not held.all():
             wrong[name] = f"{out} of {len(held)} pictures left {trial.threat.norm} ≤ {trial.threat.size:.4g}"

@@ -16,10 +16,10 @@ from iqarena.attacks.threat import Threat
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.cells import SIZES, Cell, expand
 from iqarena.bench.datasets import open_dataset
-from iqarena.bench.errors import CannotRun, UserError, told
+from iqarena.bench.errors import CannotRun, UserError, describe
 from iqarena.bench.evaluation.crafting import seed_of
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.evaluation.judge import store
+from iqarena.bench.evaluation.evaluator import Evaluator
+from iqarena.bench.evaluation.judge import quantize
 from iqarena.bench.inference.finding import Finding
 from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.registry import ATTACKS
@@ -56,21 +56,21 @@ def _asked() -> Iterator[None]:
     except OutOfMemory as error:
         raise CannotRun(f"out of memory: {error}") from None
     except (Exception, SystemExit) as error:
-        raise CannotRun(told(error)) from None
+        raise CannotRun(describe(error)) from None
 
 
-class _Ring:
+class _ModelUnderTest:
     """A model behind a defense, and a few pictures to attack it with.
 
     Raises:
         CannotRun: where the model cannot be asked.
     """
 
-    def __init__(self, arena: Arena, model: str, defense: str = "none") -> None:
-        self.arena, self.model, self.defense = arena, model, defense
+    def __init__(self, evaluator: Evaluator, model: str, defense: str = "none") -> None:
+        self.evaluator, self.model, self.defense = evaluator, model, defense
         with _asked():
-            self.clean = arena.clean(model, defense, 0)
-        self.labels = torch.tensor([sample.mos for sample in arena.samples])
+            self.clean = evaluator.scorer.clean(model, defense, 0)
+        self.labels = torch.tensor([sample.mos for sample in evaluator.samples])
 
     def cell(self, attack: str, norm: str, setting: str = "adaptive") -> Cell:
         """An attack at its usual objective and size."""
@@ -86,9 +86,9 @@ class _Ring:
         Raises:
             CannotRun: where the attack cannot be run so.
         """
-        self.arena.check(cell)
+        self.evaluator.ids.check(cell)
         with _asked():
-            crafted = self.arena.crafted(cell)
+            crafted = self.evaluator.attacked.crafted(cell)
         if crafted.errors:
             raise CannotRun(crafted.errors[0])
         took = {name: float(crafted.table[name].mean()) for name in ("forwards", "backwards")}
@@ -97,12 +97,12 @@ class _Ring:
     def score(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
         """Deployed qualities (N,) of stored pictures."""
         with _asked():
-            return self.arena.score(self.model, self.defense, pixels, "check")
+            return self.evaluator.scorer.score(self.model, self.defense, pixels, "check")
 
     def seconds(self) -> float:
         """A picture, of the deployed model."""
         with _asked():
-            return self.arena.speed(self.model, self.defense)[0]
+            return self.evaluator.scorer.speed(self.model, self.defense)[0]
 
     def shift(self, after: torch.Tensor) -> float:
         """Mean |q' − q|."""
@@ -111,11 +111,11 @@ class _Ring:
     def noise(self, threat: Threat) -> torch.Tensor:
         """Qualities (N,) under uniform noise that fills the threat model; unlike `random-noise` under every norm."""
         found = []
-        for sample, clean in zip(self.arena.samples, self.arena.pictures, strict=True):
+        for sample, clean in zip(self.evaluator.samples, self.evaluator.images, strict=True):
             image = clean[None].float() / 255
             drawn = Generators([seed_of("noise", sample.image_id)]).uniform(-1, 1, image.shape[1:])
             moved = image + (threat.size if threat.norm == "linf" else 1) * drawn
-            found.append(store(threat.snap(threat.project(moved, image), image), clean[None], threat).pixels[0])
+            found.append(quantize(threat.snap(threat.project(moved, image), image), clean[None], threat).pixels[0])
         return self.score(found)
 
 
@@ -130,13 +130,13 @@ def compare_attack(
         stronger than noise on some model.
     """
     attack = ATTACKS.build(spec)
-    arena = Arena(open_dataset("demo"), limit, 16)
+    evaluator = Evaluator(open_dataset("demo"), limit, 16)
     rows: list[Row] = []
     won: list[str] = []
     lost: list[str] = []
     for model in models:
         try:
-            ring = _Ring(arena, model)
+            ring = _ModelUnderTest(evaluator, model)
             own = ring.cell(spec, attack.norms[0])
             noise_took: Row = {"forwards": 0.0, "backwards": 0.0, "seconds": None}
             after = {spec: ring.after(own), "random noise": (ring.noise(own.threat), noise_took)}
@@ -172,18 +172,18 @@ def compare_defense(
         white-box attack (oblivious and adaptive) and the black-box one, seconds a picture. And the finding whether the
         gradient that the defense offers leads anywhere.
     """
-    arena = Arena(open_dataset("demo"), limit, 16)
+    evaluator = Evaluator(open_dataset("demo"), limit, 16)
     rows: list[Row] = []
     masked: list[str] = []
     seen: list[str] = []
     for model in models:
         try:
-            arena.defended(model, spec)
+            evaluator.pool.ready(model, spec)
         except CannotRun as reason:
             seen.append(f"{model}: {reason}")
             continue
         try:
-            rings = [_Ring(arena, model, defense) for defense in dict.fromkeys(("none", spec))]
+            rings = [_ModelUnderTest(evaluator, model, defense) for defense in dict.fromkeys(("none", spec))]
             seconds = [ring.seconds() for ring in rings]
         except CannotRun as reason:
             masked.append(f"{model}: {reason}")

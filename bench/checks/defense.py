@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 
 from iqarena.bench.checks.declaration import declared
-from iqarena.bench.errors import told
+from iqarena.bench.errors import describe
 from iqarena.bench.evaluation.certification import RADIUS
 from iqarena.bench.inference.finding import Finding
 from iqarena.bench.inference.isolation import streams_kept
@@ -88,7 +88,7 @@ def _conduct(defense: Defense, models: tuple[str, ...]) -> Iterator[Finding]:
             continue
         except Exception as error:
             advice = "raise DoesNotApply, with the reason, where it does not fit"
-            yield Finding("applies", False, f"{name}: {told(error)}", advice)
+            yield Finding("applies", False, f"{name}: {describe(error)}", advice)
             return
         if not isinstance(deployed, QualityModel):
             advice = "let protect() return a QualityModel, such as PurifiedModel(model, purify)"
@@ -139,7 +139,7 @@ def _guarded(
     except DoesNotApply as reason:
         return Finding(name, True, f"not asked: {reason}")
     except Exception as error:
-        return Finding(name, False, told(error), advice)
+        return Finding(name, False, describe(error), advice)
 
 
 def _facts(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:

@@ -14,7 +14,7 @@ from iqarena.bench.inference.finding import Finding
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """All findings on one plugin.
 
     Attributes:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from iqarena.bench.checks.report import Report
+from iqarena.bench.checks.report import CheckReport
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.finding import Finding
 
@@ -17,7 +17,7 @@ NETWORKS = {".pt": "torchscript:", ".ts": "torchscript:", ".onnx": "onnx:"}
 """Endings of files that are a model each, with the bridge that opens them."""
 
 
-def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> list[Report]:
+def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> list[CheckReport]:
     """A report on what is registered under a name, or on each plugin in a file.
 
     Args:
@@ -37,7 +37,7 @@ def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> li
     if ":" not in name and name.endswith(".py"):
         return [report for own in _classes(name) for report in check(own + spec.removeprefix(name), models, limit)]
     if kinds := _kinds(spec):
-        return [Report(spec, kind, *_CHECKERS[kind](spec, models, limit)) for kind in kinds]
+        return [CheckReport(spec, kind, *_CHECKERS[kind](spec, models, limit)) for kind in kinds]
     if name.startswith("file:"):
         raise UserError(f"{name}: is no model, attack or defense")
     known = [known for registry in REGISTRIES.values() for known in registry.names()]

@@ -15,8 +15,8 @@ from iqarena.attacks.fitted import FittedAttack
 from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.threat import Threat
 from iqarena.attacks.whole_set import SetAttack
-from iqarena.bench.errors import told
-from iqarena.bench.evaluation.judge import Stored, store
+from iqarena.bench.errors import describe
+from iqarena.bench.evaluation.judge import Stored, quantize
 from iqarena.bench.inference.isolation import random_streams
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.models.base import ModelInfo, QualityModel
@@ -55,7 +55,7 @@ class Linear(QualityModel):
 
 
 @dataclass
-class Trial:
+class ToyRun:
     """What came of one attack on one batch of pictures.
 
     Attributes:
@@ -82,10 +82,10 @@ class Trial:
     touched: set[str] = field(default_factory=set)
 
 
-def attack_tiny(
+def run_on_toy_model(
     attack: Attack, clean: torch.Tensor, kind: Kind, threat: Threat, *, model: QualityModel | None = None,
     seeds: Sequence[int] = (), device: str = "cpu",
-) -> Trial:  # fmt: skip
+) -> ToyRun:  # fmt: skip
     """Attack pictures (N, 3, H, W) uint8 of a tiny model, as a cell does; all at once, if the attack takes batches.
 
     What has to be fitted is fitted on eight random pictures of the same size; a set-level attack takes `clean` as its set.
@@ -100,11 +100,11 @@ def attack_tiny(
     seeds = list(seeds) or list(range(len(clean)))
     if len(clean) > 1 and not attack.batches:
         alone = [
-            attack_tiny(attack, clean[i : i + 1], kind, threat, model=model, seeds=seeds[i : i + 1], device=device)
+            run_on_toy_model(attack, clean[i : i + 1], kind, threat, model=model, seeds=seeds[i : i + 1], device=device)
             for i in range(len(clean))
         ]
         return _together(alone)
-    done = Trial(clean, threat)
+    done = ToyRun(clean, threat)
     model.to(device)
     with frozen(model), _watched(attack, model, done):
         images = (clean.float() / 255).to(device)
@@ -114,7 +114,7 @@ def attack_tiny(
         try:
             objective, returned = _run(attack, model, target, images, kind, threat, Generators(seeds))
         except (Exception, SystemExit) as error:
-            done.error = told(error)
+            done.error = describe(error)
         if not torch.equal(images, before) or images.requires_grad:
             done.touched.add("the pictures")
         done.forwards, done.backwards = target.counts.forwards, target.counts.backwards
@@ -124,7 +124,7 @@ def attack_tiny(
             return done
         done.returned = returned
         if isinstance(returned, torch.Tensor) and returned.shape == images.shape and returned.is_floating_point():
-            done.stored = store(returned.detach().cpu(), clean, threat)
+            done.stored = quantize(returned.detach().cpu(), clean, threat)
             with torch.inference_mode():
                 qualities = [model.quality(some).cpu() for some in (before, (done.stored.pixels.float() / 255).to(device))]
             aim = _on_cpu(objective, qualities[0])
@@ -160,9 +160,9 @@ def _on_cpu(objective: Objective, clean: torch.Tensor) -> Objective:
     return replace(objective, clean=clean, labels=labels, value=value)
 
 
-def _together(alone: Sequence[Trial]) -> Trial:
+def _together(alone: Sequence[ToyRun]) -> ToyRun:
     """Trials of one picture each as one trial."""
-    whole = Trial(torch.cat([each.clean for each in alone]), alone[0].threat)
+    whole = ToyRun(torch.cat([each.clean for each in alone]), alone[0].threat)
     whole.error = next((each.error for each in alone if each.error), "")
     whole.touched = set().union(*(each.touched for each in alone))
     whole.uncounted = sum(each.uncounted for each in alone)
@@ -181,7 +181,7 @@ def _together(alone: Sequence[Trial]) -> Trial:
 
 
 @contextmanager
-def _watched(attack: Attack, model: QualityModel, done: Trial) -> Iterator[None]:
+def _watched(attack: Attack, model: QualityModel, done: ToyRun) -> Iterator[None]:
     """Notes what is another when the context ends."""
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     streams, settings, own = random_streams(), _settings(), copy.deepcopy(vars(attack))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from iqarena.bench.cli import contribute as cli_contribute
-from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.process import keep_freed_memory
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
 def main() -> None:
     """Entry point: a mistake of the user's is one line, not a traceback."""
     keep_freed_memory()
-    with one_line("iqarena"):
+    with exit_on_user_error("iqarena"):
         app()
 
 

@@ -13,7 +13,7 @@ from iqarena.bench.cells import SIZES, SYMBOLS, Cell, expand
 from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
 from iqarena.bench.datasets.demo.dataset import pixel_hash
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.leaderboard.examples import GAIN, enlarged
 from iqarena.bench.leaderboard.plots.style import styled
@@ -46,7 +46,7 @@ class OnePicture(ImageDataset):
 class Attacked(NamedTuple):
     """One picture after one cell; `row` is its row of images.csv."""
 
-    arena: Arena
+    evaluator: Evaluator
     cell: Cell
     status: str
     row: Any
@@ -68,10 +68,10 @@ def attacked(
          "threats": [{"norm": norm, "eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "picture"},
         lambda loc: "the command line",
     )  # fmt: skip
-    arena = Arena(OnePicture(image), None, 1)
+    evaluator = Evaluator(OnePicture(image), None, 1)
     cell = expand(suite)[0]
     try:
-        record, rows = arena.run(cell, arena.cell_id(cell))
+        record, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
     except CannotRun as reason:
         raise UserError(str(reason)) from None
     except OutOfMemory as error:  # with one picture at once no batch is left to halve
@@ -79,7 +79,7 @@ def attacked(
     status = str(record["status"])
     if status not in ("ok", "violation"):
         raise UserError(f"the attack ended with status {status}: {'; '.join(record['errors']) or 'a score is NaN'}")
-    return Attacked(arena, cell, status, rows.iloc[0], arena.pictures[0], arena.crafted(cell).pixels[0])
+    return Attacked(evaluator, cell, status, rows.iloc[0], evaluator.images[0], evaluator.attacked.crafted(cell).pixels[0])
 
 
 def attack_picture(

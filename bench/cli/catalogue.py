@@ -12,7 +12,7 @@ import torch
 from iqarena.attacks.fitted import FittedAttack
 from iqarena.bench.datasets import registered
 from iqarena.bench.datasets.base import ImageDataset
-from iqarena.bench.errors import UserError, told
+from iqarena.bench.errors import UserError, describe
 from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, REGISTRIES, Entry
 from iqarena.defenses.base import TrainedDefense
 from iqarena.models.base import FeatureModel, QualityModel
@@ -42,7 +42,7 @@ def _entry(name: str, entry: Entry[Any], facts: Callable[[str, type[Any]], dict[
     try:
         return {"name": name, **facts(name, entry.made), "error": None}
     except (Exception, SystemExit) as error:
-        return {"name": name, "error": str(error) if isinstance(error, UserError) else told(error)}
+        return {"name": name, "error": str(error) if isinstance(error, UserError) else describe(error)}
 
 
 def refused() -> dict[str, str]:

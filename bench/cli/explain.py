@@ -97,7 +97,7 @@ def explain(
         >>> found.channels.nlargest(5, "effect")  # doctest: +SKIP
     """
     found = attacked(Path(image), model, defense, attack, eps=eps, seed=seed)
-    defended = found.arena.defended(model, defense)
+    defended = found.evaluator.pool.ready(model, defense)
     if not isinstance(defended, CPRLModel):
         raise UserError(f"{defense} does not part features into CPR and N-CPR; name cprl or cprl-sortmask")
     with frozen(defended), torch.inference_mode():

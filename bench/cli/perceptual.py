@@ -19,7 +19,7 @@ from torch.nn import functional
 from iqarena.attacks import dists as dists_
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
-from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.results.store import Records
 
 WEIGHTS = (
@@ -165,7 +165,7 @@ def _measured(attacked: torch.Tensor, clean: torch.Tensor, distances: Mapping[st
         return {name: float(distance(*pair)) for name, distance in distances.items()}
 
 
-@one_line("perceptual")
+@exit_on_user_error("perceptual")
 def main(
     results: Annotated[Path, typer.Argument(help="results folder of a run with --keep-images")],
     lpips: Annotated[Path | None, typer.Option(help="weights of LPIPS")] = None,

@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from iqarena.bench.submission.standing import Standing
-from iqarena.bench.submission.verify import Line, Verdict
+from iqarena.bench.submission.standing import BoardStanding
+from iqarena.bench.submission.verify import CheckedNumber, Verdict
 
 
 def verdict_as_data(verdict: Verdict) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
             console.print(Text(f"{heading}: {note}"), soft_wrap=True)
 
 
-def _print_standing(stands: Standing, console: Console) -> None:
+def _print_standing(stands: BoardStanding, console: Console) -> None:
     """The listed row beside the claim and what was measured, and whether it is beaten."""
     console.print(Text(f"{'':26}{'listed':>10}{'claimed':>10}{'measured':>10}"))
     console.print(Text(f"on the board: {stands.row}"))
@@ -60,7 +60,7 @@ def _print_standing(stands: Standing, console: Console) -> None:
     console.print(Text(stands.words, "green" if stands.beats else ""))
 
 
-def _numbers(line: Line) -> list[str]:
+def _numbers(line: CheckedNumber) -> list[str]:
     numbers = [_number(line.claimed), _number(line.measured)]
     difference = "" if line.claimed is None or line.measured is None else f"{line.difference:+.4f}"
     return [line.what, *numbers, difference]

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from iqarena.bench.datasets.base import SPLITS, PictureFiles, Sample
 from iqarena.bench.datasets.tables import read_csv
-from iqarena.bench.errors import UserError, first_of
+from iqarena.bench.errors import UserError, first_message
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Folder(PictureFiles):
         try:
             columns = TypeAdapter(Columns).validate_python(named)
         except ValidationError as error:
-            raise UserError(f"the data set 'folder': {': '.join(filter(None, first_of(error)))}") from None
+            raise UserError(f"the data set 'folder': {': '.join(filter(None, first_message(error)))}") from None
         if root is None:
             raise UserError(f"the data set 'folder' needs --root DIR, a folder with a {columns.table} in it")
         return cls(root, columns)

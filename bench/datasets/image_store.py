@@ -22,7 +22,7 @@ MEMORY = 2**28
 """Bytes of clean pictures, and of the attacked pictures of one crafting, that are kept in memory."""
 
 
-class Pictures(Sequence[torch.Tensor]):
+class CleanImages(Sequence[torch.Tensor]):
     """Clean pictures (3, H, W) uint8, decoded when they are asked for; those asked for last stay.
 
     All of them are looked at once at the beginning, by worker processes if they are many.
@@ -74,7 +74,7 @@ def _look(get: Callable[[int], torch.Tensor], place: int) -> tuple[tuple[int, in
     return (picture.shape[1], picture.shape[2]), hashlib.sha256(picture.numpy().tobytes()).hexdigest()
 
 
-class Shelf(Sequence[torch.Tensor]):
+class AttackedImages(Sequence[torch.Tensor]):
     """Attacked pictures (3, H, W) uint8 by place; what does not fit into memory lies in a temporary folder."""
 
     def __init__(self, count: int, memory: int = MEMORY) -> None:

@@ -17,12 +17,12 @@ from iqarena.attacks.objective import Objective
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets.base import Sample
-from iqarena.bench.datasets.image_store import Pictures, Shelf
-from iqarena.bench.errors import told
-from iqarena.bench.evaluation.fit_cache import Fits, Learnt
-from iqarena.bench.evaluation.judge import store, verified
+from iqarena.bench.datasets.image_store import CleanImages, AttackedImages
+from iqarena.bench.errors import describe
+from iqarena.bench.evaluation.fit_cache import FitCache, CachedFit
+from iqarena.bench.evaluation.judge import quantize, inside_threat
 from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, undisturbed
-from iqarena.bench.inference.query_trace import CHECKPOINTS, Trail, curve
+from iqarena.bench.inference.query_trace import CHECKPOINTS, QueryTrace, curve
 from iqarena.bench.inference.target import ModelError, Target, frozen
 from iqarena.bench.metrics.image_distances import distances
 from iqarena.models.base import QualityModel
@@ -44,7 +44,7 @@ class Crafted:
         curve: how far the attack had come after so many forwards, see `iqarena.bench.inference.query_trace.curve`.
     """
 
-    pixels: Shelf
+    pixels: AttackedImages
     table: pd.DataFrame
     seconds: float
     flags: list[str]
@@ -58,11 +58,11 @@ class _Batch:
     """Some pictures of one shape and one fold that are attacked at once."""
 
     index: list[int]
-    pictures: Pictures  # of the whole set
+    pictures: CleanImages  # of the whole set
     target: Target
     labels: torch.Tensor | None
     generators: Generators
-    learnt: Learnt | None
+    learnt: CachedFit | None
     device: str
 
     @property
@@ -91,7 +91,7 @@ class Crafter:
 
     def __init__(
         self, cell: Cell, attack: Attack, seen: QualityModel, clean: torch.Tensor, samples: Sequence[Sample],
-        pictures: Pictures, batch: int, device: str, fits: Fits | None, ingredients: object,
+        pictures: CleanImages, batch: int, device: str, fits: FitCache | None, ingredients: object,
     ) -> None:  # fmt: skip
         self.cell, self.attack, self.seen = cell, attack, seen
         self.samples, self.pictures = samples, pictures
@@ -105,7 +105,7 @@ class Crafter:
     def craft(self) -> Crafted:
         """Attack all pictures; what goes wrong in a batch becomes the status of its pictures."""
         started = time.perf_counter()
-        pixels = Shelf(len(self.pictures))
+        pixels = AttackedImages(len(self.pictures))
         tables: list[pd.DataFrame] = []
         gradients = dead = 0
         with frozen(self.seen):
@@ -138,7 +138,7 @@ class Crafter:
 
     def _batches(self) -> Iterator[_Batch]:
         """Pictures in batches of one shape, and for a fitted attack of one fold."""
-        learnt: dict[int, Learnt] = {}
+        learnt: dict[int, CachedFit] = {}
         groups: dict[tuple[tuple[int, int], int], list[int]] = {}
         for index, (sample, size) in enumerate(zip(self.samples, self.pictures.sizes, strict=True)):
             fold = self.fits.folds[sample.reference_id] if self.fits else 0
@@ -190,14 +190,14 @@ class Crafter:
             attacked = self._attack(batch, aims)
         except (Exception, SystemExit) as error:
             if out_of_memory(error):  # with fewer pictures at once it may go well
-                raise OutOfMemory(told(error)) from None
-            self.errors.append(told(error))
+                raise OutOfMemory(describe(error)) from None
+            self.errors.append(describe(error))
             status[:] = "failed"
             attacked = clean.float() / 255
-        stored = store(attacked, clean, threat)
+        stored = quantize(attacked, clean, threat)
         status[(stored.left_ball & (torch.from_numpy(status == "ok"))).numpy()] = "violation"
         status[stored.not_finite.numpy()] = "not-finite"
-        held = verified(stored.pixels, clean, threat).numpy()
+        held = inside_threat(stored.pixels, clean, threat).numpy()
         if not held.all():  # the rounding and this check disagree: a bug of ours, never hidden
             status[~held] = "violation"
         if stored.left_ball.any():
@@ -214,7 +214,7 @@ class Crafter:
     def _attack(self, batch: _Batch, aims: torch.Tensor | None) -> torch.Tensor:
         images, learnt = batch.images, {"fit": batch.learnt.fit} if batch.learnt else {}
         objective = self._objective(batch, aims)
-        batch.target.trail = Trail(objective)
+        batch.target.trail = QueryTrace(objective)
         with undisturbed():  # the next batch, and what scores these pictures, find all as it was
             attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **learnt)
         if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:

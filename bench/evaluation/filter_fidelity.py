@@ -17,7 +17,7 @@ _LEAST = 11
 """Side of SSIM's window."""
 
 
-def likeness(
+def filter_fidelity(
     model: PurifiedModel, moves_pixels: bool, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], seeds: Iterable[int]
 ) -> dict[str, float]:
     """Means over pictures of PSNR (dB, over all channels) and SSIM (of the lumas, pictures rounded to 8 bit).

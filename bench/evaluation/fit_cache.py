@@ -28,14 +28,14 @@ FOLDS = 2
 
 
 @dataclass(frozen=True)
-class Learnt:
+class CachedFit:
     """A fit, and what a record says of it: its hash, its pictures' references, what it cost."""
 
     fit: Fit
     facts: dict[str, Any]
 
 
-class Fits:
+class FitCache:
     """The fits for one image set: its references fall in two folds, and each fold is attacked with what the other taught.
 
     Pictures to learn from are drawn from the whole data set. A set of one reference learns from the demo pictures.
@@ -62,7 +62,7 @@ class Fits:
         cut = [_center(picture, height, width) for picture in pictures]
         return torch.stack(cut).float() / 255, sorted({self.teachers.samples[i].reference_id for i in indices})
 
-    def learn(self, attack: FittedAttack, cell: Cell, seen: QualityModel, ingredients: object, fold: int) -> Learnt:
+    def learn(self, attack: FittedAttack, cell: Cell, seen: QualityModel, ingredients: object, fold: int) -> CachedFit:
         """The fit for the pictures of a fold, made now or taken from the cache.
 
         Args:
@@ -79,7 +79,7 @@ class Fits:
             try:
                 with safe_open(path, framework="pt") as file:
                     fit = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-                    return Learnt(fit, json.loads(file.metadata()["facts"]))
+                    return CachedFit(fit, json.loads(file.metadata()["facts"]))
             except (SafetensorError, OSError, KeyError, TypeError, ValueError):
                 path.unlink(missing_ok=True)  # a damaged file is a fit not made
         started = time.perf_counter()
@@ -109,7 +109,7 @@ class Fits:
             part_file.replace(path)
         except OSError:
             part_file.unlink(missing_ok=True)  # without a cache it is learnt again the next time
-        return Learnt(fit, facts)
+        return CachedFit(fit, facts)
 
 
 def _center(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:

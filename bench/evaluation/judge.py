@@ -26,7 +26,7 @@ class Stored:
     not_finite: torch.Tensor
 
 
-def store(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Stored:
+def quantize(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Stored:
     """Project an attack's output, round it to 8 bit toward the clean picture.
 
     Args:
@@ -49,7 +49,7 @@ def store(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Stored
     return Stored(pixels, left_ball, not_finite)
 
 
-def verified(pixels: torch.Tensor, clean: torch.Tensor, threat: Threat) -> torch.Tensor:
+def inside_threat(pixels: torch.Tensor, clean: torch.Tensor, threat: Threat) -> torch.Tensor:
     """Whether each stored picture is inside the threat model, from its pixels alone, in float64; (N,) bool.
 
     Measured apart from `iqarena.attacks.threat`, on purpose: the two must agree without sharing a line.

@@ -14,7 +14,7 @@ from iqarena.bench.cells import Cell
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.evaluation.certification import Certified
 from iqarena.bench.evaluation.crafting import Crafted, seed_of
-from iqarena.bench.inference.model_pool import Lineup
+from iqarena.bench.inference.model_pool import ModelPool
 from iqarena.bench.metrics.measures import measure_cell
 from iqarena.bench.registry import ATTACKS, DEFENSES
 from iqarena.bench.results.provenance import Costs, provenance
@@ -24,7 +24,7 @@ STATUSES = ("ok", "violation", "not-finite", "failed")
 
 
 @dataclass
-class Ran:
+class CellOutcome:
     """What came of running a cell.
 
     Attributes:
@@ -59,15 +59,15 @@ class Ran:
         self.images["status"] = "failed"
 
 
-def record_of(ran: Ran, cell: Cell, cell_id: str, lineup: Lineup, dataset: ImageDataset) -> dict[str, Any]:
+def record_of(ran: CellOutcome, cell: Cell, cell_id: str, pool: ModelPool, dataset: ImageDataset) -> dict[str, Any]:
     """The record of a cell, as JSON can hold it.
 
     Args:
         ran: what came of it.
         cell, cell_id: which.
-        lineup, dataset: what it was run with.
+        pool, dataset: what it was run with.
     """
-    images, crafted, engine = ran.images, ran.crafted, lineup.engine
+    images, crafted, engine = ran.images, ran.crafted, pool.engine
     record = {
         "cell_id": cell_id,
         "cell": cell.parts,
@@ -77,7 +77,7 @@ def record_of(ran: Ran, cell: Cell, cell_id: str, lineup: Lineup, dataset: Image
         "measures": measure_cell(images) | (ran.certified.measures(images) if ran.certified else {}),
         "costs": _costs(images) | {"seconds": ran.seconds},
         "flags": ran.flags,
-        **_parts(cell, crafted, lineup, dataset),
+        **_parts(cell, crafted, pool, dataset),
         "score_seconds_an_image": dict(zip(("defended", "undefended"), ran.speed, strict=True)),
         "curve": crafted.curve if crafted else {},
         **({"certificate": ran.certified.facts} if ran.certified else {}),
@@ -95,10 +95,10 @@ def record_of(ran: Ran, cell: Cell, cell_id: str, lineup: Lineup, dataset: Image
     return made
 
 
-def _parts(cell: Cell, crafted: Crafted | None, lineup: Lineup, dataset: ImageDataset) -> dict[str, Any]:
+def _parts(cell: Cell, crafted: Crafted | None, pool: ModelPool, dataset: ImageDataset) -> dict[str, Any]:
     """What a reader of the record wants to know of what the cell was made of."""
     attack, defense = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense)
-    model, deployed = lineup.info(cell.model, "none"), lineup.info(cell.model, cell.defense)
+    model, deployed = pool.info(cell.model, "none"), pool.info(cell.model, cell.defense)
     return {
         "attack": {"access": attack.access, "control": attack.control, "ensemble": isinstance(attack, Ensemble),
                    "paper": attack.paper, "fits": crafted.fits if crafted else [], **_parameters(attack)},

@@ -9,7 +9,7 @@ import torch
 
 from iqarena.bench.cells import expand
 from iqarena.bench.executors import local, processes, ray
-from iqarena.bench.executors.schedule import Outcome, Report, Scene, usable_cores
+from iqarena.bench.executors.schedule import Outcome, ProgressCallback, WorkerSettings, usable_cores
 from iqarena.bench.inference.device import Engine
 from iqarena.bench.process import use_threads
 from iqarena.bench.results.store import Records
@@ -19,7 +19,7 @@ Executor = Literal["local", "processes", "ray"]
 
 
 def execute(
-    suite: Suite, root: Path | None, records: Records, report: Report, executor: Executor = "local",
+    suite: Suite, root: Path | None, records: Records, report: ProgressCallback, executor: Executor = "local",
     workers: int | None = None, fresh: bool = False, address: str | None = None, keep_images: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is missing of a suite.
@@ -44,16 +44,16 @@ def execute(
         use_threads(workers)
     cores = usable_cores()
     count = 1 if executor == "local" else workers or cores
-    scene = Scene(
+    scene = WorkerSettings(
         suite.dataset, root, suite.limit, suite.batch, Engine(suite.device, suite.compile), keep_images,
         threads=1 if address else min(torch.get_num_threads(), max(cores // count, 1)),
         seconds=suite.seconds, memory=None if suite.memory_mib is None else suite.memory_mib * 2**20, gpus=suite.gpus,
     )  # fmt: skip
     if executor != "ray":  # there the devices are other machines'
         scene.engine.checked()
-    arena, cells = scene.arena(), expand(suite)
+    evaluator, cells = scene.evaluator(), expand(suite)
     if executor == "ray":
-        return ray.run(scene, arena, cells, records, report, workers, address, fresh)
+        return ray.run(scene, evaluator, cells, records, report, workers, address, fresh)
     if executor == "processes" or suite.seconds is not None or suite.memory_mib is not None:
-        return processes.run(scene, arena, cells, records, report, count, fresh)
-    return local.run(arena, cells, records, report, fresh, keep_images)
+        return processes.run(scene, evaluator, cells, records, report, count, fresh)
+    return local.run(evaluator, cells, records, report, fresh, keep_images)

@@ -15,14 +15,15 @@ import torch
 from iqarena.attacks.base import GRADIENT_ACCESS
 from iqarena.bench.cells import Cell, expand
 from iqarena.bench.datasets import open_dataset
-from iqarena.bench.errors import UserError, told
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.errors import UserError, describe
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors.schedule import missing
 from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.bench.registry import ATTACKS
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import Suite
+from iqarena.bench.evaluation.cell_id import attacked_model
 
 _TRIED = 4
 """Pictures of which one forward and one backward pass is timed."""
@@ -51,11 +52,11 @@ class Estimate:
     seconds: float
 
 
-def estimate(arena: Arena, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False) -> Estimate:
+def estimate(evaluator: Evaluator, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False) -> Estimate:
     """An estimate for what is missing of a plan; asks every model that is attacked for one forward and one backward pass.
 
     Args:
-        arena: of the cells' image set.
+        evaluator: of the cells' image set.
         cells: the plan.
         records: where finished cells are.
         fresh, keep_images: of the run, see `iqarena.bench.executors.schedule.missing`.
@@ -63,8 +64,8 @@ def estimate(arena: Arena, cells: list[Cell], records: Records, fresh: bool = Fa
     Raises:
         UserError: for unknown names and unusable weights, and for a model that cannot be asked.
     """
-    outcome, to_do = missing(arena, cells, records, fresh, keep_images)
-    count = len(arena.samples)
+    outcome, to_do = missing(evaluator, cells, records, fresh, keep_images)
+    count = len(evaluator.samples)
     craftings = {cell.crafting: cell for cell, _ in to_do}
     forwards = backwards = 0
     seconds = 0.0
@@ -74,7 +75,7 @@ def estimate(arena: Arena, cells: list[Cell], records: Records, fresh: bool = Fa
     def cost(cell: Cell, gradient: bool) -> tuple[float, float]:
         key = (*cell.crafted_on, gradient)
         if key not in timed:
-            timed[key] = _seconds(arena, cell, gradient)
+            timed[key] = _seconds(evaluator, cell, gradient)
         return timed[key]
 
     for cell in craftings.values():
@@ -83,7 +84,7 @@ def estimate(arena: Arena, cells: list[Cell], records: Records, fresh: bool = Fa
             unknown.add(cell.attack)
             continue
         forward, backward = cost(cell, attack.access in GRADIENT_ACCESS)
-        draws = cell.draws if arena.lineup.info(*arena.seen(cell)).stochastic else 1
+        draws = cell.draws if evaluator.pool.info(*attacked_model(cell)).stochastic else 1
         own = (draws * count * (attack.passes[0] + 1), draws * count * attack.passes[1])
         forwards, backwards = forwards + own[0], backwards + own[1]
         seconds += own[0] * forward + own[1] * backward
@@ -105,10 +106,10 @@ def dry_run(suite: Suite, root: Path | None, records: Records, fresh: bool = Fal
         UserError: for anything that the caller can mend.
     """
     engine = Engine(suite.device, suite.compile).checked()
-    arena = Arena(open_dataset(suite.dataset, root), suite.limit, suite.batch, engine=engine)
-    found = estimate(arena, expand(suite), records, fresh, keep_images)
+    evaluator = Evaluator(open_dataset(suite.dataset, root), suite.limit, suite.batch, engine=engine)
+    found = estimate(evaluator, expand(suite), records, fresh, keep_images)
     lines = [
-        f"{found.to_do} cells to run, {found.done} done before, {found.skipped} skipped; {len(arena.samples)} pictures each",
+        f"{found.to_do} cells to run, {found.done} done before, {found.skipped} skipped; {len(evaluator.samples)} pictures each",
         f"{found.craftings} sets of attacked pictures to make: at most {found.forwards:,} forward and "
         f"{found.backwards:,} backward passes",
         f"about {timedelta(seconds=math.ceil(found.seconds))} here (h:mm:ss), if every attack takes all that it may",
@@ -118,16 +119,16 @@ def dry_run(suite: Suite, root: Path | None, records: Records, fresh: bool = Fal
     return lines
 
 
-def _seconds(arena: Arena, cell: Cell, gradient: bool) -> tuple[float, float]:
+def _seconds(evaluator: Evaluator, cell: Cell, gradient: bool) -> tuple[float, float]:
     """Of one picture's forward, and of its backward.
 
     Raises:
         UserError: where the model raises, or lets no gradient through; in a run its cells fail.
     """
-    model = arena.defended(*cell.crafted_on, surrogate=gradient)
-    picture = next(iter(arena.pictures))
-    some = torch.stack([p for p in islice(arena.pictures, _TRIED) if p.shape == picture.shape])
-    some = some.to(arena.lineup.engine.device).float() / 255
+    model = evaluator.pool.ready(*cell.crafted_on, surrogate=gradient)
+    picture = next(iter(evaluator.images))
+    some = torch.stack([p for p in islice(evaluator.images, _TRIED) if p.shape == picture.shape])
+    some = some.to(evaluator.pool.engine.device).float() / 255
     try:
         with frozen(model):
             target = Target(model, len(some), "gradient" if gradient else "score", precision=cell.precision)
@@ -136,7 +137,7 @@ def _seconds(arena: Arena, cell: Cell, gradient: bool) -> tuple[float, float]:
                 taken.append(_timed(lambda: target.quality_and_grad(some, lambda quality: quality)) - taken[0])
     except (Exception, SystemExit) as error:
         behind = "" if cell.crafted_on[1] == "none" else f" behind {cell.crafted_on[1]}"
-        raise UserError(f"{cell.crafted_on[0]}{behind} cannot be timed ({told(error)})") from None
+        raise UserError(f"{cell.crafted_on[0]}{behind} cannot be timed ({describe(error)})") from None
     return taken[0] / len(some), max(taken[-1], 0.0) / len(some)
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from iqarena.bench.cells import Cell
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.executors.schedule import Outcome, Report, make_here, planned
+from iqarena.bench.evaluation.evaluator import Evaluator
+from iqarena.bench.executors.schedule import Outcome, ProgressCallback, make_here, planned
 from iqarena.bench.results.store import Records
 
 
 def run(
-    arena: Arena, cells: list[Cell], records: Records, report: Report, fresh: bool = False, keep_images: bool = False
+    evaluator: Evaluator, cells: list[Cell], records: Records, report: ProgressCallback, fresh: bool = False, keep_images: bool = False
 ) -> Outcome:
     """Run what is missing and rebuild the summary.
 
     Args:
-        arena: of the cells' image set.
+        evaluator: of the cells' image set.
         cells: the plan.
         records: where finished cells go.
         report: told of progress.
@@ -24,10 +24,10 @@ def run(
     Raises:
         UserError: for unknown names (before any work), a folder that another run writes to, a disk that takes no more.
     """
-    with planned(arena, cells, records, report, fresh, keep_images) as book:
+    with planned(evaluator, cells, records, report, fresh, keep_images) as book:
         for cell_id, cell in book.cells.items():
             book.start(cell_id)
-            record, images, pictures = make_here(arena, cell, cell_id, keep_images)
+            record, images, pictures = make_here(evaluator, cell, cell_id, keep_images)
             records.write(record, images, pictures)
             book.end(cell_id, record)
     return book.outcome

@@ -22,8 +22,8 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
 from iqarena.bench.cells import Cell
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.executors.schedule import Book, Outcome, Report, Scene, Task, planned
+from iqarena.bench.evaluation.evaluator import Evaluator
+from iqarena.bench.executors.schedule import Ledger, Outcome, ProgressCallback, WorkerSettings, Task, planned
 from iqarena.bench.executors.worker import serve
 from iqarena.bench.results.store import Records
 
@@ -32,13 +32,13 @@ _PATIENCE = 0.2
 
 
 def run(
-    scene: Scene, arena: Arena, cells: list[Cell], records: Records, report: Report, workers: int, fresh: bool = False
+    scene: WorkerSettings, evaluator: Evaluator, cells: list[Cell], records: Records, report: ProgressCallback, workers: int, fresh: bool = False
 ) -> Outcome:
     """Run what is missing and rebuild the summary.
 
     Args:
-        scene: of which `arena` was made.
-        arena: of the cells' image set.
+        scene: of which `evaluator` was made.
+        evaluator: of the cells' image set.
         cells: the plan.
         records: where finished cells go.
         report: told of progress.
@@ -48,15 +48,15 @@ def run(
     Raises:
         UserError: for unknown names (before any work), a folder that another run writes to, a disk that takes no more.
     """
-    with planned(arena, cells, records, report, fresh, scene.keep_images) as book:
-        _Crew(scene, book).go(workers)
+    with planned(evaluator, cells, records, report, fresh, scene.keep_images) as book:
+        _WorkerPool(scene, book).go(workers)
     return book.outcome
 
 
 class _Worker:
     """A process, what it does, and since when."""
 
-    def __init__(self, scene: Scene, book: Book) -> None:
+    def __init__(self, scene: WorkerSettings, book: Ledger) -> None:
         context = _context()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, scene, book.records.folder))
@@ -93,10 +93,10 @@ class _Worker:
         self.pipe.close()
 
 
-class _Crew:
+class _WorkerPool:
     """The processes of a run."""
 
-    def __init__(self, scene: Scene, book: Book) -> None:
+    def __init__(self, scene: WorkerSettings, book: Ledger) -> None:
         self.scene, self.book = scene, book
         self.workers: list[_Worker] = []
 

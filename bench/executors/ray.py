@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from iqarena.bench.cells import Cell
-from iqarena.bench.errors import UserError, told
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.executors.schedule import Book, Outcome, Report, Scene, Task, make, planned, usable_cores
+from iqarena.bench.errors import UserError, describe
+from iqarena.bench.evaluation.evaluator import Evaluator
+from iqarena.bench.executors.schedule import Ledger, Outcome, ProgressCallback, WorkerSettings, Task, make, planned, usable_cores
 from iqarena.bench.executors.worker import limit_memory
 from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.process import keep_freed_memory, use_threads
@@ -32,14 +32,14 @@ _PATIENCE = 0.5
 
 
 def run(
-    scene: Scene, arena: Arena, cells: list[Cell], records: Records, report: Report, workers: int | None,
+    scene: WorkerSettings, evaluator: Evaluator, cells: list[Cell], records: Records, report: ProgressCallback, workers: int | None,
     address: str | None = None, fresh: bool = False,
 ) -> Outcome:  # fmt: skip
     """Run what is missing and rebuild the summary.
 
     Args:
-        scene: of which `arena` was made.
-        arena: of the cells' image set.
+        scene: of which `evaluator` was made.
+        evaluator: of the cells' image set.
         cells: the plan.
         records: where finished cells go.
         report: told of progress.
@@ -56,7 +56,7 @@ def run(
         import ray
     except ImportError:
         raise UserError('the executor ray needs the extra: pip install "iqarena[ray]"') from None
-    with planned(arena, cells, records, report, fresh, scene.keep_images) as book:
+    with planned(evaluator, cells, records, report, fresh, scene.keep_images) as book:
         if book.waiting:
             _connect(ray, address, None if address else (workers or usable_cores()) * scene.threads)
             try:
@@ -81,7 +81,7 @@ def _connect(ray: Any, address: str | None, cores: int | None) -> None:
         signal.signal(signal.SIGTERM, terminated)  # Ray takes it
 
 
-def room(ray: Any, scene: Scene) -> int:
+def room(ray: Any, scene: WorkerSettings) -> int:
     """How many tasks the machines of a cluster take at once.
 
     Raises:
@@ -99,7 +99,7 @@ def room(ray: Any, scene: Scene) -> int:
 class _Cluster:
     """The tasks of a run on a cluster: for each, the stream of what it says, and since when its cell runs."""
 
-    def __init__(self, ray: Any, scene: Scene, book: Book) -> None:
+    def __init__(self, ray: Any, scene: WorkerSettings, book: Ledger) -> None:
         self.ray, self.scene, self.book = ray, scene, book
         self.running: dict[Any, Task] = {}
         self.since: dict[Any, float] = {}
@@ -155,18 +155,18 @@ class _Cluster:
 
 # --- on the cluster
 
-_ARENAS: dict[Scene, Arena] = {}
+_ARENAS: dict[WorkerSettings, Evaluator] = {}
 """Of this process."""
 
 
-def _work(scene: Scene, task: Task) -> Iterator[tuple[Any, ...]]:
+def _work(scene: WorkerSettings, task: Task) -> Iterator[tuple[Any, ...]]:
     use_threads(scene.threads)
     keep_freed_memory()
     limit_memory(scene)
     try:
         if scene not in _ARENAS:
             scene.engine.checked()
-            _ARENAS[scene] = scene.arena()
+            _ARENAS[scene] = scene.evaluator()
         for place, (cell, cell_id) in enumerate(task.work):
             yield ("start", cell_id)
             yield ("end", make(_ARENAS[scene], cell, cell_id, task.halvings if place == 0 else 0, scene.keep_images))
@@ -175,4 +175,4 @@ def _work(scene: Scene, task: Task) -> Iterator[tuple[Any, ...]]:
         yield ("memory", str(error))
     except MemoryError as error:
         _ARENAS.clear()
-        yield ("memory", told(error))
+        yield ("memory", describe(error))

@@ -18,7 +18,7 @@ from iqarena.attacks.ensemble import Ensemble
 from iqarena.bench.cells import Cell
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.errors import CannotRun
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.registry import ATTACKS
@@ -54,7 +54,7 @@ class Outcome:
             self.failed.append((cell, record["status"], (record["errors"] or [""])[0]))
 
 
-Report = Callable[[str, Cell | None, int, int, str], None]
+ProgressCallback = Callable[[str, Cell | None, int, int, str], None]
 """``report(event, cell, done, to_do, words)``; events are "plan", "start", "end"."""
 
 Work = tuple[Cell, str]
@@ -65,11 +65,11 @@ Made = tuple[dict[str, Any], pd.DataFrame, list[torch.Tensor] | None]
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What a process needs to set up its arena, and what it is allowed.
+class WorkerSettings:
+    """What a process needs to set up its evaluator, and what it is allowed.
 
     Attributes:
-        dataset, root, limit, batch, engine: of the arena.
+        dataset, root, limit, batch, engine: of the evaluator.
         keep_images: whether attacked pictures are kept.
         threads: torch threads of a process.
         seconds: wall time a cell; None is no limit.
@@ -88,13 +88,13 @@ class Scene:
     memory: int | None = None
     gpus: float = 0.0
 
-    def arena(self) -> Arena:
+    def evaluator(self) -> Evaluator:
         """A new one.
 
         Raises:
             UserError: for anything that the caller can mend.
         """
-        return Arena(open_dataset(self.dataset, self.root), self.limit, self.batch, engine=self.engine, memory=self.memory)
+        return Evaluator(open_dataset(self.dataset, self.root), self.limit, self.batch, engine=self.engine, memory=self.memory)
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ def _members(cell: Cell) -> list[str]:
 
 
 def missing(
-    arena: Arena, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False
+    evaluator: Evaluator, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False
 ) -> tuple[Outcome, list[Work]]:
     """What has to be run, in the order of the plan; the outcome holds what is skipped and what was done before.
 
     Args:
-        arena: of the cells' image set.
+        evaluator: of the cells' image set.
         cells: the plan.
         records: where finished cells are.
         fresh: finished cells count as missing too.
@@ -153,7 +153,7 @@ def missing(
     outcome, to_do = Outcome(), []
     for cell in cells:
         try:
-            cell_id = arena.cell_id(cell)
+            cell_id = evaluator.ids.cell_id(cell)
         except CannotRun as reason:
             outcome.skipped.append((cell, str(reason)))
             continue
@@ -166,11 +166,11 @@ def missing(
     return outcome, to_do
 
 
-class Book:
+class Ledger:
     """What an executor has to do and what it has done; it writes what the cells of lost processes leave."""
 
-    def __init__(self, arena: Arena, records: Records, report: Report, outcome: Outcome, to_do: list[Work]) -> None:
-        self.arena, self.records, self.report, self.outcome = arena, records, report, outcome
+    def __init__(self, evaluator: Evaluator, records: Records, report: ProgressCallback, outcome: Outcome, to_do: list[Work]) -> None:
+        self.evaluator, self.records, self.report, self.outcome = evaluator, records, report, outcome
         self.cells = {cell_id: cell for cell, cell_id in to_do}
         self.waiting = deque(tasks(to_do))
         self.ended: set[str] = set()
@@ -203,7 +203,7 @@ class Book:
             self.waiting.appendleft(replace(first, losses=first.losses + 1, halvings=first.halvings + halve))
             return
         (cell, cell_id), rest = left[0], left[1:]
-        record, images = self.arena.failed(cell, cell_id, reason)
+        record, images = self.evaluator.failed(cell, cell_id, reason)
         self.records.write(record, images)
         self.end(cell_id, record)
         if rest:
@@ -224,43 +224,43 @@ class Book:
 
 @contextmanager
 def planned(
-    arena: Arena, cells: list[Cell], records: Records, report: Report, fresh: bool = False, keep_images: bool = False
-) -> Iterator[Book]:
+    evaluator: Evaluator, cells: list[Cell], records: Records, report: ProgressCallback, fresh: bool = False, keep_images: bool = False
+) -> Iterator[Ledger]:
     """The missing cells of a plan, with the results folder locked as long as the context lasts; then its summary is rebuilt.
 
     Raises:
         UserError: for unknown names (before any work), a folder that another run writes to, a disk that takes no more.
     """
-    outcome, to_do = missing(arena, cells, records, fresh, keep_images)
+    outcome, to_do = missing(evaluator, cells, records, fresh, keep_images)
     with records.writing():
         if keep_images:
-            ids = [sample.image_id for sample in arena.samples]
-            records.keep_originals(arena.dataset.fingerprint, zip(ids, arena.pictures, strict=True))
+            ids = [sample.image_id for sample in evaluator.samples]
+            records.keep_originals(evaluator.dataset.fingerprint, zip(ids, evaluator.images, strict=True))
         report("plan", None, 0, len(to_do), f"{outcome.kept} done before, {len(outcome.skipped)} skipped")
-        yield Book(arena, records, report, outcome, to_do)
+        yield Ledger(evaluator, records, report, outcome, to_do)
 
 
-def make(arena: Arena, cell: Cell, cell_id: str, halvings: int, keep_images: bool) -> Made:
+def make(evaluator: Evaluator, cell: Cell, cell_id: str, halvings: int, keep_images: bool) -> Made:
     """Run a cell.
 
     Raises:
         OutOfMemory: where a smaller batch may help, or a process of its own.
     """
-    record, images = arena.run(cell, cell_id, halvings)
-    pictures = list(arena.crafted(cell).pixels) if keep_images and record["status"] != "failed" else None
+    record, images = evaluator.run(cell, cell_id, halvings)
+    pictures = list(evaluator.attacked.crafted(cell).pixels) if keep_images and record["status"] != "failed" else None
     return record, images, pictures
 
 
-def make_here(arena: Arena, cell: Cell, cell_id: str, keep_images: bool) -> Made:
+def make_here(evaluator: Evaluator, cell: Cell, cell_id: str, keep_images: bool) -> Made:
     """Run a cell in this process, and once more with half the batch if memory is short."""
     try:
-        return make(arena, cell, cell_id, 0, keep_images)
+        return make(evaluator, cell, cell_id, 0, keep_images)
     except OutOfMemory:
         pass  # outside of the except clause: what its traceback holds has to go first
     try:
-        return make(arena, cell, cell_id, 1, keep_images)
+        return make(evaluator, cell, cell_id, 1, keep_images)
     except OutOfMemory as error:
-        return *arena.failed(cell, cell_id, str(error)), None
+        return *evaluator.failed(cell, cell_id, str(error)), None
 
 
 def usable_cores() -> int:

@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from iqarena.bench.errors import told
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.executors.schedule import Scene, Task, make
+from iqarena.bench.errors import describe
+from iqarena.bench.evaluation.evaluator import Evaluator
+from iqarena.bench.executors.schedule import WorkerSettings, Task, make
 from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.process import keep_freed_memory, use_threads
 from iqarena.bench.results.store import Records
@@ -24,7 +24,7 @@ from iqarena.bench.results.store import Records
 # ("memory", words) and ("broke", exception) as the last words.
 
 
-def serve(pipe: Connection, scene: Scene, folder: Path) -> None:
+def serve(pipe: Connection, scene: WorkerSettings, folder: Path) -> None:
     """Run tasks until no more come; the target of a new process."""
     os.setpgrp()  # it ends with all that plugins start, and Ctrl-C is the parent's business
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -32,32 +32,32 @@ def serve(pipe: Connection, scene: Scene, folder: Path) -> None:
     use_threads(scene.threads)
     keep_freed_memory()
     limit_memory(scene)
-    records, arena = Records(folder), None
+    records, evaluator = Records(folder), None
     try:
         while True:
             task: Task = pipe.recv()
-            arena = arena or scene.arena()
-            _run(pipe, scene, records, arena, task)
+            evaluator = evaluator or scene.evaluator()
+            _run(pipe, scene, records, evaluator, task)
             pipe.send(("free",))
     except EOFError:
         return
     except OutOfMemory as error:
         pipe.send(("memory", str(error)))  # and a new process: what a plugin has leaked is gone with this one
     except MemoryError as error:
-        pipe.send(("memory", told(error)))
+        pipe.send(("memory", describe(error)))
     except Exception as error:
         pipe.send(("broke", _portable(error)))
 
 
-def _run(pipe: Connection, scene: Scene, records: Records, arena: Arena, task: Task) -> None:
+def _run(pipe: Connection, scene: WorkerSettings, records: Records, evaluator: Evaluator, task: Task) -> None:
     for place, (cell, cell_id) in enumerate(task.work):
         pipe.send(("start", cell_id))
-        record, images, pictures = make(arena, cell, cell_id, task.halvings if place == 0 else 0, scene.keep_images)
+        record, images, pictures = make(evaluator, cell, cell_id, task.halvings if place == 0 else 0, scene.keep_images)
         records.write(record, images, pictures)
         pipe.send(("end", cell_id, {"status": record["status"], "errors": record["errors"]}))
 
 
-def limit_memory(scene: Scene) -> None:
+def limit_memory(scene: WorkerSettings) -> None:
     """Make this process fail where it asks for more than it may have."""
     if scene.memory is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (scene.memory, scene.memory))
@@ -75,5 +75,5 @@ def _portable(error: Exception) -> Any:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(told(error))
+        return RuntimeError(describe(error))
     return error

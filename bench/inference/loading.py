@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from iqarena.bench.errors import UserError, first_of, told
+from iqarena.bench.errors import UserError, first_message, describe
 from iqarena.bench.registry import MODELS, parse_spec
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.bridges import Bridge, Facts
@@ -53,12 +53,12 @@ def load_model(spec: str) -> QualityModel:
     except WeightsError as error:
         raise UserError(str(error)) from None
     except Exception as error:
-        raise UserError(f"model {spec!r} cannot be made ({told(error)})") from None
+        raise UserError(f"model {spec!r} cannot be made ({describe(error)})") from None
     return model.eval()
 
 
 def _bridged(spec: str, made: type[Bridge], what: str, parameters: dict[str, Any]) -> QualityModel:
-    from iqarena.bench.inference.measured_info import measured  # it needs the demo set, most models do not
+    from iqarena.bench.inference.measured_info import measure_info  # it needs the demo set, most models do not
 
     facts, options = _facts(spec, parameters)
     try:
@@ -66,8 +66,8 @@ def _bridged(spec: str, made: type[Bridge], what: str, parameters: dict[str, Any
     except ValueError as error:
         raise UserError(str(error)) from None
     except Exception as error:
-        raise UserError(f"model {spec!r} cannot be made ({told(error)})") from None
-    model.info = measured(model, facts)
+        raise UserError(f"model {spec!r} cannot be made ({describe(error)})") from None
+    model.info = measure_info(model, facts)
     return model
 
 
@@ -82,7 +82,7 @@ def _facts(spec: str, parameters: dict[str, Any]) -> tuple[Facts, dict[str, Any]
     try:
         facts = TypeAdapter(Facts).validate_python(given)
     except ValidationError as error:
-        raise UserError(f"model {spec!r}: {': '.join(first_of(error))}") from None
+        raise UserError(f"model {spec!r}: {': '.join(first_message(error))}") from None
     return facts, {key: value for key, value in parameters.items() if key not in given}
 
 

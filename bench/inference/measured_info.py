@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from iqarena.bench.datasets.demo.dataset import Demo
-from iqarena.bench.errors import UserError, told
+from iqarena.bench.errors import UserError, describe
 from iqarena.bench.inference.isolation import streams_kept
 from iqarena.bench.inference.model_checks import REPEATED, natural
 from iqarena.models.bridges import Bridge, BridgedInfo, Facts
@@ -34,7 +34,7 @@ CLEAR = 0.3
 _GIVE_BOTH = "give low=, high= and higher_is_better= in brackets"
 
 
-def measured(model: Bridge, given: Facts) -> BridgedInfo:
+def measure_info(model: Bridge, given: Facts) -> BridgedInfo:
     """The whole info of a bridged model: what was given, else what it says itself, else what is measured.
 
     Raises:
@@ -69,16 +69,16 @@ def measured(model: Bridge, given: Facts) -> BridgedInfo:
 
 def _sources(given: Facts, stated: Facts) -> str:
     """Where each fact comes from."""
-    measured = {
+    methods = {
         "score_range": ("low", f"1st and 99th percentile of the scores of {PICTURES} demo pictures"),
         "higher_is_better": ("higher_is_better", f"SROCC with the pseudo-MOS of {PICTURES} demo pictures"),
         "min_size": ("min_size", f"the least of {', '.join(map(str, SIDES))} that works"),
     }
-    told = []
-    for fact, (field, how) in measured.items():
+    sources = []
+    for fact, (field, how) in methods.items():
         source = how if getattr(stated, field) is None else "its own word"
-        told.append(f"{fact}: {source if getattr(given, field) is None else 'given'}")
-    return "; ".join(told)
+        sources.append(f"{fact}: {source if getattr(given, field) is None else 'given'}")
+    return "; ".join(sources)
 
 
 def _score(model: Bridge, images: torch.Tensor, seed: int = 0) -> torch.Tensor:
@@ -96,7 +96,7 @@ def _least_side(model: Bridge) -> int:
         try:
             _score(model, natural(side, side)[:1])
         except Exception as error:
-            problem = told(error)
+            problem = describe(error)
         else:
             return side
     raise UserError(f"{model.info.name}: scores no picture of {SIDES[0]}×{SIDES[0]} to {SIDES[-1]}×{SIDES[-1]} ({problem})")
@@ -112,7 +112,7 @@ def _on_demo(model: Bridge) -> tuple[Reals, Reals]:
     try:
         scores = [float(_score(model, picture)) for picture in pictures]
     except Exception as error:
-        raise UserError(f"{model.info.name}: fails on demo pictures ({told(error)}); {_GIVE_BOTH}") from None
+        raise UserError(f"{model.info.name}: fails on demo pictures ({describe(error)}); {_GIVE_BOTH}") from None
     return np.array(scores), np.array([demo.mos(i) for i in chosen])
 
 

@@ -1,6 +1,6 @@
 """The probe: what a model does with a dozen pictures, against what it says of itself.
 
-Run on every model that enters an arena, and by ``iqarena check``. Pictures are three natural ones of skimage's, of odd
+Run on every model that enters an evaluator, and by ``iqarena check``. Pictures are three natural ones of skimage's, of odd
 height and unequal sides, each also under noise, blur and JPEG; and black, grey and white ones of the model's least size.
 """
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from iqarena.bench.code_hash import source_hash
 from iqarena.bench.datasets.demo.distortions import DISTORTIONS
-from iqarena.bench.errors import told
+from iqarena.bench.errors import describe
 from iqarena.bench.inference.finding import Finding, for_record
 from iqarena.bench.inference.isolation import random_streams, streams_kept
 from iqarena.bench.inference.target import frozen
@@ -147,14 +147,14 @@ class _Subject:
 
 def _shape(subject: _Subject) -> _Measured:
     scores, alone = subject.three, subject.scores(subject.pictures[:1])
-    told = f"{tuple(scores.shape)} for three pictures, {tuple(alone.shape)} for one"
-    return scores.shape == (3,) and alone.shape == (1,), told
+    seen = f"{tuple(scores.shape)} for three pictures, {tuple(alone.shape)} for one"
+    return scores.shape == (3,) and alone.shape == (1,), seen
 
 
 def _dtype(subject: _Subject) -> _Measured:
     scores, asked = subject.three, subject.pictures
-    told = f"{asked.dtype} on {asked.device} in, {scores.dtype} on {scores.device} out".replace("torch.", "")
-    return scores.dtype == asked.dtype and scores.device == asked.device, told
+    seen = f"{asked.dtype} on {asked.device} in, {scores.dtype} on {scores.device} out".replace("torch.", "")
+    return scores.dtype == asked.dtype and scores.device == asked.device, seen
 
 
 def _finite(subject: _Subject) -> _Measured:
@@ -174,12 +174,12 @@ def _flat(subject: _Subject) -> _Measured:
 def _range(subject: _Subject) -> _Measured:
     least, most = _ends(subject, subject.natural_scores)
     ok = least >= -BEYOND and most <= 1 + BEYOND and most - least >= LEAST_SPREAD
-    told = f"qualities {least:.2f} to {most:.2f}"
+    seen = f"qualities {least:.2f} to {most:.2f}"
     if subject.flat_scores.isfinite().any():
         lowest, highest = _ends(subject, subject.flat_scores)
         ok = ok and lowest >= -BEYOND_FLAT and highest <= 1 + BEYOND_FLAT
-        told += f"; of flat pictures {lowest:.2f} to {highest:.2f}"
-    return ok, told
+        seen += f"; of flat pictures {lowest:.2f} to {highest:.2f}"
+    return ok, seen
 
 
 def _ends(subject: _Subject, scores: torch.Tensor) -> tuple[float, float]:
@@ -223,8 +223,8 @@ def _slope(subject: _Subject) -> _Measured:
     way = max(ways, key=lambda way: abs(float((gradient * way).sum())) / max(float(way.norm()), 1e-12))
     along = _agreement(subject, picture, gradient, gradient)
     toward = _agreement(subject, picture, gradient, way)
-    told = f"seen {along:.2f} of what it predicts along itself, {toward:.2f} towards another picture"
-    return max(abs(along - 1), abs(toward - 1)) <= subject.agrees, told
+    seen = f"seen {along:.2f} of what it predicts along itself, {toward:.2f} towards another picture"
+    return max(abs(along - 1), abs(toward - 1)) <= subject.agrees, seen
 
 
 def _agreement(subject: _Subject, picture: torch.Tensor, gradient: torch.Tensor, way: torch.Tensor) -> float:
@@ -260,8 +260,8 @@ def _repeats(subject: _Subject) -> _Measured:
             torch.manual_seed(seed)
             scores.append(subject.model(subject.pictures[:1].clone()))
     again, other = subject.apart(scores[1], scores[0]), subject.apart(scores[2], scores[0])
-    told = f"scores of one picture differ by {again:.1g} of the range under one seed, by {other:.1g} under two"
-    return again <= REPEATED and (other > REPEATED) == subject.model.info.stochastic, told
+    seen = f"scores of one picture differ by {again:.1g} of the range under one seed, by {other:.1g} under two"
+    return again <= REPEATED and (other > REPEATED) == subject.model.info.stochastic, seen
 
 
 def _input(subject: _Subject) -> _Measured:
@@ -338,7 +338,7 @@ def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = 
         except (Exception, SystemExit) as error:
             return [
                 Finding(
-                    "runs", False, f"{told(error)[:_LONGEST]} on a picture of {width}×{height}", "score pictures of any size"
+                    "runs", False, f"{describe(error)[:_LONGEST]} on a picture of {width}×{height}", "score pictures of any size"
                 )
             ]
         runs = Finding("runs", True, f"scores a natural picture of {width}×{height}")
@@ -360,6 +360,6 @@ def _checked(subject: _Subject, name: str, look: Callable[[_Subject], _Measured]
     try:
         ok, measured = look(subject)
     except (Exception, SystemExit) as error:
-        ok, measured = False, told(error)[:_LONGEST]
+        ok, measured = False, describe(error)[:_LONGEST]
     subject.model.eval()  # one check must not spoil the next
     return Finding(name, ok, measured, advice)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from iqarena.bench.errors import CannotRun, UserError, told
+from iqarena.bench.errors import CannotRun, UserError, describe
 from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.isolation import undisturbed, weights_sum
 from iqarena.bench.inference.loading import load_model
@@ -22,7 +22,7 @@ HELD_BYTES = 2**30
 """Weights that stay loaded; of the two models asked for last, whatever they weigh."""
 
 
-class _Player:
+class _Loaded:
     """A model and what defenses make of it, by (defense, surrogate); "none" is the model itself."""
 
     def __init__(self, model: QualityModel) -> None:
@@ -38,7 +38,7 @@ class _Player:
         return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
-class Lineup:
+class ModelPool:
     """Models by name.
 
     Args:
@@ -54,7 +54,7 @@ class Lineup:
     ) -> None:
         self.extra, self.engine = extra, engine
         self._batch, self._picture, self._memory = batch, picture, memory
-        self._players: OrderedDict[str, _Player] = OrderedDict()
+        self._players: OrderedDict[str, _Loaded] = OrderedDict()
         self._infos: dict[tuple[str, str, bool], ModelInfo | CannotRun] = {}
 
     def bare(self, name: str) -> QualityModel:
@@ -95,11 +95,11 @@ class Lineup:
             raise found
         return found
 
-    def _player(self, name: str) -> _Player:
+    def _player(self, name: str) -> _Loaded:
         if name not in self._players:
             extra = self.extra.get(name)
             with undisturbed():  # a new model draws random weights before it gets its own
-                self._players[name] = _Player(load_model(name) if extra is None else copy.deepcopy(extra))
+                self._players[name] = _Loaded(load_model(name) if extra is None else copy.deepcopy(extra))
             while len(self._players) > 2 and sum(player.bytes for player in self._players.values()) > HELD_BYTES:
                 self._players.popitem(last=False)
         self._players.move_to_end(name)
@@ -116,7 +116,7 @@ class Lineup:
         except WeightsError as error:
             raise UserError(str(error)) from None
         except Exception as error:
-            raise UserError(f"defense {defense!r} on {name!r}: {told(error)}") from None
+            raise UserError(f"defense {defense!r} on {name!r}: {describe(error)}") from None
         if made.stochastic and defended is not base:
             defended.info = replace(defended.info, stochastic=True)
         return defended

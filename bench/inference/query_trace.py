@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from iqarena.attacks.objective import Objective
-from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.resampled import ResampledStatistics
 
 CHECKPOINTS = tuple(sign * 10**power for power in range(6) for sign in (1, 2, 5))
 """Forward passes of a picture after which the best so far is kept: 1, 2, 5, 10, … 500,000."""
 
 
-class Trail:
+class QueryTrace:
     """The quality of least loss that a batch of pictures has been seen with, after each of the checkpoints.
 
     It is what the attack saw of the model it asked: of a surrogate where that is what it asks, and of pictures as it asked
@@ -48,7 +48,7 @@ def curve(clean: torch.Tensor, seen: torch.Tensor, forwards: torch.Tensor, label
 
     Args:
         clean: qualities (n,) as the attack saw them.
-        seen: (n, checkpoints), see `Trail`.
+        seen: (n, checkpoints), see `QueryTrace`.
         forwards: of each picture in the end, (n,).
         labels: (n,), NaN where there is none.
 
@@ -63,7 +63,7 @@ def curve(clean: torch.Tensor, seen: torch.Tensor, forwards: torch.Tensor, label
     reached = [place for place, count in enumerate(CHECKPOINTS) if count < most]
     last = min(len(reached), len(CHECKPOINTS) - 1)
     places, counts = [*reached, last], [*(CHECKPOINTS[place] for place in reached), most]
-    sample = Sample(np.ones((1, len(clean))))
+    sample = ResampledStatistics(np.ones((1, len(clean))))
     before, y = clean.double().cpu().numpy(), labels.double().cpu().numpy()
     columns = list(seen[:, places].double().cpu().numpy().T)
     return {

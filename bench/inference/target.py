@@ -11,7 +11,7 @@ from torch import nn
 from iqarena.attacks.base import Access
 from iqarena.bench.inference.device import gradient_precision
 from iqarena.bench.inference.isolation import seeded
-from iqarena.bench.inference.query_trace import Trail
+from iqarena.bench.inference.query_trace import QueryTrace
 from iqarena.bench.suite import Precision
 from iqarena.models.base import QualityModel
 
@@ -68,7 +68,7 @@ class Target:
         self.seed, self.precision = seed, precision
         self.counts = Counts(count)
         self.index = torch.arange(count)
-        self.trail: Trail | None = None
+        self.trail: QueryTrace | None = None
 
     def part(self, index: torch.Tensor) -> Target:
         """The same target for some of the pictures; counts add up in the whole."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from iqarena.bench.leaderboard.examples import Example
 from iqarena.bench.leaderboard.rerun import Rerun
-from iqarena.bench.results.formatting import brief, size
+from iqarena.bench.results.formatting import short_spec, format_eps
 from iqarena.bench.results.ranking import CellValue, Row
 from iqarena.bench.results.track import TRANSFER, Track
 from iqarena.models.zoo import card_of, weight_file
@@ -41,7 +41,7 @@ class Board:
     @property
     def title(self) -> str:
         """Data set and threat model, as people write them."""
-        return f"{self.track.dataset}, {self.track.norm}, ε = {size(self.track.norm, self.track.eps)}"
+        return f"{self.track.dataset}, {self.track.norm}, ε = {format_eps(self.track.norm, self.track.eps)}"
 
     @property
     def pictures(self) -> str:
@@ -92,7 +92,7 @@ def links(row: Row, out: Path) -> dict[str, str]:
     found = {"card": address} if address else {}
     for what, paper in zip((row.model, row.defense), row.papers, strict=True):
         if paper.startswith("https://"):
-            found[brief(what)] = paper.split()[0]
+            found[short_spec(what)] = paper.split()[0]
     return found
 
 

@@ -11,7 +11,7 @@ from iqarena.bench.leaderboard.board import MOST_SEEN, Board, _slug, shown
 from iqarena.bench.leaderboard.examples import examples
 from iqarena.bench.leaderboard.rerun import reruns
 from iqarena.bench.leaderboard.size_curves import Family, families
-from iqarena.bench.results.formatting import size
+from iqarena.bench.results.formatting import format_eps
 from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
 from iqarena.bench.results.track import Track
@@ -62,7 +62,7 @@ def _slugs(found: Iterable[Track]) -> dict[Track, str]:
     slugs: dict[Track, str] = {}
     for track in found:
         dataset, label_kind, norm, eps = track
-        plain = [f"{dataset} {norm} {size(norm, eps)}", f"{dataset} {label_kind} {norm} {size(norm, eps)}"]
+        plain = [f"{dataset} {norm} {format_eps(norm, eps)}", f"{dataset} {label_kind} {norm} {format_eps(norm, eps)}"]
         tries = [*plain, *(f"{plain[1]} {n}" for n in range(2, len(slugs) + 3))]
         slugs[track] = next(name for name in map(_slug, tries) if name not in slugs.values())
     return slugs

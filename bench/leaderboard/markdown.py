@@ -17,7 +17,7 @@ from iqarena.bench.leaderboard.board import PROJECT, Board, link, links
 from iqarena.bench.leaderboard.content import Content
 from iqarena.bench.leaderboard.size_curves import Family
 from iqarena.bench.registry import MODELS, parse_spec
-from iqarena.bench.results.formatting import brief, signed, span
+from iqarena.bench.results.formatting import short_spec, format_number, format_interval
 from iqarena.bench.results.ranking import FEW_REFERENCES, Row
 from iqarena.bench.results.store import Records
 
@@ -116,18 +116,18 @@ def _table(board: Board, rows: Sequence[Row], out: Path) -> str:
     label = board.track.label_kind
     certified = any(np.isfinite(row.certified) for row in rows)
     columns: dict[str, tuple[str, list[str]]] = {"rank": ("--:", [str(row.rank) for row in rows])}
-    columns["model"] = "---", [_plain(brief(row.model)) for row in rows]
+    columns["model"] = "---", [_plain(short_spec(row.model)) for row in rows]
     columns["defense"] = "---", [_defense(row) for row in rows]
     if board.track.labelled:
-        columns[f"clean SROCC ({label})"] = "---", [span(row.clean) for row in rows]
+        columns[f"clean SROCC ({label})"] = "---", [format_interval(row.clean) for row in rows]
     robust = f"robust SROCC ({label})" if board.track.labelled else "stability SROCC"
-    columns[robust] = "---", [f"**{signed(row.robust[0])}** {span(row.robust, False)}" for row in rows]
+    columns[robust] = "---", [f"**{format_number(row.robust[0])}** {format_interval(row.robust, False)}" for row in rows]
     columns["worst attack"] = "---", [_plain(row.worst_attack) for row in rows]
     if certified:
-        columns["certified SROCC"] = "--:", [signed(row.certified) if np.isfinite(row.certified) else "" for row in rows]
-    columns[r"largest mean \|shift\|"] = "---", [f"{span(row.shift)} by {_plain(row.shift_attack)}" for row in rows]
-    columns[r"\|shift\| / IQR"] = "--:", [signed(row.shift[0] / row.spread if row.spread > 0 else None) for row in rows]
-    columns[r"noise \|shift\|"] = "--:", [signed(row.noise[0], 3) for row in rows]
+        columns["certified SROCC"] = "--:", [format_number(row.certified) if np.isfinite(row.certified) else "" for row in rows]
+    columns[r"largest mean \|shift\|"] = "---", [f"{format_interval(row.shift)} by {_plain(row.shift_attack)}" for row in rows]
+    columns[r"\|shift\| / IQR"] = "--:", [format_number(row.shift[0] / row.spread if row.spread > 0 else None) for row in rows]
+    columns[r"noise \|shift\|"] = "--:", [format_number(row.noise[0], 3) for row in rows]
     columns["cost"] = "--:", ["–" if np.isnan(row.cost_ratio) else f"{row.cost_ratio:.2f}×" for row in rows]
     columns["flags"] = "---", [", ".join(_flag(flag, out) for flag in row.flags) for row in rows]
     columns["links"] = (
@@ -140,7 +140,7 @@ def _table(board: Board, rows: Sequence[Row], out: Path) -> str:
 
 
 def _defense(row: Row) -> str:
-    return _plain(brief(row.defense)) + (f" ({row.kind})" if row.defense != "none" else "")
+    return _plain(short_spec(row.defense)) + (f" ({row.kind})" if row.defense != "none" else "")
 
 
 def _flag(flag: str, out: Path) -> str:
@@ -149,10 +149,10 @@ def _flag(flag: str, out: Path) -> str:
 
 
 def _unranked(row: Row) -> str:
-    clean = f"clean {span(row.clean)}, " if np.isfinite(row.clean[0]) else ""
+    clean = f"clean {format_interval(row.clean)}, " if np.isfinite(row.clean[0]) else ""
     lacks = "; ".join(map(_plain, row.missing[:3])) + (f"; and {len(row.missing) - 3} more" if len(row.missing) > 3 else "")
-    name = f"{_plain(brief(row.model))}, {_plain(brief(row.defense))}"
-    return f"- {name}: {clean}least so far {span(row.robust)}. Missing: {lacks}."
+    name = f"{_plain(short_spec(row.model))}, {_plain(short_spec(row.defense))}"
+    return f"- {name}: {clean}least so far {format_interval(row.robust)}. Missing: {lacks}."
 
 
 def _plain(text: str) -> str:
@@ -174,14 +174,14 @@ def _alts(board: Board) -> dict[str, str]:
         return "; ".join(f"{_plain(name)} {value}" for name, value in about.items()) + more
 
     label = board.measure
-    robust = each({row.name: signed(row.robust[0]) for row in rows})
+    robust = each({row.name: format_number(row.robust[0]) for row in rows})
     known = {
         "robust-srocc": f"Robust {label}: {robust}",
         "clean-robust": f"Clean and robust {label}: "
-        + each({row.name: f"{signed(row.clean[0])} and {signed(row.robust[0])}" for row in rows}),
+        + each({row.name: f"{format_number(row.clean[0])} and {format_number(row.robust[0])}" for row in rows}),
         "attack-heatmap": f"{label} after each attack, the least of a row: {robust}",
         "quality-shift": "Mean quality shift by each attack, the largest of a row: "
-        + each({row.name: signed(row.shift[0]) for row in rows}),
+        + each({row.name: format_number(row.shift[0]) for row in rows}),
         "reflection": "Quality of each picture before and after score reflection, beside the mirror line",
         "pictures": "Pictures before and after attacks, and their difference: " + _pictures_in_words(board),
         "transfer": f"{label} under attacks crafted on {', '.join(map(_plain, board.sources))} and scored by each row",
@@ -191,13 +191,13 @@ def _alts(board: Board) -> dict[str, str]:
 
 def _pictures_in_words(board: Board) -> str:
     return "; ".join(
-        f"{_plain(one.image_id)} on {_plain(one.row.name)}, quality {signed(one.clean)} to {signed(one.adv)}"
+        f"{_plain(one.image_id)} on {_plain(one.row.name)}, quality {format_number(one.clean)} to {format_number(one.adv)}"
         for one in board.examples[:NAMED_IN_WORDS]
     )
 
 
 def _curves_in_words(family: Family) -> str:
-    rows = "; ".join(f"{_plain(c.name)} {signed(c.values[0])} to {signed(c.end)}" for c in family.curves[:NAMED_IN_WORDS])
+    rows = "; ".join(f"{_plain(c.name)} {format_number(c.values[0])} to {format_number(c.end)}" for c in family.curves[:NAMED_IN_WORDS])
     worst = "the one attack that was" if family.attacks == 1 else f"the worst of the {family.attacks} attacks that were"
     return f"{family.title}: robust SROCC under {worst} run at every size, from no attack to {family.sizes[-1]}: {rows}"
 
@@ -223,5 +223,5 @@ def _how_to_get(boards: Sequence[Board]) -> list[str]:
 
 def _papers(content: Content) -> list[str]:
     """Where everything on the page comes from."""
-    lines = [f"- {part} {_plain(brief(name))}: {paper}" for part, name, paper in content.papers]
+    lines = [f"- {part} {_plain(short_spec(name))}: {paper}" for part, name, paper in content.papers]
     return ["## Papers", "\n".join(lines)] if lines else []

@@ -19,10 +19,10 @@ from iqarena.bench.leaderboard.plots.heat import transfer_matrix
 from iqarena.bench.leaderboard.plots.style import COLORS, OTHER
 from iqarena.bench.leaderboard.size_curves import Curve, Family
 from iqarena.bench.metrics.weighted import Reals
-from iqarena.bench.results.formatting import brief, size
+from iqarena.bench.results.formatting import short_spec, format_eps
 from iqarena.bench.results.ranking import CellValue, Row
 from iqarena.bench.results.store import Records
-from iqarena.bench.results.track import Key
+from iqarena.bench.results.track import Condition
 
 SITE = Path(__file__).with_name("site")
 MOST_PICTURES = 2_500_000
@@ -72,11 +72,11 @@ def _track(board: Board, folder: Path, results: str, pictures: dict[str, str]) -
         "labelled": track.labelled,
         "measure": board.measure,
         "robust": board.robust,
-        "size": size(track.norm, track.eps),
+        "size": format_eps(track.norm, track.eps),
         "family": f"{track.dataset}/{track.label_kind}/{track.norm}",
         "references": board.rows[0].references,
         "attacks": [
-            {"attack": brief(key.attack), "objective": f"{key.objective} {key.variant}".strip(), "setting": key.setting,
+            {"attack": short_spec(key.attack), "objective": f"{key.objective} {key.variant}".strip(), "setting": key.setting,
              "control": control}
             for control, key in keys
         ],
@@ -87,11 +87,11 @@ def _track(board: Board, folder: Path, results: str, pictures: dict[str, str]) -
     }  # fmt: skip
 
 
-def _row(board: Board, row: Row, place: dict[Key, int], folder: Path, results: str) -> dict[str, Any]:
+def _row(board: Board, row: Row, place: dict[Condition, int], folder: Path, results: str) -> dict[str, Any]:
     return {
         "rank": row.rank,
-        "model": brief(row.model),
-        "defense": brief(row.defense),
+        "model": short_spec(row.model),
+        "defense": short_spec(row.defense),
         "name": row.name,
         "kind": row.kind,
         "clean": _numbers(row.clean),

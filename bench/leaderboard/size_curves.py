@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from iqarena.bench.leaderboard.board import Board, _slug
-from iqarena.bench.results.formatting import size
+from iqarena.bench.results.formatting import format_eps
 from iqarena.bench.results.ranking import Row
-from iqarena.bench.results.track import TRANSFER, Key
+from iqarena.bench.results.track import TRANSFER, Condition
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ def families(found: Sequence[Board]) -> list[Family]:
     for (dataset, label_kind, norm), every in grouped.items():
         own = _comparable(every)
         keys = [{cell.key for row in board.rows if row.complete for cell in row.cells if not cell.control} for board in own]
-        common = set[Key].intersection(*keys)
+        common = set[Condition].intersection(*keys)
         lines = _curves(own, common)
         if len(own) < 2 or not common or not lines:
             continue
-        slug = own[0].slug.removesuffix(_slug(size(norm, own[0].track.eps))).strip("-")
-        sizes = ("clean", *(size(norm, board.track.eps) for board in own))
+        slug = own[0].slug.removesuffix(_slug(format_eps(norm, own[0].track.eps))).strip("-")
+        sizes = ("clean", *(format_eps(norm, board.track.eps) for board in own))
         slug = slug if slug not in {family.slug for family in made} else f"{slug}-{_slug(label_kind)}"
         name = f"{dataset}/{label_kind}/{norm}"
         made.append(Family(slug, name, f"{dataset}, {norm}", norm, own[0].measure, sizes, len(common), tuple(lines)))
@@ -82,7 +82,7 @@ def _comparable(found: Sequence[Board]) -> list[Board]:
     return [board for board, count in zip(found, going_on, strict=True) if 2 * count >= max(going_on)]
 
 
-def _curves(own: Sequence[Board], common: set[Key]) -> list[Curve]:
+def _curves(own: Sequence[Board], common: set[Condition]) -> list[Curve]:
     """One for each row that is at two sizes at least, in the order of the first track that has it."""
     rows: dict[tuple[str, str], dict[int, Row]] = {}
     for place, board in enumerate(own):

@@ -16,7 +16,7 @@ import pandas as pd
 
 from iqarena.bench.metrics.bootstrap import intervals
 from iqarena.bench.metrics.logistic import Curve, fit
-from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.metrics.weighted import Reals
 
 FLOOR = 1e-6
@@ -26,7 +26,7 @@ FLOOR = 1e-6
 class Scores:
     """Labels and qualities of the pictures of a cell, (n,), and the sample that they are measured on."""
 
-    def __init__(self, table: Mapping[str, Reals], sample: Sample) -> None:
+    def __init__(self, table: Mapping[str, Reals], sample: ResampledStatistics) -> None:
         self.mos, self.clean, self.adv = table["mos"], table["clean"], table["adv"]
         self.undefended = table["undefended"]
         self.sample = sample
@@ -387,6 +387,6 @@ def measure_cell(images: pd.DataFrame) -> dict[str, float]:
     table = image_table(images)
     if len(table["clean"]) < 2:
         return dict.fromkeys(columns((*FIXED, *LATER)), float("nan"))
-    scores = Scores(table, Sample.of(list(table["reference_id"])))
+    scores = Scores(table, ResampledStatistics.of(list(table["reference_id"])))
     found = intervals(np.stack([measure(scores) for measure in MEASURES.values()]))
     return dict(zip(columns(tuple(MEASURES.values())), [end for one in found for end in one], strict=True))

@@ -12,7 +12,7 @@ from iqarena.bench.metrics.bootstrap import RESAMPLES, resample_weights
 from iqarena.bench.metrics.weighted import Places, Reals
 
 
-class Sample:
+class ResampledStatistics:
     """Pictures and how often each counts. Values are (n,), results (B,), one a row of weights.
 
     Args:
@@ -27,7 +27,7 @@ class Sample:
         self._concordances: dict[bytes, Reals] = {}
 
     @classmethod
-    def of(cls, references: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Sample:
+    def of(cls, references: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> ResampledStatistics:
         """The sample itself, then its resamples over reference pictures."""
         groups = np.unique(np.asarray(references, dtype=str), return_inverse=True)[1]
         return cls(resample_weights(references, resamples, seed), groups)

@@ -15,10 +15,10 @@ from iqarena.bench.metrics.bootstrap import COMPARED, Interval, holm, over_seeds
 from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.registry import links, parse_spec
 from iqarena.bench.results.flags import Flag
-from iqarena.bench.results.formatting import brief, size
+from iqarena.bench.results.formatting import short_spec, format_eps
 from iqarena.bench.results.ranking import Family, TrackSample, signs_of
 from iqarena.bench.results.store import Records
-from iqarena.bench.results.track import Finished, Track, cells_of, common_pictures
+from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_pictures
 
 Kind = Literal["defense", "attack"]
 Measure = Literal["srocc", "shift"]
@@ -28,7 +28,7 @@ WORST = "worst of"
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonRow:
     """One comparison.
 
     Attributes:
@@ -45,7 +45,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Duel:
+class Comparison:
     """Two of a kind on one track.
 
     Attributes:
@@ -64,30 +64,30 @@ class Duel:
     seeds: tuple[int, int]
     images: int
     references: int
-    lines: dict[Measure, list[Line]]
+    lines: dict[Measure, list[ComparisonRow]]
     alone: tuple[str, ...]
     flags: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     @property
     def title(self) -> str:
         """What the two are compared on."""
-        place = f"{self.track.dataset}, {self.track.norm}, ε = {size(self.track.norm, self.track.eps)}"
+        place = f"{self.track.dataset}, {self.track.norm}, ε = {format_eps(self.track.norm, self.track.eps)}"
         pictures = f"{self.images} pictures of {self.references} references"
-        return " · ".join(filter(None, [brief(self.context), place, pictures]))
+        return " · ".join(filter(None, [short_spec(self.context), place, pictures]))
 
-    def winner(self, measure: Measure, line: Line) -> int | None:
+    def winner(self, measure: Measure, line: ComparisonRow) -> int | None:
         """The better defense or the stronger attack, 0 or 1; None where they are not told apart."""
         if not line.p < BELIEVED:
             return None
         return int((line.difference[0] > 0) == ((measure == "srocc") == (self.kind == "defense")))
 
-    def better(self, measure: Measure, line: Line) -> str:
+    def better(self, measure: Measure, line: ComparisonRow) -> str:
         """Its name, or nothing."""
         place = self.winner(measure, line)
-        return "" if place is None else brief(self.names[place])
+        return "" if place is None else short_spec(self.names[place])
 
 
-def compare(records: Records, first: str, second: str, model: str | None = None) -> list[Duel]:
+def compare(records: Records, first: str, second: str, model: str | None = None) -> list[Comparison]:
     """Compare on every track that has both; defenses model by model.
 
     A name without ``weights=`` stands for all weights of that recipe, which count as seeds of its training.
@@ -119,7 +119,7 @@ def compare(records: Records, first: str, second: str, model: str | None = None)
     return [_flagged(duel, signs) for duel in found]
 
 
-def frame(duels: Iterable[Duel]) -> pd.DataFrame:
+def frame(duels: Iterable[Comparison]) -> pd.DataFrame:
     """A row a comparison."""
     rows = []
     for duel in duels:
@@ -147,13 +147,13 @@ def same(asked: str, spec: str) -> bool:
     return asked == spec or ("weights=" not in asked and _bare(asked) == _bare(spec))
 
 
-def _kind(records: Records, cells: Sequence[Finished], first: str, second: str) -> Kind:
+def _kind(records: Records, cells: Sequence[FinishedCell], first: str, second: str) -> Kind:
     there = {"defense": {cell.row[1] for cell in cells}, "attack": {cell.key.attack for cell in cells}}
     kinds: tuple[Kind, ...] = ("defense", "attack")
     both = [[kind for kind in kinds if any(same(name, spec) for spec in there[kind])] for name in (first, second)]
     for name, found in zip((first, second), both, strict=True):
         if not found:
-            known = sorted({brief(spec) for specs in there.values() for spec in specs})
+            known = sorted({short_spec(spec) for specs in there.values() for spec in specs})
             near = get_close_matches(name, known, n=3, cutoff=0.5) or known
             raise UserError(f"{records.folder}: no record of {name!r}; there are {', '.join(near) or 'none at all'}")
     shared = [kind for kind in both[0] if kind in both[1]]
@@ -170,11 +170,11 @@ def _a(kind: Kind) -> str:
 
 _Values = dict[str, Reals]
 """What is compared → the value and its resamples, (1 + B,)."""
-_Side = dict[str, dict[str, list[Finished]]]
+_Side = dict[str, dict[str, list[FinishedCell]]]
 """Spec → what is compared → its cells, of which the worst counts."""
 
 
-def _pair(kind: Kind, track: Track, cells: Sequence[Finished], names: tuple[str, str], context: str) -> Duel | None:
+def _pair(kind: Kind, track: Track, cells: Sequence[FinishedCell], names: tuple[str, str], context: str) -> Comparison | None:
     """Both on one track; None where one of them is not on it."""
     if kind == "defense":
         sides = [_side(cells, name, lambda cell: cell.row[1], _attack) for name in names]
@@ -194,7 +194,7 @@ def _pair(kind: Kind, track: Track, cells: Sequence[Finished], names: tuple[str,
     return _duel(kind, track, context, names, (len(sides[0]), len(sides[1])), sample, found, tuple(alone))
 
 
-def _side(cells: Sequence[Finished], name: str, spec: Callable[[Finished], str], what: Callable[[Finished], str]) -> _Side:
+def _side(cells: Sequence[FinishedCell], name: str, spec: Callable[[FinishedCell], str], what: Callable[[FinishedCell], str]) -> _Side:
     side: _Side = {}
     for cell in cells:
         if cell.ok and same(name, spec(cell)):
@@ -202,22 +202,22 @@ def _side(cells: Sequence[Finished], name: str, spec: Callable[[Finished], str],
     return side
 
 
-def _attack(cell: Finished) -> str:
+def _attack(cell: FinishedCell) -> str:
     return f"{cell.key}{' (control)' if cell.control else ''}"
 
 
-def _target(cell: Finished) -> str:
-    model, defense = (brief(part) for part in cell.row)
+def _target(cell: FinishedCell) -> str:
+    model, defense = (short_spec(part) for part in cell.row)
     attacked = model if defense == "none" else f"{model} + {defense}"
     return ", ".join(filter(None, [attacked, cell.key.setting, cell.key.variant]))
 
 
-def _of(cells: Sequence[Finished], pictures: tuple[tuple[str, str], ...]) -> bool:
+def _of(cells: Sequence[FinishedCell], pictures: tuple[tuple[str, str], ...]) -> bool:
     return all(cell.pictures == pictures for cell in cells)
 
 
 def _measured(
-    kind: Kind, track: Track, sample: TrackSample, seeds: Sequence[dict[str, list[Finished]]], keys: Sequence[str],
+    kind: Kind, track: Track, sample: TrackSample, seeds: Sequence[dict[str, list[FinishedCell]]], keys: Sequence[str],
     place: int,
 ) -> dict[Measure, _Values]:  # fmt: skip
     """Both measures of one side, over its seeds; of a defense also without attack and under the worst of all."""
@@ -241,7 +241,7 @@ def _measured(
     }
 
 
-def _sroccs(track: Track, sample: TrackSample, cells: Sequence[Finished]) -> list[Reals]:
+def _sroccs(track: Track, sample: TrackSample, cells: Sequence[FinishedCell]) -> list[Reals]:
     """With the labels; where there are none, with each cell's clean qualities."""
     if track.labelled:
         return sample.sroccs(cells[0].scores.mos, [cell.scores.adv for cell in cells])
@@ -251,22 +251,22 @@ def _sroccs(track: Track, sample: TrackSample, cells: Sequence[Finished]) -> lis
 def _duel(
     kind: Kind, track: Track, context: str, names: tuple[str, str], seeds: tuple[int, int], sample: TrackSample,
     found: Sequence[dict[Measure, _Values]], alone: tuple[str, ...],
-) -> Duel:  # fmt: skip
-    lines: dict[Measure, list[Line]] = {}
+) -> Comparison:  # fmt: skip
+    lines: dict[Measure, list[ComparisonRow]] = {}
     for measure in MEASURES:
         one, other = (side[measure] for side in found)
         enough = sample.references > 1
         differences = {what: other[what] - one[what] for what in one}
         corrected = holm([p_value(values) if enough else float("nan") for values in differences.values()])
         lines[measure] = [
-            Line(what, (sample.interval(one[what]), sample.interval(other[what])), sample.interval(values), p)
+            ComparisonRow(what, (sample.interval(one[what]), sample.interval(other[what])), sample.interval(values), p)
             for (what, values), p in zip(differences.items(), corrected, strict=True)
         ]
     images = sample.sample.weights.shape[1]
-    return Duel(kind, track, context, names, seeds, images, sample.references, lines, alone)
+    return Comparison(kind, track, context, names, seeds, images, sample.references, lines, alone)
 
 
-def _flagged(duel: Duel, signs: Mapping[Family, Sequence[Flag]]) -> Duel:
+def _flagged(duel: Comparison, signs: Mapping[Family, Sequence[Flag]]) -> Comparison:
     own = {defense: flags for (*where, defense), flags in signs.items() if where == [*duel.track[:3], duel.context]}
     first, second = (
         tuple(f"{flag.name}: {flag.why}" for spec, flags in sorted(own.items()) if same(name, spec) for flag in flags)

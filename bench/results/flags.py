@@ -17,7 +17,7 @@ import torch
 from iqarena.attacks.base import GRADIENT_ACCESS
 from iqarena.attacks.objective import Objective
 from iqarena.bench.metrics.bootstrap import interval
-from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.registry import parse_spec
 from iqarena.bench.results.store import Scored
@@ -181,8 +181,8 @@ def _margin(evidence: Evidence) -> float:
 
 
 @lru_cache(maxsize=4)
-def _sample(pictures: tuple[tuple[str, str], ...]) -> Sample:
-    return Sample.of([reference for _, reference in pictures])
+def _sample(pictures: tuple[tuple[str, str], ...]) -> ResampledStatistics:
+    return ResampledStatistics.of([reference for _, reference in pictures])
 
 
 def _noise(cells: Sequence[Evidence]) -> Iterator[Flag]:
@@ -255,7 +255,7 @@ def _kept(cells: Sequence[Evidence]) -> float:
     """The least SROCC after an attack as a share of the clean one; with the clean qualities where there are no labels."""
     worst = 1.0
     for evidence in cells:
-        sample = Sample(np.ones((1, len(evidence.scores.clean))))
+        sample = ResampledStatistics(np.ones((1, len(evidence.scores.clean))))
         labels = evidence.scores.mos if np.isfinite(evidence.scores.mos).all() else evidence.scores.clean
         before, after = (float(found[0]) for found in sample.spearmans(labels, [evidence.scores.clean, evidence.scores.adv]))
         worst = min(worst, np.nan_to_num(after) / before if before > 0 else 0.0)

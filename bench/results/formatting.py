@@ -8,7 +8,7 @@ import re
 from iqarena.bench.metrics.bootstrap import Interval
 
 
-def size(norm: str, eps: float) -> str:
+def format_eps(norm: str, eps: float) -> str:
     """A threat's size as people write it: k/255 for linf where it is one.
 
     Example:
@@ -19,18 +19,18 @@ def size(norm: str, eps: float) -> str:
     return f"{steps}/255" if norm == "linf" and 0 < steps < 255 and abs(eps * 255 - steps) < 1e-6 else f"{eps:g}"
 
 
-def signed(value: float | None, digits: int = 2) -> str:
+def format_number(value: float | None, digits: int = 2) -> str:
     """A number with a true minus; `–` where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def span(values: Interval, with_value: bool = True) -> str:
+def format_interval(values: Interval, with_value: bool = True) -> str:
     """A value and its interval, or the interval alone."""
-    return (f"{signed(values[0])} " if with_value else "") + f"[{signed(values[1])}, {signed(values[2])}]"
+    return (f"{format_number(values[0])} " if with_value else "") + f"[{format_number(values[1])}, {format_number(values[2])}]"
 
 
-def brief(spec: str) -> str:
+def short_spec(spec: str) -> str:
     """A spec without the folder of its weights."""
     return re.sub(r"(?<=[\[,]weights=)[^,\[\]]*/(?=[^,\[\]/])", "", spec)

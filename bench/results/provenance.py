@@ -68,7 +68,7 @@ class Costs:
 
 
 @contextmanager
-def measured() -> Iterator[Costs]:
+def measure_costs() -> Iterator[Costs]:
     """Costs of what happens inside; filled in at its end."""
     costs = Costs()
     _forget_peaks()

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from iqarena.bench.metrics.bootstrap import RESAMPLES, Interval, interval, shared_ranks
-from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.flags import SAME_QUALITY, Evidence, Flag, diagnose
-from iqarena.bench.results.formatting import brief
+from iqarena.bench.results.formatting import short_spec
 from iqarena.bench.results.store import Records, Scored
-from iqarena.bench.results.track import TRANSFER, Finished, Key, Track, cells_of, common_pictures
+from iqarena.bench.results.track import TRANSFER, FinishedCell, Condition, Track, cells_of, common_pictures
 
 NOTHING: Interval = (float("nan"),) * 3
 FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
@@ -34,7 +34,7 @@ class CellValue:
         crafting: of its attacked pictures, where they were kept.
     """
 
-    key: Key
+    key: Condition
     control: bool
     cell_id: str
     srocc: Interval
@@ -104,8 +104,8 @@ class Row:
     @property
     def name(self) -> str:
         """What stands beside its mark."""
-        model = brief(self.model)
-        return f"{model}, no defense" if self.defense == "none" else f"{model} + {brief(self.defense)}"
+        model = short_spec(self.model)
+        return f"{model}, no defense" if self.defense == "none" else f"{model} + {short_spec(self.defense)}"
 
 
 def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Row]]:
@@ -126,7 +126,7 @@ Family = tuple[str, str, str, str, str]
 """(dataset, label_kind, norm, model, defense)"""
 
 
-def signs_of(cells: dict[Track, list[Finished]]) -> dict[Family, list[Flag]]:
+def signs_of(cells: dict[Track, list[FinishedCell]]) -> dict[Family, list[Flag]]:
     """The flags of every model and defense, from its cells of all sizes."""
     grouped: dict[Family, list[Evidence]] = {}
     for track, own in cells.items():
@@ -147,8 +147,8 @@ class TrackSample:
     """Statistics of the pictures of a track, (B,) each: of themselves, then of resamples over reference pictures."""
 
     def __init__(self, references: Sequence[str], resamples: int = RESAMPLES) -> None:
-        self.sample = Sample.of(references, resamples) if references else Sample(np.ones((1, 0)))
-        self.alone = Sample(np.ones((1, len(references))))
+        self.sample = ResampledStatistics.of(references, resamples) if references else ResampledStatistics(np.ones((1, 0)))
+        self.alone = ResampledStatistics(np.ones((1, len(references))))
         self.references = len(set(references))
 
     def sroccs(self, labels: Reals, qualities: Sequence[Reals]) -> list[Reals]:
@@ -173,11 +173,11 @@ class TrackSample:
         return (value, low, high) if self.references > 1 else (value, float("nan"), float("nan"))
 
 
-def _rows(track: Track, cells: Sequence[Finished], signs: dict[Family, list[Flag]]) -> list[Row]:
+def _rows(track: Track, cells: Sequence[FinishedCell], signs: dict[Family, list[Flag]]) -> list[Row]:
     pictures = common_pictures(cells)
     sample = TrackSample([reference for _, reference in pictures])
     standard = _standard(cells, pictures)
-    grouped: dict[tuple[str, str], list[Finished]] = {}
+    grouped: dict[tuple[str, str], list[FinishedCell]] = {}
     for cell in cells:
         grouped.setdefault(cell.row, []).append(cell)
     rows = [
@@ -195,12 +195,12 @@ def _place(row: Row) -> tuple[float, str, str]:
     return -np.nan_to_num(row.robust[0], nan=-2.0), row.model, row.defense
 
 
-def _standard(cells: Sequence[Finished], pictures: tuple[tuple[str, str], ...]) -> set[Key]:
+def _standard(cells: Sequence[FinishedCell], pictures: tuple[tuple[str, str], ...]) -> set[Condition]:
     """What a row needs to be complete: that went well on the track's pictures, and was tried on half of the rows at least.
 
     So an attack that somebody tried on a few rows counts against those, and takes nobody else's rank away.
     """
-    tried: dict[Key, set[tuple[str, str]]] = {}
+    tried: dict[Condition, set[tuple[str, str]]] = {}
     for cell in cells:
         if not cell.control:
             tried.setdefault(cell.key, set()).add(cell.row)
@@ -210,7 +210,7 @@ def _standard(cells: Sequence[Finished], pictures: tuple[tuple[str, str], ...]) 
 
 
 def _row(
-    own: Sequence[Finished], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Key],
+    own: Sequence[FinishedCell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Condition],
     signs: Sequence[Flag],
 ) -> Row:  # fmt: skip
     usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
@@ -252,7 +252,7 @@ def _row(
     )
 
 
-def _value(cell: Finished, sroccs: Reals, shifts: Reals, sample: TrackSample) -> CellValue:
+def _value(cell: FinishedCell, sroccs: Reals, shifts: Reals, sample: TrackSample) -> CellValue:
     scores = cell.scores
     stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
     return CellValue(
@@ -261,7 +261,7 @@ def _value(cell: Finished, sroccs: Reals, shifts: Reals, sample: TrackSample) ->
     )  # fmt: skip
 
 
-def _culprit(attacks: Sequence[Finished], badness: Sequence[Any]) -> str:
+def _culprit(attacks: Sequence[FinishedCell], badness: Sequence[Any]) -> str:
     """The first cell of the largest badness; nothing without cells."""
     return str(max(zip(attacks, badness, strict=False), key=lambda pair: float(pair[1]))[0].key) if attacks else ""
 
@@ -278,10 +278,10 @@ def _cost_ratio(found: Sequence[dict[str, Any]]) -> float:
     return float(np.median(ratios)) if ratios else float("nan")
 
 
-def _missing(own: Sequence[Finished], pictures: tuple[tuple[str, str], ...], standard: set[Key]) -> tuple[str, ...]:
+def _missing(own: Sequence[FinishedCell], pictures: tuple[tuple[str, str], ...], standard: set[Condition]) -> tuple[str, ...]:
     """What keeps a row from being complete, as lines."""
     done = {cell.key for cell in own if cell.ok and not cell.control and cell.pictures == pictures}
-    why: dict[Key, str] = {}
+    why: dict[Condition, str] = {}
     for cell in own:
         if not cell.control and not cell.ok and cell.key not in done:
             errors = cell.record.get("errors") or [""]

@@ -26,7 +26,7 @@ class Track(NamedTuple):
         return self.label_kind != "none"
 
 
-class Key(NamedTuple):
+class Condition(NamedTuple):
     """What a cell is, within its model, defense and track.
 
     `setting` names a transfer's source too; `variant` tells seeds and budgets apart where they differ.
@@ -42,10 +42,10 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedCell:
     """One finished cell: its place in a row, its record, and its pictures in one order for all cells."""
 
-    key: Key
+    key: Condition
     record: dict[str, Any]
     scores: Scored
 
@@ -70,7 +70,7 @@ class Finished:
         return self.record["cell"]["model"], self.record["cell"]["defense"]
 
 
-def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Finished]]:
+def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[FinishedCell]]:
     """The cells of every track, controls last.
 
     Args:
@@ -85,13 +85,13 @@ def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) ->
     return {track: _cells(records, grouped[track]) for track in sorted(grouped)}
 
 
-def common_pictures(cells: Iterable[Finished]) -> tuple[tuple[str, str], ...]:
+def common_pictures(cells: Iterable[FinishedCell]) -> tuple[tuple[str, str], ...]:
     """Those that most cells that went well are of; others are not comparable."""
     counts = Counter(cell.pictures for cell in cells if cell.ok)
     return max(counts, key=lambda p: (counts[p], len(p), p), default=())
 
 
-def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[Finished]:
+def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[FinishedCell]:
     """The cells of a track with their pictures in one order, so that resamples are paired."""
     differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in found}) > 1]
     cells = []
@@ -99,14 +99,14 @@ def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[Finished]:
         cell = record["cell"]
         variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
         setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
-        key = Key(cell["attack"], cell["objective"], setting, variant)
-        cells.append(Finished(key, record, records.scores(record["cell_id"])))
+        key = Condition(cell["attack"], cell["objective"], setting, variant)
+        cells.append(FinishedCell(key, record, records.scores(record["cell_id"])))
     return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
 
 
-def _newest(cells: Sequence[Finished]) -> Iterable[Finished]:
+def _newest(cells: Sequence[FinishedCell]) -> Iterable[FinishedCell]:
     """Of cells that differ only in weights or code, or that failed before they went well, the last to finish counts."""
-    last: dict[tuple[Any, ...], Finished] = {}
+    last: dict[tuple[Any, ...], FinishedCell] = {}
     for cell in cells:
         known = (*cell.row, cell.key, cell.pictures)
         if known not in last or _finished(last[known]) <= _finished(cell):
@@ -114,5 +114,5 @@ def _newest(cells: Sequence[Finished]) -> Iterable[Finished]:
     return last.values()
 
 
-def _finished(cell: Finished) -> tuple[str, str]:
+def _finished(cell: FinishedCell) -> tuple[str, str]:
     return str(cell.record.get("provenance", {}).get("finished", "")), cell.record["cell_id"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.executors.progress import TrainingReporter
 from iqarena.bench.process import use_threads
 from iqarena.bench.results.store import Records
@@ -77,7 +77,7 @@ def page(
 
 def main() -> None:
     """Run the command line."""
-    with one_line("study"):
+    with exit_on_user_error("study"):
         app()
 
 

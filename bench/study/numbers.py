@@ -20,7 +20,7 @@ from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.comparison import BELIEVED
 from iqarena.bench.results.ranking import TrackSample
 from iqarena.bench.results.store import Records
-from iqarena.bench.results.track import Finished, Track, cells_of, common_pictures
+from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_pictures
 from iqarena.bench.study.suite import MAIN
 from iqarena.bench.study.variants import VARIANTS, Variant, named
 
@@ -177,7 +177,7 @@ def findings(records: Records, variants: tuple[Variant, ...] = VARIANTS) -> list
         UserError: where nothing of the study is in it.
     """
     known = named(variants)
-    grouped: dict[tuple[str, str], dict[Track, list[Finished]]] = {}
+    grouped: dict[tuple[str, str], dict[Track, list[FinishedCell]]] = {}
     for track, cells in cells_of(records).items():
         own = [cell for cell in cells if cell.ok and cell.row in known]
         if own and track.norm == "linf" and track.labelled:
@@ -187,7 +187,7 @@ def findings(records: Records, variants: tuple[Variant, ...] = VARIANTS) -> list
     return [_findings(*where, tracks, variants) for where, tracks in sorted(grouped.items())]
 
 
-def _findings(dataset: str, kind: str, tracks: Mapping[Track, list[Finished]], variants: tuple[Variant, ...]) -> Findings:
+def _findings(dataset: str, kind: str, tracks: Mapping[Track, list[FinishedCell]], variants: tuple[Variant, ...]) -> Findings:
     pictures = common_pictures(cell for cells in tracks.values() for cell in cells)
     sample = TrackSample([reference for _, reference in pictures], RESAMPLES)
     sizes = [
@@ -197,9 +197,9 @@ def _findings(dataset: str, kind: str, tracks: Mapping[Track, list[Finished]], v
     return Findings(dataset, kind, len(pictures), sample.references, [size for size in sizes if size.runs])
 
 
-def _runs(cells: Sequence[Finished], sample: TrackSample, variants: tuple[Variant, ...]) -> Iterator[Run]:
+def _runs(cells: Sequence[FinishedCell], sample: TrackSample, variants: tuple[Variant, ...]) -> Iterator[Run]:
     known = named(variants)
-    grouped: dict[tuple[Variant, int], dict[Met, Finished]] = {}
+    grouped: dict[tuple[Variant, int], dict[Met, FinishedCell]] = {}
     for cell in cells:
         variant, seed, through = known[cell.row]
         met = Met(cell.key.attack, cell.key.objective, cell.key.setting, through)

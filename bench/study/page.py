@@ -12,8 +12,8 @@ import pandas as pd
 from iqarena.bench.errors import UserError
 from iqarena.bench.metrics.bootstrap import interval
 from iqarena.bench.registry import DEFENSES
-from iqarena.bench.results.formatting import signed, span
-from iqarena.bench.results.formatting import size as written
+from iqarena.bench.results.formatting import format_number, format_interval
+from iqarena.bench.results.formatting import format_eps as written
 from iqarena.bench.study.numbers import Findings, Size, frame
 from iqarena.bench.study.plots import draw
 from iqarena.bench.study.variants import MODEL, SCHEDULE, SEEDS, VARIANTS, Variant
@@ -184,11 +184,11 @@ def _results(size: Size, base: Variant | None) -> str:
         heads += [f"robust, less {base.name}", "p", f"clean, less {base.name}", "p"]
     rows = []
     for variant in sorted(size.variants, key=lambda variant: -float(size.robust(variant)[0])):
-        row = [variant.name, str(len(size.of(variant))), span(interval(size.clean(variant))),
-               f"**{signed(float(size.robust(variant)[0]))}** {span(interval(size.robust(variant))).partition(' ')[2]}",
-               size.worst(variant), signed(size.shift(variant))]  # fmt: skip
+        row = [variant.name, str(len(size.of(variant))), format_interval(interval(size.clean(variant))),
+               f"**{format_number(float(size.robust(variant)[0]))}** {format_interval(interval(size.robust(variant))).partition(' ')[2]}",
+               size.worst(variant), format_number(size.shift(variant))]  # fmt: skip
         for difference in (robust.get(variant.name), clean.get(variant.name)) if compared else ():
-            row += [span(difference.value), p_of(difference.p)] if difference else ["", ""]
+            row += [format_interval(difference.value), p_of(difference.p)] if difference else ["", ""]
         rows.append(row)
     return table(heads, rows)
 
@@ -198,8 +198,8 @@ def _sizes(found: Findings) -> str:
     rows = []
     for variant in dict.fromkeys(variant for size in found.sizes for variant in size.variants):
         there = [size for size in found.sizes if variant in size.variants]
-        row = [variant.name, signed(float(there[0].clean(variant)[0]))]
-        row += [span(interval(size.robust(variant))) if size in there else "–" for size in found.sizes]
+        row = [variant.name, format_number(float(there[0].clean(variant)[0]))]
+        row += [format_interval(interval(size.robust(variant))) if size in there else "–" for size in found.sizes]
         rows.append(row)
     attacks = ", ".join(f"{len(size.common)} at {written('linf', size.eps)}" for size in found.sizes)
     return f"Attacks that count: {attacks}.\n\n{table(heads, rows)}"
@@ -207,7 +207,7 @@ def _sizes(found: Findings) -> str:
 
 def _terms(size: Size, own: Variant) -> str:
     rows = [
-        (variant.name, span(robust.value), p_of(robust.p), span(clean.value), p_of(clean.p))
+        (variant.name, format_interval(robust.value), p_of(robust.p), format_interval(clean.value), p_of(clean.p))
         for variant, (robust, clean) in terms(size, own).items()
     ]
     return table(["variant", f"robust, less {own.name}", "p", f"clean, less {own.name}", "p"], rows)
@@ -219,7 +219,7 @@ def _hidden(size: Size) -> str:
     for variant in (variant for variant in size.variants if variant.role != "none"):
         found = [kinds(run, size.common) for run in size.of(variant)]
         means = [[one[kind] for one in found if kind in one] for kind in columns]
-        rows.append([variant.name, *(signed(float(np.mean(values))) if values else "–" for values in means)])
+        rows.append([variant.name, *(format_number(float(np.mean(values))) if values else "–" for values in means)])
     words = (
         "The least SROCC by what the attacker goes by, mean over the seeds that met it. Where a column to the right is "
         "lower than the first, the gradient hides something. Transfer is from the undefended twin."
@@ -235,7 +235,7 @@ def _strong(size: Size) -> str:
                 least, by = run.least
                 counted = float(run.robust(size.common)[0])
                 rows.append(
-                    [f"{variant.name}, seed {run.seed}", str(len(run.attacked)), signed(counted), signed(least), str(by)]
+                    [f"{variant.name}, seed {run.seed}", str(len(run.attacked)), format_number(counted), format_number(least), str(by)]
                 )
     if not rows:
         return ""
@@ -256,7 +256,7 @@ def _search(found: pd.DataFrame) -> list[str]:
         "Ideas of ours beyond the abstracts are among them; all that were tried are here."
     )
     rows = [
-        (f"`{recipe}`", *map(signed, numbers))
+        (f"`{recipe}`", *map(format_number, numbers))
         for recipe, *numbers in found.sort_values("robust SROCC", ascending=False)[_SHOWN].itertuples(index=False)
     ]
     return ["## The search", words, table(["recipe", "clean SROCC", "robust SROCC", "mean \\|shift\\|"], rows)]

@@ -14,8 +14,8 @@ from iqarena.bench.leaderboard import plots
 from iqarena.bench.leaderboard.plots import heat
 from iqarena.bench.leaderboard.plots.style import COLORS, FAINT, GREY, INK, WIDTH, head, legend, spread
 from iqarena.bench.metrics.bootstrap import interval
-from iqarena.bench.results.formatting import signed
-from iqarena.bench.results.formatting import size as written
+from iqarena.bench.results.formatting import format_number
+from iqarena.bench.results.formatting import format_eps as written
 from iqarena.bench.study.numbers import Findings, Size
 from iqarena.bench.study.variants import Variant
 
@@ -137,7 +137,7 @@ def _label(figure: Figure, lines: list[tuple[Variant, list[float]]]) -> None:
     for (end, name, at, color), height in zip(ends, heights, strict=True):
         arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.9, "linestyle": (0, (1, 2)), "relpos": (0, 0.5)}
         axes.annotate(
-            f"{name} {signed(end)}", (at, end), (1.04, height), textcoords="axes fraction", va="center",
+            f"{name} {format_number(end)}", (at, end), (1.04, height), textcoords="axes fraction", va="center",
             annotation_clip=False, arrowprops=arrow,
         )  # fmt: skip
 

@@ -26,7 +26,7 @@ import typer
 from iqarena.bench.api import evaluate
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
-from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.process import use_threads
 from iqarena.bench.registry import DEFENSES
 from iqarena.bench.submission.rescoring import brought
@@ -139,7 +139,7 @@ def share(recipes: Sequence[T], part: str) -> list[T]:
     return list(recipes[int(match[1]) - 1 :: int(match[2])])
 
 
-@one_line("search")
+@exit_on_user_error("search")
 def main(
     model: Annotated[str, typer.Argument(help="registry name")],
     root: Annotated[Path, typer.Option(help="a labelled folder with the column split")],

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from iqarena.bench.metrics.bootstrap import interval
-from iqarena.bench.results.formatting import signed, span
-from iqarena.bench.results.formatting import size as written
+from iqarena.bench.results.formatting import format_number, format_interval
+from iqarena.bench.results.formatting import format_eps as written
 from iqarena.bench.results.ranking import FEW_REFERENCES
 from iqarena.bench.study.numbers import Difference, Findings, Met, Run, Size
 from iqarena.bench.study.variants import Variant
@@ -59,9 +59,9 @@ def _best(size: Size, base: Variant, against: Differences, cheap: Sequence[Varia
     which = f"the best of {len(cheap)} forms of CPRL{price}, {best.name}," if len(cheap) > 1 else f"{best.name}"
     corrected = f", corrected for {len(against)} forms" if len(against) > 1 else ""
     told = (
-        f"{at}, {which} has a robust SROCC of {span(interval(size.robust(best)))} against "
-        f"{span(interval(size.robust(base)))}: a difference of {span(robust.value)} ({p_of(robust.p)}{corrected}). "
-        f"In clean SROCC the difference is {span(clean.value)}."
+        f"{at}, {which} has a robust SROCC of {format_interval(interval(size.robust(best)))} against "
+        f"{format_interval(interval(size.robust(base)))}: a difference of {format_interval(robust.value)} ({p_of(robust.p)}{corrected}). "
+        f"In clean SROCC the difference is {format_interval(clean.value)}."
     )
     lacking = []
     if robust.value[0] < GAIN:
@@ -98,16 +98,16 @@ def _control(size: Size, without: Without) -> list[str]:
     if without is None:
         return []
     control, robust = without
-    values = f"{span(interval(size.robust(control)))} robust, {span(interval(size.clean(control)))} clean"
-    changed = f"CPRL changes the robust one by {span(robust.value)} ({p_of(robust.p)})"
+    values = f"{format_interval(interval(size.robust(control)))} robust, {format_interval(interval(size.clean(control)))} clean"
+    changed = f"CPRL changes the robust one by {format_interval(robust.value)} ({p_of(robust.p)})"
     return [f"Without CPRL it is {control.name} ({values}); {changed}."]
 
 
 def _everything(size: Size, base: Variant, best: Variant) -> list[str]:
     """What is left of both under attacks that only some runs met."""
     told = [
-        f"seed {one.seed} of {best.name} keeps {signed(one.least[0])} ({len(one.attacked)} attacks and settings), "
-        f"that of {base.name} {signed(other.least[0])} ({len(other.attacked)})"
+        f"seed {one.seed} of {best.name} keeps {format_number(one.least[0])} ({len(one.attacked)} attacks and settings), "
+        f"that of {base.name} {format_number(other.least[0])} ({len(other.attacked)})"
         for one in size.of(best)
         for other in size.of(base)
         if one.seed == other.seed and one.met_more(size.common) and other.met_more(size.common)
@@ -118,8 +118,8 @@ def _everything(size: Size, base: Variant, best: Variant) -> list[str]:
 def _dearer(size: Size, base: Variant, against: Differences, form: Variant) -> str:
     robust, clean = against[form]
     return (
-        f"Of all forms {form.name} is the most robust, {span(interval(size.robust(form)))}, which is {span(robust.value)} "
-        f"against {base.name}, at {span(clean.value)} in clean SROCC."
+        f"Of all forms {form.name} is the most robust, {format_interval(interval(size.robust(form)))}, which is {format_interval(robust.value)} "
+        f"against {base.name}, at {format_interval(clean.value)} in clean SROCC."
     )
 
 
@@ -128,7 +128,7 @@ def _others(size: Size, base: Variant, best: Variant) -> list[str]:
     others = [variant for variant in size.variants if variant.role == "baseline" and variant != base]
     against = size.against(best, others, size.robust)
     told = [
-        f"{variant.name} ({span(interval(size.robust(variant)))} robust, {span(interval(size.clean(variant)))} clean)"
+        f"{variant.name} ({format_interval(interval(size.robust(variant)))} robust, {format_interval(interval(size.clean(variant)))} clean)"
         for variant in others
         if against[variant.name].believed and against[variant.name].value[0] > 0
     ]
@@ -138,7 +138,7 @@ def _others(size: Size, base: Variant, best: Variant) -> list[str]:
 def _as_read(base: Variant, against: Differences, own: Variant) -> str:
     robust, _ = against[own]
     word = ("more" if robust.value[0] > 0 else "less") + " robust than" if robust.believed else "not told apart from"
-    return f"{own.name} as we read the abstract is {word} {base.name}: {span(robust.value)} ({p_of(robust.p)})."
+    return f"{own.name} as we read the abstract is {word} {base.name}: {format_interval(robust.value)} ({p_of(robust.p)})."
 
 
 def _differences(size: Size, first: Variant, others: Sequence[Variant]) -> Differences:
@@ -155,7 +155,7 @@ def _terms(size: Size, own: Variant) -> str:
     found = terms(size, own)
     told = [
         f"{variant.name} is {'more' if robust.value[0] > 0 else 'less'} robust than {own.name} "
-        f"({span(robust.value)}, {p_of(robust.p)})"
+        f"({format_interval(robust.value)}, {p_of(robust.p)})"
         for variant, (robust, _) in found.items()
         if robust.believed
     ]
@@ -204,7 +204,7 @@ def hidden(size: Size) -> str:
             for kind, value in found.items():
                 tried[kind] = max(tried.get(kind, -np.inf), exact - value)
                 if exact - value > HIDDEN:
-                    beaten.append(f"{variant.name}, seed {run.seed}, by {kind} ({signed(exact)} to {signed(value)})")
+                    beaten.append(f"{variant.name}, seed {run.seed}, by {kind} ({format_number(exact)} to {format_number(value)})")
     at = f"At {written('linf', size.eps)}"
     if not tried:
         return f"{at} nothing but exact gradients was tried, so they may hide something."
@@ -212,7 +212,7 @@ def hidden(size: Size) -> str:
         return f"{at} exact gradients miss something: {_some(beaten)}."
     names = _and([kind for kind in KINDS if kind in tried])
     most = max(tried.values())
-    told = f"at most {signed(most)} lower" if most > 0 else "none is lower"
+    told = f"at most {format_number(most)} lower" if most > 0 else "none is lower"
     return f"{at} nothing found what exact gradients miss, of {names} ({told})."
 
 

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from iqarena.bench.errors import UserError, first_of, printable
+from iqarena.bench.errors import UserError, first_message, printable
 
 MANIFEST = "manifest.json"
 SUFFIXES = (".csv", ".json", ".png", ".py", ".safetensors", ".yaml")
@@ -115,7 +115,7 @@ def write(path: Path, said: Mapping[str, Any], members: Mapping[str, bytes]) -> 
     try:
         manifest = Manifest.model_validate({**said, "members": listed})
     except ValidationError as error:
-        raise UserError(f"{path}: cannot be made: {': '.join(first_of(error))}") from None
+        raise UserError(f"{path}: cannot be made: {': '.join(first_message(error))}") from None
     if not path.name:
         raise UserError(f"{str(path)!r}: no name of a file; choose another --out")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -192,7 +192,7 @@ class Bundle:
         try:
             return Manifest.model_validate_json(content)
         except ValidationError as error:
-            where, words = first_of(error)
+            where, words = first_message(error)
             raise UserError(f"{self.path}: {MANIFEST}: {printable(where) or 'it'}: {printable(words)}") from None
 
     def _unpacked(self, name: str, most: int) -> bytes:

@@ -16,9 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets import dataset_class
-from iqarena.bench.errors import UserError, first_of
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.evaluation.judge import verified
+from iqarena.bench.errors import UserError, first_message
+from iqarena.bench.evaluation.evaluator import Evaluator
+from iqarena.bench.evaluation.judge import inside_threat
 from iqarena.bench.metrics.image_distances import distances
 from iqarena.bench.registry import DEFENSES, NAME, REGISTRIES, links, parse_spec
 from iqarena.bench.results.store import IMAGE_COLUMNS
@@ -49,7 +49,7 @@ def checked_cell(facts: Mapping[str, Any], own: Mapping[str, str] | None = None)
         cell = _CELL.validate_python(dict(facts))
         _ = cell.threat
     except ValidationError as error:
-        raise UserError(f"no cell: {': '.join(first_of(error))}") from None
+        raise UserError(f"no cell: {': '.join(first_message(error))}") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"no cell: {error}") from None
     if cell.seed < 0 or not 1 <= cell.draws <= 10_000:
@@ -88,23 +88,23 @@ def _plain(kind: str, spec: str) -> None:
         raise UserError(f"{kind} {spec[:80]!r}: only what is listed can be submitted to, not a file of yours")
 
 
-def rescored(arena: Arena, cell: Cell, pixels: Sequence[torch.Tensor]) -> pd.DataFrame:
+def rescored(evaluator: Evaluator, cell: Cell, pixels: Sequence[torch.Tensor]) -> pd.DataFrame:
     """The rows of images.csv for the first N pictures of an image set, from stored pixels and nothing else.
 
     Args:
-        arena: of the image set.
+        evaluator: of the image set.
         cell: whose pictures they are.
         pixels: attacked pictures (3, H, W) uint8, of the sizes of the clean ones.
     """
-    samples = arena.samples[: len(pixels)]
-    clean = [arena.pictures[place] for place in range(len(pixels))]
-    inside = [bool(verified(a[None], b[None], cell.threat)) for a, b in zip(pixels, clean, strict=True)]
+    samples = evaluator.samples[: len(pixels)]
+    clean = [evaluator.images[place] for place in range(len(pixels))]
+    inside = [bool(inside_threat(a[None], b[None], cell.threat)) for a, b in zip(pixels, clean, strict=True)]
     table = pd.DataFrame(
         {"image_id": [s.image_id for s in samples], "reference_id": [s.reference_id for s in samples],
          "mos": [s.mos for s in samples],
-         "clean_quality": arena.clean(cell.model, cell.defense, cell.seed)[: len(pixels)].numpy(),
-         "adv_quality": arena.score(cell.model, cell.defense, pixels, digest(cell.crafting, "adv")).numpy(),
-         "undefended_clean_quality": arena.clean(cell.model, "none", cell.seed)[: len(pixels)].numpy(),
+         "clean_quality": evaluator.scorer.clean(cell.model, cell.defense, cell.seed)[: len(pixels)].numpy(),
+         "adv_quality": evaluator.scorer.score(cell.model, cell.defense, pixels, digest(cell.crafting, "adv")).numpy(),
+         "undefended_clean_quality": evaluator.scorer.clean(cell.model, "none", cell.seed)[: len(pixels)].numpy(),
          "status": np.where(inside, "ok", "violation")}
     )  # fmt: skip
     moved = pd.DataFrame([distances(a[None], b[None]).iloc[0] for a, b in zip(pixels, clean, strict=True)])

@@ -27,7 +27,7 @@ def main(words: list[str]) -> None:
     from iqarena.bench.cells import Cell
     from iqarena.bench.datasets import open_dataset
     from iqarena.bench.errors import CannotRun
-    from iqarena.bench.evaluation.evaluator import Arena
+    from iqarena.bench.evaluation.evaluator import Evaluator
     from iqarena.bench.registry import ATTACKS, class_in_file
     from iqarena.bench.submission.bundle import encoded
 
@@ -37,12 +37,12 @@ def main(words: list[str]) -> None:
     ATTACKS.add(task["name"], made)
     root = Path(task["root"]) if task["root"] else None
     for group in task["groups"]:
-        arena = None
+        evaluator = None
         for facts in group["cells"]:
             cell = Cell(**facts["cell"])
-            arena = arena or Arena(open_dataset(cell.dataset, root), group["limit"], 16)
-            arena.check(cell)
-            crafted = arena.crafted(cell)
+            evaluator = evaluator or Evaluator(open_dataset(cell.dataset, root), group["limit"], 16)
+            evaluator.ids.check(cell)
+            crafted = evaluator.attacked.crafted(cell)
             if crafted.errors:
                 raise CannotRun(crafted.errors[0])
             folder = Path(facts["folder"])

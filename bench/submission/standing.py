@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iqarena.bench.cells import Cell
-from iqarena.bench.results.formatting import size
+from iqarena.bench.results.formatting import format_eps
 from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
 
@@ -34,7 +34,7 @@ class Number(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
+class BoardStanding:
     """A submission beside a listed row.
 
     Attributes:
@@ -53,7 +53,7 @@ class Standing:
 def standing(
     results: Path, cell: Cell, image_ids: Sequence[str], claimed: Mapping[str, float | None], measured: Mapping[str, float],
     as_claimed: bool,
-) -> Standing | str:  # fmt: skip
+) -> BoardStanding | str:  # fmt: skip
     """Set attacked pictures of a listed model and defense beside their row.
 
     Args:
@@ -67,7 +67,7 @@ def standing(
     Returns:
         How they stand, or, where there is no such row, a line that says so.
     """
-    where = f"{cell.dataset}, {cell.norm} {size(cell.norm, cell.eps)}"
+    where = f"{cell.dataset}, {cell.norm} {format_eps(cell.norm, cell.eps)}"
     row, labelled = _find(results, cell)
     if row is None:
         return f"not set beside a listed row: {results} has none of {cell.defended} on {where}"
@@ -80,7 +80,7 @@ def standing(
         for title, name, value, attack in zip(titles, names, listed, by, strict=True)
     )
     beats, words = _judged(row, numbers, set(image_ids), as_claimed)
-    return Standing(f"{row.name}, {where}", numbers, beats, words)
+    return BoardStanding(f"{row.name}, {where}", numbers, beats, words)
 
 
 def _find(results: Path, cell: Cell) -> tuple[Row | None, bool]:

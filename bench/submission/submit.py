@@ -15,9 +15,9 @@ from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import execute
-from iqarena.bench.executors.schedule import Report
+from iqarena.bench.executors.schedule import ProgressCallback
 from iqarena.bench.metrics.measures import measure_cell
 from iqarena.bench.registry import ATTACKS, DEFENSES, parse_spec
 from iqarena.bench.results.provenance import provenance
@@ -36,7 +36,7 @@ MOST_MISSING = 10
 _PROJECT = ("attacks", "bench", "defenses", "models")
 
 
-def submit_attack(name: str, results: Path, root: Path | None, out: Path, report: Report) -> Manifest:
+def submit_attack(name: str, results: Path, root: Path | None, out: Path, report: ProgressCallback) -> Manifest:
     """Pack an attack: its source, the records of its cells, and some attacked pictures of each.
 
     Cells whose code has changed since they were run, or whose pictures were not kept, are run again.
@@ -92,10 +92,10 @@ def submit_images(
              "eps": most, "queries": None, "setting": "adaptive", "seed": 0, "draws": 8}  # fmt: skip
     cell = checked_cell(facts, {"attack": name})
     files = _files(folder, opened := open_dataset(dataset, root))
-    arena, cell_id = Arena(opened, len(files), 16), digest(facts)[:16]
-    pixels = [decoded(_bytes(file), str(file), *size) for file, size in zip(files, arena.pictures.sizes, strict=True)]
+    evaluator, cell_id = Evaluator(opened, len(files), 16), digest(facts)[:16]
+    pixels = [decoded(_bytes(file), str(file), *size) for file, size in zip(files, evaluator.images.sizes, strict=True)]
     try:
-        rows = rescored(arena, cell, pixels)
+        rows = rescored(evaluator, cell, pixels)
     except CannotRun as reason:
         raise UserError(str(reason)) from None
     outside = rows.image_id[rows.status != "ok"].tolist()
@@ -108,7 +108,7 @@ def submit_images(
 
 def submit_defense(
     weights: Path, model: str, recipe: str, name: str, suite: str, changes: Mapping[str, Any], root: Path | None,
-    results: Path, out: Path, report: Report,
+    results: Path, out: Path, report: ProgressCallback,
 ) -> Manifest:  # fmt: skip
     """Pack weights that `iqarena train` made, and their card, with what holds against a suite's attacks.
 
@@ -148,7 +148,7 @@ def submit_defense(
 
 
 def _run(
-    suite: Suite, cells: Sequence[Cell] | None, root: Path | None, records: Records, report: Report
+    suite: Suite, cells: Sequence[Cell] | None, root: Path | None, records: Records, report: ProgressCallback
 ) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     """Run what is missing of a suite; the claims of its cells, and the members that hold their records."""
     outcome = execute(suite, root, records, report, keep_images=True)

@@ -21,7 +21,7 @@ from iqarena.bench.cells import Cell
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import execute
 from iqarena.bench.metrics.measures import measure_cell
 from iqarena.bench.registry import DEFENSES
@@ -31,7 +31,7 @@ from iqarena.bench.results.store import IMAGE_COLUMNS, Records, read_images
 from iqarena.bench.submission.bundle import Bundle, CellClaim, decoded, opened
 from iqarena.bench.submission.rescoring import CLAIMED, brought, checked_cell, listed, rescored, suite_of
 from iqarena.bench.submission.sandbox import Limits, run
-from iqarena.bench.submission.standing import SAME_RANKS, Standing, standing
+from iqarena.bench.submission.standing import SAME_RANKS, BoardStanding, standing
 
 SAME_RUN = 0.05
 """Of a measure of pictures that were made anew: on another processor an attack's steps round otherwise, and it walks on from
@@ -41,7 +41,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Line:
+class CheckedNumber:
     """One number, claimed and measured.
 
     Attributes:
@@ -86,10 +86,10 @@ class Verdict:
 
     kind: str
     name: str
-    lines: list[Line] = field(default_factory=list)
+    lines: list[CheckedNumber] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
-    standings: list[Standing] = field(default_factory=list)
+    standings: list[BoardStanding] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -128,7 +128,7 @@ class _Verifier:
         own = {"images": "attack"}.get(self.manifest.kind, self.manifest.kind)
         self.cells = [checked_cell(claim.cell, {own: self.manifest.name}) for claim in self.claims]
         self.found = Verdict(self.manifest.kind, self.manifest.name)
-        self._arenas: dict[tuple[str, int], Arena] = {}
+        self._arenas: dict[tuple[str, int], Evaluator] = {}
         here = provenance()["versions"]
         for package in ("iqarena", "torch"):
             if (said := self.manifest.versions.get(package)) != here[package]:
@@ -152,7 +152,7 @@ class _Verifier:
                 self.found.open.append("its code was not run; --run-code does that, in a process with limits")
         return self.found
 
-    def _arena(self, cell: Cell, claim: CellClaim) -> Arena:
+    def _arena(self, cell: Cell, claim: CellClaim) -> Evaluator:
         key = (cell.dataset, claim.n_images)
         if key not in self._arenas:
             dataset = open_dataset(cell.dataset, self.root)
@@ -160,7 +160,7 @@ class _Verifier:
                 raise UserError(f"{claim.n_images} pictures are claimed, and {cell.dataset} has {len(dataset.samples)}")
             if dataset.fingerprint != claim.fingerprint:
                 raise UserError(f"{cell.dataset}: the pictures or labels here are not those of the claim; another version?")
-            self._arenas[key] = Arena(dataset, claim.n_images, 16)
+            self._arenas[key] = Evaluator(dataset, claim.n_images, 16)
         return self._arenas[key]
 
     def _look(self, whole: bool) -> None:
@@ -168,15 +168,15 @@ class _Verifier:
         pictures, whole_cells = 0, []
         for cell, claim in zip(self.cells, self.claims, strict=True):
             self.tell(_words(cell))
-            arena = self._arena(cell, claim)
-            rows, pixels = self._rows(arena, claim), self._pictures(arena, claim)
+            evaluator = self._arena(cell, claim)
+            rows, pixels = self._rows(evaluator, claim), self._pictures(evaluator, claim)
             if whole and len(pixels) != claim.n_images:
                 raise UserError(f"{self.bundle.path}: has {len(pixels)} of {claim.n_images} pictures")
             own = measure_cell(rows)
             self._compare(cell, claim, own, 1e-6, "its own rows say otherwise", quiet=True)
             if pixels:
                 with _told():
-                    anew = rescored(arena, cell, pixels)
+                    anew = rescored(evaluator, cell, pixels)
                 self._compare_pictures(cell, rows, anew)
                 if whole:
                     measured = measure_cell(anew)
@@ -185,21 +185,21 @@ class _Verifier:
             pictures += len(pixels)
         for cell, claim, image_ids, measured in whole_cells:
             stands = standing(self.board, cell, image_ids, claim.measures, measured, self.found.ok)
-            if isinstance(stands, Standing):
+            if isinstance(stands, BoardStanding):
                 self.found.standings.append(stands)
             else:
                 self.found.open.append(stands)
         cells = f"{len(self.cells)} cell{'s' * (len(self.cells) != 1)}"
         self.found.looked.append(f"{cells} and {pictures} pictures, pixel by pixel against the threat model, scored anew")
 
-    def _rows(self, arena: Arena, claim: CellClaim) -> pd.DataFrame:
+    def _rows(self, evaluator: Evaluator, claim: CellClaim) -> pd.DataFrame:
         """The rows that a cell claims, which are of the pictures of its data set."""
         name = f"records/{claim.cell_id}/images.csv"
         try:
             rows = read_images(io.StringIO(self.bundle.text(name)))[IMAGE_COLUMNS]
         except (ValueError, KeyError, OverflowError) as error:
             raise UserError(f"{self.bundle.path}: {name} is no images.csv ({str(error)[:100]!r})") from None
-        wanted = [(sample.image_id, sample.reference_id, sample.mos) for sample in arena.samples]
+        wanted = [(sample.image_id, sample.reference_id, sample.mos) for sample in evaluator.samples]
         same = len(rows) == len(wanted) and list(rows.image_id) == [image_id for image_id, _, _ in wanted]
         same = same and list(rows.reference_id) == [reference for _, reference, _ in wanted]
         if not same or not np.allclose(rows.mos, [mos for _, _, mos in wanted], atol=1e-6, equal_nan=True):
@@ -208,21 +208,21 @@ class _Verifier:
             raise UserError(f"{self.bundle.path}: {name} holds qualities that no float32 score can be")
         return rows
 
-    def _pictures(self, arena: Arena, claim: CellClaim) -> list[torch.Tensor]:
+    def _pictures(self, evaluator: Evaluator, claim: CellClaim) -> list[torch.Tensor]:
         """The attacked pictures that are there: the first ones, or all."""
         names = self.bundle.names(f"pictures/{claim.cell_id}")
         if names != [f"pictures/{claim.cell_id}/{place:05d}.png" for place in range(len(names))]:
             raise UserError(f"{self.bundle.path}: pictures/{claim.cell_id} are not numbered from 00000.png on")
         if len(names) > claim.n_images:
             raise UserError(f"{self.bundle.path}: pictures/{claim.cell_id} has more pictures than the data set")
-        return [self.bundle.picture(name, *size) for name, size in zip(names, arena.pictures.sizes, strict=False)]
+        return [self.bundle.picture(name, *size) for name, size in zip(names, evaluator.images.sizes, strict=False)]
 
     def _compare(
         self, cell: Cell, claim: CellClaim, measured: dict[str, float], tolerance: float, note: str = "", quiet: bool = False
     ) -> None:
         for name in CLAIMED:
             value = measured[name]
-            line = Line(_words(cell), name, claim.measures.get(name), value if np.isfinite(value) else None, tolerance, note)
+            line = CheckedNumber(_words(cell), name, claim.measures.get(name), value if np.isfinite(value) else None, tolerance, note)
             if not (quiet and line.ok):
                 self.found.lines.append(line)
 
@@ -235,11 +235,11 @@ class _Verifier:
             values = [float(table[column].iloc[worst]) for table in (first, anew)]
             told = [value if np.isfinite(value) else None for value in values]
             note = f"farthest apart of {len(anew)}: {anew.image_id.iloc[worst]}"
-            self.found.lines.append(Line(_words(cell), column, told[0], told[1], SAME_QUALITY, note))
+            self.found.lines.append(CheckedNumber(_words(cell), column, told[0], told[1], SAME_QUALITY, note))
 
     def _count_outside(self, cell: Cell, anew: pd.DataFrame, note: str = "") -> None:
         outside = int((anew.status != "ok").sum())
-        self.found.lines.append(Line(_words(cell), f"outside {cell.norm} {cell.eps:.4g}", 0, outside, 0, note))
+        self.found.lines.append(CheckedNumber(_words(cell), f"outside {cell.norm} {cell.eps:.4g}", 0, outside, 0, note))
 
     # --- a defense's weights
 
@@ -273,7 +273,7 @@ class _Verifier:
                     self._compare(cell, claim, measured[-1], SAME_RUN)
         said = [value for claim in self.claims if (value := claim.measures.get("srocc_adv")) is not None]
         found = [value for one in measured if np.isfinite(value := one["srocc_adv"])]
-        robust = Line("all cells", "robust SROCC", min(said, default=None), min(found, default=None), SAME_RUN)
+        robust = CheckedNumber("all cells", "robust SROCC", min(said, default=None), min(found, default=None), SAME_RUN)
         self.found.lines.append(robust)
         names = sorted({cell.attack for cell in self.cells})
         self.found.looked.append(f"attacked anew by {', '.join(names)}")
@@ -312,21 +312,21 @@ class _Verifier:
                 cells = [{"folder": str(folder / "made" / claim.cell_id), "cell": cell.parts} for cell, claim in group]
                 task["groups"].append({"limit": limit, "cells": cells})  # type: ignore[attr-defined]
             (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-            for arena in self._arenas.values():
-                if isinstance(arena.dataset, Demo):  # a copy, as what is linked could be written to
-                    kept = arena.dataset.folder
+            for evaluator in self._arenas.values():
+                if isinstance(evaluator.dataset, Demo):  # a copy, as what is linked could be written to
+                    kept = evaluator.dataset.folder
                     shutil.copytree(kept, folder / "cache" / kept.name, dirs_exist_ok=True)
             self.tell(f"runs {plugin.file} in a process with limits")
             run("iqarena.bench.submission.sandboxed_attack", [str(folder / "task.json")], folder, limits, torch.get_num_threads())
             for cell, claim in zip(self.cells, self.claims, strict=True):
-                arena = self._arena(cell, claim)
+                evaluator = self._arena(cell, claim)
                 made = folder / "made" / claim.cell_id
                 pixels = [
                     decoded(_regular(made / f"{place:05d}.png", limits), f"{claim.cell_id}/{place:05d}.png", *size)
-                    for place, size in enumerate(arena.pictures.sizes)
+                    for place, size in enumerate(evaluator.images.sizes)
                 ]
                 with _told():
-                    anew = rescored(arena, cell, pixels)
+                    anew = rescored(evaluator, cell, pixels)
                 self._count_outside(cell, anew, "run anew")
                 self._compare(cell, claim, measure_cell(anew), SAME_RUN, "run anew")
         self.found.looked.append("its code was run in a process with limits, and the pictures that it made were judged here")

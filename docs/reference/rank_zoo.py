@@ -21,7 +21,7 @@ from scipy import stats
 
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
-from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.process import use_threads
 from iqarena.bench.registry import DEFENSES, MODELS, spec_of
@@ -59,7 +59,7 @@ def ranked(models: Mapping[str, QualityModel], dataset: ImageDataset, chosen: Se
     return {name: float(stats.spearmanr(some, labels).statistic) for name, some in scores.items()}
 
 
-@one_line("rank_zoo")
+@exit_on_user_error("rank_zoo")
 def main(
     dataset: Annotated[str, typer.Argument(help="registry name of a labelled data set")],
     only: Annotated[list[str] | None, typer.Argument(help="weight files, such as cnniqa; all if left out")] = None,

@@ -21,7 +21,7 @@ from iqarena.attacks.threat import Threat
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.errors import UserError
-from iqarena.bench.evaluation.judge import verified
+from iqarena.bench.evaluation.judge import inside_threat
 from iqarena.bench.registry import ATTACKS
 
 TWO = Threat("linf", 2 / 255)
@@ -182,7 +182,7 @@ def test_attack_stays_in_the_ball_on_hard_pictures(name, pictures):
                 attacked, stored, _ = craft(attack, model, clean[some], kind_of(attack), threat)
                 assert attacked.shape == clean[some].shape
                 for label, finite, inside, kept in zip(
-                    labels[some], ~stored.not_finite, ~stored.left_ball, verified(stored.pixels, clean[some], threat),
+                    labels[some], ~stored.not_finite, ~stored.left_ball, inside_threat(stored.pixels, clean[some], threat),
                     strict=True,
                 ):  # fmt: skip
                     assert finite, f"{label} {norm}"

@@ -31,7 +31,7 @@ from iqarena.bench.cells import expand
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
 from iqarena.bench.errors import UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.executors.progress import Reporter
 from iqarena.bench.inference.loading import load_model
@@ -149,14 +149,14 @@ def objectives_of(spec: str) -> list[Kind]:
     return [kind for kind in BOTH if kind in able] or [able[0]]
 
 
-def run(arena: Arena, specs: list[str], models: list[str], eps: str, records: Records) -> Table:
+def run(evaluator: Evaluator, specs: list[str], models: list[str], eps: str, records: Records) -> Table:
     """The rows of some attacks, those that were kept from before among them."""
     suite: Suite = validated(
-        {"dataset": arena.dataset.name, "models": models, "defenses": ["none"], "threats": [{"norm": "linf", "eps": eps}],
+        {"dataset": evaluator.dataset.name, "models": models, "defenses": ["none"], "threats": [{"norm": "linf", "eps": eps}],
          "settings": ["adaptive"], "attacks": [{"attack": spec, "objectives": objectives_of(spec)} for spec in specs]}
     )  # fmt: skip
     with Reporter() as report:
-        outcome = local.run(arena, expand(suite), records, report)
+        outcome = local.run(evaluator, expand(suite), records, report)
         report.summary(outcome, records.folder)
     summary = records.summary()
     return Table(summary[summary.cell_id.isin(outcome.cell_ids)])
@@ -271,8 +271,8 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
     pairs = [pair for pair in pairs if wanted(parse_spec(pair[0])[0], parse_spec(pair[2])[0])]
     extra_specs = [spec for left, _, right in pairs for spec in (left, right) if not reason_missing(spec)]
 
-    arena = Arena(dataset, options.limit, options.batch, extra)
-    table = run(arena, list(dict.fromkeys([*specs, *extra_specs])), models, options.eps, records)
+    evaluator = Evaluator(dataset, options.limit, options.batch, extra)
+    table = run(evaluator, list(dict.fromkeys([*specs, *extra_specs])), models, options.eps, records)
     tables = [table]
     verdicts = [verdict for left, factor, right in pairs for verdict in compared(table, models, left, factor, right)]
     for ensemble, column in (("standard", "shift"), ("standard-rank", "srocc")):
@@ -280,7 +280,7 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
             verdicts += ensemble_beats_all(table, models, ensemble, specs, column)
     if wanted("square", control):
         some = [spec for spec in (square, control) if not reason_missing(spec)]
-        small = Arena(dataset, options.square_limit, options.batch, extra)
+        small = Evaluator(dataset, options.square_limit, options.batch, extra)
         tables.append(run(small, some, models, options.eps, records))
         verdicts += compared(tables[-1], models, square, 3.0, control)
 

@@ -16,7 +16,7 @@ from iqarena.bench.cells import expand
 from iqarena.bench.cli import perceptual
 from iqarena.bench.cli.perceptual import LPIPS, load_dists, load_lpips, measure
 from iqarena.bench.errors import UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
@@ -86,8 +86,8 @@ def kept(tmp_path: Path) -> Records:
         "attacks": ["fgsm"],
         "settings": ["oblivious"],
     }
-    arena = Arena(dataset, 6, 8, {"linear": Linear()})
-    local.run(arena, expand(validated(suite)), records, report=lambda *_: None, keep_images=True)
+    evaluator = Evaluator(dataset, 6, 8, {"linear": Linear()})
+    local.run(evaluator, expand(validated(suite)), records, report=lambda *_: None, keep_images=True)
     return records
 
 

@@ -23,13 +23,13 @@ from iqarena.bench.datasets.base import ImageDataset, Sample, Subset
 from iqarena.bench.datasets.decoding import FEW, decoders, each
 from iqarena.bench.datasets.demo.dataset import CROPS, MANIFEST, SIDE, Demo, pixel_hash, render
 from iqarena.bench.datasets.demo.distortions import DISTORTIONS
-from iqarena.bench.datasets.image_store import Pictures
+from iqarena.bench.datasets.image_store import CleanImages
 from iqarena.bench.errors import UserError
 
 COLUMNS = ["image_id", "reference_id", "distortion", "level", "mos", "sha256"]
 
 
-def one_line(error):
+def exit_on_user_error(error):
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -122,7 +122,7 @@ def test_a_changed_pixel_in_the_cache_is_noticed_and_the_file_named(demo, first_
     Image.fromarray(changed).save(path)
     with pytest.raises(UserError) as error:
         demo.picture(3)
-    assert str(path) in one_line(error)
+    assert str(path) in exit_on_user_error(error)
     assert "delete the folder" in str(error.value)
     demo.picture(4)  # the others are still good
 
@@ -132,7 +132,7 @@ def test_a_picture_that_is_gone_from_the_cache_is_named(demo):
     path.unlink()
     with pytest.raises(UserError) as error:
         demo.picture(2)
-    assert str(path) in one_line(error)
+    assert str(path) in exit_on_user_error(error)
 
 
 def test_a_cache_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
@@ -140,7 +140,7 @@ def test_a_cache_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError) as error:
         Demo().picture(0)
-    assert "IQARENA_CACHE" in one_line(error) or str(tmp_path / "file") in str(error.value)
+    assert "IQARENA_CACHE" in exit_on_user_error(error) or str(tmp_path / "file") in str(error.value)
 
 
 def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatc
     monkeypatch.setattr("PIL.Image.Image.save", full)
     with pytest.raises(UserError) as error:
         Demo().picture(0)
-    assert "No space left on device); set IQARENA_CACHE" in one_line(error)
+    assert "No space left on device); set IQARENA_CACHE" in exit_on_user_error(error)
     assert not list(tmp_path.iterdir())
 
 
@@ -277,13 +277,13 @@ class Broken(Listed):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_pictures_of_a_run_are_looked_at_by_worker_processes_and_a_bad_one_is_one_line(workers, monkeypatch):
     monkeypatch.setattr("iqarena.bench.datasets.image_store.decoders", lambda count: workers)
-    pictures = Pictures(Broken(["a"] * 5), [3, 0])
+    pictures = CleanImages(Broken(["a"] * 5), [3, 0])
     assert pictures.sizes == [(4, 7), (4, 4)]
     assert pictures.hashes == [hashlib.sha256(bytes([i] * 12 * (4 + i))).hexdigest() for i in (3, 0)]
     assert (pictures[0] == 3).all()
     with pytest.raises(UserError) as error:
-        Pictures(Broken(["a"] * 5), [3, 2, 4])
-    assert one_line(error) == "c.png: no such file"
+        CleanImages(Broken(["a"] * 5), [3, 2, 4])
+    assert exit_on_user_error(error) == "c.png: no such file"
 
 
 # --- the registry
@@ -312,7 +312,7 @@ def test_a_data_set_on_disk_asks_for_its_root(name, tmp_path):
     for root in (None, tmp_path / "nowhere", tmp_path):
         with pytest.raises(UserError) as error:
             open_dataset(name, root)
-        assert ("--root" if root is None else str(tmp_path)) in one_line(error)
+        assert ("--root" if root is None else str(tmp_path)) in exit_on_user_error(error)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_data_set_on_disk_asks_for_its_root(name, tmp_path):
 def test_a_wrong_name_is_one_line(spec, words, tmp_path):
     with pytest.raises(UserError, match=words) as error:
         open_dataset(spec, tmp_path)
-    one_line(error)
+    exit_on_user_error(error)
 
 
 def test_a_sample_has_no_label_unless_one_is_given():

@@ -15,7 +15,7 @@ from iqarena.bench.datasets.unlabelled import Images
 from iqarena.bench.errors import UserError
 
 
-def one_line(error):
+def exit_on_user_error(error):
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -64,7 +64,7 @@ def test_a_broken_label_table_is_one_line_that_names_it(folder, table, words):
     (folder / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
     with pytest.raises(UserError) as error:
         Folder(folder)
-    message = one_line(error)
+    message = exit_on_user_error(error)
     assert "labels.csv" in message
     assert words in message
 
@@ -73,11 +73,11 @@ def test_a_folder_without_a_table_and_a_root_that_is_none_are_one_line(tmp_path,
     for root in (tmp_path / "nowhere", folder / "a.png"):
         with pytest.raises(UserError) as error:
             Folder(root)
-        assert str(root) in one_line(error)
+        assert str(root) in exit_on_user_error(error)
     (tmp_path / "empty" / "labels.csv").mkdir(parents=True)
     with pytest.raises(UserError) as error:
         Folder(tmp_path / "empty")
-    assert "labels.csv" in one_line(error)
+    assert "labels.csv" in exit_on_user_error(error)
 
 
 # --- any column names
@@ -120,7 +120,7 @@ def test_low_scores_can_be_good_a_column_may_be_called_2019_and_pictures_may_be_
 def test_wrong_columns_are_one_line(scores, parameters, words):
     with pytest.raises(UserError) as error:
         open_dataset(f"folder[{parameters}]", scores)
-    assert words in one_line(error)
+    assert words in exit_on_user_error(error)
 
 
 # --- images
@@ -138,7 +138,7 @@ def test_one_part_alone_can_be_taken(folder):
     for parameters, words in (("part=test", "holds no picture of the part test"), ("part=tests", "part: Input should be")):
         with pytest.raises(UserError, match=words) as error:
             open_dataset(f"folder[{parameters}]", folder)
-        one_line(error)
+        exit_on_user_error(error)
 
 
 def test_images_are_found_at_any_depth_without_labels_each_its_own_reference(folder):

@@ -14,7 +14,7 @@ from iqarena.bench.datasets.base import read_picture
 from iqarena.bench.errors import UserError
 
 
-def one_line(error):
+def exit_on_user_error(error):
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -97,7 +97,7 @@ def test_a_picture_that_cannot_be_used_is_one_line_that_names_it(path, kind):
     spoil(path, kind)
     with pytest.raises(UserError) as error:
         read_picture(path)
-    assert one_line(error).startswith(f"{path}: ")
+    assert exit_on_user_error(error).startswith(f"{path}: ")
     assert BAD[kind][1] in str(error.value)
 
 

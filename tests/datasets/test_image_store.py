@@ -8,8 +8,8 @@ from conftest import LinearModel, random_pixels
 
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets.base import ImageDataset, Sample
-from iqarena.bench.datasets.image_store import Pictures, Shelf
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.datasets.image_store import CleanImages, AttackedImages
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.suite import validated
 
 ONE = 3 * 16 * 16
@@ -36,7 +36,7 @@ class Counting(ImageDataset):
 
 def test_what_was_asked_for_last_is_kept_and_no_more_than_fits():
     dataset = Counting()
-    pictures = Pictures(dataset, [9, 1, 2, 3], memory=2 * ONE)
+    pictures = CleanImages(dataset, [9, 1, 2, 3], memory=2 * ONE)
     assert len(pictures) == 4
     assert pictures.sizes == [(16, 16)] * 4
     assert len(set(pictures.hashes)) == 4
@@ -53,13 +53,13 @@ def test_what_was_asked_for_last_is_kept_and_no_more_than_fits():
 
 def test_a_picture_larger_than_the_memory_is_decoded_all_the_same():
     dataset = Counting()
-    pictures = Pictures(dataset, range(3), memory=1)
+    pictures = CleanImages(dataset, range(3), memory=1)
     assert [torch.equal(picture, made) for picture, made in zip(pictures, dataset.made, strict=False)] == [True] * 3
 
 
 def test_a_shelf_puts_into_files_what_does_not_fit():
     made = random_pixels(5)
-    shelf = Shelf(5, memory=2 * ONE)
+    shelf = AttackedImages(5, memory=2 * ONE)
     for place in (4, 0, 3, 1, 2):
         shelf.put(place, made[place])
     assert shelf.bytes == 2 * ONE
@@ -75,11 +75,11 @@ def test_cells_come_out_the_same_in_little_memory(monkeypatch):
     suite = validated({"models": ["linear"], "attacks": ["fgsm", "random-noise"], "settings": ["adaptive"]})
     found = []
     for memory in (2**28, 2 * ONE):
-        monkeypatch.setattr("iqarena.bench.datasets.image_store.Pictures.__init__.__defaults__", (memory,))
+        monkeypatch.setattr("iqarena.bench.datasets.image_store.CleanImages.__init__.__defaults__", (memory,))
         monkeypatch.setattr("iqarena.bench.datasets.image_store.Shelf.__init__.__defaults__", (memory,))
         dataset = Counting()
-        arena = Arena(dataset, None, 4, {"linear": LinearModel()})
-        rows = [arena.run(cell, arena.cell_id(cell))[1] for cell in expand(suite)]
+        evaluator = Evaluator(dataset, None, 4, {"linear": LinearModel()})
+        rows = [evaluator.run(cell, evaluator.ids.cell_id(cell))[1] for cell in expand(suite)]
         assert (max(dataset.decoded) > 1) == (memory == 2 * ONE), "the case must not fit"
         found.append(rows)
     for one, other in zip(*found, strict=True):

@@ -19,7 +19,7 @@ from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITER
 SMALL = sorted(EXPECTED)
 
 
-def one_line(error):
+def exit_on_user_error(error):
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -28,7 +28,7 @@ def one_line(error):
 def refusal(name, root):
     with pytest.raises(UserError) as error:
         open_dataset(name, root)
-    return one_line(error)
+    return exit_on_user_error(error)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def stream(seed=0):
     return np.random.RandomState(seed)
 
 
-def one_line(error):
+def exit_on_user_error(error):
     message = str(error.value)
     assert "\n" not in message
     return message
@@ -300,7 +300,7 @@ def test_a_picture_that_is_not_kodaks_is_one_line_and_nothing_is_written(layout,
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="not the picture of the Kodak suite") as error:
         TID2013Reconstructed.open(layout).picture(0)
-    assert "kodim01.png" in one_line(error)
+    assert "kodim01.png" in exit_on_user_error(error)
     assert not (tmp_path / "cache").exists()
 
 
@@ -321,7 +321,7 @@ def test_what_is_missing_or_wrong_is_one_line(layout, change, words):
     change(layout)
     with pytest.raises(UserError) as error:
         TID2013Reconstructed.open(layout)
-    message = one_line(error)
+    message = exit_on_user_error(error)
     assert words in message
     assert str(layout) in message
 
@@ -340,7 +340,7 @@ def swap(root, old, new):
 def test_without_a_root_the_line_says_what_to_give():
     with pytest.raises(UserError, match="--root") as error:
         TID2013Reconstructed.open(None)
-    assert "kodim01.png" in one_line(error)
+    assert "kodim01.png" in exit_on_user_error(error)
 
 
 # --- the data set itself
@@ -409,7 +409,7 @@ def test_a_picture_is_made_once(data, monkeypatch):
     Image.new("RGB", (5, 5)).save(data.folder / "i03_18_2.png")
     with pytest.raises(UserError, match="delete it to have it made anew") as error:
         data.picture(index)
-    one_line(error)
+    exit_on_user_error(error)
 
 
 def test_a_cache_that_cannot_be_written_to_is_one_line(data, tmp_path, monkeypatch):
@@ -417,4 +417,4 @@ def test_a_cache_that_cannot_be_written_to_is_one_line(data, tmp_path, monkeypat
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="IQARENA_CACHE") as error:
         data.picture(0)
-    one_line(error)
+    exit_on_user_error(error)

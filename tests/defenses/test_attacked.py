@@ -1,4 +1,4 @@
-"""Defenses in the arena: certificates and filters in the records, attackers who know of a filter, a fake that is caught."""
+"""Defenses in the evaluator: certificates and filters in the records, attackers who know of a filter, a fake that is caught."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from iqarena.bench.cells import expand
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.evaluation.certification import RADIUS
-from iqarena.bench.evaluation.evaluator import Arena
-from iqarena.bench.evaluation.filter_fidelity import likeness
+from iqarena.bench.evaluation.evaluator import Evaluator
+from iqarena.bench.evaluation.filter_fidelity import filter_fidelity
 from iqarena.bench.executors import local
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.target import frozen
@@ -33,11 +33,11 @@ from tests.support.planted import SIDE, Case, Defended, Linear, flags_of, pictur
 
 
 def run(out: Path, defense: str, dataset: Folder, models: dict[str, QualityModel], **suite: object) -> Records:
-    """One defense under one attack in the arena."""
+    """One defense under one attack in the evaluator."""
     plan = {"dataset": "folder", "models": list(models), "defenses": [defense], "settings": ["adaptive"], "batch": 8}
     records = Records(out)
-    arena = Arena(dataset, None, 8, models)
-    local.run(arena, expand(validated(plan | suite)), records, report=lambda *_: None)
+    evaluator = Evaluator(dataset, None, 8, models)
+    local.run(evaluator, expand(validated(plan | suite)), records, report=lambda *_: None)
     return records
 
 
@@ -107,7 +107,7 @@ def test_likeness_is_scikit_images_after_the_same_transform(natural):
     pairs = [(clean, attacked)]
     flip = DEFENSES.build("flip").protect(load_model("resnet-iqa"))
     assert isinstance(flip, PurifiedModel)
-    found = likeness(flip, True, pairs, [0])
+    found = filter_fidelity(flip, True, pairs, [0])
     difference = (clean.double() - attacked.double()) / 255
     assert found["psnr_same_transform"] == pytest.approx(-10 * math.log10(float(difference.square().mean())))
     luma = np.tensordot([0.299, 0.587, 0.114], np.stack([clean.numpy(), attacked.numpy()]).astype(float) / 255, (0, 1))
@@ -120,14 +120,14 @@ def test_likeness_is_scikit_images_after_the_same_transform(natural):
 def test_likeness_draws_the_same_for_both_pictures_and_leaves_equal_ones_out():
     one = random_pixels(1, 32, 32)[0]
     noise = DEFENSES.build("random-noise[sigma=0.1]").protect(load_model("resnet-iqa"))
-    found = likeness(noise, False, [(one, one)], [3])
+    found = filter_fidelity(noise, False, [(one, one)], [3])
     assert math.isnan(found["psnr_same_transform"])  # infinite: the same draw
     assert found["ssim_same_transform"] == pytest.approx(1)
     # σ = 0.1, clipped at the ends of the range: 20 dB and a bit
     assert 20 < found["psnr_clean"] < 22
     assert found["psnr_attacked"] == found["psnr_clean"]
     small = random_pixels(1, 8, 8)[0]
-    assert math.isnan(likeness(noise, False, [(small, small)], [3])["ssim_clean"])
+    assert math.isnan(filter_fidelity(noise, False, [(small, small)], [3])["ssim_clean"])
 
 
 def test_the_record_of_a_filter_says_what_it_makes_of_pictures(tmp_path):

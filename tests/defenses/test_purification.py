@@ -17,7 +17,7 @@ from skimage.restoration import denoise_tv_chambolle
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.registry import DEFENSES
 from iqarena.bench.suite import validated
 from iqarena.defenses.base import DoesNotApply
@@ -408,12 +408,12 @@ def test_too_small_pictures_are_refused_with_the_size_that_is_needed():
     ],
 )
 def test_a_crop_that_does_not_fit_skips_the_cell_with_the_reason(defense, reason):
-    arena = Arena(Demo(), 1, 8)
+    evaluator = Evaluator(Demo(), 1, 8)
     (cell,) = expand(
         validated({"models": ["resnet-iqa"], "defenses": [defense], "attacks": ["random-noise"], "settings": ["oblivious"]})
     )
     with pytest.raises(CannotRun, match=reason):
-        arena.check(cell)
+        evaluator.ids.check(cell)
 
 
 def test_the_weights_of_a_filter_are_part_of_the_deployed_models(weights):

@@ -25,7 +25,7 @@ from iqarena.attacks.threat import Threat
 from iqarena.bench.cells import PROTOCOL, Cell, expand
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.errors import CannotRun
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.registry import ATTACKS, Entry
 from iqarena.bench.suite import validated
 
@@ -33,10 +33,10 @@ SIDE = 16
 
 
 @pytest.fixture
-def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arena:
+def evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
     """Twelve random pictures of four references, a linear model, an empty cache."""
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "cache"))
-    return Arena(pictures(tmp_path / "pictures", 4), None, 4, {"linear": LinearModel(SIDE, SIDE)})
+    return Evaluator(pictures(tmp_path / "pictures", 4), None, 4, {"linear": LinearModel(SIDE, SIDE)})
 
 
 def pictures(root: Path, references: int) -> Folder:
@@ -78,12 +78,12 @@ class Tells(FittedAttack):
 # --- seeds
 
 
-def test_every_picture_and_every_seed_of_a_suite_has_draws_of_its_own(arena):
+def test_every_picture_and_every_seed_of_a_suite_has_draws_of_its_own(evaluator):
     """A linear model's quality moves by the same for the same noise, whatever the picture: other moves are other draws."""
     moves = []
     for seed in (0, 1):
         cell = cells("random-noise", seed=seed)[0]
-        _, rows = arena.run(cell, arena.cell_id(cell))
+        _, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
         moves.append((rows.adv_quality - rows.clean_quality).to_numpy())
     assert np.diff(np.sort(np.concatenate(moves))).min() > 1e-7  # equal ones differ by rounding alone, which is 6e-8 at 1
     assert np.abs(moves[0] - moves[1]).max() > 1e-4
@@ -92,11 +92,11 @@ def test_every_picture_and_every_seed_of_a_suite_has_draws_of_its_own(arena):
 # --- fitted
 
 
-def test_a_fit_sees_no_picture_of_a_reference_that_it_attacks(arena, monkeypatch):
+def test_a_fit_sees_no_picture_of_a_reference_that_it_attacks(evaluator, monkeypatch):
     register(monkeypatch, Tells)
     Tells.fits.clear()
     cell = cells("tells")[0]
-    record, _ = arena.run(cell, arena.cell_id(cell))
+    record, _ = evaluator.run(cell, evaluator.ids.cell_id(cell))
     assert record["status"] == "ok"
     facts = record["attack"]["fits"]
     assert [sorted(fit["references"]) for fit in facts] == [["ref1", "ref3"], ["ref0", "ref2"]]
@@ -104,34 +104,34 @@ def test_a_fit_sees_no_picture_of_a_reference_that_it_attacks(arena, monkeypatch
     assert all(fit["backwards"] == 5 for fit in facts)
     for shown, fold in zip(Tells.fits, (0, 1), strict=True):
         attacked = [
-            p for s, p in zip(arena.samples, arena.pictures, strict=True) if arena.fits.folds[s.reference_id] == fold
+            p for s, p in zip(evaluator.samples, evaluator.images, strict=True) if evaluator.attacked.fits.folds[s.reference_id] == fold
         ]
         assert attacked
         assert not any(torch.equal((a * 255).round().byte(), b) for a in shown for b in attacked)
 
 
-def test_a_fit_is_made_once_and_taken_from_the_cache_after(arena, monkeypatch, tmp_path):
+def test_a_fit_is_made_once_and_taken_from_the_cache_after(evaluator, monkeypatch, tmp_path):
     register(monkeypatch, Tells)
     Tells.fits.clear()
     cell = cells("tells")[0]
-    first, _ = arena.run(cell, arena.cell_id(cell))
-    again = Arena(arena.dataset, None, 4, arena.extra_models)
+    first, _ = evaluator.run(cell, evaluator.ids.cell_id(cell))
+    again = Evaluator(evaluator.dataset, None, 4, evaluator.extra_models)
     second, _ = again.run(cell, again.cell_id(cell))
     assert len(Tells.fits) == 2
     assert first["attack"]["fits"] == second["attack"]["fits"]
     for file in (tmp_path / "cache" / "fits").iterdir():
         file.write_bytes(b"damaged")
-    third = Arena(arena.dataset, None, 4, arena.extra_models)
+    third = Evaluator(evaluator.dataset, None, 4, evaluator.extra_models)
     record, _ = third.run(cell, third.cell_id(cell))
     assert len(Tells.fits) == 4, "a damaged fit is made anew"
     assert [f["sha256"] for f in record["attack"]["fits"]] == [f["sha256"] for f in first["attack"]["fits"]]
 
 
-def test_another_threat_or_objective_gets_a_fit_of_its_own(arena, monkeypatch):
+def test_another_threat_or_objective_gets_a_fit_of_its_own(evaluator, monkeypatch):
     register(monkeypatch, Tells)
     Tells.fits.clear()
     for cell in cells("tells", threats=[{"eps": "2/255"}, {"eps": "4/255"}]):
-        arena.run(cell, arena.cell_id(cell))
+        evaluator.run(cell, evaluator.ids.cell_id(cell))
     assert len(Tells.fits) == 8  # two folds, two sizes, raise and lower
 
 
@@ -139,8 +139,8 @@ def test_pictures_of_one_reference_are_attacked_with_what_the_demo_pictures_taug
     monkeypatch.delenv("IQARENA_CACHE", raising=False)
     register(monkeypatch, Tells)
     monkeypatch.setattr("iqarena.bench.evaluation.fit_cache.cache_folder", lambda: tmp_path / "cache")
-    arena = Arena(pictures(tmp_path / "one", 1), None, 4, {"linear": LinearModel(SIDE, SIDE)})
-    shown, references = arena.fits.pictures(0, 5)
+    evaluator = Evaluator(pictures(tmp_path / "one", 1), None, 4, {"linear": LinearModel(SIDE, SIDE)})
+    shown, references = evaluator.attacked.fits.pictures(0, 5)
     assert shown.shape == (5, 3, 192, 192)
     assert set(references) <= {"astronaut", "chelsea", "china", "coffee", "flower", "rocket"}
 
@@ -148,13 +148,13 @@ def test_pictures_of_one_reference_are_attacked_with_what_the_demo_pictures_taug
 # --- on the whole set
 
 
-def test_a_set_level_attack_gives_the_same_pictures_in_any_batch(arena):
+def test_a_set_level_attack_gives_the_same_pictures_in_any_batch(evaluator):
     cell = cells("sma[steps=5]")[0]
-    record, rows = arena.run(cell, arena.cell_id(cell))
+    record, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
     assert record["status"] == "ok"
     assert (rows.backwards <= 15).all()  # a picture that has reached its aim is left alone
     assert (rows.forwards <= 1 + ATTACKS.build("sma[steps=5]").passes[0]).all()
-    single = Arena(arena.dataset, None, 1, arena.extra_models)
+    single = Evaluator(evaluator.dataset, None, 1, evaluator.extra_models)
     _, alone = single.run(cell, single.cell_id(cell))
     np.testing.assert_allclose(rows.adv_quality, alone.adv_quality, atol=1e-5)
     assert (rows.backwards == alone.backwards).all()
@@ -176,52 +176,52 @@ class Both(Ensemble):
         return (quality - objective.clean).abs()
 
 
-def test_an_ensemble_keeps_the_worst_of_what_its_members_leave_as_cells_of_their_own(arena, monkeypatch):
+def test_an_ensemble_keeps_the_worst_of_what_its_members_leave_as_cells_of_their_own(evaluator, monkeypatch):
     register(monkeypatch, Both)
     cell = cells("both")[0]
-    _, whole = arena.run(cell, arena.cell_id(cell))
+    _, whole = evaluator.run(cell, evaluator.ids.cell_id(cell))
     parts = []
     for member, kind in Both.members:
         own = replace(cell, attack=member.name, objective=kind)
-        assert own.crafting in arena._crafted, "a member's pictures are there for the member's own cell"
-        parts.append(arena.run(own, arena.cell_id(own))[1])
+        assert own.crafting in evaluator.attacked._cache, "a member's pictures are there for the member's own cell"
+        parts.append(evaluator.run(own, evaluator.ids.cell_id(own))[1])
     shifts = np.stack([(rows.adv_quality - rows.clean_quality).abs() for rows in parts])
     np.testing.assert_allclose((whole.adv_quality - whole.clean_quality).abs(), shifts.max(axis=0), atol=1e-6)
     assert whole.forwards.tolist() == sum(rows.forwards for rows in parts).tolist()
     assert whole.backwards.tolist() == sum(rows.backwards for rows in parts).tolist()
 
 
-def test_an_ensembles_id_changes_with_the_code_of_a_member(arena, monkeypatch):
+def test_an_ensembles_id_changes_with_the_code_of_a_member(evaluator, monkeypatch):
     register(monkeypatch, Both)
     cell = cells("both")[0]
-    before = arena.cell_id(cell)
+    before = evaluator.ids.cell_id(cell)
     from iqarena.bench.evaluation import evaluator as module
 
     real = module.source_hash
     monkeypatch.setattr(module, "source_hash", lambda thing: "new" if isinstance(thing, RandomNoise) else real(thing))
-    assert Arena(arena.dataset, None, 4, arena.extra_models).cell_id(cell) != before
+    assert Evaluator(evaluator.dataset, None, 4, evaluator.extra_models).cell_id(cell) != before
 
 
-def test_an_ensemble_is_skipped_under_a_query_limit(arena):
+def test_an_ensemble_is_skipped_under_a_query_limit(evaluator):
     with pytest.raises(CannotRun, match="query limit"):
-        arena.cell_id(cells("standard", threats=[{"eps": "2/255", "queries": 50}])[0])
+        evaluator.ids.cell_id(cells("standard", threats=[{"eps": "2/255", "queries": 50}])[0])
 
 
 # --- refusals
 
 
-def test_an_attack_says_why_it_cannot_have_a_picture_or_a_threat(arena, monkeypatch):
+def test_an_attack_says_why_it_cannot_have_a_picture_or_a_threat(evaluator, monkeypatch):
     class Large(APGD):
         name: ClassVar[str] = "large"
         min_size: ClassVar[int] = 64
 
     register(monkeypatch, Large)
     with pytest.raises(CannotRun, match="large needs pictures of at least 64×64, not 16×16"):
-        arena.cell_id(cells("large")[0])
+        evaluator.ids.cell_id(cells("large")[0])
     with pytest.raises(CannotRun, match="apgd does not support patch; it supports linf, l2"):
-        arena.cell_id(cells("apgd", threats=[{"norm": "patch", "eps": 0.1}])[0])
+        evaluator.ids.cell_id(cells("apgd", threats=[{"norm": "patch", "eps": 0.1}])[0])
     with pytest.raises(CannotRun, match="no whole pixel"):
-        arena.cell_id(cells("one-pixel", threats=[{"norm": "l0", "eps": 0.0001}])[0])
+        evaluator.ids.cell_id(cells("one-pixel", threats=[{"norm": "l0", "eps": 0.0001}])[0])
 
 
 NUMBERS = {

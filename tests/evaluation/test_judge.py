@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iqarena.attacks.threat import Ball, Threat
-from iqarena.bench.evaluation.judge import store, verified
+from iqarena.bench.evaluation.judge import quantize, inside_threat
 
 # 0.00784 and 0.01 lie between grid values, 0.007843 and 0.0039215 a hair below 2/255 and 1/255
 SIZES = [1 / 255, 2 / 255, 8 / 255, 0.00784, 0.01, 0.007843, 0.0039215, 0.5, 1.0]
@@ -47,10 +47,10 @@ def attacked_pictures(draw):
 @given(attacked_pictures())
 def test_stored_pixels_are_always_inside_the_threat_model(case):
     clean, images, threat = case
-    stored = store(images, clean, threat)
+    stored = quantize(images, clean, threat)
     assert stored.pixels.dtype == torch.uint8
     assert stored.pixels.shape == clean.shape
-    assert verified(stored.pixels, clean, threat).all()
+    assert inside_threat(stored.pixels, clean, threat).all()
 
 
 @given(attacked_pictures())
@@ -75,9 +75,9 @@ def test_a_size_a_hair_below_whole_levels_does_not_turn_every_attack_into_a_viol
     start = clean.float() / 255
     images = threat.project(start + 2 / 255, start)
     for attacked in (images, threat.snap(images, start)):
-        stored = store(attacked, clean, threat)
+        stored = quantize(attacked, clean, threat)
         assert not stored.left_ball.any()
-        assert verified(stored.pixels, clean, threat).all()
+        assert inside_threat(stored.pixels, clean, threat).all()
 
 
 @given(attacked_pictures())
@@ -85,9 +85,9 @@ def test_storing_rounds_each_pixel_toward_the_clean_picture(case):
     clean, images, threat = case
     start = clean.float() / 255
     projected = threat.project(images, start).double() * 255
-    stored = store(images, clean, threat).pixels.double()
+    stored = quantize(images, clean, threat).pixels.double()
     moved, wanted = stored - clean.double(), projected - clean.double()
-    # float32 pixels near 1 are known to 6e-8, 1.5e-5 levels; the slack of 1e-4 levels in `store` is what allows for that
+    # float32 pixels near 1 are known to 6e-8, 1.5e-5 levels; the slack of 1e-4 levels in `quantize` is what allows for that
     assert (moved.abs() <= wanted.abs() + 2e-4).all()
     assert (moved * wanted >= 0).all()
     # no more than the fraction of a level is given away, but for a hair where only that keeps the sum of squares inside
@@ -112,7 +112,7 @@ def test_snapped_pictures_are_on_the_grid_and_survive_storing_unchanged(case):
     levels = snapped.double() * 255
     assert (levels - levels.round()).abs().max() < 1e-4
     assert threat.holds(snapped, start).all()
-    stored = store(snapped, clean, threat)
+    stored = quantize(snapped, clean, threat)
     assert not stored.left_ball.any()
     assert torch.equal(stored.pixels.double(), levels.round())
 
@@ -124,7 +124,7 @@ def test_a_push_to_the_edge_moves_by_the_whole_levels_that_fit(size, levels):
     start = clean.float() / 255
     for way in (-1, 1):
         pushed = start + way * size
-        assert (store(pushed, clean, threat).pixels.int() - 100 == way * levels).all()
+        assert (quantize(pushed, clean, threat).pixels.int() - 100 == way * levels).all()
         assert ((threat.snap(pushed, start) * 255).round().int() - 100 == way * levels).all()
 
 
@@ -184,11 +184,11 @@ def test_ssim_uses_the_room_that_there_is_and_no_more(size, seed):
     inside = threat.project(images, start)
     assert threat.holds(inside, start).all()
     snapped = threat.snap(inside, start)
-    stored = store(snapped, clean, threat)
+    stored = quantize(snapped, clean, threat)
     assert torch.equal(stored.pixels.float(), (snapped * 255).round())
     assert not stored.left_ball.any()
     # scikit-image judges what our own SSIM has let through
-    assert verified(store(images, clean, threat).pixels, clean, threat).all()
+    assert inside_threat(quantize(images, clean, threat).pixels, clean, threat).all()
     # a share of the shift is found to 2⁻¹²; a shift that fits as it is stays as it is
     full = threat.distance(images.clamp(0, 1), start).clamp(max=size)
     assert (threat.distance(inside, start) > 0.97 * full - 1e-3).all()
@@ -200,10 +200,10 @@ def test_verification_counts_pixels_squares_and_structure():
     pixels[1, 0, 3, 4] ^= 1
     pixels[2, 0, 3, 4] ^= 1
     pixels[2, 2, 5, 5] ^= 1
-    assert verified(pixels, clean, Threat("l0", 1 / 256)).tolist() == [True, True, False]
-    assert verified(pixels, clean, Threat("patch", 1 / 256)).tolist() == [True, True, False]
-    assert verified(pixels, clean, Threat("patch", 9 / 256)).tolist() == [True, True, True]
-    assert verified(255 - clean, clean, Threat("ssim", 0.5)).tolist() == [False] * 3
+    assert inside_threat(pixels, clean, Threat("l0", 1 / 256)).tolist() == [True, True, False]
+    assert inside_threat(pixels, clean, Threat("patch", 1 / 256)).tolist() == [True, True, False]
+    assert inside_threat(pixels, clean, Threat("patch", 9 / 256)).tolist() == [True, True, True]
+    assert inside_threat(255 - clean, clean, Threat("ssim", 0.5)).tolist() == [False] * 3
 
 
 def test_a_threat_that_allows_nothing_says_so():
@@ -219,7 +219,7 @@ def test_an_attack_that_leaves_the_ball_is_reported_and_brought_back():
     clean = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
     images = clean.float() / 255
     images[1, 0, 0, 0] += 3 / 255
-    stored = store(images, clean, Threat("linf", 2 / 255))
+    stored = quantize(images, clean, Threat("linf", 2 / 255))
     assert stored.left_ball.tolist() == [False, True]
     assert stored.not_finite.tolist() == [False, False]
     assert int(stored.pixels[1, 0, 0, 0]) == 102
@@ -227,7 +227,7 @@ def test_an_attack_that_leaves_the_ball_is_reported_and_brought_back():
 
 def test_an_attack_that_leaves_the_pixel_range_is_reported_and_brought_back():
     clean = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
-    stored = store(clean.float() / 255 + 1 / 255, clean, Threat("linf", 2 / 255))
+    stored = quantize(clean.float() / 255 + 1 / 255, clean, Threat("linf", 2 / 255))
     assert stored.left_ball.tolist() == [True]
     assert (stored.pixels == 255).all()
 
@@ -238,7 +238,7 @@ def test_a_value_that_is_not_finite_is_reported_and_the_clean_picture_stored(nor
     clean = random_pixels(2, 4, 4)
     images = clean.float() / 255
     images[0, 1, 2, 3] = bad
-    stored = store(images, clean, Threat(norm, 2 / 255))
+    stored = quantize(images, clean, Threat(norm, 2 / 255))
     assert stored.not_finite.tolist() == [True, False]
     assert torch.equal(stored.pixels, clean)
     assert not stored.left_ball.any()
@@ -250,20 +250,20 @@ def test_verification_judges_stored_pixels_alone(norm, within, beyond):
     pixels = clean.clone()
     pixels[1, 0, 0, 0] += within
     pixels[2, 0, 0, 0] += beyond
-    assert verified(pixels, clean, Threat(norm, 2 / 255)).tolist() == [True, True, False]
+    assert inside_threat(pixels, clean, Threat(norm, 2 / 255)).tolist() == [True, True, False]
 
 
 def test_verification_does_not_wrap_around_at_the_ends_of_the_range():
     clean = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)
     pixels = torch.tensor([0, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)
-    assert not verified(pixels, clean, Threat("linf", 2 / 255)).any()
+    assert not inside_threat(pixels, clean, Threat("linf", 2 / 255)).any()
 
 
 def test_l2_adds_up_over_all_values():
     clean = torch.full((1, 3, 2, 2), 100, dtype=torch.uint8)
     pixels = clean + 1  # twelve values moved by one level: √12 levels
-    assert verified(pixels, clean, Threat("l2", math.sqrt(12) / 255)).all()
-    assert not verified(pixels, clean, Threat("l2", 0.999 * math.sqrt(12) / 255)).any()
+    assert inside_threat(pixels, clean, Threat("l2", math.sqrt(12) / 255)).all()
+    assert not inside_threat(pixels, clean, Threat("l2", 0.999 * math.sqrt(12) / 255)).any()
 
 
 @pytest.mark.parametrize("size", [0.0, -0.1, 1.1, 2.0, math.nan, math.inf])

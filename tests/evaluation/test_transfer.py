@@ -13,7 +13,7 @@ from PIL import Image
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.store import Records
@@ -31,7 +31,7 @@ def linear(seed: int, name: str) -> LinearModel:
 
 
 @pytest.fixture
-def arena(tmp_path: Path) -> Arena:
+def evaluator(tmp_path: Path) -> Evaluator:
     """Eight random pictures of four references, and two linear models of other weights."""
     root = tmp_path / "pictures"
     root.mkdir()
@@ -41,17 +41,17 @@ def arena(tmp_path: Path) -> Arena:
         Image.fromarray(stream.integers(60, 200, (SIDE, SIDE, 3), dtype=np.uint8)).save(root / f"{number}.png")
         rows.append((f"{number}.png", f"ref{number % 4}", float(stream.random())))
     pd.DataFrame(rows, columns=["image", "reference_id", "mos"]).to_csv(root / "labels.csv", index=False)
-    return Arena(Folder(root), None, 4, {"one": linear(0, "one"), "other": linear(1, "other")})
+    return Evaluator(Folder(root), None, 4, {"one": linear(0, "one"), "other": linear(1, "other")})
 
 
-def run(arena: Arena, out: Path, **suite: object) -> tuple[local.Outcome, Records]:
+def run(evaluator: Evaluator, out: Path, **suite: object) -> tuple[local.Outcome, Records]:
     chosen = {"dataset": "folder", "models": MODELS, "attacks": ["fgsm"], "settings": ["oblivious", "transfer"], **suite}
     records = Records(out)
-    return local.run(arena, expand(validated(chosen)), records, report=lambda *_: None), records
+    return local.run(evaluator, expand(validated(chosen)), records, report=lambda *_: None), records
 
 
-def test_pictures_are_those_crafted_on_the_source_and_scores_the_deployed_models(arena: Arena, tmp_path: Path) -> None:
-    outcome, records = run(arena, tmp_path / "out")
+def test_pictures_are_those_crafted_on_the_source_and_scores_the_deployed_models(evaluator: Evaluator, tmp_path: Path) -> None:
+    outcome, records = run(evaluator, tmp_path / "out")
     assert (outcome.done, outcome.failed, outcome.skipped) == (4, [], [])
     table = pd.read_csv(tmp_path / "out" / "summary.csv", keep_default_na=False)
     assert list(table.columns).index("source") > list(table.columns).index("flags")
@@ -70,42 +70,42 @@ def test_pictures_are_those_crafted_on_the_source_and_scores_the_deployed_models
         np.testing.assert_array_equal(moved.clean_quality, itself.clean_quality)
 
 
-def test_no_picture_is_crafted_twice(arena: Arena, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_picture_is_crafted_twice(evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    craft = Arena._craft
-    monkeypatch.setattr(Arena, "_craft", lambda self, cell: made.append(cell.crafting) or craft(self, cell))
-    run(arena, tmp_path / "out", defenses=["none", "jpeg"])
+    craft = Evaluator._craft
+    monkeypatch.setattr(Evaluator, "_craft", lambda self, cell: made.append(cell.crafting) or craft(self, cell))
+    run(evaluator, tmp_path / "out", defenses=["none", "jpeg"])
     assert len(made) == len(set(made)) == 2
 
 
-def test_the_source_is_part_of_a_cells_id(arena: Arena, tmp_path: Path) -> None:
+def test_the_source_is_part_of_a_cells_id(evaluator: Evaluator, tmp_path: Path) -> None:
     cell = expand(validated({"dataset": "folder", "models": ["one"], "attacks": ["fgsm"], "transfer_from": ["other"]}))[-1]
     assert cell.source == "other"
-    before = arena.cell_id(cell)
-    arena.extra_models["other"].info = ModelInfo("other", min_size=1, weights_sha256="another")
-    assert Arena(arena.dataset, None, 4, arena.extra_models).cell_id(cell) != before
+    before = evaluator.ids.cell_id(cell)
+    evaluator.extra_models["other"].info = ModelInfo("other", min_size=1, weights_sha256="another")
+    assert Evaluator(evaluator.dataset, None, 4, evaluator.extra_models).cell_id(cell) != before
 
 
-def test_a_row_needs_no_transfer_from_its_own_model_to_be_complete(arena: Arena, tmp_path: Path) -> None:
-    _, records = run(arena, tmp_path / "out")
+def test_a_row_needs_no_transfer_from_its_own_model_to_be_complete(evaluator: Evaluator, tmp_path: Path) -> None:
+    _, records = run(evaluator, tmp_path / "out")
     (rows,) = tracks(records).values()
     assert {row.model: (row.complete, row.missing) for row in rows} == {"one": (True, ()), "other": (True, ())}
     (one,) = (row for row in rows if row.model == "one")
     assert {cell.key.setting for cell in one.cells} == {"oblivious", "transfer from other"}
 
 
-def test_a_source_that_cannot_be_attacked_or_is_unknown_says_so(arena: Arena, tmp_path: Path) -> None:
-    arena.extra_models["flat"] = MeanModel()
-    arena.extra_models["flat"].info = ModelInfo("flat", min_size=1, differentiable=False)
-    outcome, _ = run(arena, tmp_path / "out", models=["one"], settings=["transfer"], transfer_from=["flat"])
+def test_a_source_that_cannot_be_attacked_or_is_unknown_says_so(evaluator: Evaluator, tmp_path: Path) -> None:
+    evaluator.extra_models["flat"] = MeanModel()
+    evaluator.extra_models["flat"].info = ModelInfo("flat", min_size=1, differentiable=False)
+    outcome, _ = run(evaluator, tmp_path / "out", models=["one"], settings=["transfer"], transfer_from=["flat"])
     ((_, reason),) = outcome.skipped
     assert reason == "fgsm needs a gradient, and flat has none"
-    arena.extra_models["flat"].info = ModelInfo("flat", min_size=99)
-    arena = Arena(arena.dataset, None, 4, arena.extra_models)
+    evaluator.extra_models["flat"].info = ModelInfo("flat", min_size=99)
+    evaluator = Evaluator(evaluator.dataset, None, 4, evaluator.extra_models)
     (cell,) = expand(
         validated({"models": ["one"], "attacks": ["fgsm"], "settings": ["transfer"], "transfer_from": ["flat"]})
     )
     with pytest.raises(CannotRun, match="flat needs 99×99"):
-        arena.cell_id(cell)
+        evaluator.ids.cell_id(cell)
     with pytest.raises(UserError, match="cnnica"):
-        run(arena, tmp_path / "out", transfer_from=["cnnica"])
+        run(evaluator, tmp_path / "out", transfer_from=["cnnica"])

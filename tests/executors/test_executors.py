@@ -19,11 +19,11 @@ from iqarena.bench.cells import expand
 from iqarena.bench.cli.app import app
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.errors import UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import execute
 from iqarena.bench.executors.dry_run import estimate
 from iqarena.bench.executors.ray import _connect, room
-from iqarena.bench.executors.schedule import Scene, tasks
+from iqarena.bench.executors.schedule import WorkerSettings, tasks
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
 from iqarena.models.base import QualityModel
@@ -126,8 +126,8 @@ def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
          "threats": [{"norm": "l2", "eps": 1}]}
     )  # fmt: skip
     records = Records(tmp_path / "out")
-    arena = Arena(open_dataset("folder", root), None, 4)
-    found = estimate(arena, expand(chosen), records)
+    evaluator = Evaluator(open_dataset("folder", root), None, 4)
+    found = estimate(evaluator, expand(chosen), records)
     # pgd: 2 defenses × 2 settings, of which both oblivious ones share their pictures with the undefended adaptive one;
     # each of the two sets takes 3 steps, a last look and the clean score; every cell scores four pictures
     assert (found.to_do, found.craftings, found.skipped, found.done) == (4, 2, 4, 0)
@@ -136,7 +136,7 @@ def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
     assert not (tmp_path / "out" / "summary.csv").exists()
     execute(chosen, root, records, lambda *_: None)
     assert pd.read_csv(tmp_path / "out" / "summary.csv").backwards_mean.tolist() == [3] * 4
-    left = estimate(arena, expand(chosen), records)
+    left = estimate(evaluator, expand(chosen), records)
     assert (left.to_do, left.done, left.forwards, left.seconds) == (0, 4, 0, 0)
 
 
@@ -149,24 +149,24 @@ def test_a_dry_run_knows_what_a_run_would_do_anew(root, tmp_path):
         assert said.startswith(f"{to_do} cells to run, {2 - to_do} done before, 0 skipped; 4 pictures each")
 
 
-def lone(root: Path, model: QualityModel, **more: object) -> tuple[Arena, list]:
+def lone(root: Path, model: QualityModel, **more: object) -> tuple[Evaluator, list]:
     chosen = validated({"models": [model.info.name], "attacks": ["pgd[steps=2]"], "settings": ["adaptive"], **more})
-    return Arena(open_dataset("folder", root), None, 4, {model.info.name: model}), expand(chosen)
+    return Evaluator(open_dataset("folder", root), None, 4, {model.info.name: model}), expand(chosen)
 
 
 def test_a_dry_run_counts_every_draw_of_a_stochastic_model(root, tmp_path):
-    arena, (cell,) = lone(root, StochasticModel(), draws=3)
-    found = estimate(arena, [cell], Records(tmp_path / "out"))
+    evaluator, (cell,) = lone(root, StochasticModel(), draws=3)
+    found = estimate(evaluator, [cell], Records(tmp_path / "out"))
     # as the target counts: q₀, two steps and the last look, three draws each; what is deployed is scored once
     assert (found.forwards, found.backwards) == (4 * 3 * 4 + 4, 4 * 3 * 2)
-    _, rows = arena.run(cell, arena.cell_id(cell))
+    _, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
     assert (rows.forwards.sum(), rows.backwards.sum()) == (4 * 3 * 4, 4 * 3 * 2)
 
 
 def test_a_dry_run_of_a_model_that_raises_is_one_line(root, tmp_path):
-    arena, cells = lone(root, WrongShapeModel())
+    evaluator, cells = lone(root, WrongShapeModel())
     with pytest.raises(UserError, match=r"^wrong-shape cannot be timed \(ModelError: wrong-shape: returned"):
-        estimate(arena, cells, Records(tmp_path / "out"))
+        estimate(evaluator, cells, Records(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("address", "words"), [("10.0.0.1:6379", "at 10.0.0.1:6379"), (None, "could be started here")])
@@ -186,7 +186,7 @@ def test_a_cluster_has_room_for_tasks_or_says_what_it_lacks():
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     ray = SimpleNamespace(nodes=lambda: machines)
-    scene = Scene("demo", None, None, 16, threads=1)
+    scene = WorkerSettings("demo", None, None, 16, threads=1)
     assert room(ray, scene) == 11
     assert room(ray, replace(scene, threads=2)) == 4 + 1
     assert room(ray, replace(scene, gpus=0.5)) == 4

@@ -26,7 +26,7 @@ from iqarena.attacks.threat import Threat
 from iqarena.bench.cells import Cell, expand
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.registry import ATTACKS, DEFENSES, Entry
 from iqarena.bench.results.store import IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
@@ -34,6 +34,7 @@ from iqarena.bench.suite import validated
 from iqarena.defenses.base import Defense, Kind
 from iqarena.defenses.purification.base import PurifiedModel
 from iqarena.models.base import QualityModel
+from iqarena.bench.evaluation.cell_id import attacked_model
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_all(dataset: ImageDataset, model: QualityModel, out: Path, batch: int = 16, **suite: Any) -> local.Outcome:
     """A suite on one model object."""
     chosen = validated({"models": [model.info.name], "dataset": dataset.name, **suite})
-    arena = Arena(dataset, chosen.limit, batch, {model.info.name: model})
-    return local.run(arena, expand(chosen), Records(out), lambda *_: None)
+    evaluator = Evaluator(dataset, chosen.limit, batch, {model.info.name: model})
+    return local.run(evaluator, expand(chosen), Records(out), lambda *_: None)
 
 
 def summary(out: Path) -> pd.DataFrame:
@@ -232,7 +233,7 @@ def test_a_query_limit_that_allows_no_question_is_a_skipped_cell(
 def test_a_picture_below_a_models_least_size_is_skipped_with_the_reason(small: ImageDataset) -> None:
     chosen = validated({"models": ["cnniqa"], "attacks": ["pgd"], "dataset": small.name, "settings": ["adaptive"]})
     with pytest.raises(CannotRun, match=r"is 16×16; cnniqa needs 32×32"):
-        Arena(small, 1, 16).cell_id(expand(chosen)[0])
+        Evaluator(small, 1, 16).cell_id(expand(chosen)[0])
 
 
 def test_a_stochastic_model_is_scored_anew_and_repeatably(small: ImageDataset, tmp_path: Path) -> None:
@@ -297,13 +298,13 @@ def test_seconds_of_a_cell_have_what_its_pictures_took_in_other_cells(
 ) -> None:
     monkeypatch.setitem(ATTACKS.entries, "both", Entry("both", Both))
 
-    def arena() -> tuple[Arena, list[Cell]]:
+    def evaluator() -> tuple[Evaluator, list[Cell]]:
         attacks = [{"attack": name, "objectives": ["away"]} for name in ("noise", "fgsm", "both")]
         chosen = validated({"models": ["linear"], "attacks": attacks, "dataset": small.name})
-        return Arena(small, None, 16, {"linear": LinearModel()}), expand(chosen)
+        return Evaluator(small, None, 16, {"linear": LinearModel()}), expand(chosen)
 
     monkeypatch.setitem(ATTACKS.entries, "noise", Entry("noise", Noise))
-    made, cells = arena()
+    made, cells = evaluator()
     own, whole = {}, {}
     for cell in cells:
         record, _ = made.run(cell, made.cell_id(cell))
@@ -315,7 +316,7 @@ def test_seconds_of_a_cell_have_what_its_pictures_took_in_other_cells(
     assert whole[noise_again] == pytest.approx(own[noise_again] + took[noise])
     assert whole[both] == pytest.approx(own[both] + took[noise] + took[fgsm])
     assert whole[both_again] == pytest.approx(own[both_again] + took[both])
-    alone, _ = arena()
+    alone, _ = evaluator()
     record, _ = alone.run(both, alone.cell_id(both))
     assert record["costs"]["seconds"] == record["provenance"]["seconds"], "its members are its own then"
 
@@ -400,10 +401,10 @@ def test_a_defense_that_fails_on_attacked_pictures_is_not_ok(small: ImageDataset
 
 def test_a_score_only_attack_asks_the_deployed_model_and_a_gradient_attack_its_stand_in(small: ImageDataset) -> None:
     chosen = {"models": ["linear"], "defenses": ["jpeg"], "dataset": small.name, "settings": ["adaptive"]}
-    arena = Arena(small, None, 16, {"linear": LinearModel()})
+    evaluator = Evaluator(small, None, 16, {"linear": LinearModel()})
     square, pgd = expand(validated(chosen | {"attacks": ["square", "pgd"]}))
-    assert arena.seen(square) == ("linear", "jpeg", False)
-    assert arena.seen(pgd) == ("linear", "jpeg", True)
+    assert attacked_model(square) == ("linear", "jpeg", False)
+    assert attacked_model(pgd) == ("linear", "jpeg", True)
 
 
 def test_a_bridge_is_skipped_under_a_query_limit(small: ImageDataset, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from iqarena.bench.checks.run import check
 from iqarena.bench.cli.app import app
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.inference.finding import for_record
 from iqarena.bench.inference.model_checks import natural, probe, probed
 from iqarena.bench.suite import validated
@@ -292,10 +292,10 @@ def test_check_of_nothing_is_one_line():
 
 
 def test_findings_are_in_the_record():
-    arena = Arena(Demo(), 4, 4, {"mean": MeanModel()})
+    evaluator = Evaluator(Demo(), 4, 4, {"mean": MeanModel()})
     suite = validated({"models": ["mean"], "attacks": [{"attack": "random-noise"}], "limit": 4})
     cell = expand(suite)[0]
-    record, _ = arena.run(cell, arena.cell_id(cell))
+    record, _ = evaluator.run(cell, evaluator.ids.cell_id(cell))
     kept = record["model"]["probe"]
     assert set(kept) == {"failed", "measured"}
     assert "gradient" in kept["measured"]

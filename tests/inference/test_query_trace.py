@@ -21,9 +21,9 @@ from iqarena.attacks.square import Square
 from iqarena.attacks.threat import Threat
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
-from iqarena.bench.inference.query_trace import CHECKPOINTS, Trail, curve
+from iqarena.bench.inference.query_trace import CHECKPOINTS, QueryTrace, curve
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
@@ -35,7 +35,7 @@ def test_checkpoints_rise_by_one_two_five():
 
 
 def test_the_best_so_far_counts_and_a_nan_never_does():
-    trail = Trail(Objective("raise", torch.tensor([0.2, 0.5])))
+    trail = QueryTrace(Objective("raise", torch.tensor([0.2, 0.5])))
     every, second = torch.arange(2), torch.tensor([1])
     trail.note(every, torch.tensor([2, 2]), torch.tensor([0.4, 0.3]))
     trail.note(second, torch.tensor([3]), torch.tensor([0.9]))
@@ -50,7 +50,7 @@ def test_the_best_so_far_counts_and_a_nan_never_does():
 def test_a_trail_leaves_the_clean_qualities_as_they_are(kind):
     clean = torch.tensor([0.2, 0.9])
     objective = Objective(kind, clean.clone())
-    trail = Trail(objective)
+    trail = QueryTrace(objective)
     for qualities in ([0.1, 0.8], [0.7, 0.95]):
         trail.note(torch.arange(2), torch.tensor([2, 2]), torch.tensor(qualities))
     assert torch.equal(objective.clean, clean)
@@ -61,7 +61,7 @@ def test_a_search_moves_quality_both_ways_while_a_trail_is_kept(kind):
     images, model = random_pixels(4, low=60, high=200).float() / 255, LinearModel()
     target = Target(model, len(images), "score")
     objective = Objective(kind, target.quality(images))
-    target.trail = Trail(objective)
+    target.trail = QueryTrace(objective)
     attacked = Square(queries=50).run(target, images, objective, Threat("linf", 8 / 255), Generators(range(4)))
     gains = target.quality(attacked) - target.quality(images)
     assert (gains > 0).all() if kind == "raise" else (gains < 0).all()
@@ -73,7 +73,7 @@ def run(attack, model, count=6, queries=None):
     with frozen(model):
         target = Target(model, count, attack.access, queries=queries, draws=3)
         objective = Objective("away", target.quality(images))
-        target.trail = Trail(objective)
+        target.trail = QueryTrace(objective)
         attack.run(target, images, objective, Threat("linf", 4 / 255, queries), Generators(list(range(count))))
     return target
 
@@ -129,8 +129,8 @@ def test_a_record_holds_the_curve_of_its_attack(tmp_path: Path):
     chosen = {"dataset": "folder", "models": ["linear"], "settings": ["adaptive"],
               "attacks": ["pgd[steps=12]", "random-noise", "torchattacks:PGD"]}  # fmt: skip
     records = Records(tmp_path / "out")
-    arena = Arena(Folder(root), None, 3, {"linear": LinearModel()})
-    assert not local.run(arena, expand(validated(chosen)), records, report=lambda *_: None).failed
+    evaluator = Evaluator(Folder(root), None, 3, {"linear": LinearModel()})
+    assert not local.run(evaluator, expand(validated(chosen)), records, report=lambda *_: None).failed
     found = {record["cell"]["attack"]: record for record in records.all()}
     assert found["random-noise"]["curve"] == {}
     for name in ("pgd[steps=12]", "torchattacks:PGD"):

@@ -19,7 +19,7 @@ from iqarena.bench.leaderboard.content import content
 from iqarena.bench.leaderboard.render import check, prune_images, render
 from iqarena.bench.leaderboard.size_curves import families
 from iqarena.bench.metrics.bootstrap import resample_weights
-from iqarena.bench.results.formatting import size
+from iqarena.bench.results.formatting import format_eps
 from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import load_suite
@@ -187,7 +187,7 @@ def test_tracks_are_kept_apart_and_their_files_too(records: Records) -> None:
     [("linf", 2 / 255, "2/255"), ("linf", 0.00784314, "2/255"), ("linf", 0.1, "0.1"), ("l2", 0.2, "0.2")],
 )
 def test_sizes_are_written_as_people_do(norm: str, eps: float, text: str) -> None:
-    assert size(norm, eps) == text
+    assert format_eps(norm, eps) == text
 
 
 def filled(records: Records) -> Records:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iqarena.bench.metrics.bootstrap import holm, interval, over_seeds, p_value, resample_weights, shared_ranks
-from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.resampled import ResampledStatistics
 
 
 def test_resamples_bring_whole_references_and_begin_with_the_sample():
@@ -71,7 +71,7 @@ def test_the_interval_of_a_rank_correlation_covers_the_truth_of_clustered_data()
     one = clustered(rng, 1, 1) / math.sqrt(2)
     other = 0.6 * one + 0.8 * clustered(rng, 1, 1) / math.sqrt(2)
     truth = 6 / math.pi * math.asin(0.6 / 2)  # Spearman's of two normal variables whose Pearson's is 0.6
-    sample = Sample.of([f"r{i // EACH}" for i in range(CLUSTERS * EACH)], 300)
+    sample = ResampledStatistics.of([f"r{i // EACH}" for i in range(CLUSTERS * EACH)], 300)
     some = 400  # of the sets, for time; four binomial errors are then 4.4 %
     intervals = [interval(sample.spearman(a, b)) for a, b in zip(one[:some], other[:some], strict=True)]
     _, low, high = np.array(intervals).T

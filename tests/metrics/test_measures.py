@@ -14,7 +14,7 @@ from scipy import optimize, stats
 
 from iqarena.bench.metrics.logistic import fit
 from iqarena.bench.metrics.measures import FIXED, LATER, MEASURES, Scores, columns, image_table, measure_cell
-from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.results.store import SUMMARY_COLUMNS
 
 
@@ -35,7 +35,7 @@ def cell(clean, adv, mos=None, references=None, undefended=None):
 def values(images):
     """The measures without their intervals, which takes a fraction of the time."""
     table = image_table(images)
-    scores = Scores(table, Sample(np.ones((1, len(table["clean"])))))
+    scores = Scores(table, ResampledStatistics(np.ones((1, len(table["clean"])))))
     return {name: float(measure(scores)[0]) for name, measure in MEASURES.items()}
 
 

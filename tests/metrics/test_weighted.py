@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from iqarena.bench.metrics import weighted
-from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.resampled import ResampledStatistics
 
 # values from a coarse grid, so that ties are common
 grid_values = st.integers(0, 5).map(lambda v: v / 4 - 0.3)
@@ -26,11 +26,11 @@ def lists(draw):
 
 
 def one(held):
-    return Sample(np.asarray(held, dtype=float)[None])
+    return ResampledStatistics(np.asarray(held, dtype=float)[None])
 
 
 def once(count):
-    return Sample(np.ones((1, count)))
+    return ResampledStatistics(np.ones((1, count)))
 
 
 @given(lists())
@@ -38,7 +38,7 @@ def test_correlations_are_those_of_scipy(case):
     a, b, held = case
     long_a, long_b = np.repeat(a, held), np.repeat(b, held)
     constant = len(long_a) < 2 or np.ptp(long_a) == 0 or np.ptp(long_b) == 0
-    pairs = [(Sample.pearson, stats.pearsonr), (Sample.spearman, stats.spearmanr), (Sample.kendall, stats.kendalltau)]
+    pairs = [(ResampledStatistics.pearson, stats.pearsonr), (ResampledStatistics.spearman, stats.spearmanr), (ResampledStatistics.kendall, stats.kendalltau)]
     for ours, theirs in pairs:
         found = float(ours(one(held), a, b)[0]) if held.sum() else math.nan
         if constant:
@@ -97,11 +97,11 @@ def test_many_resamples_at_once_are_those_one_by_one_in_any_block(monkeypatch):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=20), rng.normal(size=20).round(1)
     weights = rng.integers(0, 4, (7, 20)).astype(float)
-    apart = [statistics(Sample(row[None]), a, b) for row in weights]
+    apart = [statistics(ResampledStatistics(row[None]), a, b) for row in weights]
     for block in (1, 60, 2**15):
         monkeypatch.setattr(weighted, "BLOCK", block)
         monkeypatch.setattr(weighted, "_ROWS", block)
-        for name, found in statistics(Sample(weights), a, b).items():
+        for name, found in statistics(ResampledStatistics(weights), a, b).items():
             np.testing.assert_allclose(found, [float(one[name][0]) for one in apart], atol=1e-12, err_msg=name)
 
 
@@ -110,14 +110,14 @@ def test_groups_of_pictures_with_the_same_weights_change_nothing():
     groups = rng.integers(0, 5, 30)
     a, b = rng.normal(size=30).round(1), rng.normal(size=30)
     weights = rng.integers(0, 4, (9, 5)).astype(float)[:, groups]
-    grouped, apart = statistics(Sample(weights, groups), a, b), statistics(Sample(weights), a, b)
+    grouped, apart = statistics(ResampledStatistics(weights, groups), a, b), statistics(ResampledStatistics(weights), a, b)
     for name, found in grouped.items():
         np.testing.assert_allclose(found, apart[name], atol=1e-12, err_msg=name)
 
 
 def test_several_rank_correlations_at_once_are_those_one_by_one():
     rng = np.random.default_rng(2)
-    sample = Sample.of([f"r{i // 3}" for i in range(21)], 50)
+    sample = ResampledStatistics.of([f"r{i // 3}" for i in range(21)], 50)
     a, others = rng.normal(size=21), [rng.normal(size=21).round(1) for _ in range(3)]
     for found, other in zip(sample.spearmans(a, others), others, strict=True):
         np.testing.assert_array_equal(found, sample.spearman(a, other))

@@ -17,7 +17,7 @@ from iqarena.bench.cells import expand
 from iqarena.bench.checks.run import check
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import CannotRun, UserError
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.registry import MODELS
 from iqarena.bench.suite import validated
@@ -273,13 +273,13 @@ def test_onnx_that_is_none_is_refused_in_a_line(tmp_path):
 
 def test_gradient_attacks_on_scores_alone_are_skipped_with_a_reason(tmp_path):
     spec = graph(tmp_path, ["n", 3, "h", "w"]) + ALL
-    arena = Arena(Demo(), 4, 4)
+    evaluator = Evaluator(Demo(), 4, 4)
     suite = validated({"models": [spec], "attacks": [{"attack": "fgsm"}, {"attack": "random-noise"}], "limit": 4})
     by_attack = {cell.attack: cell for cell in expand(suite)}
     with pytest.raises(CannotRun, match=r"fgsm needs a gradient, and onnx:.* has none"):
-        arena.cell_id(by_attack["fgsm"])
+        evaluator.ids.cell_id(by_attack["fgsm"])
     cell = by_attack["random-noise"]
-    record, _ = arena.run(cell, arena.cell_id(cell))
+    record, _ = evaluator.run(cell, evaluator.ids.cell_id(cell))
     assert record["status"] == "ok"
 
 

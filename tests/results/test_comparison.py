@@ -19,7 +19,7 @@ from iqarena.bench.cli.comparison_table import headline, notes, tell, write
 from iqarena.bench.errors import UserError
 from iqarena.bench.leaderboard.plots.effort import effort, knowing
 from iqarena.bench.metrics.bootstrap import COMPARED, holm, interval, over_seeds, p_value
-from iqarena.bench.metrics.resampled import Sample
+from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.results.comparison import compare, frame
 from iqarena.bench.results.ranking import diagnosed, tracks
 from iqarena.bench.results.store import Records
@@ -62,7 +62,7 @@ def test_defenses_are_paired_attack_by_attack_and_under_the_worst(records: Recor
 
 def test_differences_are_resampled_together_and_corrected_for_their_number(records: Records) -> None:
     (duel,) = compare(filled(records), "none", "cprl")
-    sample = Sample.of([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)], COMPARED)
+    sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)], COMPARED)
     values = {name: sample.spearman(MOS, adv) for name, adv in {"bad": BAD, "good": GOOD}.items()}
     difference = values["good"] - values["bad"]
     pgd = next(line for line in duel.lines["srocc"] if line.what == "pgd, away, oblivious")
@@ -109,7 +109,7 @@ def test_weights_of_one_recipe_are_seeds_of_its_training(records: Records) -> No
     assert duel.seeds == (1, 3)
     line = next(line for line in duel.lines["srocc"] if line.what == "pgd, away, oblivious")
     assert line.values[1][0] == pytest.approx(np.mean([srocc(adv) for adv in seeds]))
-    sample = Sample.of([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)], COMPARED)
+    sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)], COMPARED)
     stack = np.stack([sample.spearman(MOS, adv) for adv in seeds])
     assert line.values[1] == pytest.approx(interval(over_seeds(stack, 1)))
     assert "cprl: means over 3 trainings" in notes(duel)[0]

@@ -1,4 +1,4 @@
-"""Frames of curves and of transfer, from records of a small arena and by hand."""
+"""Frames of curves and of transfer, from records of a small evaluator and by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from scipy.integrate import trapezoid
 
 from iqarena.bench.cells import expand
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.results.curves import (
     effort_curves,
@@ -32,11 +32,11 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     """Two linear models, one also behind a defense, three sizes, and attacks from one on the other."""
     root = tmp_path_factory.mktemp("curves")
     made = Records(root / "out")
-    arena = Arena(pictures(root / "pictures"), None, 24, {"one": Linear("one"), "two": Linear("two", seed=1)})
+    evaluator = Evaluator(pictures(root / "pictures"), None, 24, {"one": Linear("one"), "two": Linear("two", seed=1)})
     suite = {"dataset": "folder", "models": ["one", "two"], "attacks": ["random-noise", "pgd[steps=6]", "fgsm"],
              "threats": [{"eps": eps} for eps in SIZES], "settings": ["oblivious", "transfer"],
              "defenses": ["none", "flip"]}  # fmt: skip
-    outcome = local.run(arena, expand(validated(suite)), made, report=lambda *_: None)
+    outcome = local.run(evaluator, expand(validated(suite)), made, report=lambda *_: None)
     assert not outcome.failed
     return made
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from iqarena.bench.errors import UserError, one_line
+from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.process import keep_freed_memory, use_threads
 from tests.speed import attacks, cells, growth, page
 from tests.speed.rows import TURNS, Row
@@ -25,7 +25,7 @@ GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
 """What is measured together, in the order of the page."""
 
 
-@one_line("speed")
+@exit_on_user_error("speed")
 def main(
     groups: Annotated[list[str] | None, typer.Argument(help=f"of {', '.join(GROUPS)}; all if left out")] = None,
     turns: Annotated[int, typer.Option(min=TURNS, help="of every job")] = TURNS,

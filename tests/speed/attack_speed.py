@@ -32,7 +32,7 @@ from iqarena.attacks.fitted import FittedAttack
 from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.threat import Norm, Threat
 from iqarena.attacks.whole_set import SetAttack
-from iqarena.bench.errors import UserError, told
+from iqarena.bench.errors import UserError, describe
 from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.target import Target, frozen
@@ -122,7 +122,7 @@ class Scene:
     clean: torch.Tensor
 
     def attack(self, attack: Attack, model: QualityModel) -> None:
-        """Run an attack as the arena does, learning and looking included."""
+        """Run an attack as the evaluator does, learning and looking included."""
         size = len(self.images) if attack.batches else 1
         for index in torch.arange(len(self.images)).split(size):
             images, clean = self.images[index], self.clean[index]
@@ -261,7 +261,7 @@ def main() -> int:
             except UserError as error:
                 broken.append(str(error))
             except Exception as error:
-                broken.append(f"{name}: {told(error)}")
+                broken.append(f"{name}: {describe(error)}")
     for name in ("resnet-iqa", "cnniqa"):
         rows.append(low_precision(name, images, turns))
         print(page.line(rows[-1]), flush=True)

@@ -17,7 +17,7 @@ from PIL import Image
 from iqarena.bench.cells import expand
 from iqarena.bench.checks.toy_run import Linear
 from iqarena.bench.datasets import open_dataset
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import Executor, execute, local
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.target import frozen
@@ -44,9 +44,9 @@ def overhead_rows(turns: int) -> Iterator[Row]:
             )  # fmt: skip
             taken = []
             for turn in range(turns + 1):
-                arena = Arena(open_dataset("folder", root), None, 16, {"linear": Linear()})
+                evaluator = Evaluator(open_dataset("folder", root), None, 16, {"linear": Linear()})
                 started = time.perf_counter()
-                outcome = local.run(arena, expand(suite), Records(Path(scratch) / str(turn)), lambda *_: None)
+                outcome = local.run(evaluator, expand(suite), Records(Path(scratch) / str(turn)), lambda *_: None)
                 taken.append(1000 * (time.perf_counter() - started) / CELLS)
                 assert outcome.done == CELLS
                 assert not outcome.failed
@@ -65,9 +65,9 @@ def record_rows(turns: int) -> Iterator[Row]:
         suite = validated(
             {"models": ["linear"], "dataset": "folder", "attacks": ["random-noise"], "settings": ["oblivious"]}
         )
-        arena = Arena(open_dataset("folder", root), None, 16, {"linear": Linear()})
+        evaluator = Evaluator(open_dataset("folder", root), None, 16, {"linear": Linear()})
         (cell,) = expand(suite)
-        record, images = arena.run(cell, arena.cell_id(cell))
+        record, images = evaluator.run(cell, evaluator.ids.cell_id(cell))
         records = Records(Path(scratch) / "out")
         records.prepare()
         jobs = {

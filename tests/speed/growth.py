@@ -18,7 +18,7 @@ import numpy as np
 
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets import open_dataset
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import execute
 from iqarena.bench.executors.schedule import missing
 from iqarena.bench.leaderboard.render import render
@@ -80,8 +80,8 @@ def suite_of(count: int) -> Suite:
 def planned(count: int, folder: Path) -> None:
     """From a suite to cells with ids, none of them done."""
     suite = suite_of(count)
-    arena = Arena(open_dataset(suite.dataset), suite.limit, suite.batch)
-    _, to_do = missing(arena, expand(suite), Records(folder / "nothing"))
+    evaluator = Evaluator(open_dataset(suite.dataset), suite.limit, suite.batch)
+    _, to_do = missing(evaluator, expand(suite), Records(folder / "nothing"))
     assert len(to_do) == count
 
 
@@ -97,14 +97,14 @@ def rendered(count: int, folder: Path) -> None:
 
 def fabricate(suite: Suite, folder: Path) -> Path:
     """A results folder in which every cell of a suite is done: one was run, the others have noise on its qualities."""
-    arena = Arena(open_dataset(suite.dataset), suite.limit, suite.batch)
+    evaluator = Evaluator(open_dataset(suite.dataset), suite.limit, suite.batch)
     cells, records, stream = expand(suite), Records(folder), np.random.default_rng(0)
-    record, images = arena.run(cells[0], arena.cell_id(cells[0]))
+    record, images = evaluator.run(cells[0], evaluator.ids.cell_id(cells[0]))
     records.prepare()
     with mock.patch.object(on_disk, "_sync"), mock.patch("os.fsync"):  # nobody needs it after a crash
         for cell in cells:
             changed: dict[str, Any] = json.loads(json.dumps(record))
-            changed |= {"cell": asdict(cell), "cell_id": arena.cell_id(cell), "crafting": arena.crafting_id(cell)}
+            changed |= {"cell": asdict(cell), "cell_id": evaluator.ids.cell_id(cell), "crafting": evaluator.ids.crafting_id(cell)}
             noise = stream.normal(scale=0.02, size=len(images))
             records.write(changed, images.assign(adv_quality=(images.adv_quality + noise).round(6)))
     return folder

@@ -14,7 +14,7 @@ from iqarena.bench.cells import Cell
 from iqarena.bench.cli.app import app
 from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.store import Records
-from iqarena.bench.submission.standing import SAME_RANKS, Standing, standing
+from iqarena.bench.submission.standing import SAME_RANKS, BoardStanding, standing
 from iqarena.bench.suite import validated
 from tests.support.small_runs import four_pictures, go
 
@@ -38,7 +38,7 @@ def cell_of(board: Path) -> Cell:
     return next(Cell(**r["cell"]) for r in Records(board).all() if r["cell"]["defense"] == "jpeg")
 
 
-def stand(board: Path, table: pd.DataFrame, **changed: Any) -> Standing | str:
+def stand(board: Path, table: pd.DataFrame, **changed: Any) -> BoardStanding | str:
     """How pictures stand whose measures are those of the row, but for what is changed."""
     cell = replace(cell_of(board), **changed.pop("cell", {}))
     own = {"srocc_clean": table.srocc_clean.iloc[0], "srocc_adv": table.srocc_adv.min(), "abs_gain": 0.1} | changed
@@ -49,7 +49,7 @@ def stand(board: Path, table: pd.DataFrame, **changed: Any) -> Standing | str:
 
 def test_listed_is_what_the_leaderboard_lists(board: Path, table: pd.DataFrame) -> None:
     stands = stand(board, table)
-    assert isinstance(stands, Standing)
+    assert isinstance(stands, BoardStanding)
     clean, robust, shift = stands.numbers
     row = next(row for rows in tracks(Records(board)).values() for row in rows if row.defense == "jpeg")
     assert (clean.listed, robust.listed, shift.listed) == (row.clean[0], row.robust[0], row.shift[0])
@@ -64,7 +64,7 @@ def test_listed_is_what_the_leaderboard_lists(board: Path, table: pd.DataFrame) 
 @pytest.mark.parametrize(("by", "beats"), [(-0.1, True), (-2 * SAME_RANKS, True), (0.0, False), (0.1, False)])
 def test_only_a_lower_robust_srocc_beats_a_row(board: Path, table: pd.DataFrame, by: float, beats: bool) -> None:
     stands = stand(board, table, srocc_adv=table.srocc_adv.min() + by)
-    assert isinstance(stands, Standing)
+    assert isinstance(stands, BoardStanding)
     assert stands.beats is beats
     assert ("does not beat" in stands.words) is not beats
 
@@ -81,7 +81,7 @@ def test_only_a_lower_robust_srocc_beats_a_row(board: Path, table: pd.DataFrame,
 )
 def test_what_is_of_something_else_is_not_compared(board: Path, table: pd.DataFrame, changed: Any, told: str) -> None:
     stands = stand(board, table, **{"srocc_adv": -1.0} | changed)
-    assert isinstance(stands, Standing)
+    assert isinstance(stands, BoardStanding)
     assert stands.beats is None
     assert told in stands.words
 

@@ -145,7 +145,7 @@ def test_honest_pictures_are_as_claimed(ground: Ground) -> None:
     assert (verdict.kind, verdict.name) == ("images", "by hand")
     measured = {line.what: line.measured for line in verdict.lines}
     assert measured["outside linf 0.007843"] == 0
-    # what the arena makes of the same model says the same
+    # what the evaluator makes of the same model says the same
     table = pd.read_csv(next((ground.attack.parent / "runs").glob("summary.csv")))
     assert measured["srocc_clean"] == pytest.approx(table[table.defense == "jpeg"].srocc_clean.iloc[0], abs=1e-6)
 

@@ -1,6 +1,6 @@
 """Planted cases for the flags: ``python -m tests.support.planted`` prints which flags each raises, as docs/flags.md shows them.
 
-Each is a small model or defense with one fault, run through the real arena on random pictures; the first has none. The
+Each is a small model or defense with one fault, run through the real evaluator on random pictures; the first has none. The
 undefended model is linear, so that everything about it is known.
 """
 
@@ -22,7 +22,7 @@ from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Threat
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.evaluation.evaluator import Arena
+from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.registry import ATTACKS, DEFENSES, Entry
 from iqarena.bench.results.flags import FLAGS, Flag
@@ -167,7 +167,7 @@ def pictures(root: Path) -> Folder:
 
 
 def flags_of(case: Case, dataset: Folder, out: Path) -> list[Flag]:
-    """Run a case through the arena; the flags of its row."""
+    """Run a case through the evaluator; the flags of its row."""
     defense = type("_Planted", (Planted,), {"name": "planted", "made": case.made or Defended})
     DEFENSES.entries["planted"] = Entry("planted", defense)
     ATTACKS.entries["leaves"] = Entry("leaves", Leaves)
@@ -182,7 +182,7 @@ def flags_of(case: Case, dataset: Folder, out: Path) -> list[Flag]:
         records = Records(out)
         with torch.random.fork_rng():
             torch.manual_seed(0)  # of what draws random numbers without saying so
-            local.run(Arena(dataset, None, 24, models), expand(suite), records, report=lambda *_: None)
+            local.run(Evaluator(dataset, None, 24, models), expand(suite), records, report=lambda *_: None)
         found = diagnosed(records)
         return [Flag(row.flag, row.why) for row in found.itertuples()]
     finally:

@@ -6,7 +6,7 @@ import torch
 
 from iqarena.attacks.threat import Threat
 from iqarena.bench.checks.attack import probe_attack
-from iqarena.bench.checks.toy_run import Linear, attack_tiny
+from iqarena.bench.checks.toy_run import Linear, run_on_toy_model
 from iqarena.bench.cli.new.attack import MyIdea
 
 
@@ -17,7 +17,7 @@ def test_my_idea_keeps_to_the_contract() -> None:
 def test_my_idea_gains_all_that_a_linear_model_gives() -> None:
     clean = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     model, radius = Linear(), 2 / 255
-    trial = attack_tiny(MyIdea(), clean, "lower", Threat("linf", radius), model=model)
+    trial = run_on_toy_model(MyIdea(), clean, "lower", Threat("linf", radius), model=model)
     assert trial.losses is not None
     before, after = trial.losses
     # clip(x − r·sign(w)) is the best there is; where pixels are at the end of their range it gains less than r·Σ|w|

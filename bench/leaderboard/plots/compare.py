@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iqarena.bench.leaderboard.plots.style import FAINT, GREY, INK, WIDTH, head
-from iqarena.bench.results.comparison import MEASURES, Duel
-from iqarena.bench.results.formatting import brief
+from iqarena.bench.results.comparison import MEASURES, Comparison
+from iqarena.bench.results.formatting import short_spec
 
 PAIR = ("#0072B2", "#D55E00")
 """The first and the second; told apart by colour-blind people, and by their marks."""
@@ -15,7 +15,7 @@ MARKS = ("o", "D")
 LABELS = {"srocc": "SROCC with the labels", "shift": "mean |quality shift|"}
 
 
-def compared(duel: Duel) -> Figure:
+def compared(duel: Comparison) -> Figure:
     """A line per attack, the two marks on it; filled where they are told apart."""
     whats = list(dict.fromkeys(line.what for measure in MEASURES for line in duel.lines[measure]))
     figure = Figure(figsize=(WIDTH, 1.5 + 0.36 * len(whats)), layout="constrained")
@@ -38,9 +38,9 @@ def compared(duel: Duel) -> Figure:
     panels[0].set_xlim(-1.05, 1.05)
     panels[1].set_xlim(left=min(0.0, panels[1].get_xlim()[0]))
     panels[0].set_yticks(range(len(whats)), whats)
-    head(figure, " against ".join(brief(name) for name in duel.names), duel.title)
+    head(figure, " against ".join(short_spec(name) for name in duel.names), duel.title)
     handles = [
-        Line2D([], [], color=color, marker=mark, markersize=5.5, linewidth=1.8, label=brief(name))
+        Line2D([], [], color=color, marker=mark, markersize=5.5, linewidth=1.8, label=short_spec(name))
         for name, color, mark in zip(duel.names, PAIR, MARKS, strict=True)
     ]
     handles.append(Line2D([], [], color=INK, marker="o", markersize=5.5, markerfacecolor="white", linestyle="none",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from iqarena.bench.leaderboard.plots.style import COLORS, FAINT, GREY, MARKERS, OTHER, WIDTH, head, short, spread
 from iqarena.bench.leaderboard.size_curves import Curve, Family
-from iqarena.bench.results.formatting import signed
+from iqarena.bench.results.formatting import format_number
 
 MOST = 14
 
@@ -39,7 +39,7 @@ def curves(family: Family) -> Figure:
         style = {"arrowstyle": "-", "color": COLORS.get(line.kind, OTHER), "linewidth": 0.9, "linestyle": (0, (1, 2)),
                  "relpos": (0, 0.5)}  # fmt: skip
         axes.annotate(
-            f"{name} {signed(end)}", (line.last, end), (1.04, height), textcoords="axes fraction", va="center",
+            f"{name} {format_number(end)}", (line.last, end), (1.04, height), textcoords="axes fraction", va="center",
             annotation_clip=False, arrowprops=style,
         )  # fmt: skip
     some = f" · {len(lines)} of {len(family.curves)} rows" if len(lines) < len(family.curves) else ""

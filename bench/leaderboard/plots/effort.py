@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iqarena.bench.leaderboard.plots.style import FAINT, GREY, MARKERS, WIDTH, head, legend
-from iqarena.bench.results.formatting import brief
+from iqarena.bench.results.formatting import short_spec
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#5b5b5b")
 """Of Okabe and Ito, told apart by colour-blind people; a seventh attack has the first one's again, and another mark."""
@@ -42,7 +42,7 @@ def effort(curves: pd.DataFrame, heading: str, below: str, most: int = 4) -> Fig
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.set_ylabel(label if column == 0 else "")
-        panels[0][column].set_title(brief(model) if defense == "none" else f"{brief(model)}\n+ {brief(defense)}")
+        panels[0][column].set_title(short_spec(model) if defense == "none" else f"{short_spec(model)}\n+ {short_spec(defense)}")
         panels[-1][column].set_xlabel("forward passes a picture")
     panels[1][0].set_ylim(-1.05, 1.05)
     head(figure, heading, below)
@@ -55,7 +55,7 @@ def _mark(style: int) -> str:
 
 
 def _entries(attacks: Sequence[tuple[str, str]]) -> list[Line2D]:
-    names = [f"{brief(attack)}, {objective}" for attack, objective in attacks]
+    names = [f"{short_spec(attack)}, {objective}" for attack, objective in attacks]
     return [
         Line2D([], [], color=COLORS[style % len(COLORS)], marker=_mark(style), markersize=4, linewidth=1.4, label=name)
         for style, name in enumerate(names)

@@ -26,7 +26,7 @@ from iqarena.bench.leaderboard.plots.style import (
     spread,
 )
 from iqarena.bench.metrics.bootstrap import Interval
-from iqarena.bench.results.formatting import brief
+from iqarena.bench.results.formatting import short_spec
 from iqarena.bench.results.ranking import Row
 
 NAMED = 24
@@ -113,7 +113,7 @@ def _name_marks(axes: Axes, rows: Sequence[Row], gap: float) -> None:
 def _legend(rows: Sequence[Row], models: Sequence[str]) -> list[Line2D]:
     handles = kinds(rows)
     handles += [
-        Line2D([], [], color=INK, marker=marker, linestyle="none", markersize=6, label=brief(model))
+        Line2D([], [], color=INK, marker=marker, linestyle="none", markersize=6, label=short_spec(model))
         for model, marker in zip(models, MARKERS, strict=False)
         if len(models) <= len(MARKERS)
     ]

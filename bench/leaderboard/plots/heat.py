@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from iqarena.bench.leaderboard.board import Board, shown
 from iqarena.bench.leaderboard.plots.style import INK, WIDTH, head, part_of, short
 from iqarena.bench.metrics.weighted import Reals
-from iqarena.bench.results.formatting import signed
+from iqarena.bench.results.formatting import format_number
 from iqarena.bench.results.ranking import CellValue, Row
 from iqarena.bench.results.track import TRANSFER
 
@@ -153,7 +153,7 @@ def _cells(axes: Axes, grid: Reals, scale: Scale, size: float) -> None:
         dark = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.21  # where white and ink contrast alike
         ink = "white" if dark else INK
         axes.text(
-            column, row, signed(float(value)), ha="center", va="center", color=ink, fontsize=size, in_layout=False
+            column, row, format_number(float(value)), ha="center", va="center", color=ink, fontsize=size, in_layout=False
         )  # inside their axes, and many
     rows, columns = grid.shape
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)

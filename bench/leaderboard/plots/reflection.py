@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from iqarena.bench.leaderboard.board import Board, reflected, shown
 from iqarena.bench.leaderboard.plots.style import FAINT, GREY, INK, WIDTH, color, cut, head, legend, part_of
-from iqarena.bench.results.formatting import brief
+from iqarena.bench.results.formatting import short_spec
 
 MOST, ACROSS = 8, 4
 WIDE = 28
@@ -33,8 +33,8 @@ def reflection(board: Board) -> Figure | None:
         axes.plot([low, high], [low, high], color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))
         axes.plot([low, high], [1 - low, 1 - high], color=INK, linewidth=1.1)
         axes.plot(cell.clean, cell.adv, "o", color=color(row), markersize=3.4, markeredgecolor="none", alpha=0.65)
-        below = "no defense" if row.defense == "none" else f"+ {brief(row.defense)}"
-        axes.set_title(f"{cut(brief(row.model), WIDE)}\n{cut(below, WIDE)}", fontsize=7.5)
+        below = "no defense" if row.defense == "none" else f"+ {short_spec(row.defense)}"
+        axes.set_title(f"{cut(short_spec(row.model), WIDE)}\n{cut(below, WIDE)}", fontsize=7.5)
         axes.set(xlim=(low - 0.04, high + 0.04), ylim=(low - 0.04, high + 0.04), aspect="equal")
         axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
         axes.grid(color=FAINT, linewidth=0.6)

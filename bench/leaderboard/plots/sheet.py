@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from iqarena.bench.leaderboard.board import Board
 from iqarena.bench.leaderboard.examples import GAIN, Example
 from iqarena.bench.leaderboard.plots.style import WIDTH, cut, head
-from iqarena.bench.results.formatting import signed
+from iqarena.bench.results.formatting import format_number
 
 MOST = 4
 
@@ -33,7 +33,7 @@ def _half(half: SubFigure, shown: Sequence[Example], title: str, down: int) -> N
     for axes in panels.flat:
         axes.set_axis_off()
     for line, example in zip(panels, shown, strict=False):
-        qualities = (f"quality {signed(example.clean)}", f"quality {signed(example.adv)}", "difference")
+        qualities = (f"quality {format_number(example.clean)}", f"quality {format_number(example.adv)}", "difference")
         for axes, pixels, words in zip(line, example.pixels(), qualities, strict=True):
             axes.imshow(pixels, interpolation="lanczos")
             axes.text(0.5, -0.04, words, transform=axes.transAxes, ha="center", va="top", fontsize=7)
