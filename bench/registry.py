@@ -29,7 +29,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from iqarena.attacks.base import Attack
-from iqarena.bench.errors import UserError, first_message, describe
+from iqarena.bench.errors import UserError, describe, first_message
 from iqarena.defenses.base import Defense
 from iqarena.defenses.chain import Chain
 from iqarena.models.base import QualityModel

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LinearModel
 
 from iqarena import evaluate
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import UserError
 from iqarena.bench.results.store import SUMMARY_COLUMNS
+from tests.support.analytic_models import LinearModel
 
 
 def test_evaluate_takes_any_module(small: ImageDataset) -> None:

@@ -8,7 +8,6 @@ from importlib.metadata import EntryPoint
 
 import pytest
 import torch
-from conftest import message
 
 from iqarena.attacks.base import Attack
 from iqarena.attacks.pgd import PGD
@@ -18,6 +17,7 @@ from iqarena.bench.code_hash import source_hash
 from iqarena.bench.errors import UserError
 from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, Registry, parse_spec
 from iqarena.bench.suite import SUITES, load_suite, validated
+from tests.support.attack_runs import message
 
 # --- specs
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from conftest import message
 
 from iqarena.bench.cells import expand
 from iqarena.bench.errors import UserError
@@ -13,6 +12,7 @@ from iqarena.bench.inference.loading import load_model
 from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, parse_spec
 from iqarena.bench.suite import SUITES, Suite, changed, load_suite, parse_size, validated
 from iqarena.models.zoo import ZOO
+from tests.support.attack_runs import message
 
 MINIMAL = "models: [cnniqa]\nattacks: [fgsm]\n"
 

@@ -19,7 +19,7 @@ from iqarena.bench.leaderboard.plots.compare import compared
 from iqarena.bench.leaderboard.plots.effort import effort, knowing
 from iqarena.bench.leaderboard.plots.style import styled
 from iqarena.bench.results.comparison import MEASURES, WORST, Comparison, Measure, frame, same
-from iqarena.bench.results.formatting import short_spec, format_number, format_interval
+from iqarena.bench.results.formatting import format_interval, format_number, short_spec
 from iqarena.bench.results.ranking import FEW_REFERENCES
 
 HOW_TO_READ = """\

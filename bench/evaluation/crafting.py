@@ -17,10 +17,10 @@ from iqarena.attacks.objective import Objective
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets.base import Sample
-from iqarena.bench.datasets.image_store import CleanImages, AttackedImages
+from iqarena.bench.datasets.image_store import AttackedImages, CleanImages
 from iqarena.bench.errors import describe
-from iqarena.bench.evaluation.fit_cache import FitCache, CachedFit
-from iqarena.bench.evaluation.judge import quantize, inside_threat
+from iqarena.bench.evaluation.fit_cache import CachedFit, FitCache
+from iqarena.bench.evaluation.judge import inside_threat, quantize
 from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, undisturbed
 from iqarena.bench.inference.query_trace import CHECKPOINTS, QueryTrace, curve
 from iqarena.bench.inference.target import ModelError, Target, frozen

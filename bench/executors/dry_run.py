@@ -16,6 +16,7 @@ from iqarena.attacks.base import GRADIENT_ACCESS
 from iqarena.bench.cells import Cell, expand
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.errors import UserError, describe
+from iqarena.bench.evaluation.cell_id import attacked_model
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors.schedule import missing
 from iqarena.bench.inference.device import Engine
@@ -23,7 +24,6 @@ from iqarena.bench.inference.target import Target, frozen
 from iqarena.bench.registry import ATTACKS
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import Suite
-from iqarena.bench.evaluation.cell_id import attacked_model
 
 _TRIED = 4
 """Pictures of which one forward and one backward pass is timed."""

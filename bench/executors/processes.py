@@ -23,7 +23,7 @@ from typing import Any
 
 from iqarena.bench.cells import Cell
 from iqarena.bench.evaluation.evaluator import Evaluator
-from iqarena.bench.executors.schedule import Ledger, Outcome, ProgressCallback, WorkerSettings, Task, planned
+from iqarena.bench.executors.schedule import Ledger, Outcome, ProgressCallback, Task, WorkerSettings, planned
 from iqarena.bench.executors.worker import serve
 from iqarena.bench.results.store import Records
 

@@ -18,7 +18,16 @@ from typing import Any
 from iqarena.bench.cells import Cell
 from iqarena.bench.errors import UserError, describe
 from iqarena.bench.evaluation.evaluator import Evaluator
-from iqarena.bench.executors.schedule import Ledger, Outcome, ProgressCallback, WorkerSettings, Task, make, planned, usable_cores
+from iqarena.bench.executors.schedule import (
+    Ledger,
+    Outcome,
+    ProgressCallback,
+    Task,
+    WorkerSettings,
+    make,
+    planned,
+    usable_cores,
+)
 from iqarena.bench.executors.worker import limit_memory
 from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.process import keep_freed_memory, use_threads

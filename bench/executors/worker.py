@@ -15,7 +15,7 @@ from typing import Any
 
 from iqarena.bench.errors import describe
 from iqarena.bench.evaluation.evaluator import Evaluator
-from iqarena.bench.executors.schedule import WorkerSettings, Task, make
+from iqarena.bench.executors.schedule import Task, WorkerSettings, make
 from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.process import keep_freed_memory, use_threads
 from iqarena.bench.results.store import Records

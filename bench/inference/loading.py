@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from iqarena.bench.errors import UserError, first_message, describe
+from iqarena.bench.errors import UserError, describe, first_message
 from iqarena.bench.registry import MODELS, parse_spec
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.bridges import Bridge, Facts

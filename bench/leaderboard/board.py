@@ -11,7 +11,7 @@ from pathlib import Path
 
 from iqarena.bench.leaderboard.examples import Example
 from iqarena.bench.leaderboard.rerun import Rerun
-from iqarena.bench.results.formatting import short_spec, format_eps
+from iqarena.bench.results.formatting import format_eps, short_spec
 from iqarena.bench.results.ranking import CellValue, Row
 from iqarena.bench.results.track import TRANSFER, Track
 from iqarena.models.zoo import card_of, weight_file

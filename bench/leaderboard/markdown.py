@@ -17,7 +17,7 @@ from iqarena.bench.leaderboard.board import PROJECT, Board, link, links
 from iqarena.bench.leaderboard.content import Content
 from iqarena.bench.leaderboard.size_curves import Family
 from iqarena.bench.registry import MODELS, parse_spec
-from iqarena.bench.results.formatting import short_spec, format_number, format_interval
+from iqarena.bench.results.formatting import format_interval, format_number, short_spec
 from iqarena.bench.results.ranking import FEW_REFERENCES, Row
 from iqarena.bench.results.store import Records
 

@@ -19,7 +19,7 @@ from iqarena.bench.leaderboard.plots.heat import transfer_matrix
 from iqarena.bench.leaderboard.plots.style import COLORS, OTHER
 from iqarena.bench.leaderboard.size_curves import Curve, Family
 from iqarena.bench.metrics.weighted import Reals
-from iqarena.bench.results.formatting import short_spec, format_eps
+from iqarena.bench.results.formatting import format_eps, short_spec
 from iqarena.bench.results.ranking import CellValue, Row
 from iqarena.bench.results.store import Records
 from iqarena.bench.results.track import Condition

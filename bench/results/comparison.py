@@ -15,7 +15,7 @@ from iqarena.bench.metrics.bootstrap import COMPARED, Interval, holm, over_seeds
 from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.registry import links, parse_spec
 from iqarena.bench.results.flags import Flag
-from iqarena.bench.results.formatting import short_spec, format_eps
+from iqarena.bench.results.formatting import format_eps, short_spec
 from iqarena.bench.results.ranking import Family, TrackSample, signs_of
 from iqarena.bench.results.store import Records
 from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_pictures

@@ -16,7 +16,7 @@ from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.flags import SAME_QUALITY, Evidence, Flag, diagnose
 from iqarena.bench.results.formatting import short_spec
 from iqarena.bench.results.store import Records, Scored
-from iqarena.bench.results.track import TRANSFER, FinishedCell, Condition, Track, cells_of, common_pictures
+from iqarena.bench.results.track import TRANSFER, Condition, FinishedCell, Track, cells_of, common_pictures
 
 NOTHING: Interval = (float("nan"),) * 3
 FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide

@@ -12,8 +12,8 @@ import pandas as pd
 from iqarena.bench.errors import UserError
 from iqarena.bench.metrics.bootstrap import interval
 from iqarena.bench.registry import DEFENSES
-from iqarena.bench.results.formatting import format_number, format_interval
 from iqarena.bench.results.formatting import format_eps as written
+from iqarena.bench.results.formatting import format_interval, format_number
 from iqarena.bench.study.numbers import Findings, Size, frame
 from iqarena.bench.study.plots import draw
 from iqarena.bench.study.variants import MODEL, SCHEDULE, SEEDS, VARIANTS, Variant

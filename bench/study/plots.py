@@ -14,8 +14,8 @@ from iqarena.bench.leaderboard import plots
 from iqarena.bench.leaderboard.plots import heat
 from iqarena.bench.leaderboard.plots.style import COLORS, FAINT, GREY, INK, WIDTH, head, legend, spread
 from iqarena.bench.metrics.bootstrap import interval
-from iqarena.bench.results.formatting import format_number
 from iqarena.bench.results.formatting import format_eps as written
+from iqarena.bench.results.formatting import format_number
 from iqarena.bench.study.numbers import Findings, Size
 from iqarena.bench.study.variants import Variant
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from iqarena.bench.metrics.bootstrap import interval
-from iqarena.bench.results.formatting import format_number, format_interval
 from iqarena.bench.results.formatting import format_eps as written
+from iqarena.bench.results.formatting import format_interval, format_number
 from iqarena.bench.results.ranking import FEW_REFERENCES
 from iqarena.bench.study.numbers import Difference, Findings, Met, Run, Size
 from iqarena.bench.study.variants import Variant

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SEARCHES, SMALL_THREATS, LinearModel, QuadraticModel, craft, moved_by_sign, one_by_one, random_pixels
 
 from iqarena.attacks.bridges.library import LeastNorm
 from iqarena.attacks.ensemble import Ensemble
@@ -23,6 +22,8 @@ from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.errors import UserError
 from iqarena.bench.evaluation.judge import inside_threat
 from iqarena.bench.registry import ATTACKS
+from tests.support.analytic_models import LinearModel, QuadraticModel
+from tests.support.attack_runs import SEARCHES, SMALL_THREATS, craft, moved_by_sign, one_by_one, random_pixels
 
 TWO = Threat("linf", 2 / 255)
 SHORTER = {"queries": 60, "steps": 10, "epochs": 2}

@@ -12,7 +12,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import SEARCHES, LinearModel, craft, random_pixels
 
 from iqarena.attacks.base import Generators
 from iqarena.attacks.bridges.art import ART
@@ -23,6 +22,8 @@ from iqarena.attacks.threat import Threat
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.target import Target, TargetError, frozen
 from iqarena.bench.registry import ATTACKS
+from tests.support.analytic_models import LinearModel
+from tests.support.attack_runs import SEARCHES, craft, random_pixels
 
 TWO = Threat("linf", 2 / 255)
 WIDE = {"linf": Threat("linf", 0.05), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.2)}

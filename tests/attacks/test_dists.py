@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
-from conftest import SMALL_THREATS, LinearModel, craft, random_pixels
 
 from iqarena.attacks.dists import DISTS, load
 from iqarena.attacks.threat import Threat
 from iqarena.attacks.zhang_dists import ZhangDISTS
+from tests.support.analytic_models import LinearModel
+from tests.support.attack_runs import SMALL_THREATS, craft, random_pixels
 
 WIDTHS = (4, 6, 8, 10, 12)
 """Channels of the five stages of a small DISTS."""

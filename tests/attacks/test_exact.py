@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LinearModel, MeanModel, QuadraticModel, craft, moved_by_sign, one_by_one, random_pixels
 
 from iqarena.attacks.fgsm import FGSM
 from iqarena.attacks.objective import Objective
@@ -19,6 +18,8 @@ from iqarena.attacks.square import Square
 from iqarena.attacks.threat import Threat
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.bench.registry import ATTACKS
+from tests.support.analytic_models import LinearModel, MeanModel, QuadraticModel
+from tests.support.attack_runs import craft, moved_by_sign, one_by_one, random_pixels
 
 TWO = Threat("linf", 2 / 255)
 LINF_OPTIMAL = [

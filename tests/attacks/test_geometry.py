@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import LinearModel, MeanModel, craft, random_pixels
 from PIL import Image
 from scipy import ndimage
 from torch.nn import functional
@@ -19,6 +18,8 @@ from iqarena.attacks.random_sign import RandomSign
 from iqarena.attacks.stadv import StAdv, roughness_gradient, warped
 from iqarena.attacks.threat import Threat
 from iqarena.models.base import QualityModel
+from tests.support.analytic_models import LinearModel, MeanModel
+from tests.support.attack_runs import craft, random_pixels
 
 TWO = Threat("linf", 2 / 255)
 BOTH = [StAdv(), AdvCF()]

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchattacks
-from conftest import LinearModel, QuadraticModel, craft, random_pixels
 
 from iqarena.attacks.ami_fgsm import AMIFGSM
 from iqarena.attacks.base import Generators
@@ -28,6 +27,8 @@ from iqarena.attacks.ti_fgsm import TIFGSM
 from iqarena.attacks.vmi_fgsm import VMIFGSM
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.models.base import ModelInfo, QualityModel
+from tests.support.analytic_models import LinearModel, QuadraticModel
+from tests.support.attack_runs import craft, random_pixels
 
 EIGHT = Threat("linf", 8 / 255)
 MOMENTUM = [IFGSM, MIFGSM, AMIFGSM, NIFGSM, VMIFGSM]

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import SMALL_THREATS, LinearModel, QuadraticModel, craft, random_pixels
 from scipy import ndimage
 from skimage.metrics import structural_similarity
-from test_attacks_dists import small_weights
 
 from iqarena.attacks.ioi import IOI, variation, without_strongest
 from iqarena.attacks.korhonen import Korhonen, activity
@@ -23,6 +21,9 @@ from iqarena.attacks.threat import Threat
 from iqarena.attacks.zhang_dists import ZhangDISTS
 from iqarena.attacks.zhang_ssim import ZhangSSIM
 from iqarena.bench.evaluation.judge import inside_threat
+from tests.attacks.test_dists import small_weights
+from tests.support.analytic_models import LinearModel, QuadraticModel
+from tests.support.attack_runs import SMALL_THREATS, craft, random_pixels
 
 
 @pytest.fixture(scope="module")

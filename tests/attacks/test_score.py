@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-from conftest import SMALL_THREATS, LinearModel, MeanModel, QuadraticModel, craft, random_pixels
 
 from iqarena.attacks.base import Generators
 from iqarena.attacks.nes import NES
@@ -24,6 +23,8 @@ from iqarena.attacks.spsa import SPSA
 from iqarena.attacks.square import Square, _bump
 from iqarena.attacks.threat import Threat
 from iqarena.bench.inference.target import Target
+from tests.support.analytic_models import LinearModel, MeanModel, QuadraticModel
+from tests.support.attack_runs import SMALL_THREATS, craft, random_pixels
 
 TWO = Threat("linf", 2 / 255)
 ALL = [Square(), NES(), SPSA(), SimBA(), Parsimonious(), PatchRS(), OnePixel(), Ran(), ScoreBoundary()]

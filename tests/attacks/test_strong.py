@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import LinearModel, MeanModel, QuadraticModel, craft, random_pixels
 from scipy.stats import spearmanr
 
 from iqarena.attacks.apgd import APGD, reviews
@@ -19,6 +18,8 @@ from iqarena.attacks.sma import SMA, _rank_correlation_gradient, _standardised, 
 from iqarena.attacks.standard import Standard, StandardRank
 from iqarena.attacks.threat import Threat
 from iqarena.bench.registry import ATTACKS
+from tests.support.analytic_models import LinearModel, MeanModel, QuadraticModel
+from tests.support.attack_runs import craft, random_pixels
 
 EIGHT = Threat("linf", 8 / 255)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LinearModel, MeanModel, craft, fitted, random_pixels
 
 from iqarena.attacks.base import Generators
 from iqarena.attacks.cumulative_uap import CumulativeUAP
@@ -20,6 +19,8 @@ from iqarena.attacks.uap import UAP
 from iqarena.attacks.unet import UNet
 from iqarena.attacks.universal import minibatches
 from iqarena.bench.inference.target import Target, frozen
+from tests.support.analytic_models import LinearModel, MeanModel
+from tests.support.attack_runs import craft, fitted, random_pixels
 
 TWO = Threat("linf", 2 / 255)
 TILES = [UAP(), CumulativeUAP()]

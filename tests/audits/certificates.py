@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from conftest import LinearModel
 from torch import nn
 
 from iqarena.bench.datasets.demo.dataset import Demo
@@ -28,6 +27,7 @@ from iqarena.defenses.certified.lipschitz import Lipschitz, LipschitzIQA
 from iqarena.defenses.certified.randomized import RandomizedSmoothing
 from iqarena.defenses.certified.smoothing import Smoothing
 from iqarena.models.base import ModelInfo, QualityModel
+from tests.support.analytic_models import LinearModel
 
 STEPS = 10
 

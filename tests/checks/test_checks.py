@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from conftest import SEARCHES
 
 from iqarena.attacks.base import Attack
 from iqarena.attacks.ensemble import Ensemble
@@ -20,6 +19,7 @@ from iqarena.defenses.base import DoesNotApply, TrainedDefense
 from iqarena.defenses.certified.base import Certificate, CertifiedDefense
 from iqarena.defenses.purification.base import Purification, PurifiedModel
 from iqarena.models.base import ModelInfo, QualityModel
+from tests.support.attack_runs import SEARCHES
 
 # --- attacks
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from test_attacks_dists import small_weights
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -20,6 +19,7 @@ from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
+from tests.attacks.test_dists import small_weights
 from tests.support.planted import Linear, pictures
 
 WIDTHS = (4, 5, 6, 7, 8)

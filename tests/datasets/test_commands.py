@@ -6,11 +6,11 @@ import json
 
 import pytest
 from PIL import Image
-from test_datasets_pictures import spoil
 
 from iqarena.bench.cli.app import main
 from iqarena.bench.datasets import DATASETS
 from iqarena.bench.datasets.tid2013_reconstructed.dataset import CROPS
+from tests.datasets.test_image_files import spoil
 from tests.support.published_layouts import READERS, kadid10k, picture
 
 

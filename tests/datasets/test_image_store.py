@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LinearModel, random_pixels
 
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets.base import ImageDataset, Sample
-from iqarena.bench.datasets.image_store import CleanImages, AttackedImages
+from iqarena.bench.datasets.image_store import AttackedImages, CleanImages
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.suite import validated
+from tests.support.analytic_models import LinearModel
+from tests.support.attack_runs import random_pixels
 
 ONE = 3 * 16 * 16
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 from PIL import Image
-from test_datasets_pictures import spoil
 from typer.testing import CliRunner
 
 from iqarena.bench.cli.app import app
 from iqarena.bench.datasets.verify import verify
+from tests.datasets.test_image_files import spoil
 from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITERS, live, picture
 
 

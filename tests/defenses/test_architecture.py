@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import MeanModel, random_pixels
 from torch import nn
 
 from iqarena.bench.cli.catalogue import catalogue
@@ -20,6 +19,8 @@ from iqarena.defenses.base import DoesNotApply
 from iqarena.models.base import FeatureModel, ModelInfo, QualityModel
 from iqarena.models.resnet_iqa import ResNetIQA
 from iqarena.models.zoo import save_weights
+from tests.support.analytic_models import MeanModel
+from tests.support.attack_runs import random_pixels
 
 NAMES = ("feature-denoising", "soft-threshold", "sortmask", "orthogonal")
 BLOCKS = ("feature-denoising", "feature-denoising[filter=mean]", "soft-threshold", "sortmask", "sortmask[form=hard]")

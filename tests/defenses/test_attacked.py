@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import craft, random_pixels
 from PIL import Image
 from skimage.metrics import structural_similarity
 
@@ -29,6 +28,7 @@ from iqarena.bench.results.store import CERTIFICATE_COLUMNS, SUMMARY_COLUMNS, Re
 from iqarena.bench.suite import validated
 from iqarena.defenses.purification.base import Purification, PurifiedModel
 from iqarena.models.base import QualityModel
+from tests.support.attack_runs import craft, random_pixels
 from tests.support.planted import SIDE, Case, Defended, Linear, flags_of, pictures
 
 

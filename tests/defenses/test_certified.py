@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from conftest import LinearModel, MeanModel, NaNModel, random_pixels
 from scipy import stats
 
 from iqarena.bench.inference.loading import load_model
@@ -19,6 +18,8 @@ from iqarena.defenses.purification.denoiser import ResidualDenoiser
 from iqarena.models.base import ModelInfo
 from iqarena.models.zoo import save_weights
 from tests.audits.certificates import CASES, Bumpy, Untrained, small, trial
+from tests.support.analytic_models import LinearModel, MeanModel, NaNModel
+from tests.support.attack_runs import random_pixels
 
 SMOOTHED = [MedianSmoothing, RandomizedSmoothing]
 DENOISED = [DenoisedMedianSmoothing, DenoisedRandomizedSmoothing]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import MeanModel, random_pixels
 
 from iqarena import evaluate
 from iqarena.bench.checks.run import check
@@ -19,6 +18,8 @@ from iqarena.defenses.purification.jpeg import JPEG, differentiable_jpeg, real_j
 from iqarena.defenses.purification.median_blur import MedianBlur
 from iqarena.models.base import ModelInfo
 from iqarena.models.zoo import save_weights
+from tests.support.analytic_models import MeanModel
+from tests.support.attack_runs import random_pixels
 
 
 def test_links_act_from_left_to_right():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import MeanModel, random_pixels
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,6 +23,8 @@ from iqarena.defenses.cprl.sort_mask import SortMask
 from iqarena.defenses.training.adversarial import AdversarialTraining
 from iqarena.models.cnniqa import CNNIQA
 from iqarena.models.resnet_iqa import ResNetIQA
+from tests.support.analytic_models import MeanModel
+from tests.support.attack_runs import random_pixels
 
 # --- the soft rank
 

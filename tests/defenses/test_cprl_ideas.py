@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import random_pixels
 from torch.nn import functional
 
 from iqarena.bench.errors import UserError
@@ -19,6 +18,7 @@ from iqarena.defenses.training.loop import inner_attack
 from iqarena.models.base import FeatureModel, ModelInfo
 from iqarena.models.resnet_iqa import ResNetIQA
 from iqarena.models.zoo import card_of, save_weights, weight_file
+from tests.support.attack_runs import random_pixels
 
 EPSILON = 8 / 255
 

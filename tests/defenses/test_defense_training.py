@@ -7,9 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import LinearModel, MeanModel
 from skimage.metrics import structural_similarity
-from test_training import Tiny
 
 from iqarena.attacks.similarity import ssim
 from iqarena.bench.cli.catalogue import catalogue
@@ -24,6 +22,8 @@ from iqarena.defenses.training.free import REPLAYS
 from iqarena.defenses.training.loop import Schedule, in_eval_mode, srocc, train
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.resnet_iqa import ResNetIQA
+from tests.support.analytic_models import LinearModel, MeanModel
+from tests.test_training import Tiny
 
 EPSILON = 4 / 255
 RECIPES = (

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MeanModel, random_pixels
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,6 +22,8 @@ from iqarena.defenses.training.adversarial import AdversarialTraining
 from iqarena.models.cnniqa import CNNIQA
 from iqarena.models.resnet_iqa import ResNetIQA
 from iqarena.models.zoo import ZOO, WeightsError, card_of, chosen_file, load_weights, save_weights
+from tests.support.analytic_models import MeanModel
+from tests.support.attack_runs import random_pixels
 
 
 def as_batch(picture: np.ndarray) -> torch.Tensor:

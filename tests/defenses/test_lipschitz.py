@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import MeanModel
 from scipy import linalg
 
 from iqarena.defenses.base import DoesNotApply
@@ -16,6 +15,7 @@ from iqarena.defenses.certified.lipschitz import Lipschitz, LipschitzIQA
 from iqarena.models.base import ModelInfo
 from iqarena.models.resnet_iqa import ResNetIQA
 from iqarena.models.zoo import save_weights
+from tests.support.analytic_models import MeanModel
 
 
 def matrix_of(layer: torch.nn.Module, channels: int, height: int, width: int) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from conftest import MeanModel, random_pixels
 from PIL import Image
 
 from iqarena.bench.registry import DEFENSES
@@ -22,6 +21,8 @@ from iqarena.defenses.purification.fcn_filter import FCN, FCNFilter
 from iqarena.defenses.purification.train_denoiser import Folder, fit, noisy
 from iqarena.defenses.training.loop import Schedule
 from iqarena.models.zoo import WeightsError, card_of, load_weights
+from tests.support.analytic_models import MeanModel
+from tests.support.attack_runs import random_pixels
 
 # --- networks
 

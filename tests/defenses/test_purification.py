@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import MeanModel, random_pixels
 from PIL import Image
 from scipy import ndimage
 from skimage.restoration import denoise_tv_chambolle
@@ -32,6 +31,8 @@ from iqarena.defenses.purification.tv_denoise import differentiable_tv
 from iqarena.defenses.purification.wavelet_denoise import wavelet_denoised
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.zoo import save_weights
+from tests.support.analytic_models import MeanModel
+from tests.support.attack_runs import random_pixels
 
 WITHOUT_WEIGHTS = (
     "art:FeatureSqueezing", "art:GaussianAugmentation", "art:JpegCompression", "art:SpatialSmoothing", "art:TotalVarMin",

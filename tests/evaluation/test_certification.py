@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import LinearModel, random_pixels
 from scipy import stats
 
 from iqarena.attacks.threat import Threat
@@ -20,6 +19,8 @@ from iqarena.defenses.certified.base import Certificate
 from iqarena.defenses.certified.median import MedianSmoothing
 from iqarena.models.base import QualityModel
 from tests.audits.certificates import Bumpy, Untrained
+from tests.support.analytic_models import LinearModel
+from tests.support.attack_runs import random_pixels
 
 # --- the worst ranking
 

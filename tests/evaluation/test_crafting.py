@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LinearModel
 from PIL import Image
 
 from iqarena import evaluate
@@ -28,6 +27,7 @@ from iqarena.bench.errors import CannotRun
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.registry import ATTACKS, Entry
 from iqarena.bench.suite import validated
+from tests.support.analytic_models import LinearModel
 
 SIDE = 16
 

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from conftest import random_pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iqarena.attacks.threat import Ball, Threat
-from iqarena.bench.evaluation.judge import quantize, inside_threat
+from iqarena.bench.evaluation.judge import inside_threat, quantize
+from tests.support.attack_runs import random_pixels
 
 # 0.00784 and 0.01 lie between grid values, 0.007843 and 0.0039215 a hair below 2/255 and 1/255
 SIZES = [1 / 255, 2 / 255, 8 / 255, 0.00784, 0.01, 0.007843, 0.0039215, 0.5, 1.0]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import LinearModel, MeanModel
 from PIL import Image
 
 from iqarena.bench.cells import expand
@@ -19,6 +18,7 @@ from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
 from iqarena.models.base import ModelInfo
+from tests.support.analytic_models import LinearModel, MeanModel
 
 SIDE = 16
 MODELS = ["one", "other"]

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from conftest import StochasticModel, WrongShapeModel
 from typer.testing import CliRunner
 
 from iqarena.bench.cells import expand
@@ -27,6 +26,7 @@ from iqarena.bench.executors.schedule import WorkerSettings, tasks
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
 from iqarena.models.base import QualityModel
+from tests.support.analytic_models import StochasticModel, WrongShapeModel
 from tests.support.small_runs import attacker, four_pictures, go, suite, table
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LinearModel, NaNModel, StochasticModel, WrongShapeModel
 
 from iqarena import evaluate
 from iqarena.attacks.base import Access, Attack, Generators, Target
@@ -26,6 +25,7 @@ from iqarena.attacks.threat import Threat
 from iqarena.bench.cells import Cell, expand
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.evaluation.cell_id import attacked_model
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.registry import ATTACKS, DEFENSES, Entry
@@ -34,7 +34,7 @@ from iqarena.bench.suite import validated
 from iqarena.defenses.base import Defense, Kind
 from iqarena.defenses.purification.base import PurifiedModel
 from iqarena.models.base import QualityModel
-from iqarena.bench.evaluation.cell_id import attacked_model
+from tests.support.analytic_models import LinearModel, NaNModel, StochasticModel, WrongShapeModel
 
 
 @dataclass(frozen=True)
@@ -401,7 +401,6 @@ def test_a_defense_that_fails_on_attacked_pictures_is_not_ok(small: ImageDataset
 
 def test_a_score_only_attack_asks_the_deployed_model_and_a_gradient_attack_its_stand_in(small: ImageDataset) -> None:
     chosen = {"models": ["linear"], "defenses": ["jpeg"], "dataset": small.name, "settings": ["adaptive"]}
-    evaluator = Evaluator(small, None, 16, {"linear": LinearModel()})
     square, pgd = expand(validated(chosen | {"attacks": ["square", "pgd"]}))
     assert attacked_model(square) == ("linear", "jpeg", False)
     assert attacked_model(pgd) == ("linear", "jpeg", True)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MeanModel
 from torch import nn
 from typer.testing import CliRunner
 
@@ -24,6 +23,7 @@ from iqarena.bench.inference.finding import for_record
 from iqarena.bench.inference.model_checks import natural, probe, probed
 from iqarena.bench.suite import validated
 from iqarena.models.base import ModelInfo, QualityModel
+from tests.support.analytic_models import MeanModel
 
 
 class Sharpness(QualityModel):

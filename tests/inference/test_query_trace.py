@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LinearModel, StochasticModel, random_pixels
 from PIL import Image
 from scipy import stats
 
@@ -27,6 +26,8 @@ from iqarena.bench.inference.query_trace import CHECKPOINTS, QueryTrace, curve
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
+from tests.support.analytic_models import LinearModel, StochasticModel
+from tests.support.attack_runs import random_pixels
 
 
 def test_checkpoints_rise_by_one_two_five():

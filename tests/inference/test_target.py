@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LinearModel, MeanModel, NaNModel, StochasticModel, WrongShapeModel
 from torch import nn
 
 from iqarena.bench.inference.target import ModelError, Target, TargetError, checked_quality, frozen
 from iqarena.models.base import Custom, ModelInfo, QualityModel
+from tests.support.analytic_models import LinearModel, MeanModel, NaNModel, StochasticModel, WrongShapeModel
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

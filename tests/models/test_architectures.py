@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import random_pixels
 from scipy import stats
 from torch import nn
 from torch.nn import functional
@@ -20,6 +19,7 @@ from iqarena.models.resnet import SHAPES, ResNet
 from iqarena.models.resnet_iqa_nf import ALPHA, ResNetIQANF, StandardizedConv2d, scaled_relu
 from iqarena.models.vgg import vgg16_maps
 from iqarena.models.wadiqam_nr import LEAST_WEIGHT, PATCH, WaDIQaMNR, WaDIQaMNRFull
+from tests.support.attack_runs import random_pixels
 
 
 def pictures(count: int = 2, height: int = 70, width: int = 66) -> torch.Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Textures, random_pixels
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,6 +21,8 @@ from iqarena.bench.inference.loading import load_model
 from iqarena.bench.registry import MODELS
 from iqarena.bench.suite import validated
 from iqarena.models.bridges import Facts
+from tests.support.attack_runs import random_pixels
+from tests.support.textures import Textures
 
 ALL = "[low=0,high=1,higher_is_better=true,min_size=8]"
 """Facts that leave nothing to measure but gradient and randomness."""

@@ -7,7 +7,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import random_pixels
 from scipy import ndimage
 from torch import nn
 from torch.nn import functional
@@ -15,6 +14,7 @@ from torch.nn import functional
 from iqarena.bench.registry import MODELS
 from iqarena.models.base import Custom, FeatureModel, FittedModel, ModelInfo
 from iqarena.models.cnniqa import CNNIQA, FILTERS, KERNEL, PATCH, normalize_contrast
+from tests.support.attack_runs import random_pixels
 
 NAMES = MODELS.names()
 

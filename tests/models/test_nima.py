@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import random_pixels
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -16,6 +15,7 @@ from iqarena.bench.datasets.base import read_picture
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.loading import load_model
 from iqarena.models.nima_mobilenet import SIDE, NIMAMobileNet, _same
+from tests.support.attack_runs import random_pixels
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import types
 import numpy as np
 import pytest
 import torch
-from conftest import random_pixels
 from torch import nn
 
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.loading import load_model
-from models.bridges.pyiqa import PyIQA
+from iqarena.models.bridges.pyiqa import PyIQA
+from tests.support.attack_runs import random_pixels
 
 
 @pytest.fixture

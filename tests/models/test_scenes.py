@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import random_pixels
 from PIL import Image
 from scipy import integrate, ndimage, special, stats
 from sklearn.svm import SVR
@@ -24,6 +23,7 @@ from iqarena.bench.training import fit
 from iqarena.defenses.training.loop import Schedule
 from iqarena.models import brisque, niqe, nss
 from iqarena.models.zoo import load_weights, save_weights
+from tests.support.attack_runs import random_pixels
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import random_pixels
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -29,6 +28,7 @@ from iqarena.models.resnet import ResNet
 from iqarena.models.resnet18_iqa import ResNet18IQA
 from iqarena.models.resnet_iqa import ResNetIQA
 from iqarena.models.zoo import WeightsError, load_weights, save_weights, weight_file
+from tests.support.attack_runs import random_pixels
 
 
 class Bomb:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LinearModel, MeanModel, StochasticModel
 
 from iqarena import evaluate
 from iqarena.bench.inference.runtime_flags import differ, optimises
 from iqarena.bench.results.flags import FLAGS, Evidence, diagnose
 from iqarena.bench.results.ranking import diagnosed
 from iqarena.bench.results.store import Records, Scored
+from tests.support.analytic_models import LinearModel, MeanModel, StochasticModel
 from tests.support.planted import CASES, Case, Optimises, flags_of, line, pictures
 
 DOCS = Path(__file__).parents[2] / "docs" / "flags.md"
