@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iqarena.bench.checkout import project_file
 from iqarena.bench.leaderboard.examples import Example
 from iqarena.bench.leaderboard.rerun import Rerun
 from iqarena.bench.results.formatting import format_eps, short_spec
@@ -18,7 +19,6 @@ from iqarena.models.zoo import card_of, weight_file
 
 MOST_SEEN = 12
 """Rows of a track whose pictures are shown."""
-PROJECT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,9 @@ def card(row: Row) -> Path | None:
 
 
 def link(path: Path, out: Path) -> str | None:
-    """A file of the project as seen from `out`; None where it is not installed."""
-    return Path(os.path.relpath(path, out)).as_posix() if path.is_file() else None
+    """Return the relative path from `out` to a file of the project; None where it is not installed."""
+    found = project_file(path, out)
+    return Path(os.path.relpath(found, out.resolve())).as_posix() if found else None
 
 
 def _slug(text: str) -> str:

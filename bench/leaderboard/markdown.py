@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import numpy as np
 
+from iqarena.bench.checkout import ROOT
 from iqarena.bench.leaderboard import plots
-from iqarena.bench.leaderboard.board import PROJECT, Board, link, links
+from iqarena.bench.leaderboard.board import Board, link, links
 from iqarena.bench.leaderboard.content import Content
 from iqarena.bench.leaderboard.size_curves import Family
 from iqarena.bench.registry import MODELS, parse_spec
@@ -144,7 +145,7 @@ def _defense(row: Row) -> str:
 
 
 def _flag(flag: str, out: Path) -> str:
-    page = link(PROJECT / "docs/flags.md", out)
+    page = link(ROOT / "docs/flags.md", out)
     return f"[{flag}]({page}#{_anchor(flag)})" if page else flag
 
 

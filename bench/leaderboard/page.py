@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from iqarena.bench.leaderboard.board import PROJECT, Board, link, links, reflected
+from iqarena.bench.checkout import ROOT
+from iqarena.bench.leaderboard.board import Board, link, links, reflected
 from iqarena.bench.leaderboard.content import Content
 from iqarena.bench.leaderboard.examples import data_uri
 from iqarena.bench.leaderboard.markdown import ABOUT
@@ -55,7 +56,7 @@ def data(records: Records, out: Path, content: Content) -> dict[str, Any]:
         "colors": COLORS | {"other": OTHER},
         "tracks": [_track(board, records.folder / "site", results, pictures) for board in content.boards],
         "pictures": pictures,
-        "flags": link(PROJECT / "docs/flags.md", records.folder / "site"),
+        "flags": link(ROOT / "docs/flags.md", records.folder / "site"),
         "families": [_family(family) for family in content.families],
     }
 

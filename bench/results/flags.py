@@ -6,21 +6,16 @@ When each is raised, why, and what to do about it stands in docs/flags.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from iqarena.attacks.base import GRADIENT_ACCESS
-from iqarena.attacks.objective import Objective
 from iqarena.bench.metrics.bootstrap import interval
 from iqarena.bench.metrics.resampled import ResampledStatistics
-from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.registry import parse_spec
-from iqarena.bench.results.store import Scored
+from iqarena.bench.results.track import FinishedCell
 
 FLAGS = (
     "left-ball", "zero-gradient", "black-box-wins", "transfer-wins", "adaptive-weaker", "more-steps-no-help", "no-collapse",
@@ -52,72 +47,7 @@ class Flag(NamedTuple):
     why: str
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """One cell: its record, and its pictures."""
-
-    record: dict[str, Any]
-    scores: Scored
-
-    @property
-    def ok(self) -> bool:
-        """Whether all its pictures count."""
-        return bool(self.record["status"] == "ok")
-
-    @property
-    def cell(self) -> dict[str, Any]:
-        """What was run."""
-        found: dict[str, Any] = self.record["cell"]
-        return found
-
-    @property
-    def name(self) -> str:
-        """Attack, objective and setting in words."""
-        source = f" from {self.cell['source']}" if self.cell.get("source") else ""
-        return f"{self.cell['attack']}, {self.cell['objective']}, {self.cell['setting']}{source}"
-
-    @property
-    def control(self) -> bool:
-        """Whether it is what an attack must beat."""
-        return bool(self.record["attack"]["control"])
-
-    @property
-    def knowing(self) -> bool:
-        """Whether the attack saw the deployed model; where it did not, its gradients say nothing about that."""
-        setting, defense = self.cell["setting"], self.cell["defense"]
-        return bool(setting == "adaptive" or (setting == "oblivious" and defense == "none"))
-
-    @property
-    def white_box(self) -> bool:
-        """Whether it is one attack that follows gradients."""
-        attack = self.record["attack"]
-        return not self.control and attack.get("access") in GRADIENT_ACCESS and not attack.get("ensemble", False)
-
-    @property
-    def black_box(self) -> bool:
-        """Whether it asks for scores only."""
-        return not self.control and bool(self.record["attack"].get("access") == "score")
-
-    @cached_property
-    def shift(self) -> Reals:
-        """|q′ − q| (n,)."""
-        return np.abs(self.scores.adv - self.scores.clean)
-
-    @cached_property
-    def left(self) -> Reals:
-        """How far each picture is from where the attack wanted it, in quality units (n,); smaller is a stronger attack."""
-        kind, scores = self.cell["objective"], self.scores
-        clean, adv, labels = (torch.tensor(values) for values in (scores.clean, scores.adv, scores.mos))
-        loss = Objective(kind, clean, float(clean.mean()), labels, float(self.cell.get("target", 1.0))).loss(adv)
-        return np.asarray((loss.sqrt() if kind in ("reflect", "target") else loss).numpy())
-
-    @property
-    def spread(self) -> float:
-        """Inter-quartile range of the clean qualities."""
-        return float(np.subtract(*np.percentile(self.scores.clean, [75, 25])))
-
-
-def diagnose(cells: Iterable[Evidence]) -> list[Flag]:
+def diagnose(cells: Iterable[FinishedCell]) -> list[Flag]:
     """Flags of one model and defense on one data set, from its cells of all sizes; each flag once, by its clearest cause.
 
     Cells are compared where they ended ok and are of the same pictures.
@@ -134,9 +64,9 @@ def diagnose(cells: Iterable[Evidence]) -> list[Flag]:
     return [found[name] for name in FLAGS if name in found]
 
 
-def _strength(every: Sequence[Evidence]) -> Iterator[Flag]:
+def _strength(every: Sequence[FinishedCell]) -> Iterator[Flag]:
     """What attacks of one size say of each other."""
-    groups: dict[tuple[Any, ...], list[Evidence]] = {}
+    groups: dict[tuple[Any, ...], list[FinishedCell]] = {}
     for evidence in every:
         cell = evidence.cell
         groups.setdefault((cell["norm"], cell["eps"], cell.get("queries"), evidence.scores.pictures), []).append(evidence)
@@ -146,7 +76,7 @@ def _strength(every: Sequence[Evidence]) -> Iterator[Flag]:
             yield from _one_objective([evidence for evidence in cells if evidence.cell["objective"] == kind])
 
 
-def _one_objective(cells: Sequence[Evidence]) -> Iterator[Flag]:
+def _one_objective(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
     knowing = [e for e in cells if e.knowing]
     white = _strongest(e for e in knowing if e.white_box)
     moved = [e for e in cells if e.cell["setting"] == "transfer" and not e.control]
@@ -166,17 +96,17 @@ def _one_objective(cells: Sequence[Evidence]) -> Iterator[Flag]:
             yield Flag("more-steps-no-help", f"{stopped}, yet {words}")
 
 
-def _strongest(cells: Iterable[Evidence]) -> Evidence | None:
+def _strongest(cells: Iterable[FinishedCell]) -> FinishedCell | None:
     return min(cells, key=lambda e: float(e.left.mean()), default=None)
 
 
-def _beats(one: Evidence, other: Evidence) -> str:
+def _beats(one: FinishedCell, other: FinishedCell) -> str:
     """In words, if an attack leaves less than another: by more than the margin, and clear of zero."""
     value, low, _ = interval(_sample(one.scores.pictures).mean(other.left - one.left))
     return f"{one.name} gets {value:.2f} further than {other.name}" if value > _margin(one) and low > 0 else ""
 
 
-def _margin(evidence: Evidence) -> float:
+def _margin(evidence: FinishedCell) -> float:
     return MARGIN * max(evidence.spread, 0.1)
 
 
@@ -185,7 +115,7 @@ def _sample(pictures: tuple[tuple[str, str], ...]) -> ResampledStatistics:
     return ResampledStatistics.of([reference for _, reference in pictures])
 
 
-def _noise(cells: Sequence[Evidence]) -> Iterator[Flag]:
+def _noise(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
     """The control against the strongest of all attacks, by mean |shift|: noise has no objective."""
     controls, attacks = [e for e in cells if e.control], [e for e in cells if not e.control]
     if controls and attacks:
@@ -196,7 +126,7 @@ def _noise(cells: Sequence[Evidence]) -> Iterator[Flag]:
             yield Flag("noise-as-good", f"{words}: {attack.name} by {value:.3f} of {float(attack.shift.mean()):.3f}")
 
 
-def _stopped(evidence: Evidence, others: Sequence[Evidence]) -> str:
+def _stopped(evidence: FinishedCell, others: Sequence[FinishedCell]) -> str:
     """In words, if the second half of a run's questions gained nothing, or a run of more steps gains nothing over it."""
     still, curve = STILL * _margin(evidence), evidence.record.get("curve") or {}
     if curve and curve["forwards"][-1] > 2 * LONGER:
@@ -210,7 +140,7 @@ def _stopped(evidence: Evidence, others: Sequence[Evidence]) -> str:
     return ""
 
 
-def _longer(one: Evidence, other: Evidence) -> bool:
+def _longer(one: FinishedCell, other: FinishedCell) -> bool:
     """Whether the other cell is the same attack in the same setting with more steps."""
     if one.cell["setting"] != other.cell["setting"] or not other.white_box:
         return False
@@ -221,13 +151,13 @@ def _longer(one: Evidence, other: Evidence) -> bool:
     return same and bool(many["steps"] >= LONGER * few["steps"])
 
 
-def _parameters(evidence: Evidence) -> tuple[str, dict[str, Any]]:
+def _parameters(evidence: FinishedCell) -> tuple[str, dict[str, Any]]:
     return parse_spec(evidence.cell["attack"])[0], evidence.record["attack"].get("parameters", {})
 
 
-def _sizes(every: Sequence[Evidence]) -> Iterator[Flag]:
+def _sizes(every: Sequence[FinishedCell]) -> Iterator[Flag]:
     """What the strongest attacks of several sizes say of each other."""
-    groups: dict[tuple[Any, ...], dict[float, list[Evidence]]] = {}
+    groups: dict[tuple[Any, ...], dict[float, list[FinishedCell]]] = {}
     for evidence in every:
         if not evidence.control:
             key = (evidence.cell["norm"], evidence.scores.pictures)
@@ -241,7 +171,7 @@ def _sizes(every: Sequence[Evidence]) -> Iterator[Flag]:
                 yield Flag("no-collapse", f"attacks get no further at {norm} {large:.3g} than at {small:.3g}")
 
 
-def _no_further(small: Sequence[Evidence], large: Sequence[Evidence]) -> bool:
+def _no_further(small: Sequence[FinishedCell], large: Sequence[FinishedCell]) -> bool:
     """Whether no objective's strongest attack gains by the larger size."""
     gains = []
     for kind in {e.cell["objective"] for e in small} & {e.cell["objective"] for e in large}:
@@ -251,7 +181,7 @@ def _no_further(small: Sequence[Evidence], large: Sequence[Evidence]) -> bool:
     return bool(gains) and not any(gains)
 
 
-def _kept(cells: Sequence[Evidence]) -> float:
+def _kept(cells: Sequence[FinishedCell]) -> float:
     """The least SROCC after an attack as a share of the clean one; with the clean qualities where there are no labels."""
     worst = 1.0
     for evidence in cells:
@@ -262,7 +192,7 @@ def _kept(cells: Sequence[Evidence]) -> float:
     return worst
 
 
-def _scores(every: Sequence[Evidence]) -> Iterator[Flag]:
+def _scores(every: Sequence[FinishedCell]) -> Iterator[Flag]:
     """What clean qualities say."""
     for evidence in every[:1]:
         stray = float((np.abs(evidence.scores.clean - 0.5) > 0.5 + STRAY).mean())
@@ -277,5 +207,5 @@ def _scores(every: Sequence[Evidence]) -> Iterator[Flag]:
                 yield Flag("undeclared-randomness", f"clean qualities differ by up to {apart:.3f} between two cells")
 
 
-def _weights(evidence: Evidence) -> tuple[Any, Any]:
+def _weights(evidence: FinishedCell) -> tuple[Any, Any]:
     return evidence.record["model"].get("weights_sha256"), evidence.record["defense"].get("weights_sha256")

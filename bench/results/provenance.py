@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from iqarena.bench.checkout import ROOT
+
 _PACKAGES = ("iqarena", "torch", "torchattacks", "adversarial-robustness-toolbox", "numpy", "scipy", "pillow")
 
 
@@ -33,11 +35,10 @@ def _version(package: str) -> str:
 @functools.cache
 def _source() -> dict[str, Any]:
     """Commit of the checkout that the code runs from, if it is one."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
+    if not (ROOT / ".git").exists():
         return {"commit": None, "dirty": None}
     try:
-        git = ["git", "-C", str(root)]
+        git = ["git", "-C", str(ROOT)]
         commit = subprocess.run(
             [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()

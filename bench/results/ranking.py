@@ -8,12 +8,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from iqarena.bench.metrics.bootstrap import RESAMPLES, Interval, interval, shared_ranks
 from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.metrics.weighted import Reals
-from iqarena.bench.results.flags import SAME_QUALITY, Evidence, Flag, diagnose
+from iqarena.bench.results.flags import SAME_QUALITY, Flag, diagnose
 from iqarena.bench.results.formatting import short_spec
 from iqarena.bench.results.store import Records, Scored
 from iqarena.bench.results.track import TRANSFER, Condition, FinishedCell, Track, cells_of, common_pictures
@@ -128,19 +127,11 @@ Family = tuple[str, str, str, str, str]
 
 def signs_of(cells: dict[Track, list[FinishedCell]]) -> dict[Family, list[Flag]]:
     """The flags of every model and defense, from its cells of all sizes."""
-    grouped: dict[Family, list[Evidence]] = {}
+    grouped: dict[Family, list[FinishedCell]] = {}
     for track, own in cells.items():
         for cell in own:
-            grouped.setdefault((*track[:3], *cell.row), []).append(Evidence(cell.record, cell.scores))
+            grouped.setdefault((*track[:3], *cell.row), []).append(cell)
     return {family: diagnose(evidence) for family, evidence in grouped.items()}
-
-
-def diagnosed(records: Records) -> pd.DataFrame:
-    """All flags of a results folder, as its board shows them: dataset, model, defense, flag, why."""
-    signs = signs_of(cells_of(records))
-    families = sorted(signs, key=lambda family: (family[0], *family[3:], *family[1:3]))
-    found = [(family[0], *family[3:], *flag) for family in families for flag in signs[family]]
-    return pd.DataFrame(found, columns=["dataset", "model", "defense", "flag", "why"])
 
 
 class TrackSample:

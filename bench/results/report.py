@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from iqarena.bench.results.curves import effort_curves, ends, integrals, size_curves, transfers
-from iqarena.bench.results.ranking import diagnosed, tracks
+from iqarena.bench.results.ranking import signs_of, tracks
 from iqarena.bench.results.store import Records
+from iqarena.bench.results.track import cells_of
 
 
 class Report(pd.DataFrame):
@@ -78,3 +79,11 @@ def _rows(records: Records) -> pd.DataFrame:
                  "missing": "; ".join(row.missing)}
             )  # fmt: skip
     return pd.DataFrame(found)
+
+
+def diagnosed(records: Records) -> pd.DataFrame:
+    """All flags of a results folder, as its board shows them: dataset, model, defense, flag, why."""
+    signs = signs_of(cells_of(records))
+    families = sorted(signs, key=lambda family: (family[0], *family[3:], *family[1:3]))
+    found = [(family[0], *family[3:], *flag) for family in families for flag in signs[family]]
+    return pd.DataFrame(found, columns=["dataset", "model", "defense", "flag", "why"])

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
+from iqarena.attacks.base import GRADIENT_ACCESS
+from iqarena.attacks.objective import Objective
+from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.store import Records, Scored
 
 TRANSFER = "transfer from "
@@ -68,6 +75,53 @@ class FinishedCell:
     def row(self) -> tuple[str, str]:
         """Model and defense."""
         return self.record["cell"]["model"], self.record["cell"]["defense"]
+
+    @property
+    def cell(self) -> dict[str, Any]:
+        """What was run."""
+        found: dict[str, Any] = self.record["cell"]
+        return found
+
+    @property
+    def name(self) -> str:
+        """Attack, objective and setting in words."""
+        source = f" from {self.cell['source']}" if self.cell.get("source") else ""
+        return f"{self.cell['attack']}, {self.cell['objective']}, {self.cell['setting']}{source}"
+
+    @property
+    def knowing(self) -> bool:
+        """Whether the attack saw the deployed model; where it did not, its gradients say nothing about that."""
+        setting, defense = self.cell["setting"], self.cell["defense"]
+        return bool(setting == "adaptive" or (setting == "oblivious" and defense == "none"))
+
+    @property
+    def white_box(self) -> bool:
+        """Whether it is one attack that follows gradients."""
+        attack = self.record["attack"]
+        return not self.control and attack.get("access") in GRADIENT_ACCESS and not attack.get("ensemble", False)
+
+    @property
+    def black_box(self) -> bool:
+        """Whether it asks for scores only."""
+        return not self.control and bool(self.record["attack"].get("access") == "score")
+
+    @cached_property
+    def shift(self) -> Reals:
+        """|q′ − q| (n,)."""
+        return np.abs(self.scores.adv - self.scores.clean)
+
+    @cached_property
+    def left(self) -> Reals:
+        """How far each picture is from where the attack wanted it, in quality units (n,); smaller is a stronger attack."""
+        kind, scores = self.cell["objective"], self.scores
+        clean, adv, labels = (torch.tensor(values) for values in (scores.clean, scores.adv, scores.mos))
+        loss = Objective(kind, clean, float(clean.mean()), labels, float(self.cell.get("target", 1.0))).loss(adv)
+        return np.asarray((loss.sqrt() if kind in ("reflect", "target") else loss).numpy())
+
+    @property
+    def spread(self) -> float:
+        """Inter-quartile range of the clean qualities."""
+        return float(np.subtract(*np.percentile(self.scores.clean, [75, 25])))
 
 
 def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[FinishedCell]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -18,9 +17,9 @@ from iqarena.bench.cells import Cell, expand
 from iqarena.bench.errors import UserError
 from iqarena.bench.registry import ATTACKS
 from iqarena.bench.study.variants import MODEL, SEEDS, Spec, Trained, trained
-from iqarena.bench.suite import Suite, validated
+from iqarena.bench.suite import SUITES, Suite, validated
 
-PATH = Path(__file__).resolve().parents[1] / "suites" / "cprl.yaml"
+PATH = SUITES / "cprl.yaml"
 PICTURES = 60
 MAIN, SIZES = "2/255", ("1/255", "2/255", "4/255", "8/255")
 COMMON: dict[str, Any] = {"name": "cprl", "dataset": "demo", "limit": PICTURES, "seed": 0}

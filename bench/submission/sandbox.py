@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from iqarena import attacks
+from iqarena.bench.checkout import IMPORT_ROOT
 from iqarena.bench.errors import UserError, printable
 
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
@@ -69,13 +69,12 @@ class Limits:
 
 def environment(folder: Path, threads: int) -> dict[str, str]:
     """All that the process gets to know of its surroundings."""
-    project = Path(attacks.__file__).resolve().parents[1]
     return {
         "PATH": os.defpath,
         "HOME": str(folder),
         "TMPDIR": str(folder / "tmp"),
         "IQARENA_CACHE": str(folder / "cache"),
-        "PYTHONPATH": str(project),
+        "PYTHONPATH": str(IMPORT_ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": str(threads),
         "LANG": "C.UTF-8",

@@ -22,7 +22,7 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.target import frozen
 from iqarena.bench.registry import DEFENSES, parse_spec
-from iqarena.bench.results.ranking import diagnosed
+from iqarena.bench.results.report import diagnosed
 from iqarena.bench.results.store import Records
 from iqarena.defenses.base import DoesNotApply
 

@@ -21,7 +21,8 @@ from iqarena.bench.leaderboard.plots.effort import effort, knowing
 from iqarena.bench.metrics.bootstrap import COMPARED, holm, interval, over_seeds, p_value
 from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.results.comparison import compare, frame
-from iqarena.bench.results.ranking import diagnosed, tracks
+from iqarena.bench.results.ranking import tracks
+from iqarena.bench.results.report import diagnosed
 from iqarena.bench.results.store import Records
 from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
 

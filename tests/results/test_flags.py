@@ -12,9 +12,10 @@ import torch
 
 from iqarena import evaluate
 from iqarena.bench.inference.runtime_flags import differ, optimises
-from iqarena.bench.results.flags import FLAGS, Evidence, diagnose
-from iqarena.bench.results.ranking import diagnosed
+from iqarena.bench.results.flags import FLAGS, diagnose
+from iqarena.bench.results.report import diagnosed
 from iqarena.bench.results.store import Records, Scored
+from iqarena.bench.results.track import Condition, FinishedCell
 from tests.support.analytic_models import LinearModel, MeanModel, StochasticModel
 from tests.support.planted import CASES, Case, Optimises, flags_of, line, pictures
 
@@ -62,7 +63,7 @@ def test_a_shipped_plain_model_raises_nothing(tmp_path: Path) -> None:
 # --- the lines between
 
 
-def cell(adv: Any, attack: str = "pgd", access: str = "gradient", **changes: Any) -> Evidence:
+def cell(adv: Any, attack: str = "pgd", access: str = "gradient", **changes: Any) -> FinishedCell:
     """One finished cell on forty pictures of twenty references."""
     where = {"dataset": "demo", "model": "m", "defense": "d", "attack": attack, "objective": "away", "norm": "linf",
              "eps": 8 / 255, "queries": None, "setting": "adaptive", "source": ""}  # fmt: skip
@@ -74,7 +75,7 @@ def cell(adv: Any, attack: str = "pgd", access: str = "gradient", **changes: Any
         "defense": {"stochastic": changes.get("stochastic", False)}, "model": {}, "curve": changes.get("curve", {}),
     }  # fmt: skip
     names = tuple((f"p{i:02d}", f"r{i // 2:02d}") for i in range(COUNT))
-    return Evidence(record, Scored(names, changes.get("mos", CLEAN), changes.get("clean", CLEAN), np.asarray(adv)))
+    return FinishedCell(Condition('', '', ''), record, Scored(names, changes.get("mos", CLEAN), changes.get("clean", CLEAN), np.asarray(adv)))
 
 
 def moved(far: float, wobble: int = 0) -> Any:
@@ -82,7 +83,7 @@ def moved(far: float, wobble: int = 0) -> Any:
     return CLEAN + AWAY * (far + WOBBLE[wobble])
 
 
-def names(*cells: Evidence) -> list[str]:
+def names(*cells: FinishedCell) -> list[str]:
     return [flag.name for flag in diagnose(cells)]
 
 
@@ -138,7 +139,7 @@ def test_a_run_that_stops_early_is_flagged_only_where_another_gets_further() -> 
 
 
 def test_a_longer_run_that_gains_nothing_is_flagged_only_where_another_gets_further() -> None:
-    def run(steps: int, far: float, wobble: int = 0) -> Evidence:
+    def run(steps: int, far: float, wobble: int = 0) -> FinishedCell:
         return cell(moved(far, wobble), f"pgd[steps={steps}]", parameters={"steps": steps, "step_size": 0.25})
 
     further = cell(moved(0.3, 2), "apgd")

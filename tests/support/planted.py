@@ -26,7 +26,7 @@ from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.registry import ATTACKS, DEFENSES, Entry
 from iqarena.bench.results.flags import FLAGS, Flag
-from iqarena.bench.results.ranking import diagnosed
+from iqarena.bench.results.report import diagnosed
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
 from iqarena.defenses.base import Defense, Kind

@@ -9,12 +9,11 @@ import keyword
 import re
 from pathlib import Path
 
-from iqarena import attacks
+from iqarena.bench.checkout import ROOT
 from iqarena.bench.errors import UserError
 from iqarena.bench.registry import NAME, REGISTRIES
 
 HERE = Path(__file__).parent
-ROOT = Path(attacks.__file__).resolve().parents[1]
 
 PLACES = {"attack": "attacks", "defense": "defenses/purification", "model": "models"}
 """Where in the project a plugin of a kind goes."""
