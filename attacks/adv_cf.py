@@ -16,7 +16,7 @@ from iqarena.attacks.transformed import Transformed
 
 @dataclass(frozen=True)
 class AdvCF(Transformed):
-    """A colour curve a channel, piecewise linear and never falling, the same for all pixels of a picture.
+    """A colour curve a channel, piecewise linear and never falling, the same for all pixels of an image.
 
     The curve's offsets at its knots are moved, each along the mean of the gradient over the pixels around it (linf: its
     sign). The paper moves the pieces' slopes and normalises the curve, so that black and white stay; here they may move

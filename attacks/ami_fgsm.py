@@ -1,7 +1,7 @@
 """`ami-fgsm`: the momentum attack on quality models of Sang et al. (The Visual Computer), without its adaptive radius.
 
-The attack is MI-FGSM whose radius each picture sets itself, as 1/NIQE of the picture. A threat model here says how far
-every picture may be moved, so no radius is left to adapt: what remains is what the MSU benchmark (AAAI 2024, arXiv
+The attack is MI-FGSM whose radius each image sets itself, as 1/NIQE of the image. A threat model here says how far
+every image may be moved, so no radius is left to adapt: what remains is what the MSU benchmark (AAAI 2024, arXiv
 2310.06958) runs under this name at a fixed radius, steps of a tenth of it along a momentum of gradients as they are.
 """
 

@@ -34,11 +34,11 @@ def reviews(steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class APGD(Attack):
-    """Projected steps with momentum, whose size halves for each picture by itself where they stop paying.
+    """Projected steps with momentum, whose size halves for each image by itself where they stop paying.
 
-    The first run walks off from the clean picture, further ones are the paper's: they start at random points of the ball and
+    The first run walks off from the clean image, further ones are the paper's: they start at random points of the ball and
     leap across it. A leap decides which of a quality model's optima is climbed, and on some models and directions it is
-    one that `pgd` with its small steps beats; together they are ahead. A picture that has reached what its objective asks
+    one that `pgd` with its small steps beats; together they are ahead. An image that has reached what its objective asks
     for needs no further run. The best iterate, as it would be stored in 8 bit, counts.
 
     Attributes:
@@ -80,7 +80,7 @@ class APGD(Attack):
                 continue
             part, first = images[open_], _WALK
             start = part
-            if restart > 0:  # drawn for those alone that need it: what a picture gets must not depend on its company
+            if restart > 0:  # drawn for those alone that need it: what an image gets must not depend on its company
                 start, first = random_point(part, threat, generator.part(open_.tolist())), _LEAP
             found = self._descend(target.part(open_), start, part, objective.part(open_), threat, steps, first)
             best.offer_part(open_, found.images, found.losses)
@@ -90,7 +90,7 @@ class APGD(Attack):
         self, target: Target, start: torch.Tensor, images: torch.Tensor, objective: Objective, threat: Threat, steps: int,
         first: float,
     ) -> Best:  # fmt: skip
-        """One run; the best of its iterates, the start among them. A picture that has arrived leaves it at a review."""
+        """One run; the best of its iterates, the start among them. An image that has arrived leaves it at a review."""
         ball = Ball(threat, images)
         stored = ball.snap(start)
         quality, gradient = target.quality_and_grad(stored, objective.loss)
@@ -122,7 +122,7 @@ class APGD(Attack):
 
 @dataclass
 class _Run:
-    """Where the pictures of a run are: (N, 3, H, W) and (N,), so that some of them can leave it."""
+    """Where the images of a run are: (N, 3, H, W) and (N,), so that some of them can leave it."""
 
     ball: Ball
     current: torch.Tensor
@@ -138,7 +138,7 @@ class _Run:
     shrunk: torch.Tensor
 
     def part(self, mask: torch.Tensor) -> _Run:
-        """Some of the pictures."""
+        """Some of the images."""
         return _Run(**{name: value.part(mask) if name == "ball" else value[mask] for name, value in vars(self).items()})
 
     def step(self, *, first: bool) -> torch.Tensor:
@@ -151,7 +151,7 @@ class _Run:
         return self.ball.snap(self.current)
 
     def note(self, loss: torch.Tensor) -> None:
-        """What the pictures' losses are where they are now."""
+        """What the images' losses are where they are now."""
         self.improved = self.improved + (loss < self.loss)
         better = loss < self.best
         self.loss, self.best = loss, torch.where(better, loss, self.best)
@@ -159,7 +159,7 @@ class _Run:
         self.gradient_at_best = chosen(better, self.gradient, self.gradient_at_best)
 
     def review(self, steps: int) -> None:
-        """Halves the step size of pictures that made too little of these steps, and sends them back to their best place."""
+        """Halves the step size of images that made too little of these steps, and sends them back to their best place."""
         stuck = ~self.shrunk & (self.best >= self.best_at_review)
         self.shrunk = (self.improved < _PROGRESS * steps) | stuck
         self.size = torch.where(self.shrunk, self.size / 2, self.size)

@@ -20,26 +20,26 @@ class Target(Protocol):
     """The attacked model as an attack sees it. Every call is counted and paid from the query limit."""
 
     def quality(self, images: torch.Tensor) -> torch.Tensor:
-        """Qualities (N,) of pictures (N, 3, H, W) in [0, 1]; no gradient."""
+        """Qualities (N,) of images (N, 3, H, W) in [0, 1]; no gradient."""
 
     def quality_and_grad(
         self, images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Qualities (N,), and the gradient (N, 3, H, W) of ``loss(qualities)`` (N,), each by its own picture."""
+        """Qualities (N,), and the gradient (N, 3, H, W) of ``loss(qualities)`` (N,), each by its own image."""
 
     def part(self, index: torch.Tensor) -> Target:
-        """The same target for some of the pictures, by an index or mask (N,); counts add up in the whole."""
+        """The same target for some of the images, by an index or mask (N,); counts add up in the whole."""
 
     def module(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-        """A differentiable module from pictures to ``loss(qualities)`` (N,), for other libraries; counted as well."""
+        """A differentiable module from images to ``loss(qualities)`` (N,), for other libraries; counted as well."""
 
     @property
     def queries_left(self) -> int | None:
-        """Questions a picture that are still allowed; None is no limit."""
+        """Questions an image that are still allowed; None is no limit."""
 
 
 class Generators:
-    """A random stream a picture, so that what is drawn does not depend on the batch that a picture is in.
+    """A random stream an image, so that what is drawn does not depend on the batch that an image is in.
 
     Example:
         >>> together, alone = Generators([1, 2]).uniform(-1, 1, (3,)), Generators([2]).uniform(-1, 1, (3,))
@@ -54,7 +54,7 @@ class Generators:
         return len(self.streams)
 
     def part(self, index: Sequence[int]) -> Generators:
-        """The same streams for some of the pictures."""
+        """The same streams for some of the images."""
         some = Generators([])
         some.streams = [self.streams[i] for i in index]
         return some
@@ -92,8 +92,8 @@ class Attack(ABC):
         objectives: objectives that it can follow; the first is its usual one.
         control: whether it is no real attack but what an attack must beat; controls do not rank defenses.
         limited: whether it keeps to a query limit; one that cannot is skipped where there is one.
-        batches: whether several pictures may go in at once; else they come one at a time.
-        min_size: least height and width of a picture.
+        batches: whether several images may go in at once; else they come one at a time.
+        min_size: least height and width of an image.
         paper: where it comes from.
     """
 
@@ -109,30 +109,30 @@ class Attack(ABC):
 
     @property
     def passes(self) -> tuple[int, int] | None:
-        """Forward and backward passes a picture, at most, beside the clean score's; None where nobody can say."""
+        """Forward and backward passes an image, at most, beside the clean score's; None where nobody can say."""
         return None
 
     def refusal(self, threat: Threat, height: int, width: int) -> str:
-        """Why pictures of this size cannot be attacked under this threat model; empty if they can."""
+        """Why images of this size cannot be attacked under this threat model; empty if they can."""
         if min(height, width) < self.min_size:
-            return f"{self.name} needs pictures of at least {self.min_size}×{self.min_size}, not {width}×{height}"
+            return f"{self.name} needs images of at least {self.min_size}×{self.min_size}, not {width}×{height}"
         return threat.refusal(height, width)
 
     @abstractmethod
     def run(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        """Attack pictures.
+        """Attack images.
 
         Args:
             target: what may be asked of the model.
-            images: clean pictures (N, 3, H, W) in [0, 1], on the 8-bit grid; not to be changed in place.
+            images: clean images (N, 3, H, W) in [0, 1], on the 8-bit grid; not to be changed in place.
             objective: the loss to make small.
             threat: the ball to stay in.
             generator: all randomness.
 
         Returns:
-            Attacked pictures, the same shape.
+            Attacked images, the same shape.
         """
 
 

@@ -19,14 +19,14 @@ from iqarena.attacks.universal import Universal, backpropagate, minibatches
 
 @dataclass(frozen=True)
 class CumulativeUAP(Universal):
-    """One tile for all pictures: δ ← clip(δ − step · sign ∇, ±ε), minibatch by minibatch.
+    """One tile for all images: δ ← clip(δ − step · sign ∇, ±ε), minibatch by minibatch.
 
     The benchmark adds the raw gradient, whose size depends on the model's scale; ours steps by its sign (l2: along it).
 
     Attributes:
-        tile: its side in pixels; at most that of the pictures that it is fitted on.
-        epochs: passes over these pictures, for each restart.
-        batch: pictures a step.
+        tile: its side in pixels; at most that of the images that it is fitted on.
+        epochs: passes over these images, for each restart.
+        batch: images a step.
         restarts: tiles learnt from other starts, the first from zero; the one of least mean loss counts.
         step_size: of the first step, as a share of the threat's size; it falls linearly to 0.
     """

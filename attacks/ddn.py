@@ -19,8 +19,8 @@ from iqarena.attacks.threat import Norm, Threat
 class DDN(Attack):
     """The shortest change found that moves quality by `amount`; steps turn it, and its length shrinks when that is reached.
 
-    Each step walks down the loss and then sets the length of the change: (1 − γ) times the last one if the picture of the
-    last one was moved by `amount`, (1 + γ) times if not, never beyond the threat's ball. Where no picture within the ball
+    Each step walks down the loss and then sets the length of the change: (1 − γ) times the last one if the image of the
+    last one was moved by `amount`, (1 + γ) times if not, never beyond the threat's ball. Where no image within the ball
     is moved so far, the one that was moved farthest counts.
 
     Attributes:

@@ -30,7 +30,7 @@ def euclidean(shift: torch.Tensor) -> torch.Tensor:
 
 
 def downhill(images: torch.Tensor, gradient: torch.Tensor, size: float | torch.Tensor, norm: Norm) -> torch.Tensor:
-    """Pictures a step of that length, one for all or (N,), against a gradient; the size of it does not matter."""
+    """Images a step of that length, one for all or (N,), against a gradient; the size of it does not matter."""
     if isinstance(size, float) and norm == "linf":
         return images.sub(gradient.sign(), alpha=size)
     length = torch.as_tensor(size, device=images.device) / (1.0 if norm == "linf" else euclidean(gradient))
@@ -44,7 +44,7 @@ def noise(images: torch.Tensor, norm: Norm, generator: Generators) -> torch.Tens
 
 
 def random_point(images: torch.Tensor, threat: Threat, generator: Generators) -> torch.Tensor:
-    """A random point of the ball around each picture."""
+    """A random point of the ball around each image."""
     return threat.project(images + threat.size * noise(images, threat.norm, generator), images)
 
 
@@ -88,14 +88,14 @@ class GradientDescent(Attack):
         return objective
 
     def outlook(self, attacked: torch.Tensor, ball: Ball, memory: Memory) -> torch.Tensor:
-        """The pictures at which the next gradient is taken; inside the ball."""
+        """The images at which the next gradient is taken; inside the ball."""
         return attacked
 
     def ask(
         self, target: Target, stored: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,
         memory: Memory,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-        """Qualities of the stored pictures, NaN where they were not seen themselves, and gradients of the loss."""
+        """Qualities of the stored images, NaN where they were not seen themselves, and gradients of the loss."""
         return target.quality_and_grad(stored, objective.loss)
 
     def direction(self, gradient: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
@@ -117,7 +117,7 @@ class GradientDescent(Attack):
             random = restart > 0 or (self.random_start and self.restarts == 1)
             attacked = random_point(images, threat, generator) if random else images
             for step in range(steps):
-                # gradient and score are those of the picture as it would be stored, while steps add up unrounded
+                # gradient and score are those of the image as it would be stored, while steps add up unrounded
                 stored = ball.snap(self.outlook(attacked, ball, memory))
                 quality, gradient = self.ask(target, stored, objective, threat, generator, memory)
                 if random or step > 0:

@@ -17,12 +17,12 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class DIFGSM(GradientDescent):
-    """`i-fgsm` through a random transformation: now and then a picture is shrunk and padded with black to its old size.
+    """`i-fgsm` through a random transformation: now and then an image is shrunk and padded with black to its old size.
 
-    Pictures count as they are seen untransformed, and the last one.
+    Images count as they are seen untransformed, and the last one.
 
     Attributes:
-        probability: of a picture's being transformed before a step, in [0, 1]; 0 is `i-fgsm`.
+        probability: of an image's being transformed before a step, in [0, 1]; 0 is `i-fgsm`.
         least: smallest share of a side that is left, in (0, 1].
     """
 
@@ -52,7 +52,7 @@ class DIFGSM(GradientDescent):
         return torch.where(itself, quality, math.nan), gradient
 
     def transformed(self, image: torch.Tensor, draw: list[float]) -> torch.Tensor:
-        """A picture (1, 3, H, W) shrunk and padded, by four numbers in [0, 1): whether, how small, and where."""
+        """An image (1, 3, H, W) shrunk and padded, by four numbers in [0, 1): whether, how small, and where."""
         chance, size, top, left = draw
         if chance >= self.probability:
             return image

@@ -1,4 +1,4 @@
-"""DISTS, a distance of two pictures in structure and texture (Ding, Ma, Wang, Simoncelli, TPAMI 2020, arXiv 2004.07728).
+"""DISTS, a distance of two images in structure and texture (Ding, Ma, Wang, Simoncelli, TPAMI 2020, arXiv 2004.07728).
 
 Weights come from a file of the user's; nothing is downloaded.
 """
@@ -26,7 +26,7 @@ _C1 = _C2 = 1e-6
 
 
 class DISTS(nn.Module):
-    """1 − Σ(α·texture + β·structure) over the channels of the picture and of five stages of VGG-16 with L2 pooling.
+    """1 − Σ(α·texture + β·structure) over the channels of the image and of five stages of VGG-16 with L2 pooling.
 
     Args:
         weights: ``features.N.weight`` and ``features.N.bias`` of the convolutions; ``alpha`` and ``beta``, (1, C, 1, 1), of
@@ -59,7 +59,7 @@ class DISTS(nn.Module):
         self.register_buffer("window", hann[:, None] * hann)
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The picture itself and the features of the five stages, of pictures (N, 3, H, W) in [0, 1]."""
+        """The image itself and the features of the five stages, of images (N, 3, H, W) in [0, 1]."""
         mean, deviation = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _DEVIATION))
         at, found = (images - mean) / deviation, [images]
         for number, stage in enumerate(_STAGES):
@@ -74,7 +74,7 @@ class DISTS(nn.Module):
         return found
 
     def forward(self, images: torch.Tensor, clean: list[torch.Tensor]) -> torch.Tensor:
-        """Distances (N,) of pictures to clean ones, which are given by their `features`; 0 is no difference."""
+        """Distances (N,) of images to clean ones, which are given by their `features`; 0 is no difference."""
         likeness = []
         for x, y in zip(self.features(images), clean, strict=True):
             mean_x, mean_y = x.mean(dim=(2, 3)), y.mean(dim=(2, 3))

@@ -1,4 +1,4 @@
-"""Several attacks on every picture, of which one counts."""
+"""Several attacks on every image, of which one counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iqarena.attacks.threat import Threat
 
 
 class Ensemble(Attack):
-    """Base of ensembles: each member runs with its defaults, and `badness` says which result counts, picture by picture.
+    """Base of ensembles: each member runs with its defaults, and `badness` says which result counts, image by image.
 
     The harness crafts members as cells of their own, so that an ensemble costs nothing where its members are run anyway.
 
@@ -27,7 +27,7 @@ class Ensemble(Attack):
 
     @abstractmethod
     def badness(self, objective: Objective, quality: torch.Tensor) -> torch.Tensor:
-        """How bad it is for the model, (N,), that pictures come out with these qualities (N,); the largest counts."""
+        """How bad it is for the model, (N,), that images come out with these qualities (N,); the largest counts."""
 
     @property
     def passes(self) -> tuple[int, int] | None:

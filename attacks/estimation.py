@@ -18,14 +18,14 @@ from iqarena.attacks.threat import Ball, Threat
 class GradientEstimation(ScoreAttack):
     """Estimates g = 1/(2σn) Σ (ℓ(x + σu) − ℓ(x − σu)) u from n pairs of queries, then steps against it.
 
-    A step takes 2n queries, and one more to judge the stored picture; the last one makes do with the pairs that are left.
+    A step takes 2n queries, and one more to judge the stored image; the last one makes do with the pairs that are left.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         pairs: n, antithetic pairs of probes a step.
         probe: σ, as a share of the threat's size (l2: the length of σu is this share of it).
         step_size: length of a step as a share of the threat's size.
-        tile: side of the square of directions that is repeated over the picture; 0 draws every pixel by itself. Quality
+        tile: side of the square of directions that is repeated over the image; 0 draws every pixel by itself. Quality
             models answer to textures wherever they are, so a tile needs far fewer queries.
     """
 
@@ -45,7 +45,7 @@ class GradientEstimation(ScoreAttack):
 
     @abstractmethod
     def move(self, gradient: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
-        """What is added to the pictures, as a share of a step."""
+        """What is added to the images, as a share of a step."""
 
     def estimate(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators, pairs: int

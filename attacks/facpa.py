@@ -21,11 +21,11 @@ from iqarena.attacks.universal import backpropagate, filling, minibatches
 
 @dataclass(frozen=True)
 class FACPA(FittedAttack):
-    """A U-Net from the picture to its perturbation, ε · tanh; it sees the picture, so it can follow every objective.
+    """A U-Net from the image to its perturbation, ε · tanh; it sees the image, so it can follow every objective.
 
     Attributes:
-        epochs: passes over the pictures that it is fitted on.
-        batch: pictures a step.
+        epochs: passes over the images that it is fitted on.
+        batch: images a step.
         width: channels of the network's outermost level, a multiple of 4.
         learning_rate: Adam's at the start; it falls linearly to 0.
     """

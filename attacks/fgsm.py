@@ -10,7 +10,7 @@ from iqarena.attacks.descent import GradientDescent
 
 @dataclass(frozen=True)
 class FGSM(GradientDescent):
-    """One step to the edge of the ball along the gradient's sign (l2: along the gradient), from the clean picture."""
+    """One step to the edge of the ball along the gradient's sign (l2: along the gradient), from the clean image."""
 
     name: ClassVar[str] = "fgsm"
     paper: ClassVar[str] = "https://arxiv.org/abs/1412.6572"

@@ -1,4 +1,4 @@
-"""Attacks that are learnt beforehand, on pictures other than those attacked, and then cost a picture next to nothing."""
+"""Attacks that are learnt beforehand, on images other than those attacked, and then cost an image next to nothing."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ Fit = dict[str, torch.Tensor]
 class FittedAttack(Attack):
     """Base of universal and generative attacks: `fit` learns, `shift` applies.
 
-    The harness fits on pictures of other references than those attacked, keeps the fit under a hash of all that it
+    The harness fits on images of other references than those attacked, keeps the fit under a hash of all that it
     depends on, and records that hash.
 
     Class attributes:
-        fit_pictures: how many pictures it is fitted on, at most.
+        fit_images: how many images it is fitted on, at most.
     """
 
     access: ClassVar[Access] = "gradient"
     objectives: ClassVar[tuple[Kind, ...]] = ("raise", "lower")
-    fit_pictures: ClassVar[int] = 48
+    fit_images: ClassVar[int] = 48
 
     @property
     def passes(self) -> tuple[int, int]:
-        return 0, 0  # learning is paid once for all pictures and recorded with the fit
+        return 0, 0  # learning is paid once for all images and recorded with the fit
 
     @abstractmethod
     def fit(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators) -> Fit:
-        """Learn from pictures (M, 3, h, w) in [0, 1]; `target` and `objective` are of all M, use their `part`.
+        """Learn from images (M, 3, h, w) in [0, 1]; `target` and `objective` are of all M, use their `part`.
 
         `generator` has a single stream.
         """
 
     @abstractmethod
     def shift(self, fit: Fit, images: torch.Tensor, objective: Objective, threat: Threat) -> torch.Tensor:
-        """What to add to pictures (N, 3, H, W) of any size."""
+        """What to add to images (N, 3, H, W) of any size."""
 
     def run(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,

@@ -19,12 +19,12 @@ from iqarena.attacks.universal import Universal, backpropagate, minibatches
 
 @dataclass(frozen=True)
 class GenerativeUAP(Universal):
-    """One tile for all pictures, ε · tanh of a U-Net on fixed noise; the network is what is learnt, the tile what is kept.
+    """One tile for all images, ε · tanh of a U-Net on fixed noise; the network is what is learnt, the tile what is kept.
 
     Attributes:
-        tile: its side in pixels; at most that of the pictures that it is fitted on.
-        epochs: passes over these pictures, for each restart.
-        batch: pictures a step.
+        tile: its side in pixels; at most that of the images that it is fitted on.
+        epochs: passes over these images, for each restart.
+        batch: images a step.
         restarts: tiles of networks with other noise and first weights; the one of least mean loss counts.
         width: channels of the network's outermost level, a multiple of 4.
         learning_rate: Adam's at the start; it falls linearly to 0.

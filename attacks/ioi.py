@@ -31,7 +31,7 @@ def variation(images: torch.Tensor) -> torch.Tensor:
 
 
 def without_strongest(shift: torch.Tensor, images: torch.Tensor, share: float) -> torch.Tensor:
-    """Shifts without the frequencies, each channel's own, that are the strongest of the pictures."""
+    """Shifts without the frequencies, each channel's own, that are the strongest of the images."""
     strength = torch.fft.rfft2(images).abs()
     kept = round(share * strength[0, 0].numel())
     if kept < 1:
@@ -43,7 +43,7 @@ def without_strongest(shift: torch.Tensor, images: torch.Tensor, share: float) -
 
 @dataclass(frozen=True)
 class IOI(Attack):
-    """One sign step, without the picture's strongest frequencies and times its local variation; the best of some lengths.
+    """One sign step, without the image's strongest frequencies and times its local variation; the best of some lengths.
 
     x + m·H(x′ − x), where x′ is the sign step, H takes out the frequencies that are strongest in x, and m is the mask: the
     authors' blend of x and x′, written as a shift. Their length is fixed; here the whole ball is used, or less where that

@@ -19,7 +19,7 @@ def activity(images: torch.Tensor) -> torch.Tensor:
     """The authors' spatial activity map, (N, 1, H, W) in [0, 1].
 
     Squared length of the luma's Sobel gradient, 0 at the border, divided by its largest, then dilated; 1 throughout a
-    picture that has none.
+    image that has none.
     """
     padded = functional.pad(luma(images), (1, 1, 1, 1), mode="replicate")
     across = padded[..., 2:] - padded[..., :-2]

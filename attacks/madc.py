@@ -27,7 +27,7 @@ class MADC(QualityAware):
     """Moves on a level of a reference distance: steps orthogonal to that distance's gradient, then pulled back to the level.
 
     The distance is the MSE, and its level the l2 ball's surface or a share of the linf ball; under SSIM it is SSIM itself,
-    at the threat's size. The first step leaves the clean picture, where no distance has a gradient, for the level. Steps
+    at the threat's size. The first step leaves the clean image, where no distance has a gradient, for the level. Steps
     are Adam's, made orthogonal.
 
     Attributes:

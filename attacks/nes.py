@@ -20,11 +20,11 @@ class NES(GradientEstimation):
     The estimates are averaged over the steps, as in the authors' code: m ← μ·m + (1 − μ)·g.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         pairs: antithetic pairs of probes a step.
         probe: standard deviation of a probe as a share of the threat's size (l2: its expected length).
         step_size: length of a step as a share of the threat's size.
-        tile: side of the square of directions that is repeated over the picture, in pixels; 0 draws every pixel by itself,
+        tile: side of the square of directions that is repeated over the image, in pixels; 0 draws every pixel by itself,
             as the paper does.
         momentum: μ in [0, 1).
     """

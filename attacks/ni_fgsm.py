@@ -14,9 +14,9 @@ from iqarena.attacks.threat import Ball
 
 @dataclass(frozen=True)
 class NIFGSM(MIFGSM):
-    """`mi-fgsm` whose gradient is taken ahead, where the momentum alone would carry the picture: at x − step·decay·v.
+    """`mi-fgsm` whose gradient is taken ahead, where the momentum alone would carry the image: at x − step·decay·v.
 
-    The place ahead is projected into the ball, so that it is a picture that counts as well.
+    The place ahead is projected into the ball, so that it is an image that counts as well.
 
     Attributes:
         decay: share of the momentum that each step keeps, at least 0; 0 is `i-fgsm`.

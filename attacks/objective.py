@@ -16,23 +16,23 @@ Mirror = Literal["mid", "mean", "label"]
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective bound to the pictures under attack.
+    """An objective bound to the images under attack.
 
-    With quality q of the attacked and q₀ of the clean picture, and the mirror m (0.5, the middle of the range):
+    With quality q of the attacked and q₀ of the clean image, and the mirror m (0.5, the middle of the range):
 
         raise     −q                     lower     q
         reflect   (q − (2m − q₀))²       away      −sign(m − q₀) · q       target    (q − value)²
 
-    Reflecting all pictures exactly turns an SROCC into its negative; `away` pushes each picture across the mirror and on.
+    Reflecting all images exactly turns an SROCC into its negative; `away` pushes each image across the mirror and on.
     Both come from our reconstruction of the score reflection attack from the abstracts of arXiv 2404.19567.
 
     Attributes:
         kind: one of the five.
-        value: the quality that `target` aims at, one for all or one a picture (N,).
+        value: the quality that `target` aims at, one for all or one an image (N,).
         clean: clean qualities (N,) as the attacked model gives them.
         data_mean: mean clean quality over the whole image set.
-        labels: the pictures' labels in [0, 1], (N,), or None.
-        mirror: where `reflect` and `away` fold: mid-range, the data's mean, or each picture's label.
+        labels: the images' labels in [0, 1], (N,), or None.
+        mirror: where `reflect` and `away` fold: mid-range, the data's mean, or each image's label.
     """
 
     kind: Kind
@@ -53,11 +53,11 @@ class Objective:
         return replace(self, mirror=mirror)
 
     def of_kind(self, kind: Kind) -> Objective:
-        """Another objective for the same pictures."""
+        """Another objective for the same images."""
         return replace(self, kind=kind)
 
     def part(self, index: torch.Tensor) -> Objective:
-        """The objective of some of the pictures, by an index or mask (N,)."""
+        """The objective of some of the images, by an index or mask (N,)."""
         return replace(
             self,
             clean=self.clean[index],
@@ -67,7 +67,7 @@ class Objective:
 
     @property
     def axis(self) -> torch.Tensor:
-        """The mirror's place for each picture, (N,)."""
+        """The mirror's place for each image, (N,)."""
         if self.mirror == "label" and self.labels is not None:
             return self.labels
         return torch.full_like(self.clean, 0.5 if self.mirror == "mid" else self.data_mean)
@@ -91,7 +91,7 @@ class Objective:
             return (quality - self.value) ** 2
         if self.kind == "reflect":
             return (quality - (2 * self.axis - self.clean)) ** 2
-        # a picture exactly on the mirror is pushed up
+        # an image exactly on the mirror is pushed up
         return torch.where(self.axis >= self.clean, -quality, quality)
 
     def reached(self, loss: torch.Tensor) -> torch.Tensor:

@@ -20,10 +20,10 @@ _WEIGHT = 0.5
 class OnePixel(ScoreAttack):
     """Places and colours of few pixels by differential evolution: child = a + F·(b − c), which replaces a worse parent.
 
-    As in the paper there is no crossover. Every picture has a population of its own.
+    As in the paper there is no crossover. Every image has a population of its own.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         pixels: how many may change, at most; fewer where the threat allows no more.
         population: candidates in a generation, at least 4; 400 in the paper.
     """

@@ -32,7 +32,7 @@ class Parsimonious(ScoreAttack):
     has since grown old is asked for again only when it comes to the top of the queue.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         block: side of the first blocks in pixels; it is halved down to 1.
         batch: blocks in a queue.
     """
@@ -66,8 +66,8 @@ class Parsimonious(ScoreAttack):
             better = keep(current, standing, pattern, objective.loss(target.quality(pattern))).cpu()
             up[better] = start[better]
 
-        def flip(picture: int, block: Block) -> None:
-            at = (picture, *block)
+        def flip(image: int, block: Block) -> None:
+            at = (image, *block)
             state = ~up[at]
             up[at] = state
             current[at] = torch.where(state.to(current.device), high[at], low[at])
@@ -83,11 +83,11 @@ class Parsimonious(ScoreAttack):
             seen = objective.loss(target.quality(current))
             keep(best, losses, current, seen)
             told = seen.tolist()
-            for picture, search in list(searches.items()):
+            for image, search in list(searches.items()):
                 try:
-                    search.send(told[picture])
+                    search.send(told[image])
                 except StopIteration:
-                    del searches[picture]
+                    del searches[image]
             if not searches:
                 break
         return best
@@ -95,7 +95,7 @@ class Parsimonious(ScoreAttack):
     def _search(
         self, up: torch.Tensor, standing: float, flip: Callable[[Block], None], generator: Generators
     ) -> Coroutine[None, float, None]:
-        """The search in one picture: changes it, yields, and is sent the loss; ends where no single value's flip helps."""
+        """The search in one image: changes it, yields, and is sent the loss; ends where no single value's flip helps."""
         side = self.block
         while True:
             before = standing

@@ -23,9 +23,9 @@ class PatchRS(ScoreAttack):
     """One square patch: its content by random search with squares of the colour cube's corners, its place in between.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         share: of the patch's pixels in the first squares, in (0, 1]; the schedule is that of `square`.
-        period: every so manyth query tries another place; the furthest move shrinks from 3/4 of the picture to one pixel.
+        period: every so manyth query tries another place; the furthest move shrinks from 3/4 of the image to one pixel.
     """
 
     name: ClassVar[str] = "patch-rs"
@@ -82,6 +82,6 @@ class PatchRS(ScoreAttack):
 
 
 def _squares(images: torch.Tensor, corners: torch.Tensor, side: int) -> list[torch.Tensor]:
-    """Views (C, side, side) into pictures; an index to all of them at once takes five times as long."""
+    """Views (C, side, side) into images; an index to all of them at once takes five times as long."""
     places = zip(images, corners.tolist(), strict=True)
     return [image[:, top : top + side, left : left + side] for image, (top, left) in places]

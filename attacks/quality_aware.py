@@ -1,4 +1,4 @@
-"""Gradient descent that minds how the picture looks: the loop that the quality-aware attacks share."""
+"""Gradient descent that minds how the image looks: the loop that the quality-aware attacks share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from iqarena.attacks.similarity import ssim
 from iqarena.attacks.threat import Norm, Threat
 
 Shaping = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From the gradient of the loss, and the picture where it was taken, to the gradient that is followed; (N, 3, H, W)."""
+"""From the gradient of the loss, and the image where it was taken, to the gradient that is followed; (N, 3, H, W)."""
 
 _MEAN_DECAY, _SQUARE_DECAY = 0.9, 0.999
 """Adam's."""
@@ -30,18 +30,18 @@ _MARGIN = 0.98
 
 @dataclass(frozen=True)
 class QualityAware(Attack):
-    """Base of the quality-aware attacks: Adam (Kingma and Ba, arXiv 1412.6980) on the picture, from the clean one.
+    """Base of the quality-aware attacks: Adam (Kingma and Ba, arXiv 1412.6980) on the image, from the clean one.
 
     The authors' versions know no bound; here the steps follow the threat's size, and every iterate is brought to the ball.
     Of all iterates, as they would be stored in 8 bit, the one of least loss counts.
 
     Under SSIM every iterate is scaled to the ball's rim, outward as well as inward: 1 − SSIM grows about as the square of
-    a shift, so one measurement says how far. Only the last picture gets the threat's exact line search.
+    a shift, so one measurement says how far. Only the last image gets the threat's exact line search.
 
     Attributes:
         steps: gradient steps; fewer where the query limit allows no more.
         step_size: length of a step as a share of the threat's size; under SSIM, of the shift so far.
-        softness: Adam's ε, in units of the mean absolute gradient of the picture: with 0 every pixel moves at the same pace,
+        softness: Adam's ε, in units of the mean absolute gradient of the image: with 0 every pixel moves at the same pace,
             and the larger it is the less those of small gradient do.
     """
 
@@ -62,7 +62,7 @@ class QualityAware(Attack):
 
     @abstractmethod
     def shaping(self, images: torch.Tensor) -> Shaping:
-        """What is made of the gradients of attacks on these clean pictures."""
+        """What is made of the gradients of attacks on these clean images."""
 
     def bound(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
         """An iterate brought to the ball, and to what else the attack keeps to."""
@@ -93,7 +93,7 @@ class QualityAware(Attack):
             mean.lerp_(gradient, 1 - _MEAN_DECAY)
             square.mul_(_SQUARE_DECAY).addcmul_(gradient, gradient, value=1 - _SQUARE_DECAY)
             started, squared = 1 - _MEAN_DECAY ** (step + 1), 1 - _SQUARE_DECAY ** (step + 1)
-            # mean/started over √(square/squared) + ε, in as few passes over the pictures as will do
+            # mean/started over √(square/squared) + ε, in as few passes over the images as will do
             spread = square.sqrt().mul_(started / math.sqrt(squared)).add_(started * max(self.softness, 1e-8))
             attacked = self.bound(attacked - self.move(mean / spread, attacked, images, threat), images, threat)
         if steps > 0:
@@ -114,7 +114,7 @@ def reach(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch
 
 
 def to_the_ball(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Pictures inside the ball; under SSIM near its rim, which the iterates may overstep by a little."""
+    """Images inside the ball; under SSIM near its rim, which the iterates may overstep by a little."""
     if threat.norm != "ssim":
         return threat.project(attacked, images)
     attacked = attacked.clamp(0, 1)
@@ -124,12 +124,12 @@ def to_the_ball(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) ->
 
 
 def outward(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Pictures that use the whole ball once they are snapped: under SSIM, shifted twice as far."""
+    """Images that use the whole ball once they are snapped: under SSIM, shifted twice as far."""
     return attacked if threat.norm != "ssim" else (images + 2 * (attacked - images)).clamp(0, 1)
 
 
 def rounded(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Pictures on the 8-bit grid; under SSIM not yet known to be inside, since that would take a line search a step."""
+    """Images on the 8-bit grid; under SSIM not yet known to be inside, since that would take a line search a step."""
     return (attacked * 255).round() / 255 if threat.norm == "ssim" else threat.snap(attacked, images)
 
 

@@ -2,7 +2,7 @@
 
 From the paper and the authors' published settings: a random search as in `square`, from vertical stripes, two squares a
 query, a first share of 0.04 (for LIQE eight and 0.09), 10,000 queries, ε = 3/255, and a direction by the clean score: good
-pictures down, bad ones up. That direction is the objective `away` with its mirror in mid-range. Their map of scores to
+images down, bad ones up. That direction is the objective `away` with its mirror in mid-range. Their map of scores to
 [0, 10] by a logistic is monotone and changes nothing in such a search.
 """
 
@@ -18,10 +18,10 @@ from iqarena.attacks.threat import Norm
 
 @dataclass(frozen=True)
 class Ran(Square):
-    """Vertical stripes of ±ε, then two squares of ±ε at a time; good pictures are made bad and bad ones good.
+    """Vertical stripes of ±ε, then two squares of ±ε at a time; good images are made bad and bad ones good.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         share: of the pixels in each of the first squares, in (0, 1]; it is halved nine times along the way.
         squares: how many are changed in a query.
     """

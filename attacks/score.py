@@ -20,7 +20,7 @@ class ScoreAttack(Attack):
     """Base of the attacks that see nothing but scores.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
     """
 
     access: ClassVar[Access] = "score"
@@ -42,7 +42,7 @@ class ScoreAttack(Attack):
 
 
 def ends(images: torch.Tensor, threat: Threat) -> tuple[torch.Tensor, torch.Tensor]:
-    """The lowest and the highest picture of an ℓ∞ ball that can be stored in 8 bit."""
+    """The lowest and the highest image of an ℓ∞ ball that can be stored in 8 bit."""
     low, high = threat.end_levels(images)
     return low.div_(255), high.div_(255)
 
@@ -57,7 +57,7 @@ def signs_in_blocks(images: torch.Tensor, size: tuple[int, int], generator: Gene
 def keep(images: torch.Tensor, losses: torch.Tensor, seen: torch.Tensor, seen_losses: torch.Tensor) -> torch.Tensor:
     """Writes what is better into `images` and `losses`; returns the mask (N,) of what was. A NaN is never better.
 
-    As `iqarena.attacks.best.Best`, but in place: most queries improve few pictures, and copying all takes time.
+    As `iqarena.attacks.best.Best`, but in place: most queries improve few images, and copying all takes time.
     """
     better = seen_losses < losses
     images[better] = seen[better]
@@ -73,7 +73,7 @@ def orders(count: int, generator: Generators) -> torch.Tensor:
 def windows(
     top: torch.Tensor, left: torch.Tensor, side: int, channels: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """An index of pictures (N, C, H, W) to one square each (N, C, side, side), by its corner (N,)."""
+    """An index of images (N, C, H, W) to one square each (N, C, side, side), by its corner (N,)."""
     device = top.device
     along = torch.arange(side, device=device)
     return (

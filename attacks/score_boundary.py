@@ -1,6 +1,6 @@
 """`score-boundary`: black-box attack over successive score boundaries (Yang, Liu, Li, Jiang, arXiv 2401.05217).
 
-From the paper and the authors' published settings: a picture has to cross a boundary, first 1/100 of the range away from
+From the paper and the authors' published settings: an image has to cross a boundary, first 1/100 of the range away from
 its clean score in the direction of the attack. Random changes are tried: high-frequency texture at a random amplitude and
 sign, only where the eye hides it (at edges and salient places, below the just noticeable difference), until one crosses. If
 200 do not, the boundary is moved half way back; if one goes three times as far, the boundary is moved half way after it.
@@ -9,7 +9,7 @@ with low-frequency cosines); the result is where the next boundary is attacked f
 last one did.
 
 Our reading: the ball of the threat model takes the place of the just noticeable difference; random signs in blocks of 1 to 8
-pixels that of crops of two high-frequency pictures; a Sobel filter that of Canny edges, and squares of random side and place
+pixels that of crops of two high-frequency images; a Sobel filter that of Canny edges, and squares of random side and place
 that of the saliency map. Boundaries are in units of the objective's loss, so that every objective can be followed, and the
 next one lies beyond what has been reached. The authors spend 100 queries on making a change smaller; inside a ball, where
 only the room that is left counts, a few do.
@@ -44,7 +44,7 @@ class ScoreBoundary(ScoreAttack):
     """Textures at edges that cross one score boundary after the other, each change being shrunk before the next.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         boundary: the first boundary's distance from the clean loss.
         tries: random changes before the boundary is moved back.
         halvings: queries of the bisection that shrinks a change.
@@ -90,7 +90,7 @@ class ScoreBoundary(ScoreAttack):
     def _search(
         self, image: torch.Tensor, clean: float, threat: Threat, generator: Generators
     ) -> Coroutine[torch.Tensor, float, None]:
-        """Yields pictures (1, 3, H, W) of one picture's search and is sent their losses; never ends."""
+        """Yields images (1, 3, H, W) of one image's search and is sent their losses; never ends."""
         mask = _strongest_edges(image, self.edges)
         start, crossed, step = image, 0.0, self.boundary
         while True:
@@ -124,7 +124,7 @@ class ScoreBoundary(ScoreAttack):
         self, start: torch.Tensor, found: torch.Tensor, gain: float, least: float, clean: float, image: torch.Tensor,
         threat: Threat, generator: Generators,
     ) -> Coroutine[torch.Tensor, float, tuple[torch.Tensor, float]]:  # fmt: skip
-        """A picture nearer to `start` that still gains more than `least`, and its gain."""
+        """An image nearer to `start` that still gains more than `least`, and its gain."""
         low, high, far = 0.0, 1.0, found
         for _ in range(self.halvings):
             middle = (low + high) / 2
@@ -141,7 +141,7 @@ class ScoreBoundary(ScoreAttack):
             across = _low_wave(image, generator)
             across = across - (across * change).sum() / length**2 * change
             across = across / across.norm().clamp(min=1e-12)
-            # the circle through both pictures: at an angle, the change is shorter by its cosine
+            # the circle through both images: at an angle, the change is shorter by its cosine
             turned = math.cos(angle) * (math.cos(angle) * change + math.sin(angle) * length * across)
             tried = stored(start + turned, image, threat)
             seen = clean - (yield tried)

@@ -15,7 +15,7 @@ from iqarena.attacks.objective import Kind, Mirror, Objective
 
 @dataclass(frozen=True)
 class ScoreReflectionAPGD(APGD):
-    """Auto-PGD down (q − (2m − q₀))², with restarts for the pictures that have not reached their mirrored quality.
+    """Auto-PGD down (q − (2m − q₀))², with restarts for the images that have not reached their mirrored quality.
 
     Attributes:
         steps, restarts: as for `apgd`.

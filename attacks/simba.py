@@ -24,8 +24,8 @@ class SimBA(ScoreAttack):
     what leaves the ball is cut off; for l2 to a length of the step, and the whole change is shortened to the ball.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
-        basis: cosine waves over the whole picture in one channel ("dct"), or single values ("pixel").
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
+        basis: cosine waves over the whole image in one channel ("dct"), or single values ("pixel").
         step_size: length of a step as a share of the threat's size.
         frequencies: lowest share of the frequencies of each axis that are used, in (0, 1]; 1/8 in the paper. For "dct".
     """

@@ -1,8 +1,8 @@
 """`sma`: the SROCC-MSE attack on a whole image set (Yang, Liu, Li, Jiang, "Beyond Score Changes", arXiv 2404.13277).
 
 The paper: first, the scores that the set should get are optimised through differentiable ranks, for a low rank correlation
-with the clean scores and a large squared error; then each picture is attacked by signed gradients toward its score.
-Ours adds what each picture can reach: it is pushed down and up first, and its aim is chosen between the two ends.
+with the clean scores and a large squared error; then each image is attacked by signed gradients toward its score.
+Ours adds what each image can reach: it is pushed down and up first, and its aim is chosen between the two ends.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _SOFTNESS = (0.05, 0.005)
 """Width of a soft comparison of two qualities, at the first and at the last round."""
 _RATE = 0.05
 _PAIRS = 2**24
-"""Pairs of pictures whose order is compared at once: bounds memory."""
+"""Pairs of images whose order is compared at once: bounds memory."""
 
 
 @dataclass(frozen=True)
 class SMA(SetAttack):
-    """Picks a quality within reach for every picture of the set, for the lowest SROCC, then drives each picture there.
+    """Picks a quality within reach for every image of the set, for the lowest SROCC, then drives each image there.
 
     Aims t minimise SROCC(t, q₀) − λ·mean((t − q₀)²), ranks being sums of sigmoids, by Adam, from the mirrored qualities.
 
@@ -56,7 +56,7 @@ class SMA(SetAttack):
     def look(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        """The lowest and the highest quality that each picture was brought to, (N, 2)."""
+        """The lowest and the highest quality that each image was brought to, (N, 2)."""
         ends = []
         for aim, parts in ((objective.of_kind("lower"), 3), (objective.of_kind("raise"), 2)):
             steps = self._affordable(target, parts)
@@ -87,7 +87,7 @@ def rank_destroying(clean: torch.Tensor, low: torch.Tensor, high: torch.Tensor, 
 
     Args:
         clean: clean qualities (n,).
-        low, high: what each picture can reach, (n,).
+        low, high: what each image can reach, (n,).
         error_weight: λ of the squared error's reward.
 
     Returns:

@@ -20,11 +20,11 @@ class SPSA(GradientEstimation):
     """Adam on a gradient estimated from pairs of random signs: (ℓ(x + δv) − ℓ(x − δv))/(2δ)·v, v uniform in {−1, 1}.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         pairs: pairs of probes a step.
         probe: δ as a share of the threat's size (l2: the length of δv).
         step_size: Adam's learning rate as a share of the threat's size (l2: the length of its step).
-        tile: side of the square of directions that is repeated over the picture, in pixels; 0 draws every pixel by itself,
+        tile: side of the square of directions that is repeated over the image, in pixels; 0 draws every pixel by itself,
             as the paper does.
     """
 

@@ -28,7 +28,7 @@ class Square(ScoreAttack):
     For l2 the paper's other form: tiles of bumps, then the changes of one square are moved to another.
 
     Attributes:
-        queries: forward passes a picture, at least 1; fewer where the query limit allows no more.
+        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
         share: of the pixels in the first squares, in (0, 1]; it is halved nine times along the way.
         squares: how many are changed in a query; for linf.
     """
@@ -62,7 +62,7 @@ class Square(ScoreAttack):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         channels, height, width = images.shape[1:]
         low, high = ends(images, threat)
-        current, losses = images.clone(), torch.full_like(objective.clean, math.inf)  # the search leaves the clean picture
+        current, losses = images.clone(), torch.full_like(objective.clean, math.inf)  # the search leaves the clean image
         tried = self.starts[:queries]
         for rows, columns in tried:
             signs = signs_in_blocks(images, (rows or height, columns or width), generator)
@@ -137,7 +137,7 @@ def halvings(done: float) -> int:
 
 
 def drawn_window(draw: torch.Tensor, side: int, images: torch.Tensor) -> Index:
-    """An index to one square a picture; its corner is given by the first two columns of `draw`, uniform in [0, 1)."""
+    """An index to one square an image; its corner is given by the first two columns of `draw`, uniform in [0, 1)."""
     channels, height, width = images.shape[1:]
     top = (draw[:, 0] * (height - side + 1)).long().clamp(max=height - side)
     left = (draw[:, 1] * (width - side + 1)).long().clamp(max=width - side)

@@ -13,7 +13,7 @@ from iqarena.attacks.threat import Threat
 
 
 def low_band(images: torch.Tensor) -> torch.Tensor:
-    """The part of pictures that the LL band of one level of a Haar wavelet transform holds: the mean of each 2×2 block."""
+    """The part of images that the LL band of one level of a Haar wavelet transform holds: the mean of each 2×2 block."""
     height, width = images.shape[2:]
     means = functional.avg_pool2d(images, 2, ceil_mode=True, count_include_pad=False)
     return means.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[..., :height, :width]

@@ -1,4 +1,4 @@
-"""`stadv`: spatially transformed adversarial pictures (Xiao, Zhu, Li, He, Liu, Song, ICLR 2018, arXiv 1801.02612)."""
+"""`stadv`: spatially transformed adversarial images (Xiao, Zhu, Li, He, Liu, Song, ICLR 2018, arXiv 1801.02612)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _TINY = 1e-8
 class StAdv(Transformed):
     """Moves pixels instead of changing them: a flow field, sampled bilinearly, with a penalty on its roughness.
 
-    With J the picture's change by the flow and g the loss's gradient by the picture, a step goes along
+    With J the image's change by the flow and g the loss's gradient by the image, a step goes along
     −(JᵀJ + λ)⁻¹(Jᵀg / mean|Jᵀg| + τ ∇ Σ√(‖∇u‖² + ‖∇v‖²)), pixel by pixel, where the paper has L-BFGS on the sum of both
-    terms. The paper bounds nothing; here the picture is in the ball like everybody's. A small ℓ∞ ball leaves little of a
+    terms. The paper bounds nothing; here the image is in the ball like everybody's. A small ℓ∞ ball leaves little of a
     warp: what an edge changes beyond ε is clipped.
 
     Attributes:
@@ -68,7 +68,7 @@ class StAdv(Transformed):
 
 
 def warped(images: torch.Tensor, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures sampled at each pixel's place plus its flow, and their derivatives by the flow down and across.
+    """Images sampled at each pixel's place plus its flow, and their derivatives by the flow down and across.
 
     Bilinear; places beyond the border are the border's. At whole places the derivatives are those to the right.
 

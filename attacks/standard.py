@@ -1,9 +1,9 @@
 """`standard` and `standard-rank`: ensembles without parameters, what AutoAttack is for classifiers (arXiv 2003.01690).
 
-A classifier's picture is lost or not; a quality model loses two things that no single picture shows together: how far a
+A classifier's image is lost or not; a quality model loses two things that no single image shows together: how far a
 score can be moved, and whether the order of a set survives. A model pushed to its limits keeps part of its order, one
-reflected exactly loses all of it. So one ensemble keeps the largest shift of each picture, the other the quality nearest
-to the picture's mirror.
+reflected exactly loses all of it. So one ensemble keeps the largest shift of each image, the other the quality nearest
+to the image's mirror.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Standard(Ensemble):
 
 @dataclass(frozen=True)
 class Standard(_Standard):
-    """Reflection, away, up and down by Auto-PGD, and `square`; of each picture the largest quality shift counts.
+    """Reflection, away, up and down by Auto-PGD, and `square`; of each image the largest quality shift counts.
 
     The cell is listed under the objective `away`; what counts is |q − q₀|.
     """
@@ -51,7 +51,7 @@ class Standard(_Standard):
 
 @dataclass(frozen=True)
 class StandardRank(_Standard):
-    """The members of `standard`; of each picture the quality nearest to its mirror image counts."""
+    """The members of `standard`; of each image the quality nearest to its mirror image counts."""
 
     name: ClassVar[str] = "standard-rank"
     objectives: ClassVar[tuple[Kind, ...]] = ("reflect",)

@@ -1,4 +1,4 @@
-"""The threat model: how far a picture may be moved."""
+"""The threat model: how far an image may be moved."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _HALVINGS = 12
 
 @dataclass(frozen=True)
 class Threat:
-    """What is allowed around each clean picture, and a limit on how often the model may be asked.
+    """What is allowed around each clean image, and a limit on how often the model may be asked.
 
     Attributes:
         norm: what is measured of the change:
             "linf"   largest change of a channel of a pixel, in units of [0, 1]
-            "l2"     Euclidean length of the change of the whole picture, in units of [0, 1]
+            "l2"     Euclidean length of the change of the whole image, in units of [0, 1]
             "l0"     share of pixels with any change
-            "patch"  share of the picture's area that the smallest square around all changes covers
+            "patch"  share of the image's area that the smallest square around all changes covers
             "ssim"   1 − SSIM of the lumas
         size: the most of it; 0.00784 is 2/255.
-        queries: forward passes a picture that an attack may use; None is no limit.
+        queries: forward passes an image that an attack may use; None is no limit.
 
     Raises:
         ValueError: for an unknown norm, a size that is not in (0, 1] (for l2: not positive) or a limit below 0.
@@ -51,7 +51,7 @@ class Threat:
             raise ValueError(f"a query limit of {self.queries} is no number of queries; give at least 1 or leave it out")
 
     def refusal(self, height: int, width: int) -> str:
-        """Why no picture of this size can be attacked under this threat model; empty if it can."""
+        """Why no image of this size can be attacked under this threat model; empty if it can."""
         if self.queries == 0:
             return "a query limit of 0 allows no attack"
         if self.norm in ("l0", "patch") and self.pixels(height, width) < 1:
@@ -69,7 +69,7 @@ class Threat:
         return min(math.isqrt(self.pixels(height, width)), height, width)
 
     def project(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Pictures inside the threat model and inside [0, 1], near `images`; (N, 3, H, W) both.
+        """Images inside the threat model and inside [0, 1], near `images`; (N, 3, H, W) both.
 
         linf: the nearest. l2: the shift scaled, then clipped to [0, 1], which keeps it inside both. l0: the pixels that
         changed most. patch: the square that holds most of the change. ssim: the shift scaled until it fits.
@@ -84,7 +84,7 @@ class Threat:
         return self._pulled(images - clean, clean)
 
     def _pulled(self, shift: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Pictures shifted no farther than allowed, but for linf; in place, since this runs at every step of an attack."""
+        """Images shifted no farther than allowed, but for linf; in place, since this runs at every step of an attack."""
         if self.norm == "ssim":
             return self._largest_share(lambda share: (clean + share * shift).clamp(0, 1), clean)
         if self.norm == "l2":
@@ -98,10 +98,10 @@ class Threat:
         return shift.add_(clean).clamp_(0, 1)
 
     def snap(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Pictures on the 8-bit grid near `images`, inside the threat model of the (8-bit) clean pictures.
+        """Images on the 8-bit grid near `images`, inside the threat model of the (8-bit) clean images.
 
         For linf to the nearest grid value inside the ball. For l2 and ssim to the nearest values, of a shift that is
-        shortened until they are inside: rounding every value toward the clean picture would give much of the ball away.
+        shortened until they are inside: rounding every value toward the clean image would give much of the ball away.
         For l0 and patch, `images` must be inside.
 
         Example:
@@ -134,7 +134,7 @@ class Threat:
         return self.whole_levels(self.project(clean + shift / 255, clean) * 255 - clean * 255, clean)
 
     def ends(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The darkest and the brightest picture of an ℓ∞ ball, inside [0, 1]."""
+        """The darkest and the brightest image of an ℓ∞ ball, inside [0, 1]."""
         return (clean - self.size).clamp_(min=0), (clean + self.size).clamp_(max=1)
 
     def end_levels(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,13 +163,13 @@ class Threat:
         return torch.where(inside.view(-1, 1, 1, 1), loose, strict)
 
     def distance(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """What is measured of each picture's change, (N,)."""
+        """What is measured of each image's change, (N,)."""
         if self.norm == "ssim":
             return 1 - ssim(images.double(), clean.double()).to(images.dtype)
         return _length(images - clean, self.norm)
 
     def holds(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Whether each picture is inside the threat model and [0, 1], up to float32 rounding, (N,) bool."""
+        """Whether each image is inside the threat model and [0, 1], up to float32 rounding, (N,) bool."""
         inside = self.distance(images, clean) <= self.size * (1 + 1e-4) + 1e-6
         return inside & (images.flatten(1).amin(dim=1) >= -1e-6) & (images.flatten(1).amax(dim=1) <= 1 + 1e-6)
 
@@ -191,18 +191,18 @@ class Threat:
         top, left = place // held.shape[3], place % held.shape[3]
         return square(top, left, side, height, width).to(shift)
 
-    def _largest_share(self, picture: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor) -> torch.Tensor:
-        """``picture(share)`` for the largest share (N, 1, 1, 1) in [0, 1] that is inside; the clean picture is, at 0."""
+    def _largest_share(self, image: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor) -> torch.Tensor:
+        """``image(share)`` for the largest share (N, 1, 1, 1) in [0, 1] that is inside; the clean image is, at 0."""
         low, high = clean.new_zeros(len(clean), 1, 1, 1), clean.new_ones(len(clean), 1, 1, 1)
-        found = picture(high)
+        found = image(high)
         if self._inside(found, clean).all():
             return found
         low = torch.where(self._inside(found, clean).view(-1, 1, 1, 1), high, low)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            inside = self._inside(picture(middle), clean).view(-1, 1, 1, 1)
+            inside = self._inside(image(middle), clean).view(-1, 1, 1, 1)
             low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
-        return picture(low)
+        return image(low)
 
     def _inside(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         # a hair inside, for a judge who measures in another order of operations
@@ -210,7 +210,7 @@ class Threat:
 
 
 class Ball:
-    """The threat model around some 8-bit pictures (N, 3, H, W), for who needs it at every step: what it takes is kept."""
+    """The threat model around some 8-bit images (N, 3, H, W), for who needs it at every step: what it takes is kept."""
 
     def __init__(self, threat: Threat, clean: torch.Tensor) -> None:
         self.threat, self.clean = threat, clean
@@ -221,7 +221,7 @@ class Ball:
             self._levels = (clean * 255).round_()
 
     def part(self, mask: torch.Tensor) -> Ball:
-        """Around some of the pictures."""
+        """Around some of the images."""
         return Ball(self.threat, self.clean[mask])
 
     def project(self, images: torch.Tensor) -> torch.Tensor:
@@ -231,7 +231,7 @@ class Ball:
         return self.threat._pulled(images.sub_(self.clean), self.clean)
 
     def snap(self, images: torch.Tensor) -> torch.Tensor:
-        """As `Threat.snap`, of pictures that are inside; the clean pictures themselves are on the grid."""
+        """As `Threat.snap`, of images that are inside; the clean images themselves are on the grid."""
         if images is self.clean:
             return images
         if self.threat.norm == "l2":
@@ -244,7 +244,7 @@ class Ball:
 
 
 def _on_grid(images: torch.Tensor, least: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
-    """The nearest pictures on the 8-bit grid between two in levels."""
+    """The nearest images on the 8-bit grid between two in levels."""
     return (images * 255).round_().clamp_(least, most).div_(255)
 
 

@@ -14,7 +14,7 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class TIFGSM(GradientDescent):
-    """`i-fgsm` along gradients blurred by a Gaussian, which stands for the mean gradient of shifted pictures.
+    """`i-fgsm` along gradients blurred by a Gaussian, which stands for the mean gradient of shifted images.
 
     Attributes:
         kernel: side of the Gaussian, odd, in pixels; it ends at three standard deviations. 1 is `i-fgsm`.

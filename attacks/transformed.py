@@ -1,4 +1,4 @@
-"""Descent in the parameters of a change of the whole picture, such as a warp or a colour curve, instead of in its pixels."""
+"""Descent in the parameters of a change of the whole image, such as a warp or a colour curve, instead of in its pixels."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Transformed(Attack):
     """Base of attacks on a transformation's parameters, (N, …), of which zero is the identity.
 
     Steps are shares of the strength at which the first direction reaches the edge of the ball (linf: at which pixels
-    change by ε on average, since what goes beyond ε is clipped), found by measuring pictures, not by asking the model. For
-    l2 and ssim it is the parameters that are shortened until the picture is inside, and not the picture that is mixed with
+    change by ε on average, since what goes beyond ε is clipped), found by measuring images, not by asking the model. For
+    l2 and ssim it is the parameters that are shortened until the image is inside, and not the image that is mixed with
     the clean one; the last ones are also drawn out to the edge. Of all iterates, as they would be stored in 8 bit, the one
     of least loss counts.
 
@@ -58,13 +58,13 @@ class Transformed(Attack):
 
     @abstractmethod
     def applied(self, parameters: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The transformed pictures."""
+        """The transformed images."""
 
     @abstractmethod
     def direction(
         self, parameters: torch.Tensor, images: torch.Tensor, gradient: torch.Tensor, threat: Threat
     ) -> torch.Tensor:
-        """Where to move the parameters, at most 1 each, to go down a gradient (N, 3, H, W) by the transformed pictures."""
+        """Where to move the parameters, at most 1 each, to go down a gradient (N, 3, H, W) by the transformed images."""
 
     @abstractmethod
     def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ class Transformed(Attack):
         return factor.view(-1, *[1] * (parameters.dim() - 1))
 
     def _reach(self, direction: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """The strength (N, 1, …) at which a direction reaches the edge; where it hardly changes the picture, a large one."""
+        """The strength (N, 1, …) at which a direction reaches the edge; where it hardly changes the image, a large one."""
         strength = torch.full_like(direction.flatten(1)[:, :1], _FIRST).view(-1, *[1] * (direction.dim() - 1))
         for _ in range(_MEASURED):
             moved = self.allowed(strength * direction)

@@ -15,12 +15,12 @@ from iqarena.attacks.universal import Universal, backpropagate, minibatches
 
 @dataclass(frozen=True)
 class UAP(Universal):
-    """One tile for all pictures, learnt with Adam and clamped to the ball after each step.
+    """One tile for all images, learnt with Adam and clamped to the ball after each step.
 
     Attributes:
-        tile: its side in pixels; at most that of the pictures that it is fitted on.
-        epochs: passes over these pictures, for each restart.
-        batch: pictures a step.
+        tile: its side in pixels; at most that of the images that it is fitted on.
+        epochs: passes over these images, for each restart.
+        batch: images a step.
         restarts: tiles learnt from other starts, the first from zero; the one of least mean loss counts.
         learning_rate: Adam's at the start, as a share of the threat's size; it falls linearly to 0.
     """

@@ -14,7 +14,7 @@ _LEVELS = 3
 
 
 class UNet(nn.Module):
-    """From pictures (N, 3, H, W) of any size to maps of the same size in (−1, 1); pictures of a batch are kept apart.
+    """From images (N, 3, H, W) of any size to maps of the same size in (−1, 1); images of a batch are kept apart.
 
     Args:
         width: channels at the outermost level, a multiple of 4; one more `width` a level.

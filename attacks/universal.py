@@ -17,7 +17,7 @@ from iqarena.attacks.threat import Threat
 
 
 def minibatches(count: int, size: int, epochs: int, generator: Generators) -> Iterator[tuple[torch.Tensor, float]]:
-    """Indices of each minibatch, every picture once an epoch in random order, with a rate that falls linearly from 1."""
+    """Indices of each minibatch, every image once an epoch in random order, with a rate that falls linearly from 1."""
     starts = range(0, count, size)
     total = epochs * len(starts)
     for epoch in range(epochs):
@@ -29,10 +29,10 @@ def minibatches(count: int, size: int, epochs: int, generator: Generators) -> It
 def backpropagate(
     target: Target, images: torch.Tensor, objective: Objective, threat: Threat, shift: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """Send the gradient of the mean loss into what ``shift(images)`` was made from; scored are pictures as stored.
+    """Send the gradient of the mean loss into what ``shift(images)`` was made from; scored are images as stored.
 
     Args:
-        shift: what to add to pictures (N, 3, H, W); inside the ball.
+        shift: what to add to images (N, 3, H, W); inside the ball.
     """
     with torch.enable_grad():
         moved = (images + shift(images)).clamp(0, 1)
@@ -48,15 +48,15 @@ def filling(direction: torch.Tensor, threat: Threat) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Universal(FittedAttack):
-    """Base of the attacks that add one tile to every picture, repeated from its upper left corner on.
+    """Base of the attacks that add one tile to every image, repeated from its upper left corner on.
 
-    linf: ε times the tile, whose values are in [−1, 1]. l2: the tile is only a direction, and each picture's shift is as
+    linf: ε times the tile, whose values are in [−1, 1]. l2: the tile is only a direction, and each image's shift is as
     long as the ball allows.
 
     Attributes:
-        tile: its side in pixels; at most that of the pictures that it is fitted on.
-        epochs: passes over these pictures, for each restart.
-        batch: pictures a step.
+        tile: its side in pixels; at most that of the images that it is fitted on.
+        epochs: passes over these images, for each restart.
+        batch: images a step.
         restarts: tiles learnt from other starts; the one of least mean loss counts.
     """
 
@@ -89,7 +89,7 @@ class Universal(FittedAttack):
         return {"tile": found}
 
     def spread(self, tile: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """The tile (3, h, w) over pictures (N, 3, H, W), as their shift (1, 3, H, W)."""
+        """The tile (3, h, w) over images (N, 3, H, W), as their shift (1, 3, H, W)."""
         height, width = images.shape[2:]
         whole = tile.repeat(1, -(-height // tile.shape[1]), -(-width // tile.shape[2]))[:, :height, :width]
         return filling(whole[None], threat)

@@ -45,7 +45,7 @@ def evaluate(
     """Evaluate one model under attacks and defenses.
 
     Args:
-        model: a registry name, a `QualityModel`, or any ``nn.Module`` from RGB pictures (N, 3, H, W) in [0, 1] to scores
+        model: a registry name, a `QualityModel`, or any ``nn.Module`` from RGB images (N, 3, H, W) in [0, 1] to scores
             (N,) or (N, 1).
         attacks, defenses: names, with parameters as in ``pgd[steps=40]``.
         dataset: a registry name or a data set.
@@ -53,13 +53,13 @@ def evaluate(
         settings: what the attacker knows, of "oblivious", "adaptive" and "transfer".
         transfer_from: names of undefended models; the attacks are crafted on each of these too.
         objectives: what the attacks are after; each one's usual one if left out.
-        limit: at most so many pictures.
+        limit: at most so many images.
         score_range, higher_is_better: of an ``nn.Module``; a `QualityModel` says so itself.
         seed: of everything random.
         out: results folder to keep and resume from; a temporary one if left out.
 
     Returns:
-        One row a cell, with the columns of summary.csv; beside it as attributes the pictures, the ranking, flags, curves
+        One row a cell, with the columns of summary.csv; beside it as attributes the images, the ranking, flags, curves
         and transfers of these cells, see `iqarena.bench.results.report.Report`. Cells that make no sense (a defense that does not fit the
         model) are left out.
 

@@ -67,7 +67,7 @@ class Cell:
 
     @cached_property
     def crafting(self) -> str:
-        """Names what the attacked pictures depend on; cells that agree in it share them."""
+        """Names what the attacked images depend on; cells that agree in it share them."""
         parts = self.parts | dict(zip(("model", "defense"), self.crafted_on, strict=True))
         del parts["setting"], parts["source"]
         return json.dumps(parts, sort_keys=True)
@@ -82,7 +82,7 @@ def digest(*parts: object) -> str:
 
 
 def expand(suite: Suite) -> list[Cell]:
-    """All cells of a suite, those that share attacked pictures next to each other.
+    """All cells of a suite, those that share attacked images next to each other.
 
     What an attacker attacks comes first, then the threat model, then the attack: so an ensemble's members, which are cells
     of their own, are near it.

@@ -12,7 +12,13 @@ from functools import cache
 OWN = ("iqarena.attacks", "iqarena.defenses", "iqarena.models")
 """Packages whose modules count wherever a plugin's modules import them."""
 
-APART = ("iqarena.attacks.base", "iqarena.defenses.base", "iqarena.models.base", "iqarena.models.zoo", "iqarena.defenses.training.loop")
+APART = (
+    "iqarena.attacks.base",
+    "iqarena.defenses.base",
+    "iqarena.models.base",
+    "iqarena.models.zoo",
+    "iqarena.defenses.training.loop",
+)
 """The contracts, which `iqarena.bench.cells.PROTOCOL` stands for, and what only trains: weights are hashed themselves."""
 
 _FOREIGN = ("builtins", "abc", "typing", "torch")

@@ -60,7 +60,7 @@ class ThreatConfig(_Strict):
         if norm != "l2" and eps > 1:
             raise ValueError("must be at most 1; write 2/255 for two levels of 255")
         if norm == "linf" and eps * 255 * (1 + 1e-9) < 1:
-            raise ValueError(f"{eps:g} is below 1/255, one level of an 8-bit picture; nothing could change")
+            raise ValueError(f"{eps:g} is below 1/255, one level of an 8-bit image; nothing could change")
         return eps
 
 
@@ -121,14 +121,14 @@ class Suite(_Strict):
     Attributes:
         name: of the suite.
         dataset: registry name.
-        limit: at most so many pictures, evenly over the references.
+        limit: at most so many images, evenly over the references.
         models, defenses, attacks: specs such as ``pgd[steps=40]``.
         threats: threat models.
         settings: what the attacker knows: `oblivious` the model alone, `adaptive` its defense too, `transfer` neither.
         transfer_from: the undefended models that `transfer` cells are crafted on, each other model of the suite if left out;
             where it is given, `transfer` need not be among the settings.
         seed: of everything random.
-        batch: pictures at once, or "auto", as many as fit; changes speed and memory only.
+        batch: images at once, or "auto", as many as fit; changes speed and memory only.
         draws: over how many random draws a gradient on a stochastic target is averaged.
         seconds: wall time that a cell may take; none is no limit.
         memory_mib: data that a process which runs cells may hold, in MiB; none is no limit.
@@ -251,4 +251,4 @@ Precision = Literal["float32", "bfloat16"]
 
 
 Batch = int | Literal["auto"]
-"""Pictures at once; or as many as fit."""
+"""Images at once; or as many as fit."""

@@ -25,7 +25,7 @@ from iqarena.models.imagenet import OnImageNet, load_backbone
 from iqarena.models.zoo import WeightsError, card_of, load_weights, save_weights, weight_file
 
 _WATCHED = 200
-"""Validation pictures that are scored ten times on the way; all of them would take a quarter of a short training's time."""
+"""Validation images that are scored ten times on the way; all of them would take a quarter of a short training's time."""
 
 
 def fit(
@@ -88,7 +88,7 @@ def fit(
         "recipe": asdict(recipe) if is_dataclass(recipe) else {},
         **how,
         "data": {"name": dataset.name, "label_kind": dataset.label_kind, "fingerprint": dataset.fingerprint,
-                 "training_pictures": len(parts.training), "training_references": parts.references},
+                 "training_images": len(parts.training), "training_references": parts.references},
         "measured": _measured(prepared, parts),
         "versions": provenance()["versions"],
         "licence": "MIT",
@@ -107,7 +107,7 @@ class _Parts(NamedTuple):
 
     @property
     def references(self) -> int:
-        """Undistorted pictures behind those that are trained on."""
+        """Undistorted images behind those that are trained on."""
         return len({self.training.whole.samples[i].reference_id for i in self.training.indices})
 
 
@@ -115,15 +115,15 @@ def _parts_for(model: QualityModel, dataset: ImageDataset, seed: int) -> _Parts:
     """The splits of a data set, as a model wants them.
 
     Raises:
-        UserError: where labels or training pictures are missing.
+        UserError: where labels or training images are missing.
     """
     labelled = dataset.label_kind != "none" and not any(math.isnan(sample.mos) for sample in dataset.samples)
     if not labelled and (not isinstance(model, FittedModel) or model.needs_labels):
-        raise UserError(f"the data set {dataset.name} lacks labels for some pictures; training needs them all")
+        raise UserError(f"the data set {dataset.name} lacks labels for some images; training needs them all")
     everything = _Parts(Subset(dataset, range(len(dataset))), None, None)  # without labels, nothing is kept apart
     parts = _splits(dataset, seed) if labelled else everything
-    if isinstance(model, FittedModel) and model.most_pictures is not None:
-        parts = parts._replace(training=parts.training.thinned(model.most_pictures))
+    if isinstance(model, FittedModel) and model.most_images is not None:
+        parts = parts._replace(training=parts.training.thinned(model.most_images))
     return parts
 
 
@@ -151,9 +151,9 @@ def _trained(
 
 
 def _measured(model: QualityModel, parts: _Parts) -> dict[str, float]:
-    """SROCC on the demo set and on what was kept apart, whole pictures."""
+    """SROCC on the demo set and on what was kept apart, whole images."""
     scored = {"demo_srocc_pseudo_mos": Demo(), "validation_srocc": parts.validation, "test_srocc": parts.test}
-    return {name: round(srocc(model, pictures), 4) for name, pictures in scored.items() if pictures is not None}
+    return {name: round(srocc(model, images), 4) for name, images in scored.items() if images is not None}
 
 
 def _target(model: QualityModel, recipe: TrainedDefense, out: Path, label: str) -> Path:
@@ -167,13 +167,13 @@ def _target(model: QualityModel, recipe: TrainedDefense, out: Path, label: str) 
     return weight_file(model.info.name, recipe.name, out, label)
 
 
-def _reported(pictures: Subset, report: Callable[[Progress], None]) -> Iterator[tuple[torch.Tensor, float]]:
-    """Each picture (3, H, W) in [0, 1] with its label, while progress is told."""
+def _reported(images: Subset, report: Callable[[Progress], None]) -> Iterator[tuple[torch.Tensor, float]]:
+    """Each image (3, H, W) in [0, 1] with its label, while progress is told."""
     started = time.monotonic()
-    for i in range(len(pictures)):
-        yield pictures.picture(i).float() / 255, pictures.mos(i)
-        if (i + 1) % 50 == 0 or i + 1 == len(pictures):
-            report(Progress((i + 1) / len(pictures), math.nan, None, time.monotonic() - started))
+    for i in range(len(images)):
+        yield images.image(i).float() / 255, images.mos(i)
+        if (i + 1) % 50 == 0 or i + 1 == len(images):
+            report(Progress((i + 1) / len(images), math.nan, None, time.monotonic() - started))
 
 
 def _began(model: QualityModel, start: Path | None, backbone: str | None) -> dict[str, Any] | str:
@@ -197,12 +197,12 @@ def _splits(dataset: ImageDataset, seed: int) -> _Parts:
     """Training, validation and test, the latter two where there are any.
 
     Raises:
-        UserError: where no picture is to be trained on.
+        UserError: where no image is to be trained on.
     """
     indices: dict[str, list[int]] = {name: [] for name in SPLITS}
     for index, name in enumerate(dataset.split(seed)):
         indices[name].append(index)
     if not indices["training"]:
-        raise UserError(f"the data set {dataset.name} has no picture in its training split")
+        raise UserError(f"the data set {dataset.name} has no image in its training split")
     training, validation, test = (Subset(dataset, some) for some in indices.values())
     return _Parts(training, validation if len(validation) else None, test if len(test) else None)

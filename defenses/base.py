@@ -67,7 +67,7 @@ class TrainedDefense(Defense):
         weights: a safetensors file, or a label; nothing means the zoo's. See `iqarena.models.zoo.chosen_file`.
 
     Class attributes:
-        passes_an_image: forward+backward passes that one training picture costs; what is less than a pass counts as one.
+        passes_an_image: forward+backward passes that one training image costs; what is less than a pass counts as one.
     """
 
     kind: ClassVar[Kind] = "training"
@@ -88,7 +88,7 @@ class TrainedDefense(Defense):
 
     @abstractmethod
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        """The recipe: a scalar from pictures (N, 3, H, W), labels (N,) in [0, 1] and progress from 0 to 1."""
+        """The recipe: a scalar from images (N, 3, H, W), labels (N,) in [0, 1] and progress from 0 to 1."""
 
     def losses(
         self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float

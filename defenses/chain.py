@@ -36,7 +36,7 @@ class Chain(Purification):
     """Purifications one after another; differentiable as the worst of them, stochastic if one of them is.
 
     Attributes:
-        links: at least two purifications; the first one sees the picture.
+        links: at least two purifications; the first one sees the image.
     """
 
     name: ClassVar[str] = ""  # each chain has its own

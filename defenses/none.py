@@ -13,7 +13,7 @@ from iqarena.models.base import QualityModel
 
 @dataclass(frozen=True)
 class NoDefense(TrainedDefense):
-    """No defense. As a training recipe: the model's own loss on clean pictures, one pass a picture."""
+    """No defense. As a training recipe: the model's own loss on clean images, one pass an image."""
 
     name: ClassVar[str] = "none"
     kind: ClassVar[Kind] = "none"

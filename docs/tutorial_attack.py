@@ -1,7 +1,7 @@
 """Takes a new attack from its skeleton to a verified bundle, and writes what happened to docs/tutorial-attack.md.
 
 ``python docs/tutorial_attack.py`` does it in a copy of the project in a temporary folder, as a newcomer would in a checkout;
-it takes some minutes. The tests do the same steps on a few pictures and hold the page against them.
+it takes some minutes. The tests do the same steps on a few images and hold the page against them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ IDEA = """\
         attacked = images - threat.size * steepest(total, threat.norm)
         return threat.snap(threat.project(attacked, images), images)
 """
-"""The twist: the gradient of FGSM, averaged over noisy copies of the picture."""
+"""The twist: the gradient of FGSM, averaged over noisy copies of the image."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Step:
 STEPS = (
     Step("Begin with a file and its test. They pass as they are: the skeleton is FGSM, one step along the gradient's sign.",
          "iqarena new attack mine", sure=("attacks/mine.py", "tests/test_attacks_mine.py", "iqarena check mine")),
-    Step("Put the idea where the TODOs are. The twist here: the gradient is averaged over noisy copies of the picture, so "
+    Step("Put the idea where the TODOs are. The twist here: the gradient is averaged over noisy copies of the image, so "
          "that the step follows the slope of the neighbourhood, not of a single point."),
     Step("Its test still passes. On a linear model all copies have the same gradient, so it must still find the best "
          "attack there is, and the test knows that one in closed form.",
@@ -68,18 +68,18 @@ STEPS = (
          (("--limit 1", "--limit 0"),), ("attack mine: all is well", "the same bytes under one seed")),
     Step("Run it, beside plain FGSM, on a model with and without a defense. Without `--model`, `--defense` and `--limit` "
          "it is run on all that the suite `quick` has, and with `--also-attack mine` also beside all attacks of that suite. "
-         "`--keep-images` stores the attacked pictures.",
+         "`--keep-images` stores the attacked images.",
          "iqarena run --attack mine --attack fgsm --model cnniqa --defense none --defense jpeg --limit 12 --keep-images "
          "--out runs/mine",
          (("--defense jpeg --limit 12", "--limit 3"),), ("0 not ok", "runs/mine/summary.csv")),
     Step("Render the leaderboard of these results.", "iqarena leaderboard --results runs/mine --out runs/mine",
          sure=("runs/mine/leaderboard.md",)),
-    Step("Pack it: source, records, and a few attacked pictures of each cell.",
+    Step("Pack it: source, records, and a few attacked images of each cell.",
          "iqarena submit attack mine --results runs/mine --out mine.zip", sure=("mine.zip: attack mine",)),
-    Step("See what a maintainer sees. Without further words no code of the bundle runs: its pictures are checked pixel by "
+    Step("See what a maintainer sees. Without further words no code of the bundle runs: its images are checked pixel by "
          "pixel against the threat model and scored anew.", "iqarena verify mine.zip",
          sure=("attack mine: as claimed", "left open: its code was not run")),
-    Step("The maintainer, having read the source, lets it run in a process with limits. The pictures that it makes are "
+    Step("The maintainer, having read the source, lets it run in a process with limits. The images that it makes are "
          "judged outside of that process.",
          "iqarena verify mine.zip --run-code", (("iqarena verify mine.zip --run-code", ""),), ("attack mine: as claimed",)),
 )  # fmt: skip
@@ -111,13 +111,13 @@ def edit(plugin: Path) -> str:
         ("from torch import Tensor\n", "import torch\nfrom torch import Tensor\n"),
         ("TODO what it is, and where it comes from (authors, venue, year, link).", "FGSM with gradients of noisy copies."),
         ("TODO in a sentence. As it stands: one step along the gradient's sign (l2: along the gradient).",
-         "One step along the sign of the gradient, averaged over noisy copies of the picture."),
+         "One step along the sign of the gradient, averaged over noisy copies of the image."),
         ("step_size: length of the step as a share of the threat's size, above 0.",
          "copies: how many.\n        spread: of the noise, as a share of the threat's size, from 0 on."),
         ("    step_size: float = 1.0\n", "    copies: int = 4\n    spread: float = 0.5\n"),
         ("if not self.step_size > 0:", "if self.copies < 1 or not self.spread >= 0:"),
         ("step_size must be above 0", "copies must be at least 1, and spread at least 0"),
-        ("return 1, 1  # TODO forward and backward passes a picture, at most", "return self.copies, self.copies"),
+        ("return 1, 1  # TODO forward and backward passes an image, at most", "return self.copies, self.copies"),
         ("  # TODO \"score\" if it asks for scores only, \"none\" if for nothing", ""),
         ("  # TODO the threat models that it supports", ""), ("  # TODO a link", ""),
     ):  # fmt: skip

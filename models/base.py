@@ -1,4 +1,4 @@
-"""What a model is here: RGB pictures in, raw quality scores out, and the facts that turn a score into a quality."""
+"""What a model is here: RGB images in, raw quality scores out, and the facts that turn a score into a quality."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ModelInfo:
         higher_is_better: direction of the raw score.
         min_size: least height and width in pixels.
         differentiable: whether a gradient reaches the pixels.
-        stochastic: whether the same picture may get another score.
+        stochastic: whether the same image may get another score.
         weights_sha256: of the weight file, empty if there is none.
         licence, paper, trained_on: for the card and the docs.
     """
@@ -47,7 +47,7 @@ class ModelInfo:
 class QualityModel(nn.Module, ABC):
     """A no-reference quality model.
 
-    ``forward`` takes RGB pictures (N, 3, H, W) in [0, 1] and returns raw scores (N,). Normalising, resizing and
+    ``forward`` takes RGB images (N, 3, H, W) in [0, 1] and returns raw scores (N,). Normalising, resizing and
     cropping happen inside it.
     """
 
@@ -57,7 +57,7 @@ class QualityModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw scores (N,) of pictures (N, 3, H, W) in [0, 1]."""
+        """Raw scores (N,) of images (N, 3, H, W) in [0, 1]."""
 
     def to_quality(self, scores: torch.Tensor) -> torch.Tensor:
         """Raw scores (N,) mapped by `score_range` so that 1 is best; not clamped.
@@ -74,7 +74,7 @@ class QualityModel(nn.Module, ABC):
         return share if self.info.higher_is_better else 1 - share
 
     def quality(self, images: torch.Tensor) -> torch.Tensor:
-        """Qualities (N,) of pictures (N, 3, H, W) in [0, 1]: 1 is best; not clamped."""
+        """Qualities (N,) of images (N, 3, H, W) in [0, 1]: 1 is best; not clamped."""
         return self.to_quality(self(images))
 
     def training_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -107,29 +107,29 @@ class FittedModel(QualityModel):
 
     Attributes:
         needs_labels: whether labels are looked at.
-        most_pictures: of a larger set, so many evenly chosen ones are fitted to; None for all.
+        most_images: of a larger set, so many evenly chosen ones are fitted to; None for all.
     """
 
     needs_labels: ClassVar[bool] = True
-    most_pictures: ClassVar[int | None] = None
+    most_images: ClassVar[int | None] = None
 
     @abstractmethod
-    def fit(self, pictures: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
+    def fit(self, images: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
         """Fit in place.
 
         Args:
-            pictures: each (3, H, W) in [0, 1], with its label in [0, 1], 1 = best; any number where labels are not needed.
+            images: each (3, H, W) in [0, 1], with its label in [0, 1], 1 = best; any number where labels are not needed.
 
         Returns:
             Facts for the card.
 
         Raises:
-            ValueError: where there are too few pictures, or too small ones.
+            ValueError: where there are too few images, or too small ones.
         """
 
 
 class Custom(QualityModel):
-    """Any ``nn.Module`` from pictures (N, 3, H, W) in [0, 1] to scores (N,) or (N, 1), with the facts that it lacks."""
+    """Any ``nn.Module`` from images (N, 3, H, W) in [0, 1] to scores (N,) or (N, 1), with the facts that it lacks."""
 
     def __init__(self, module: nn.Module, info: ModelInfo) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from iqarena.models.nss import MOST, fit_aggd, fit_ggd, halved, luma, mean_of, m
 _FEATURES = 36
 
 COST, WIDTH, TUBE = 16.0, 0.2, 0.05
-"""C, γ and ε of the regression, chosen on the validation split of the training pictures."""
+"""C, γ and ε of the regression, chosen on the validation split of the training images."""
 
 
 class BRISQUE(FittedModel):
@@ -25,7 +25,7 @@ class BRISQUE(FittedModel):
 
     info = ModelInfo("brisque", differentiable=False, licence="MIT", paper="https://doi.org/10.1109/TIP.2012.2214050")
     in_zoo = True
-    most_pictures = 6000  # the size of the weights, and the time to fit them, grow with it
+    most_images = 6000  # the size of the weights, and the time to fit them, grow with it
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,10 +61,10 @@ class BRISQUE(FittedModel):
         return 2 * (found - self.low) / (self.high - self.low) - 1
 
     @torch.no_grad()
-    def fit(self, pictures: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
+    def fit(self, images: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
         from sklearn.svm import SVR
 
-        rows = [(features(picture[None]), label) for picture, label in pictures]
+        rows = [(features(image[None]), label) for image, label in images]
         table = torch.cat([row for row, _ in rows])
         self.low, self.high = table.amin(dim=0).float(), table.amax(dim=0).float()
         regression = SVR(C=COST, gamma=WIDTH, epsilon=TUBE, cache_size=500)
@@ -76,7 +76,7 @@ class BRISQUE(FittedModel):
 
 
 def features(images: torch.Tensor) -> torch.Tensor:
-    """The statistics (N, 36) of pictures (N, 3, H, W) in [0, 1]."""
+    """The statistics (N, 36) of images (N, 3, H, W) in [0, 1]."""
     gray = luma(images)
     return torch.cat([_features(gray), _features(halved(gray))], dim=1)
 

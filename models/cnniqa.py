@@ -31,7 +31,7 @@ def normalize_contrast(gray: torch.Tensor) -> torch.Tensor:
 class CNNIQA(FeatureModel):
     """50 7×7 filters on contrast-normalised 32×32 grey patches, max- and min-pooled, two layers of 800; mean over patches.
 
-    Patches do not overlap and cover the picture from its top left corner; a remainder below 32 pixels is left out. Raw
+    Patches do not overlap and cover the image from its top left corner; a remainder below 32 pixels is left out. Raw
     score about [0, 1]. 0.72 M parameters.
     """
 

@@ -15,10 +15,10 @@ _AUTHENTIC = 512
 
 
 class DBCNN(OnImageNet, FeatureModel):
-    """Every pair of channels of VGG-16 (for what a camera does) and of S-CNN (for what is done to pictures) is multiplied.
+    """Every pair of channels of VGG-16 (for what a camera does) and of S-CNN (for what is done to images) is multiplied.
 
     Their mean products, at 1/16 of the height and width, pass a square root, are brought to length one and end in one
-    linear layer. Raw score about [0, 1] where trained here. Any picture of at least 32×32 pixels; 15.3 M parameters, not
+    linear layer. Raw score about [0, 1] where trained here. Any image of at least 32×32 pixels; 15.3 M parameters, not
     shipped. Weights have the names of the authors' PyTorch code.
     """
 

@@ -1,4 +1,4 @@
-"""`hyperiqa`: a network whose weights another network makes from the picture's content (Su et al., CVPR 2020)."""
+"""`hyperiqa`: a network whose weights another network makes from the image's content (Su et al., CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class LocalDistortions(ResNet):
 
 
 class HyperIQA(OnImageNet, QualityModel):
-    """Five linear layers on what is seen locally, with weights and biases made anew from what each picture shows.
+    """Five linear layers on what is seen locally, with weights and biases made anew from what each image shows.
 
-    As in the paper where a picture is 224×224. The score of a larger one is the mean over windows of that size that cover
+    As in the paper where an image is 224×224. The score of a larger one is the mean over windows of that size that cover
     it evenly (the paper takes 25 random ones); in a smaller one maps are pooled to the sizes that they would have. Raw score
     about [0, 1] where trained here; the authors' weights for KonIQ-10k, whose names are the same, give 0 to 100:
     ``hyperiqa[weights=FILE,low=0,high=100]``. 27.4 M parameters, not shipped.
@@ -81,7 +81,7 @@ class HyperIQA(OnImageNet, QualityModel):
         return torch.stack([self._score(crop) for crop in crops]).mean(dim=0)
 
     def _score(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw scores (N,) of pictures of at most 224×224."""
+        """Raw scores (N,) of images of at most 224×224."""
         seen, maps = self.res.both(normalized(images))
         content = functional.adaptive_avg_pool2d(self.conv1(maps), _GRID)
         mean = content.mean(dim=(2, 3))
@@ -97,7 +97,7 @@ def _apply(weight: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> to
 
 
 def windows(images: torch.Tensor) -> list[torch.Tensor]:
-    """Windows of at most 224×224 that cover pictures (N, 3, H, W) evenly, as few as can be."""
+    """Windows of at most 224×224 that cover images (N, 3, H, W) evenly, as few as can be."""
     rows, columns = (_starts(side) for side in images.shape[2:])
     return [images[..., top : top + SIDE, left : left + SIDE] for top in rows for left in columns]
 

@@ -51,7 +51,7 @@ class OnImageNet:
 
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
-    """Pictures (N, 3, H, W) in [0, 1] as networks trained on ImageNet want them."""
+    """Images (N, 3, H, W) in [0, 1] as networks trained on ImageNet want them."""
     return (images - images.new_tensor(_MEAN).view(3, 1, 1)) / images.new_tensor(_STD).view(3, 1, 1)
 
 

@@ -20,7 +20,7 @@ class LinearityIQA(OnImageNet, QualityModel):
     """The third and the fourth stage of ResNeXt-101, each mean-pooled and brought down to 64 numbers, and a linear layer.
 
     What is trained by the norm-in-norm loss has any scale and offset; a line fitted by least squares to predictions and
-    labels of the last some hundred batches brings it to the labels' own. Raw score about [0, 1]. Any picture of at least
+    labels of the last some hundred batches brings it to the labels' own. Raw score about [0, 1]. Any image of at least
     32×32 pixels; 90.5 M parameters, not shipped.
     """
 

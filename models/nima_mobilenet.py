@@ -23,7 +23,7 @@ def _same(maps: torch.Tensor, stride: int) -> torch.Tensor:
 
 
 class NIMAMobileNet(FeatureModel):
-    """MobileNetV1 on the whole picture at 224×224, a distribution over the grades 1 to 10; its mean is the raw score.
+    """MobileNetV1 on the whole image at 224×224, a distribution over the grades 1 to 10; its mean is the raw score.
 
     BatchNorm is folded into the convolutions, as in the published weights. 3.2 M parameters, not shipped: they come as
     ``nima-mobilenet[weights=FILE]``. The resize is bilinear with the antialiasing of Pillow's, without its rounding.

@@ -1,4 +1,4 @@
-"""`niqe`: how far a picture's statistics are from those of pristine ones (Mittal, Soundararajan, Bovik, SPL 2013)."""
+"""`niqe`: how far an image's statistics are from those of pristine ones (Mittal, Soundararajan, Bovik, SPL 2013)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ SIDE = 96
 """Of the blocks, at full size."""
 
 SHARP = 0.75
-"""Of a pristine picture, blocks with at least this share of the greatest mean deviation are looked at."""
+"""Of a pristine image, blocks with at least this share of the greatest mean deviation are looked at."""
 
 _FEATURES = 36
 
 
 class NIQE(FittedModel):
-    """Distance of two Gaussians in 36 dimensions: of a picture's 96×96 blocks, and of sharp blocks of pristine pictures.
+    """Distance of two Gaussians in 36 dimensions: of an image's 96×96 blocks, and of sharp blocks of pristine images.
 
     A block's features are of its contrast-normalised luma and of products of neighbours there, at two scales. No rating of
     anybody went into it. Differentiable; a remainder below 96 pixels to the right and below is left out. The raw score is 0
-    for pristine pictures and grows.
+    for pristine images and grows.
     """
 
     info = ModelInfo(
@@ -53,18 +53,18 @@ class NIQE(FittedModel):
         square: torch.Tensor = (away * torch.linalg.solve(between, away)).sum(dim=1)
         return square.clamp(min=1e-12).sqrt().to(images.dtype)
 
-    def fit(self, pictures: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
+    def fit(self, images: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
         chosen = []
         count = 0
-        for picture, _ in pictures:
-            if min(picture.shape[1:]) < SIDE:
-                raise ValueError(f"a picture is {picture.shape[2]}×{picture.shape[1]}; give ones of {SIDE}×{SIDE} or more")
-            features, sharpness = block_features(picture[None])
+        for image, _ in images:
+            if min(image.shape[1:]) < SIDE:
+                raise ValueError(f"an image is {image.shape[2]}×{image.shape[1]}; give ones of {SIDE}×{SIDE} or more")
+            features, sharpness = block_features(image[None])
             chosen.append(features[0, sharpness[0] > SHARP * sharpness.max()])
             count += 1
         blocks = torch.cat(chosen)
         if len(blocks) <= _FEATURES:
-            raise ValueError(f"{len(blocks)} sharp blocks in {count} pictures are too few for {_FEATURES} features")
+            raise ValueError(f"{len(blocks)} sharp blocks in {count} images are too few for {_FEATURES} features")
         mean, covariance = gaussian(blocks[None])
         self.mean.copy_(mean[0])
         self.covariance.copy_(covariance[0])
@@ -79,7 +79,7 @@ def gaussian(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def block_features(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (N, B, 36) of the 96×96 blocks of pictures (N, 3, H, W) in [0, 1], and their mean deviation (N, B)."""
+    """Features (N, B, 36) of the 96×96 blocks of images (N, 3, H, W) in [0, 1], and their mean deviation (N, B)."""
     height, width = (side // SIDE * SIDE for side in images.shape[2:])
     gray = luma(images[..., :height, :width])
     values, deviation = mscn(gray)

@@ -24,7 +24,7 @@ _TINY = 1e-12
 
 
 def luma(images: torch.Tensor) -> torch.Tensor:
-    """Luma (N, 1, H, W) in [0, 255] of pictures (N, 3, H, W) in [0, 1], in float64.
+    """Luma (N, 1, H, W) in [0, 255] of images (N, 3, H, W) in [0, 1], in float64.
 
     In float32 the values of flat areas would have signs by chance, and signs are counted.
     """

@@ -105,7 +105,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Maps after each stage, at 1/4, 1/8, 1/16 and 1/32 of the height and width of normalised pictures (N, 3, H, W)."""
+        """Maps after each stage, at 1/4, 1/8, 1/16 and 1/32 of the height and width of normalised images (N, 3, H, W)."""
         # channels last: about a fifth faster on a CPU
         maps = functional.relu(self.bn1(self.conv1(images.contiguous(memory_format=torch.channels_last))))
         first: torch.Tensor = self.layer1(functional.max_pool2d(maps, 3, 2, 1))

@@ -13,7 +13,7 @@ from iqarena.models.resnet import SHAPES, ResNet
 class ResNet18IQA(OnImageNet, FeatureModel):
     """ResNet-18's feature maps, mean-pooled into two linear layers; raw score about [0, 1], linear.
 
-    Any picture of at least 32×32 pixels. 11.3 M parameters, not shipped.
+    Any image of at least 32×32 pixels. 11.3 M parameters, not shipped.
     """
 
     info = ModelInfo("resnet18-iqa", licence="MIT", paper="https://arxiv.org/abs/1512.03385")

@@ -9,7 +9,7 @@ from iqarena.models.resnet18_iqa import ResNet18IQA
 class ResNet50IQA(ResNet18IQA):
     """ResNet-50's feature maps under the head of `resnet18-iqa`; raw score about [0, 1], linear.
 
-    Any picture of at least 32×32 pixels. 24.0 M parameters, not shipped.
+    Any image of at least 32×32 pixels. 24.0 M parameters, not shipped.
     """
 
     info = ModelInfo("resnet50-iqa", licence="MIT", paper="https://arxiv.org/abs/1512.03385")

@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
 class ResNetIQA(FeatureModel):
     """A 5×5 stem and four residual blocks, mean-pooled into a small head; raw score about [0, 1], linear.
 
-    Any picture of at least 64×64 pixels; 0.61 M parameters.
+    Any image of at least 64×64 pixels; 0.61 M parameters.
     """
 
     info = ModelInfo("resnet-iqa", min_size=64, licence="MIT", paper="https://arxiv.org/abs/1512.03385 (the residual block)")

@@ -59,8 +59,8 @@ def scaled_relu(maps: torch.Tensor) -> torch.Tensor:
 class ResNetIQANF(FeatureModel):
     """The stem and the four residual blocks of `resnet-iqa` without any normalisation of activations.
 
-    So pictures of a batch never meet, not even in training, and no running statistics can be off for attacked ones. Raw
-    score about [0, 1], linear. Any picture of at least 64×64 pixels; 0.61 M parameters.
+    So images of a batch never meet, not even in training, and no running statistics can be off for attacked ones. Raw
+    score about [0, 1], linear. Any image of at least 64×64 pixels; 0.61 M parameters.
     """
 
     info = ModelInfo("resnet-iqa-nf", min_size=64, licence="MIT", paper="https://arxiv.org/abs/2101.08692")

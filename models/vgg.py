@@ -8,7 +8,7 @@ _CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 
 
 
 def vgg16_maps() -> nn.Sequential:
-    """All thirteen 3×3 convolutions without the last pooling: 1/16 of the height and width of normalised pictures.
+    """All thirteen 3×3 convolutions without the last pooling: 1/16 of the height and width of normalised images.
 
     The layers' numbers are those of ``torchvision.models.vgg16().features``, so that its ImageNet weights load.
     """

@@ -46,7 +46,7 @@ class WaDIQaMNRFull(FeatureModel):
         nn.init.ones_(self.weigh[-1].bias)  # type: ignore[arg-type]  # all patches count when training begins
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Last feature maps (P, C, 1, 1) of the patches, those of a picture one after the other."""
+        """Last feature maps (P, C, 1, 1) of the patches, those of an image one after the other."""
         normal = (images - 0.45) / 0.25
         rows = normal.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # (N, 3, rows, columns, 32, 32)
         patches = rows.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, PATCH, PATCH)

@@ -27,7 +27,7 @@ hypothesis.settings.register_profile("iqarena", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("iqarena")
 
 
-def _pictures() -> dict[str, torch.Tensor]:
+def _images() -> dict[str, torch.Tensor]:
     ramp = torch.arange(20, dtype=torch.uint8).mul(12).expand(3, 24, 20).contiguous()
     hard = (random_pixels(1, 24, 20, seed=2)[0] > 127).to(torch.uint8) * 255
     return {
@@ -42,9 +42,9 @@ def _pictures() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def pictures() -> dict[str, torch.Tensor]:
-    """Pictures (3, H, W) uint8 by name: noise, flat ones, the ends of the range, a one-pixel-wide ramp, odd sides."""
-    return _pictures()
+def images() -> dict[str, torch.Tensor]:
+    """Images (3, H, W) uint8 by name: noise, flat ones, the ends of the range, a one-pixel-wide ramp, odd sides."""
+    return _images()
 
 
 @pytest.fixture(scope="session")
@@ -73,14 +73,14 @@ def records(tmp_path: Path) -> Records:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Facts of a model are measured on pictures that are quickly made."""
+    """Facts of a model are measured on images that are quickly made."""
     monkeypatch.setattr("iqarena.bench.inference.measured_info.Demo", Textures)
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> ImageDataset:
-    """Eight random pictures of four references, labelled by their mean."""
-    root = tmp_path / "pictures"
+    """Eight random images of four references, labelled by their mean."""
+    root = tmp_path / "images"
     root.mkdir()
     rows = []
     stream = np.random.default_rng(3)

@@ -137,7 +137,7 @@ def test_every_shipped_suite_loads_expands_and_names_only_what_there_is(name):
         assert cell.threat.size == cell.eps
 
 
-def test_cells_that_share_their_attacked_pictures_stand_together():
+def test_cells_that_share_their_attacked_images_stand_together():
     sizes = [{"eps": "1/255"}, {"eps": "2/255"}]
     read = validated({"models": ["cnniqa"], "defenses": ["none", "jpeg"], "attacks": ["fgsm", "pgd"], "threats": sizes})
     cells = expand(read)
@@ -172,7 +172,7 @@ def test_named_sources_need_no_word_in_the_settings_and_a_model_is_no_source_of_
     assert views == [("cnniqa", "oblivious", ""), ("resnet-iqa", "oblivious", ""), ("resnet-iqa", "transfer", "cnniqa")]
 
 
-def test_a_transfer_cell_shares_the_pictures_of_its_sources_oblivious_cell():
+def test_a_transfer_cell_shares_the_images_of_its_sources_oblivious_cell():
     cells = expand(validated({**TWO, "settings": ["oblivious", "transfer"], "defenses": ["none", "jpeg"]}))
     assert len({cell.crafting for cell in cells}) == 2
     assert {cell.crafted_on for cell in cells} == {("cnniqa", "none"), ("resnet-iqa", "none")}

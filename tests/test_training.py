@@ -58,7 +58,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def noisy(tmp_path: Path) -> Folder:
-    """Grey pictures under noise; the label falls with the noise."""
+    """Grey images under noise; the label falls with the noise."""
     root = tmp_path / "data"
     root.mkdir()
     stream = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def test_every_recipe_learns_within_its_budget(noisy: Folder, tmp_path: Path, de
     assert card["measured"]["validation_srocc"] > 0.9
     assert card["budget"]["passes"] == passes
     assert card["budget"]["images_seen"] == passes // card["passes_an_image"]
-    assert card["data"]["training_pictures"] == 72
+    assert card["data"]["training_images"] == 72
     assert told[-1].share == 1
     assert not file.with_suffix(".checkpoint").exists()
 
@@ -158,7 +158,7 @@ def test_what_is_not_split_is_split_by_reference_and_the_test_part_is_never_trai
     card = yaml.safe_load(written.with_suffix(".yaml").read_text())
     parts = data.split(3)
     training = {sample.reference_id for sample, part in zip(data.samples, parts, strict=True) if part == "training"}
-    assert card["data"]["training_pictures"] == parts.count("training") == 68
+    assert card["data"]["training_images"] == parts.count("training") == 68
     assert card["data"]["training_references"] == len(training) == 17
     assert seen == training
     assert card["measured"] == {"demo_srocc_pseudo_mos": 0.5, "validation_srocc": 0.5, "test_srocc": 0.5}
@@ -176,11 +176,11 @@ def test_a_training_shows_loss_srocc_and_the_time_left_also_after_it_was_resumed
     ]
 
 
-def test_a_picture_that_cannot_be_read_ends_a_training_in_one_line(noisy: Folder, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_ends_a_training_in_one_line(noisy: Folder, tmp_path: Path) -> None:
     (noisy.root / "5.png").write_bytes(b"")
     with pytest.raises(UserError) as error:
         fit("tiny", "none", noisy, schedule(1600), tmp_path / "out")
-    assert str(error.value).startswith(f"{noisy.root / '5.png'}: not a readable picture")
+    assert str(error.value).startswith(f"{noisy.root / '5.png'}: not a readable image")
     assert "\n" not in str(error.value)
 
 
@@ -189,14 +189,14 @@ def test_what_a_worker_process_could_not_read_is_one_line_too(
 ) -> None:
     def as_a_loader_raises_it(*_: object, **__: object) -> None:
         try:
-            raise UserError("5.png: not a readable picture (0 bytes)")
+            raise UserError("5.png: not a readable image (0 bytes)")
         except UserError:
             ExceptionWrapper(where="in DataLoader worker process 0").reraise()
 
     monkeypatch.setattr("iqarena.bench.training.train", as_a_loader_raises_it)
     with pytest.raises(UserError) as error:
         fit("tiny", "none", noisy, schedule(160), tmp_path / "out")
-    assert str(error.value) == "5.png: not a readable picture (0 bytes)"
+    assert str(error.value) == "5.png: not a readable image (0 bytes)"
 
 
 def test_weights_start_where_they_are_told(noisy: Folder, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_weights_start_where_they_are_told(noisy: Folder, tmp_path: Path) -> Non
 def test_the_inner_attack_raises_the_error_inside_its_ball(noisy: Folder) -> None:
     torch.manual_seed(0)
     model = Tiny().train()
-    images = torch.stack([noisy.picture(i) for i in range(8)]).float() / 255
+    images = torch.stack([noisy.image(i) for i in range(8)]).float() / 255
     labels = torch.tensor([noisy.mos(i) for i in range(8)])
     attacked = inner_attack(model, images, labels, 4 / 255, 3)
     assert model.training

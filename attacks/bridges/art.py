@@ -2,13 +2,13 @@
 
 The classes of `ART` take a regressor: the toolbox's ``PyTorchRegressor`` gets the objective's loss ℓ as its prediction and
 −Σℓ as its training loss, which its evasion attacks raise. Its own squared error against its own prediction would have no
-gradient at the clean picture. The others have a class of their own here; see `iqarena.attacks.bridges.library` for the heads:
+gradient at the clean image. The others have a class of their own here; see `iqarena.attacks.bridges.library` for the heads:
 
     class                            head    norms      what it finds on a score               forwards, backwards by default
     AutoProjectedGradientDescent     gain    linf, l2   ascent in the ball, the last iterate   204, 100
     AutoConjugateGradient            gain    l2         ascent in the ball, the last iterate   204, 100
     RescalingAutoConjugateGradient   gain    l2         ascent in the ball, the last iterate   204, 100
-    SquareAttack                     ℓ       linf       the best picture, scores only          903, 0
+    SquareAttack                     ℓ       linf       the best image, scores only          903, 0
     SimBA                            rank    linf, l2   the best value by value, scores only   1001, 0
     DeepFool                         margin  l2         least ℓ2 norm that moves `amount`      42, 42 at most
     NewtonFool                       margin  l2         least ℓ2 norm that moves `amount`      21, 10
@@ -19,7 +19,7 @@ gradient at the clean picture. The others have a class of their own here; see `i
     BoundaryAttack                   margin  l2         least ℓ2 norm, by decisions only       about 2900, 0
     SignOPTAttack                    margin  l2         least ℓ2 norm, by decisions only       about 2100, 0
 
-Those with the margin head ask up to twelve times more, for the picture as it is stored.
+Those with the margin head ask up to twelve times more, for the image as it is stored.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _OWN = (
     "SquareAttack",
 )  # fmt: skip
 _STARTS = 100
-"""Random pictures among which a decision-based attack seeks one to start from."""
+"""Random images among which a decision-based attack seeks one to start from."""
 
 
 class _Column(nn.Module):
@@ -172,7 +172,7 @@ class SquareAttack(_OfRegressor):
         options = {"eps": threat.size, "max_iter": 300, "p_init": min(0.8, largest), "verbose": False}
         attack = evasion.SquareAttack(
             regressor, norm=np.inf, adv_criterion=lambda predictions, labels: np.zeros(len(predictions), dtype=bool),
-            loss=lambda pictures, labels: regressor.predict(pictures)[:, 0], **(options | self.given),
+            loss=lambda batch, labels: regressor.predict(batch)[:, 0], **(options | self.given),
         )  # fmt: skip
         return torch.from_numpy(attack.generate(_numpy(images), y=np.zeros((len(images), 1), dtype=np.float32)))
 
@@ -307,7 +307,7 @@ class DeepFool(_LeastNorm):
 
 @dataclass(frozen=True)
 class NewtonFool(_LeastNorm):
-    """Newton steps that lower the probability of the picture's class, here (1 + z)/2, to a half; moves `amount`."""
+    """Newton steps that lower the probability of the image's class, here (1 + z)/2, to a half; moves `amount`."""
 
     name: ClassVar[str] = "art:NewtonFool"
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
@@ -366,21 +366,21 @@ class ElasticNet(_LeastNorm):
 
 
 class _Decision(_LeastNorm):
-    """Base of the classes that start from a picture that has moved, and only hear whether another one has."""
+    """Base of the classes that start from an image that has moved, and only hear whether another one has."""
 
     access: ClassVar[Access] = "score"
 
     def start(self, losses: Losses, images: torch.Tensor, objective: Objective) -> dict[str, Any] | None:
         # the library's own search has a random stream of its own, and only tries noise, which hardly raises quality
         wanted = objective.loss(objective.clean) - self.amount
-        for picture in _somewhere(images):
-            if (losses(picture) < wanted).all():
-                return {"x_adv_init": _numpy(picture)}
+        for image in _somewhere(images):
+            if (losses(image) < wanted).all():
+                return {"x_adv_init": _numpy(image)}
         return None
 
 
 def _somewhere(images: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Pictures among which one of quite another quality may be: sharpened and blurred ones, flat ones, noise."""
+    """Images among which one of quite another quality may be: sharpened and blurred ones, flat ones, noise."""
     blurred = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
     for share in (1.0, 4.0, 16.0, -1.0):
         yield (images + share * (images - blurred)).clamp(0, 1)

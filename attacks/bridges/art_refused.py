@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-_OTHER_INPUT = "it attacks {}, not a picture's quality"
+_OTHER_INPUT = "it attacks {}, not an image's quality"
 REFUSED = {
-    "AdversarialPatch": "it trains one patch for many pictures, under turns and scalings; nothing bounds a picture",
-    "AdversarialPatchNumpy": "it trains one patch for many pictures, under turns and scalings; nothing bounds a picture",
-    "AdversarialPatchPyTorch": "it trains one patch for many pictures, under turns and scalings; nothing bounds a picture",
+    "AdversarialPatch": "it trains one patch for many images, under turns and scalings; nothing bounds an image",
+    "AdversarialPatchNumpy": "it trains one patch for many images, under turns and scalings; nothing bounds an image",
+    "AdversarialPatchPyTorch": "it trains one patch for many images, under turns and scalings; nothing bounds an image",
     "AdversarialPatchTensorFlowV2": "it is for TensorFlow",
     "AdversarialTexturePyTorch": _OTHER_INPUT.format("object trackers in video"),
     "AutoAttack": "it runs other attacks until a class flips; ask for those by name",
-    "BrendelBethgeAttack": "it starts from a misclassified picture near the boundary and needs numba; HopSkipJump and FAB "
+    "BrendelBethgeAttack": "it starts from a misclassified image near the boundary and needs numba; HopSkipJump and FAB "
     "follow the same boundary",
-    "CarliniL0Method": "on a linear model it gave back the ℓ2 attack's picture, with every value changed",
+    "CarliniL0Method": "on a linear model it gave back the ℓ2 attack's image, with every value changed",
     "CarliniWagnerASR": _OTHER_INPUT.format("speech recognisers"),
-    "CompositeAdversarialAttackPyTorch": "it turns hue, saturation, brightness and the picture, outside every norm here",
+    "CompositeAdversarialAttackPyTorch": "it turns hue, saturation, brightness and the image, outside every norm here",
     "DPatch": _OTHER_INPUT.format("object detectors"),
     "DecisionTreeAttack": _OTHER_INPUT.format("decision trees"),
-    "FeatureAdversariesNumpy": "it copies a layer's features from a guide picture; a score has no guide",
-    "FeatureAdversariesPyTorch": "it copies a layer's features from a guide picture; a score has no guide",
+    "FeatureAdversariesNumpy": "it copies a layer's features from a guide image; a score has no guide",
+    "FeatureAdversariesPyTorch": "it copies a layer's features from a guide image; a score has no guide",
     "FeatureAdversariesTensorFlowV2": "it is for TensorFlow",
     "FrameSaliencyAttack": _OTHER_INPUT.format("video, frame by frame"),
     "GRAPHITEBlackbox": "it makes stickers for photographed objects; no norm bounds them",
     "GRAPHITEWhiteboxPyTorch": "it makes stickers for photographed objects; no norm bounds them",
-    "GeoDA": "it takes square pictures only, seeks its first picture without end where noise does not move quality by the "
+    "GeoDA": "it takes square images only, seeks its first image without end where noise does not move quality by the "
     "amount, and leaves files in the working folder",
     "HighConfidenceLowUncertainty": _OTHER_INPUT.format("Gaussian process classifiers"),
     "ImperceptibleASR": _OTHER_INPUT.format("speech recognisers"),
     "ImperceptibleASRPyTorch": _OTHER_INPUT.format("speech recognisers"),
-    "LaserAttack": "it draws laser beams across the picture, outside every norm here",
+    "LaserAttack": "it draws laser beams across the image, outside every norm here",
     "LowProFool": _OTHER_INPUT.format("tables, weighing columns by importance"),
     "MalwareGDTensorFlow": _OTHER_INPUT.format("malware detectors"),
     "OverTheAirFlickeringPyTorch": _OTHER_INPUT.format("video, by flicker"),
@@ -41,13 +41,13 @@ REFUSED = {
     "SNAL": _OTHER_INPUT.format("object detectors"),
     "SaliencyMapMethod": "it moves pairs of values toward a class by the gradients of all classes; a score has no classes",
     "ShadowAttack": "it bounds a change by smoothness and colour, which no norm here measures",
-    "SpatialTransformation": "it turns and shifts the picture, outside every norm here",
-    "TargetedUniversalPerturbation": "it makes one change for a set of pictures with a target class",
-    "ThresholdAttack": "it evolves all values of a picture at once, with a covariance of every pair of them: 3·10¹¹ of a "
-    "picture of 512×384",
-    "UniversalPerturbation": "it makes one change for a set of pictures, until most of them change class",
+    "SpatialTransformation": "it turns and shifts the image, outside every norm here",
+    "TargetedUniversalPerturbation": "it makes one change for a set of images with a target class",
+    "ThresholdAttack": "it evolves all values of an image at once, with a covariance of every pair of them: 3·10¹¹ of a "
+    "image of 512×384",
+    "UniversalPerturbation": "it makes one change for a set of images, until most of them change class",
     "VirtualAdversarialMethod": "it raises a divergence from the clean output, which grows whether quality rises or falls",
     "Wasserstein": "its ball is of the Wasserstein distance, which is no threat model here",
-    "ZooAttack": "two forwards for each value that it moves: after 2500 its picture was 23 times as long as the least on a "
+    "ZooAttack": "two forwards for each value that it moves: after 2500 its image was 23 times as long as the least on a "
     "linear model of 768 values, and 3.5 times with tuned parameters",
 }

@@ -1,12 +1,12 @@
 """What the bridges to other libraries share: heads that make a quality model look like a classifier, and randomness.
 
 Other libraries attack classifiers. A score has no classes, but two can be drawn honestly, with logits [z/2, −z/2], the
-first being the class of the clean picture. With the objective's loss ℓ, and ℓ₀ that of the clean picture:
+first being the class of the clean image. With the objective's loss ℓ, and ℓ₀ that of the clean image:
 
     margin   z = 1 + (ℓ − ℓ₀)/amount        the class flips exactly where quality has moved by `amount` the objective's
-                                            way: a library's picture of least norm that is misclassified is then the
-                                            picture of least norm whose quality has moved by that much
-    rank     z = 1 + d/(1 + |d|), d = ℓ − ℓ₀   above 0 whatever the picture and rising with ℓ: the class never flips, so
+                                            way: a library's image of least norm that is misclassified is then the
+                                            image of least norm whose quality has moved by that much
+    rank     z = 1 + d/(1 + |d|), d = ℓ − ℓ₀   above 0 whatever the image and rising with ℓ: the class never flips, so
                                             an attack that stops at success runs on, and one that compares losses is exact
     gain     z = ℓ − ℓ₀ + 10⁻⁶              for attacks that keep nothing without success: any gain is one
 """
@@ -44,7 +44,7 @@ SET_HERE = ("eps", "max_epsilon", "norm", "seed", "targeted", "verbose")
 
 
 class Losses(nn.Module):
-    """ℓ (N,) of pictures. Of one picture a library may send many candidates, which are asked for one by one."""
+    """ℓ (N,) of images. Of one image a library may send many candidates, which are asked for one by one."""
 
     def __init__(self, target: Target, objective: Objective, access: Access) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class LibraryAttack(Attack):
 
     access: ClassVar[Access] = "gradient"
     limited: ClassVar[bool] = False
-    batches: ClassVar[bool] = False  # the libraries' random streams are global, and pictures must not depend on their batch
+    batches: ClassVar[bool] = False  # the libraries' random streams are global, and images must not depend on their batch
     set_here: ClassVar[tuple[str, ...]] = ()
 
     variant: str = ""
@@ -147,12 +147,12 @@ class LibraryAttack(Attack):
 
     @abstractmethod
     def craft(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, seed: int) -> torch.Tensor:
-        """What the library makes of the pictures; the global random streams are seeded, with `seed`."""
+        """What the library makes of the images; the global random streams are seeded, with `seed`."""
 
     def found(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        """`craft` with the global streams seeded; where a flat picture has led the library to NaN, the clean value."""
+        """`craft` with the global streams seeded; where a flat image has led the library to NaN, the clean value."""
         seed = generator.seed()
         with seeded(seed):
             attacked = self.craft(target, images, objective, threat, seed).to(images)
@@ -170,7 +170,7 @@ class LeastNorm(LibraryAttack):
     """Base of the attacks that look for the least change that moves quality by a stated amount.
 
     The least change is often below half a level of 8 bit nearly everywhere, and rounding would undo it. So the library's
-    change is lengthened, along its own line, until the picture as it is stored has moved by the amount or the ball ends.
+    change is lengthened, along its own line, until the image as it is stored has moved by the amount or the ball ends.
 
     Attributes:
         parameters: of the class's constructor, and `amount`: how far to move quality, in (0, 1]; 0.1 if left out.

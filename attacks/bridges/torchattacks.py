@@ -7,7 +7,7 @@ and `PGDL2` only raise a cross-entropy: a head of logits [ℓ, 0] with the soft 
     class        head     norms       what it finds on a score                forwards, backwards at the defaults
     PGDL2        exact    l2          steepest ascent in the ball             10, 10
     APGD         rank     linf, l2    the best of its iterates                12, 11
-    Square       rank     linf, l2    the best picture, scores only           1001, 0
+    Square       rank     linf, l2    the best image, scores only           1001, 0
     SPSA         rank     linf        the last iterate, scores only           2560, 0
     OnePixel     rank     l0          the best few pixels, scores only        about 2000, 0
     Pixle        rank     l0          the best moved pixels, scores only      about 2000, 0
@@ -17,7 +17,7 @@ and `PGDL2` only raise a cross-entropy: a head of logits [ℓ, 0] with the soft 
     EADEN        margin   l2          least ‖δ‖² + β‖δ‖₁ that moves `amount`  1801, 900 at most
     EADL1        margin   l0          least ‖δ‖₁ that moves `amount`          1801, 900 at most
 
-Those with the margin head ask up to twelve times more, for the picture as it is stored.
+Those with the margin head ask up to twelve times more, for the image as it is stored.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _CLASSES = (
 )  # fmt: skip
 _OWN = ("APGD", "CW", "DeepFool", "EADEN", "EADL1", "FAB", "OnePixel", "PGDL2", "Pixle", "SPSA", "Square")
 _REFUSED = {
-    "APGDT": "its loss sets the picture's class against others, one after another; with a single other class it is APGD",
+    "APGDT": "its loss sets the image's class against others, one after another; with a single other class it is APGD",
     "AutoAttack": "it runs APGD, APGDT, FAB and Square until a class flips; ask for APGD, FAB and Square by name",
     "GN": "it adds Gaussian noise of a fixed size and asks the model nothing; random-noise does that inside the ball",
-    "JSMA": "it weighs every pair of values of a picture against all classes; a score has no classes, and a picture of "
+    "JSMA": "it weighs every pair of values of an image against all classes; a score has no classes, and an image of "
     "512×384 has 3·10¹¹ pairs",
     "Jitter": "it divides the logits by the largest; of a single score that leaves its sign, which has no gradient",
     "LGV": "it trains surrogate classifiers on labelled data, to transfer from; nothing of it attacks a given score",
@@ -56,8 +56,8 @@ _REFUSED = {
     "SparseFool": "it moved resnet-iqa by a fifth of the amount at λ = 1; at λ = 3 it took minutes, and changed 13 "
     "values of a linear model where 3 do; EADL1 looks for few values too",
     "TPGD": "it raises a divergence from the clean output, which grows whether quality rises or falls, and has no gradient "
-    "at the clean picture",
-    "VANILA": "it returns the clean picture",
+    "at the clean image",
+    "VANILA": "it returns the clean image",
 }
 _SIZE_NAMES = {"PIFGSM": "max_epsilon", "PIFGSMPP": "max_epsilon"}
 """Classes that call the ball's size something else than `eps`."""
@@ -65,7 +65,7 @@ _NORMS = {"linf": "Linf", "l2": "L2"}
 
 
 class _Linear(nn.Module):
-    """[ℓ, 0] for each picture."""
+    """[ℓ, 0] for each image."""
 
     def __init__(self, losses: Losses) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class Square(_Headed):
         return super().refusal(threat, height, width)
 
     def call(self, attack: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        # its `perturb` would give the clean picture back for want of success
+        # its `perturb` would give the clean image back for want of success
         attack.init_hyperparam(images)
         attacked: torch.Tensor = attack.attack_single_run(images, labels)[1]
         return attacked
@@ -268,7 +268,7 @@ class OnePixel(_Headed):
 
 @dataclass(frozen=True)
 class Pixle(_Headed):
-    """Puts pixels of the picture to other places in it, and keeps what is best, scores only."""
+    """Puts pixels of the image to other places in it, and keeps what is best, scores only."""
 
     name: ClassVar[str] = "torchattacks:Pixle"
     access: ClassVar[Access] = "score"
@@ -287,13 +287,13 @@ class Pixle(_Headed):
 
     def refusal(self, threat: Threat, height: int, width: int) -> str:
         if abs(height - width) > 1:
-            return f"{self.name} takes rows for columns: only square pictures, not {width}×{height}"
+            return f"{self.name} takes rows for columns: only square images, not {width}×{height}"
         return super().refusal(threat, height, width)
 
 
 @dataclass(frozen=True)
 class CW(_LeastNorm):
-    """Carlini and Wagner's ℓ2 attack: Adam on ‖δ‖² + c·max(z, 0) in tanh space; the shortest picture that moved `amount`.
+    """Carlini and Wagner's ℓ2 attack: Adam on ‖δ‖² + c·max(z, 0) in tanh space; the shortest image that moved `amount`.
 
     There is no search for c in the library. Without curvature the hinge is reached where c is above twice the square of the
     least norm, so c is four times the square of the threat's size: enough for what the ball can hold.

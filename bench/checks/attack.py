@@ -1,6 +1,6 @@
 """The conduct of an attack, against what it says of itself and what every attack must keep to.
 
-Pictures are noise, flat ones, the ends of the range and one of odd sides, at most 47 pixels wide; the model is `Linear`.
+Images are noise, flat ones, the ends of the range and one of odd sides, at most 47 pixels wide; the model is `Linear`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SIZES: dict[Norm, tuple[float, float, float]] = {
     "linf": (2 / 255, 1 / 255, 0.0123), "l2": (0.5, 0.2, 1.3), "l0": (0.05, 0.02, 0.031), "patch": (0.1, 0.05, 0.07),
     "ssim": (0.02, 0.005, 0.03),
 }  # fmt: skip
-"""Of each norm a usual size for pictures of some hundred pixels, a small one, and one that is no whole number of levels."""
+"""Of each norm a usual size for images of some hundred pixels, a small one, and one that is no whole number of levels."""
 
 ALIKE = 0.01
-"""Share of the values that may differ by one level where a picture is attacked in other company: what falls on a level's
+"""Share of the values that may differ by one level where an image is attacked in other company: what falls on a level's
 edge, float32 rounds another way when sums are taken in another order."""
 
 _Measured = tuple[bool, str]
@@ -55,7 +55,7 @@ class _Subject:
         for norm in attack.norms:
             usual, small, odd = (Threat(norm, size) for size in SIZES[norm])
             self._try(f"noise, {norm}", two, usual)
-            self._try(f"flat pictures, {norm}", _flat(), small)
+            self._try(f"flat images, {norm}", _flat(), small)
             self._try(f"odd sides, {norm}", _noise(1, *ODD), odd)
         for kind in attack.objectives:
             if kind != self.kind:
@@ -98,9 +98,9 @@ def _noise(count: int, height: int, width: int) -> torch.Tensor:
 def _flat() -> torch.Tensor:
     """Black, white, grey, and half black and half white, each sharply."""
     levels = torch.tensor([0, 255, 128, 0], dtype=torch.uint8).view(4, 1, 1, 1)
-    pictures = levels.expand(4, 3, SIDE, SIDE).clone()
-    pictures[3, :, :, SIDE // 2 :] = 255
-    return pictures
+    images = levels.expand(4, 3, SIDE, SIDE).clone()
+    images[3, :, :, SIDE // 2 :] = 255
+    return images
 
 
 def _told_of(wrong: dict[str, str]) -> str:
@@ -112,7 +112,7 @@ def _told_of(wrong: dict[str, str]) -> str:
 
 def _runs(subject: _Subject) -> _Measured:
     wrong = {name: trial.error for name, trial in subject.some("noise", "seven", "again") if trial.error}
-    nothing = f"refuses all pictures: {next(iter(subject.refused.values()), '')}"
+    nothing = f"refuses all images: {next(iter(subject.refused.values()), '')}"
     return bool(subject.trials) and not wrong, _told_of(wrong) if wrong else nothing if not subject.trials else (
         f"{len(subject.trials)} times, under {', '.join(subject.attack.norms)}"
     )
@@ -127,16 +127,16 @@ def _returns(subject: _Subject) -> _Measured:
         if not isinstance(returned, torch.Tensor):
             wrong[name] = f"{type(returned).__name__}, not a tensor"
         elif tuple(returned.shape[1:]) != shape[1:]:
-            wrong[name] = f"shape {tuple(returned.shape)} for pictures of {shape}"
+            wrong[name] = f"shape {tuple(returned.shape)} for images of {shape}"
         elif returned.dtype != torch.float32:
             wrong[name] = f"{returned.dtype}, not float32".replace("torch.", "")
         elif returned.requires_grad:
             wrong[name] = "a tensor that still has a graph"
         elif name != "GPU" and returned.device.type != "cpu":
-            wrong[name] = f"on {returned.device}, not on the pictures' device"
+            wrong[name] = f"on {returned.device}, not on the images' device"
         elif not returned.isfinite().all():
             wrong[name] = "NaN or infinities"
-    return not wrong, _told_of(wrong) if wrong else "finite float32 pictures of the same shape"
+    return not wrong, _told_of(wrong) if wrong else "finite float32 images of the same shape"
 
 
 def _threat(subject: _Subject) -> _Measured:
@@ -147,10 +147,10 @@ def _threat(subject: _Subject) -> _Measured:
         held = inside_threat(trial.stored.pixels, trial.clean, trial.threat)
         out = int(trial.stored.left_ball.sum())
         if out or not held.all():
-            wrong[name] = f"{out} of {len(held)} pictures left {trial.threat.norm} ≤ {trial.threat.size:.4g}"
+            wrong[name] = f"{out} of {len(held)} images left {trial.threat.norm} ≤ {trial.threat.size:.4g}"
         if trial.returned is not None and trial.threat.norm == "linf":
             most = max(most, float((trial.returned.cpu() - trial.clean.float() / 255).abs().max()) / trial.threat.size)
-    seen = "all pictures inside, as returned and as stored"
+    seen = "all images inside, as returned and as stored"
     return not wrong, _told_of(wrong) if wrong else seen + (f"; up to {most:.0%} of the ℓ∞ radius" if most else "")
 
 
@@ -174,11 +174,11 @@ def _budget(subject: _Subject) -> _Measured:
             wrong[f"limit {limit}"] = trial.error
         elif int(trial.forwards.max()) > limit:
             wrong[f"limit {limit}"] = f"{int(trial.forwards.max())} forward passes"
-    return not wrong, _told_of(wrong) if wrong else f"kept limits of {', '.join(map(str, LIMITS))} forward passes a picture"
+    return not wrong, _told_of(wrong) if wrong else f"kept limits of {', '.join(map(str, LIMITS))} forward passes an image"
 
 
 def _counted(subject: _Subject) -> _Measured:
-    wrong = {name: f"{trial.uncounted} pictures scored past the target" for name, trial in subject.some() if trial.uncounted}
+    wrong = {name: f"{trial.uncounted} images scored past the target" for name, trial in subject.some() if trial.uncounted}
     return not wrong, _told_of(wrong) if wrong else "asked the model through the target only"
 
 
@@ -186,7 +186,7 @@ def _cost(subject: _Subject) -> _Measured:
     attack, passes = subject.attack, subject.attack.passes
     forwards = max(int(trial.forwards.max()) for _, trial in subject.some()) - (attack.access != "none")
     backwards = max(int(trial.backwards.max()) for _, trial in subject.some())
-    seen = f"{forwards} forwards and {backwards} backwards a picture"
+    seen = f"{forwards} forwards and {backwards} backwards an image"
     if passes is None or isinstance(attack, FittedAttack):
         return True, f"{seen}; says nothing of it" if passes is None else f"{seen}, once fitted"
     ok = forwards <= passes[0] and backwards <= passes[1]
@@ -207,15 +207,15 @@ def _access(subject: _Subject) -> _Measured:
 
 def _untouched(subject: _Subject) -> _Measured:
     wrong = {name: " and ".join(sorted(trial.touched)) for name, trial in subject.some() if trial.touched}
-    return not wrong, f"changed: {_told_of(wrong)}" if wrong else "pictures, model, global random streams, settings, itself"
+    return not wrong, f"changed: {_told_of(wrong)}" if wrong else "images, model, global random streams, settings, itself"
 
 
 def _batch(subject: _Subject) -> _Measured:
     if not subject.attack.batches:
-        return True, "takes one picture at a time, as it says"
+        return True, "takes one image at a time, as it says"
     together = subject.trials["seven"]
     if isinstance(subject.attack, SetAttack):
-        return not together.error, together.error or "seven pictures at once; the set counts, as it says"
+        return not together.error, together.error or "seven images at once; the set counts, as it says"
     worst, levels = 0.0, 0
     for name, trial in subject.some("alone"):
         place = int(name.split()[1])
@@ -226,7 +226,7 @@ def _batch(subject: _Subject) -> _Measured:
         apart = (trial.stored.pixels[0].int() - together.stored.pixels[place].int()).abs()
         worst, levels = max(worst, float((apart > 0).float().mean())), max(levels, int(apart.max()))
     alike = worst <= ALIKE and levels <= 1
-    return alike, f"a picture alone and among seven: {worst:.1%} of the values differ, by {levels} levels at most"
+    return alike, f"an image alone and among seven: {worst:.1%} of the values differ, by {levels} levels at most"
 
 
 def _of_scene(*names: str, seen: str) -> Callable[[_Subject], _Measured]:
@@ -241,7 +241,7 @@ def _of_scene(*names: str, seen: str) -> Callable[[_Subject], _Measured]:
 def _directions(subject: _Subject) -> _Measured:
     """Some objective is come nearer to and none is left, also where the raw score is better when it is lower.
 
-    What a fitted attack has learnt on other pictures may miss these.
+    What a fitted attack has learnt on other images may miss these.
     """
     if subject.attack.control:
         return True, "a control: it has none"
@@ -251,7 +251,7 @@ def _directions(subject: _Subject) -> _Measured:
     for name, kind in scenes:
         trial, where = subject.trials.get(name), kind if name == kind else f"{kind}, {name}"
         if trial is None or trial.losses is None:
-            wrong[where] = trial.error if trial else "no picture was taken"
+            wrong[where] = trial.error if trial else "no image was taken"
             continue
         before, after = (float(loss.mean()) for loss in trial.losses)
         if after < before:
@@ -270,36 +270,36 @@ def _gpu(subject: _Subject) -> _Measured:
     if trial.error:
         return False, trial.error
     if trial.returned is None or trial.returned.device.type != "cuda":
-        return False, "returned pictures that are not on the GPU"
-    return True, "works, and returns pictures on it"
+        return False, "returned images that are not on the GPU"
+    return True, "works, and returns images on it"
 
 
 _STAY = "finish with threat.snap(threat.project(attacked, images), images)"
 
 _CHECKS: tuple[tuple[str, Callable[[_Subject], _Measured], str], ...] = (
-    ("runs", _runs, "attack pictures (N, 3, H, W) of any size and N, or refuse them with a reason in refusal()"),
+    ("runs", _runs, "attack images (N, 3, H, W) of any size and N, or refuse them with a reason in refusal()"),
     ("returns", _returns, "return a float32 tensor (N, 3, H, W) like images, detached, with no NaN in it"),
     ("threat model", _threat, f"stay inside every norm that norms names: {_STAY}"),
     ("seed", _seed, "draw from the generator that run() is given, and from nothing else"),
     ("query budget", _budget, "ask target.queries_left before every question and stop at 0, or say limited = False"),
     ("counting", _counted, "ask target.quality and target.quality_and_grad, never target.model"),
-    ("cost", _cost, "let passes return the most forward and backward passes of a picture, or None"),
+    ("cost", _cost, "let passes return the most forward and backward passes of an image, or None"),
     ("access", _access, 'set access to what the attack asks for: "gradient", "score" or "none"'),
     ("leaves alone", _untouched, "work on copies, keep nothing on self, set no seed and no setting of torch"),
-    ("batch", _batch, "let a picture's result depend on that picture and its own stream only, or say batches = False"),
+    ("batch", _batch, "let an image's result depend on that image and its own stream only, or say batches = False"),
     ("odd sizes", _of_scene("odd sides", seen=f"{ODD[1]}×{ODD[0]}"), "take any height and width, or refuse() it"),
     (
-        "flat pictures", _of_scene("flat", seen="black, white, grey and a hard edge"),
+        "flat images", _of_scene("flat", seen="black, white, grey and a hard edge"),
         "keep divisions away from zero: flat areas have no variance, and their gradient may be zero",
     ),
     ("both directions", _directions, "make objective.loss(quality) small, whatever the objective, and nothing else"),
-    ("GPU", _gpu, "make tensors on the pictures' device: .to(images)"),
+    ("GPU", _gpu, "make tensors on the images' device: .to(images)"),
 )  # fmt: skip
 
 
 def attack_facts(attack: Attack) -> dict[str, Any]:
     """What an attack says of itself."""
-    cost = attack.passes and f"{attack.passes[0]} forwards and {attack.passes[1]} backwards a picture at most"
+    cost = attack.passes and f"{attack.passes[0]} forwards and {attack.passes[1]} backwards an image at most"
     kind = "control" if attack.control else "fitted" if isinstance(attack, FittedAttack) else attack.access
     return {
         "needs": kind,

@@ -1,4 +1,4 @@
-"""How an attack or a defense compares on shipped models and a few demo pictures, for `iqarena check`."""
+"""How an attack or a defense compares on shipped models and a few demo images, for `iqarena check`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ ATTACKERS = {
     "oblivious": ("pgd", "oblivious"), "adaptive": ("pgd", "adaptive"), "black-box": ("square[queries=60]", "adaptive"),
 }  # fmt: skip
 """Whom a defense meets: attack and setting."""
-PICTURES_OF_AN_ATTACK = 4
-"""Few: `standard` takes some ten seconds a picture and model."""
-PICTURES_OF_A_DEFENSE = 24
+IMAGES_OF_AN_ATTACK = 4
+"""Few: `standard` takes some ten seconds an image and model."""
+IMAGES_OF_A_DEFENSE = 24
 
 MASKED = 0.02
 """Quality units by which a black-box attack may do better than a gradient before the gradient is called misleading."""
@@ -60,7 +60,7 @@ def _asked() -> Iterator[None]:
 
 
 class _ModelUnderTest:
-    """A model behind a defense, and a few pictures to attack it with.
+    """A model behind a defense, and a few images to attack it with.
 
     Raises:
         CannotRun: where the model cannot be asked.
@@ -81,7 +81,7 @@ class _ModelUnderTest:
         return expand(validated(suite))[0]
 
     def after(self, cell: Cell) -> tuple[torch.Tensor, Row]:
-        """Qualities (N,) under attack, and what the attack took a picture.
+        """Qualities (N,) under attack, and what the attack took an image.
 
         Raises:
             CannotRun: where the attack cannot be run so.
@@ -95,12 +95,12 @@ class _ModelUnderTest:
         return self.score(crafted.pixels), took | {"seconds": crafted.seconds / len(self.clean)}
 
     def score(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Deployed qualities (N,) of stored pictures."""
+        """Deployed qualities (N,) of stored images."""
         with _asked():
             return self.evaluator.scorer.score(self.model, self.defense, pixels, "check")
 
     def seconds(self) -> float:
-        """A picture, of the deployed model."""
+        """An image, of the deployed model."""
         with _asked():
             return self.evaluator.scorer.speed(self.model, self.defense)[0]
 
@@ -120,13 +120,13 @@ class _ModelUnderTest:
 
 
 def compare_attack(
-    spec: str, models: Sequence[str] = MODELS, limit: int = PICTURES_OF_AN_ATTACK, beside: Sequence[str] = BESIDE
+    spec: str, models: Sequence[str] = MODELS, limit: int = IMAGES_OF_AN_ATTACK, beside: Sequence[str] = BESIDE
 ) -> tuple[list[Row], list[Finding]]:
     """An attack beside random noise and others, at its own objective and the usual size of its first norm.
 
     Returns:
         A row a model and attack: mean |shift| of quality, gain (how much nearer to the objective, in units of its loss;
-        None for a set-level attack, whose aims are its own), passes and seconds a picture. And the finding whether it is
+        None for a set-level attack, whose aims are its own), passes and seconds an image. And the finding whether it is
         stronger than noise on some model.
     """
     attack = ATTACKS.build(spec)
@@ -163,13 +163,13 @@ def compare_attack(
 
 
 def compare_defense(
-    spec: str, models: Sequence[str] = MODELS, limit: int = PICTURES_OF_A_DEFENSE
+    spec: str, models: Sequence[str] = MODELS, limit: int = IMAGES_OF_A_DEFENSE
 ) -> tuple[list[Row], list[Finding]]:
-    """A defense beside none: what it costs on clean pictures, and what attackers do who know of it and who do not.
+    """A defense beside none: what it costs on clean images, and what attackers do who know of it and who do not.
 
     Returns:
-        A row a model and defense: SROCC of the clean pictures with their labels, mean |shift| of quality under the
-        white-box attack (oblivious and adaptive) and the black-box one, seconds a picture. And the finding whether the
+        A row a model and defense: SROCC of the clean images with their labels, mean |shift| of quality under the
+        white-box attack (oblivious and adaptive) and the black-box one, seconds an image. And the finding whether the
         gradient that the defense offers leads anywhere.
     """
     evaluator = Evaluator(open_dataset("demo"), limit, 16)

@@ -26,7 +26,7 @@ GRADIENT = ("gradient", "slope")
 """Checks of `probe` that are the surrogate's business, where it is not the deployed model itself."""
 
 SAME = {"exact": 1e-4, "identity": 1e-4, "smooth": 0.15}
-"""How far the surrogate's quality of a natural picture may lie from the deployed model's, by kind of surrogate.
+"""How far the surrogate's quality of a natural image may lie from the deployed model's, by kind of surrogate.
 
 An exact one *is* the deployed model, and BPDA has its values; float32 leaves 1e-6 or so. A smooth one of JPEG is off by
 some hundredths of the range; one that is off by more than this leads an attacker elsewhere.
@@ -36,7 +36,7 @@ AGREES = 0.6
 """As in `probe`, for what a surrogate shows: medians and resampling bend within every step that float32 can see."""
 
 SIZE = (SIDE, SIDE + 48)
-"""Of the natural pictures, as `probe` has them."""
+"""Of the natural images, as `probe` has them."""
 
 _Measured = tuple[bool, str]
 
@@ -126,7 +126,7 @@ def _looked_at(
         return  # has been found above
     if surrogate is not model:
         surrogate.info = replace(surrogate.info, stochastic=defense.stochastic or model.info.stochastic)
-    wanted = ("flat pictures", "gradient", *(("slope",) if defense.surrogate_kind == "exact" else ()))
+    wanted = ("flat images", "gradient", *(("slope",) if defense.surrogate_kind == "exact" else ()))
     for finding in probe(surrogate, wanted, AGREES):
         yield replace(finding, name=f"surrogate: {finding.name}")
 
@@ -174,10 +174,10 @@ class _Turned(QualityModel):
 
 def _turned(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
     """Raw scores of another direction make no other qualities."""
-    pictures = natural(*SIZE)[:2]
+    images = natural(*SIZE)[:2]
     if isinstance(defense, TrainedDefense) and deployed is not model:
         return True, "not asked: its weights are for this model alone"
-    qualities = [made.to_quality(_scores(made, pictures)) for made in (defense.protect(_Turned(model)), deployed)]
+    qualities = [made.to_quality(_scores(made, images)) for made in (defense.protect(_Turned(model)), deployed)]
     apart = float((qualities[0] - qualities[1]).abs().max())
     return apart <= 1e-4, f"qualities differ by {apart:.1g} where lower raw scores are better"
 
@@ -185,9 +185,9 @@ def _turned(defense: Defense, model: QualityModel, deployed: QualityModel) -> _M
 def _gpu(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
     if not torch.cuda.is_available():
         return True, "not asked: there is none here"
-    pictures = natural(*SIZE)[:2]
-    scores = _scores(defense.protect(copy.deepcopy(model).cuda()).cuda(), pictures.cuda())
-    apart = float((scores.cpu() - _scores(deployed, pictures)).abs().max()) / _width(model)
+    images = natural(*SIZE)[:2]
+    scores = _scores(defense.protect(copy.deepcopy(model).cuda()).cuda(), images.cuda())
+    apart = float((scores.cpu() - _scores(deployed, images)).abs().max()) / _width(model)
     # the GPU sums in another order and may use TF32, and its random numbers are others
     return scores.is_cuda and (apart <= 0.01 or defense.stochastic), f"scores differ by {apart:.1g} of the range"
 
@@ -198,16 +198,16 @@ def _surrogate(defense: Defense, model: QualityModel, deployed: QualityModel) ->
 
 
 def _certificate(defense: CertifiedDefense, model: QualityModel, deployed: QualityModel) -> _Measured:
-    pictures = natural(*SIZE)[:2]
+    images = natural(*SIZE)[:2]
     with frozen(model), torch.inference_mode():
         torch.manual_seed(0)
         try:
-            found = defense.certify(model, pictures, RADIUS)
+            found = defense.certify(model, images, RADIUS)
         except ValueError as reason:  # as the contract allows
             return True, f"refuses ℓ2 {RADIUS:g}: {reason}"
-    quality = deployed.to_quality(_scores(deployed, pictures))
-    if not tuple(found.lower.shape) == tuple(found.upper.shape) == (len(pictures),):
-        return False, f"shapes {tuple(found.lower.shape)} and {tuple(found.upper.shape)} for {len(pictures)} pictures"
+    quality = deployed.to_quality(_scores(deployed, images))
+    if not tuple(found.lower.shape) == tuple(found.upper.shape) == (len(images),):
+        return False, f"shapes {tuple(found.lower.shape)} and {tuple(found.upper.shape)} for {len(images)} images"
     holds = bool((found.lower <= quality + 1e-4).all() and (quality <= found.upper + 1e-4).all())
     low, high, middle = (float(values[0]) for values in (found.lower, found.upper, quality))
     return holds, f"[{low:.3f}, {high:.3f}] around quality {middle:.3f} at ℓ2 {RADIUS:g}"
@@ -217,8 +217,8 @@ def _recipe(defense: TrainedDefense, model: QualityModel, deployed: None) -> _Me
     """One step of training is possible: the loss is a finite number that reaches every weight."""
     prepared = defense.prepare(model).train()
     torch.manual_seed(0)
-    pictures = natural(*SIZE)[:2, :, :96, :96].contiguous()
-    loss = defense.loss(prepared, pictures, torch.tensor([0.2, 0.9]), 0.5)
+    images = natural(*SIZE)[:2, :, :96, :96].contiguous()
+    loss = defense.loss(prepared, images, torch.tensor([0.2, 0.9]), 0.5)
     if loss.shape != () or not loss.isfinite():
         return False, f"a loss of shape {tuple(loss.shape)}" if loss.shape != () else f"a loss of {float(loss)}"
     loss.backward()
@@ -227,33 +227,33 @@ def _recipe(defense: TrainedDefense, model: QualityModel, deployed: None) -> _Me
 
 
 _CHECKS: dict[str, Callable[..., _Measured]] = {
-    "facts": _facts, "seven pictures": _seven, "twice": _twice, "both directions": _turned, "GPU": _gpu,
+    "facts": _facts, "seven images": _seven, "twice": _twice, "both directions": _turned, "GPU": _gpu,
     "certificate": _certificate, "surrogate": _surrogate,
 }  # fmt: skip
 
 _ADVICE = {
     "facts": "keep score_range and higher_is_better: a defended model is compared with the undefended one",
-    "seven pictures": "take any number of pictures at once",
+    "seven images": "take any number of images at once",
     "twice": "draw nothing in protect(); what is drawn once and kept belongs in the parameters, as a seed",
     "both directions": "work with qualities (model.to_quality): raw scores may be better when they are lower",
-    "GPU": "make tensors on the pictures' device, and let parts that have weights be modules of the model",
+    "GPU": "make tensors on the images' device, and let parts that have weights be modules of the model",
     "certificate": "let lower and upper (N,) hold the deployed quality, in quality units; ∓inf where nothing is known",
     "surrogate": "let surrogate() return a model of nearly the same scores, as near as surrogate_kind says",
     "recipe": "let loss() return a finite scalar that depends on the weights of the model that prepare() returned",
 }
 
 
-def _scores(model: QualityModel, pictures: torch.Tensor) -> torch.Tensor:
+def _scores(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
     with frozen(model), torch.inference_mode():
         torch.manual_seed(0)
-        scores: torch.Tensor = model(pictures.clone())
+        scores: torch.Tensor = model(images.clone())
     return scores
 
 
 def _apart(one: QualityModel, other: QualityModel) -> float:
-    """How far the scores of two models lie apart on two natural pictures, under one seed, as a share of the range."""
-    pictures = natural(*SIZE)[:2]
-    return float((_scores(one, pictures) - _scores(other, pictures)).abs().max()) / _width(other)
+    """How far the scores of two models lie apart on two natural images, under one seed, as a share of the range."""
+    images = natural(*SIZE)[:2]
+    return float((_scores(one, images) - _scores(other, images)).abs().max()) / _width(other)
 
 
 def _width(model: QualityModel) -> float:

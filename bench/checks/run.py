@@ -23,7 +23,7 @@ def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> li
     Args:
         spec: a registry name with parameters, or a file: ``.py`` with classes, or a network (``.pt``, ``.onnx``).
         models: on which an attack or a defense is compared with others; two small shipped ones if left out.
-        limit: pictures of that comparison; 0 leaves it out, and with it the check of an attack's strength.
+        limit: images of that comparison; 0 leaves it out, and with it the check of an attack's strength.
 
     Raises:
         UserError: where there is no such thing, or it cannot be made.
@@ -87,36 +87,36 @@ def _model(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
 
 def _attack(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
     from iqarena.bench.checks.attack import attack_facts, probe_attack
-    from iqarena.bench.checks.comparison import MODELS, PICTURES_OF_AN_ATTACK, compare_attack
+    from iqarena.bench.checks.comparison import IMAGES_OF_AN_ATTACK, MODELS, compare_attack
     from iqarena.bench.registry import ATTACKS
 
     attack = ATTACKS.build(spec)
     findings, rows = probe_attack(attack), list[dict[str, Any]]()
     if limit != 0 and not attack.control and _sane(findings):
-        rows, strength = compare_attack(spec, models or MODELS, limit or PICTURES_OF_AN_ATTACK)
+        rows, strength = compare_attack(spec, models or MODELS, limit or IMAGES_OF_AN_ATTACK)
         findings += strength
     return attack_facts(attack), findings, rows
 
 
 def _defense(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
-    from iqarena.bench.checks.comparison import MODELS, PICTURES_OF_A_DEFENSE, compare_defense
+    from iqarena.bench.checks.comparison import IMAGES_OF_A_DEFENSE, MODELS, compare_defense
     from iqarena.bench.checks.defense import defense_facts, probe_defense
     from iqarena.bench.registry import DEFENSES
 
     defense = DEFENSES.build(spec)
     findings, rows = probe_defense(defense, tuple(models) or MODELS), list[dict[str, Any]]()
     if limit != 0 and _sane(findings):
-        rows, masked = compare_defense(spec, models or MODELS, limit or PICTURES_OF_A_DEFENSE)
+        rows, masked = compare_defense(spec, models or MODELS, limit or IMAGES_OF_A_DEFENSE)
         findings += masked
     return defense_facts(defense), findings, rows
 
 
 def _sane(findings: Sequence[Finding]) -> bool:
-    """Whether it makes sense to compare: what cannot be run on a tiny picture needs no table."""
+    """Whether it makes sense to compare: what cannot be run on a tiny image needs no table."""
     return all(f.ok for f in findings if f.name in ("class attributes", "runs", "returns", "applies", "shape"))
 
 
 _CHECKERS: dict[str, Callable[[str, Sequence[str], int | None], _Checked]] = {
     "model": _model, "attack": _attack, "defense": _defense,
 }  # fmt: skip
-"""By kind: from a spec, models and pictures to what the plugin says of itself, the findings and the table."""
+"""By kind: from a spec, models and images to what the plugin says of itself, the findings and the table."""

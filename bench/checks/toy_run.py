@@ -1,4 +1,4 @@
-"""One attack on a few pictures of a tiny model, watched: what `iqarena check` and the tests of attacks look at."""
+"""One attack on a few images of a tiny model, watched: what `iqarena check` and the tests of attacks look at."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TILE = 16
 
 
 class Linear(QualityModel):
-    """Quality ½ + Σ w·(x − ½) with Σ|w| = `reach`, for pictures of any size; none of the seeded weights is zero.
+    """Quality ½ + Σ w·(x − ½) with Σ|w| = `reach`, for images of any size; none of the seeded weights is zero.
 
     Inside an ℓ∞ ball of radius r quality moves by at most r·reach, and clip(x ± r·sign(w)) moves it by that.
 
@@ -41,10 +41,10 @@ class Linear(QualityModel):
         drawn = torch.randn(3, TILE, TILE, generator=torch.Generator().manual_seed(0))
         self.tile = torch.nn.Parameter(drawn + 0.05 * drawn.sign())
         self.reach = reach
-        self.asked = 0  # pictures scored, whoever asked
+        self.asked = 0  # images scored, whoever asked
 
     def weights(self, height: int, width: int) -> torch.Tensor:
-        """w for pictures of a size, (3, height, width)."""
+        """w for images of a size, (3, height, width)."""
         whole = self.tile.repeat(1, -(-height // TILE), -(-width // TILE))[:, :height, :width]
         return whole * (self.reach / whole.abs().sum())
 
@@ -56,16 +56,16 @@ class Linear(QualityModel):
 
 @dataclass
 class ToyRun:
-    """What came of one attack on one batch of pictures.
+    """What came of one attack on one batch of images.
 
     Attributes:
-        clean: the pictures, (N, 3, H, W) uint8.
+        clean: the images, (N, 3, H, W) uint8.
         threat: the threat model.
         returned: what the attack returned; None where it raised.
         stored: what the harness makes of that; None where that is impossible.
         losses: the objective's loss (N,) before and after.
         forwards, backwards: (N,), as counted, the clean score's forward included.
-        uncounted: pictures that the model scored without being asked through the target.
+        uncounted: images that the model scored without being asked through the target.
         error: what the attack raised, as one line.
         touched: what it changed and must not, in words.
     """
@@ -86,15 +86,15 @@ def run_on_toy_model(
     attack: Attack, clean: torch.Tensor, kind: Kind, threat: Threat, *, model: QualityModel | None = None,
     seeds: Sequence[int] = (), device: str = "cpu",
 ) -> ToyRun:  # fmt: skip
-    """Attack pictures (N, 3, H, W) uint8 of a tiny model, as a cell does; all at once, if the attack takes batches.
+    """Attack images (N, 3, H, W) uint8 of a tiny model, as a cell does; all at once, if the attack takes batches.
 
-    What has to be fitted is fitted on eight random pictures of the same size; a set-level attack takes `clean` as its set.
+    What has to be fitted is fitted on eight random images of the same size; a set-level attack takes `clean` as its set.
 
     Args:
-        attack, clean, kind, threat: which pictures are attacked how.
+        attack, clean, kind, threat: which images are attacked how.
         model: `Linear` if left out.
-        seeds: one a picture; 0, 1, … if left out.
-        device: where pictures and model are.
+        seeds: one an image; 0, 1, … if left out.
+        device: where images and model are.
     """
     model = model or Linear()
     seeds = list(seeds) or list(range(len(clean)))
@@ -116,7 +116,7 @@ def run_on_toy_model(
         except (Exception, SystemExit) as error:
             done.error = describe(error)
         if not torch.equal(images, before) or images.requires_grad:
-            done.touched.add("the pictures")
+            done.touched.add("the images")
         done.forwards, done.backwards = target.counts.forwards, target.counts.backwards
         if not isinstance(attack, FittedAttack):  # what fitting asks is counted elsewhere
             done.uncounted = getattr(model, "asked", 0) - asked - int(done.forwards.sum())
@@ -161,7 +161,7 @@ def _on_cpu(objective: Objective, clean: torch.Tensor) -> Objective:
 
 
 def _together(alone: Sequence[ToyRun]) -> ToyRun:
-    """Trials of one picture each as one trial."""
+    """Trials of one image each as one trial."""
     whole = ToyRun(torch.cat([each.clean for each in alone]), alone[0].threat)
     whole.error = next((each.error for each in alone if each.error), "")
     whole.touched = set().union(*(each.touched for each in alone))

@@ -86,7 +86,7 @@ def run(
     also_attack: Annotated[list[str] | None, typer.Option(help="beside the suite's attacks")] = None,
     dataset: Annotated[str | None, typer.Option(help="instead of the suite's data set")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
-    limit: Annotated[int | None, typer.Option(help="at most so many pictures")] = None,
+    limit: Annotated[int | None, typer.Option(help="at most so many images")] = None,
     eps: Annotated[
         str | None, typer.Option(help="one l-infinity size instead of the suite's threats, such as 2/255")
     ] = None,
@@ -97,7 +97,7 @@ def run(
     ] = None,
     address: Annotated[str | None, typer.Option(help="of a Ray cluster; one is started here if left out")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps, instead of the suite's")] = None,
-    keep_images: Annotated[bool, typer.Option("--keep-images", help="store attacked pictures as 8-bit PNG")] = False,
+    keep_images: Annotated[bool, typer.Option("--keep-images", help="store attacked images as 8-bit PNG")] = False,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
 ) -> None:
@@ -138,11 +138,11 @@ def leaderboard(
     results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
     out: Annotated[Path, typer.Option(help="where leaderboard.md goes")] = Path(),
     check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the committed files differ")] = False,
-    prune: Annotated[bool, typer.Option("--prune-images", help="delete kept pictures that are not shown")] = False,
+    prune: Annotated[bool, typer.Option("--prune-images", help="delete kept images that are not shown")] = False,
 ) -> None:
     """Render leaderboard.md, its plots and its page from the records alone."""
     if check and prune:
-        raise UserError("--check writes nothing and --prune-images deletes pictures; give one of them")
+        raise UserError("--check writes nothing and --prune-images deletes images; give one of them")
     from iqarena.bench.leaderboard import render as board
     from iqarena.bench.results.store import Records
 
@@ -158,7 +158,7 @@ def leaderboard(
     for path in board.render(records, out):
         typer.echo(path)
     if prune:
-        typer.echo(f"{board.prune_images(records)} kept pictures deleted")
+        typer.echo(f"{board.prune_images(records)} kept images deleted")
 
 
 @app.command()
@@ -169,7 +169,7 @@ def compare(
     results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
     out: Annotated[Path, typer.Option(help="folder for the table and the plots")] = Path("runs/compare"),
 ) -> None:
-    """Two defenses (or attacks) side by side, on the same pictures, with confidence intervals."""
+    """Two defenses (or attacks) side by side, on the same images, with confidence intervals."""
     from rich.console import Console
 
     from iqarena.bench.cli.comparison_table import tell, write
@@ -186,7 +186,7 @@ def compare(
 
 @app.command()
 def attack(
-    image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
+    image: Annotated[Path, typer.Argument(help="an 8-bit RGB image")],
     model: Annotated[str, typer.Option("--model", "-m")],
     attack_: Annotated[str, typer.Option("--attack", "-a")],
     defense: Annotated[str, typer.Option("--defense", "-d")] = "none",
@@ -199,27 +199,27 @@ def attack(
         typer.Option(help="size of the threat: linf 2/255, l2 1, l0 0.001, patch 0.02, ssim 0.05 if left out"),
     ] = None,
     seed: int = 0,
-    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("runs/attack"),
+    out: Annotated[Path, typer.Option(help="folder for the images")] = Path("runs/attack"),
 ) -> None:
-    """Attack one picture: before, after, difference ×16, scores, norms."""
-    from iqarena.bench.cli.attack_image import attack_picture
+    """Attack one image: before, after, difference ×16, scores, norms."""
+    from iqarena.bench.cli.attack_image import attack_image
 
-    report = attack_picture(image, model, defense, attack_, objective, norm, eps, seed, out)
+    report = attack_image(image, model, defense, attack_, objective, norm, eps, seed, out)
     for name, value in report.items():
         typer.echo(f"{name:24} {value}")
 
 
 @app.command()
 def explain(
-    image: Annotated[Path, typer.Argument(help="an 8-bit RGB picture")],
+    image: Annotated[Path, typer.Argument(help="an 8-bit RGB image")],
     model: Annotated[str, typer.Option("--model", "-m")],
     defense: Annotated[str, typer.Option("--defense", "-d", help="cprl or cprl-sortmask")] = "cprl",
     attack_: Annotated[str, typer.Option("--attack", "-a", help="crafted through the defense")] = "score-reflection-away",
     eps: Annotated[str, typer.Option(help="size of the l-infinity ball")] = "2/255",
     seed: int = 0,
-    out: Annotated[Path, typer.Option(help="folder for picture and table")] = Path("runs/explain"),
+    out: Annotated[Path, typer.Option(help="folder for image and table")] = Path("runs/explain"),
 ) -> None:
-    """CPR and N-CPR maps, channels and swap test of a picture, clean beside attacked."""
+    """CPR and N-CPR maps, channels and swap test of an image, clean beside attacked."""
     from iqarena.bench.cli.explain import explain as explained
     from iqarena.bench.cli.explain import write
 
@@ -234,13 +234,13 @@ def explain(
 def train(
     model: Annotated[str, typer.Option("--model", "-m")],
     defense: Annotated[str, typer.Option("--defense", "-d", help="a training recipe; none is plain regression")] = "none",
-    dataset: Annotated[str, typer.Option(help="labelled pictures")] = "folder",
+    dataset: Annotated[str, typer.Option(help="labelled images")] = "folder",
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
     start: Annotated[Path | None, typer.Option(help="undefended weights to start from")] = None,
     backbone: Annotated[
         str | None, typer.Option(help="file with ImageNet weights of the backbone, or imagenet: torchvision fetches them")
     ] = None,
-    passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one picture")] = 600_000,
+    passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one image")] = 600_000,
     batch: Annotated[int, typer.Option(min=2)] = 32,
     crop: Annotated[int, typer.Option(min=32)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
@@ -249,7 +249,7 @@ def train(
     ] = 0.999,
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch pictures")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch images")] = 1,
     label: Annotated[str, typer.Option(help="tells these weights from others of the recipe: weights=LABEL")] = "",
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
 ) -> None:
@@ -292,15 +292,15 @@ def data_list(
 @data.command("export")
 def data_export(
     dataset: Annotated[str, typer.Argument(help="registry name")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="where the pictures go")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="where the images go")],
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="at most so many pictures, as run --limit chooses them")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many images, as run --limit chooses them")] = None,
 ) -> None:
-    """Write clean pictures as PNG, to attack them with code of any kind and `iqarena submit images` what comes out."""
+    """Write clean images as PNG, to attack them with code of any kind and `iqarena submit images` what comes out."""
     from iqarena.bench.datasets import open_dataset
     from iqarena.bench.submission.submit import export
 
-    typer.echo(f"{out}: {export(open_dataset(dataset, root), limit, out)} pictures")
+    typer.echo(f"{out}: {export(open_dataset(dataset, root), limit, out)} images")
 
 
 @data.command("verify")
@@ -309,7 +309,7 @@ def data_verify(
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
     json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
-    """Look at the labels and every picture of a data set; writes nothing. Exit 0 if it is whole, 2 if not."""
+    """Look at the labels and every image of a data set; writes nothing. Exit 0 if it is whole, 2 if not."""
     from dataclasses import asdict
 
     from rich.console import Console
@@ -322,17 +322,17 @@ def data_verify(
     columns = [TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]]
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(f"looking at {dataset}")
-        pictures, problems = verify(dataset, root, lambda done, all_: progress.update(task, completed=done, total=all_))
+        images, problems = verify(dataset, root, lambda done, all_: progress.update(task, completed=done, total=all_))
     if json_:
         found = [asdict(problem) for problem in problems]
-        typer.echo(json.dumps({"dataset": dataset, "pictures": pictures, "problems": found}, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps({"dataset": dataset, "images": images, "problems": found}, indent=1, ensure_ascii=False))
     elif problems:
         table = Table(*(Column(word, overflow="fold") for word in ("kind", "file", "about")), box=None, pad_edge=False)
         for problem in problems:
             table.add_row(*map(Text, (problem.kind, problem.file, problem.about)))
         Console().print(table)
     if problems:
-        typer.echo(f"iqarena: {dataset} has {len(problems):,} problem(s) in {pictures:,} labelled pictures", err=True)
+        typer.echo(f"iqarena: {dataset} has {len(problems):,} problem(s) in {images:,} labelled images", err=True)
         raise typer.Exit(2)
     if not json_:
-        typer.echo(f"{dataset} is whole: {pictures:,} pictures")
+        typer.echo(f"{dataset} is whole: {images:,} images")

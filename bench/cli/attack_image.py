@@ -1,4 +1,4 @@
-"""`iqarena attack`: one picture before and after."""
+"""`iqarena attack`: one image before and after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from iqarena.bench.cells import SIZES, SYMBOLS, Cell, expand
-from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
+from iqarena.bench.datasets.base import ImageDataset, Sample, read_image
 from iqarena.bench.datasets.demo.dataset import pixel_hash
 from iqarena.bench.errors import CannotRun, UserError
 from iqarena.bench.evaluation.evaluator import Evaluator
@@ -22,29 +22,29 @@ from iqarena.bench.results.files import Pixels, as_array
 from iqarena.bench.suite import validated
 
 
-class OnePicture(ImageDataset):
-    """A data set of one picture file, without a label."""
+class OneImage(ImageDataset):
+    """A data set of one image file, without a label."""
 
-    name = "picture"
+    name = "image"
     label_kind = "none"
 
     def __init__(self, path: Path) -> None:
-        self._pixels = read_picture(path)
+        self._pixels = read_image(path)
         self.samples = [Sample(path.stem, path.stem)]
         self.fingerprint = pixel_hash(self._pixels.permute(1, 2, 0).numpy())
 
     @classmethod
-    def open(cls, root: Path | None) -> OnePicture:
+    def open(cls, root: Path | None) -> OneImage:
         if root is None:
-            raise UserError("name the picture's file")
+            raise UserError("name the image's file")
         return cls(root)
 
-    def picture(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> torch.Tensor:
         return self._pixels
 
 
 class Attacked(NamedTuple):
-    """One picture after one cell; `row` is its row of images.csv."""
+    """One image after one cell; `row` is its row of images.csv."""
 
     evaluator: Evaluator
     cell: Cell
@@ -58,23 +58,23 @@ def attacked(
     image: Path, model: str, defense: str, attack: str, *, eps: float | str, seed: int, norm: str = "linf",
     objective: str | None = None,
 ) -> Attacked:  # fmt: skip
-    """Attack one picture adaptively.
+    """Attack one image adaptively.
 
     Raises:
-        UserError: for anything that the caller can mend, and where the attack leaves no picture or no score.
+        UserError: for anything that the caller can mend, and where the attack leaves no image or no score.
     """
     suite = validated(
         {"models": [model], "defenses": [defense], "attacks": [{"attack": attack, "objectives": objective and [objective]}],
-         "threats": [{"norm": norm, "eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "picture"},
+         "threats": [{"norm": norm, "eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "image"},
         lambda loc: "the command line",
     )  # fmt: skip
-    evaluator = Evaluator(OnePicture(image), None, 1)
+    evaluator = Evaluator(OneImage(image), None, 1)
     cell = expand(suite)[0]
     try:
         record, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
     except CannotRun as reason:
         raise UserError(str(reason)) from None
-    except OutOfMemory as error:  # with one picture at once no batch is left to halve
+    except OutOfMemory as error:  # with one image at once no batch is left to halve
         raise UserError(f"out of memory: {error}") from None
     status = str(record["status"])
     if status not in ("ok", "violation"):
@@ -82,7 +82,7 @@ def attacked(
     return Attacked(evaluator, cell, status, rows.iloc[0], evaluator.images[0], evaluator.attacked.crafted(cell).pixels[0])
 
 
-def attack_picture(
+def attack_image(
     image: Path,
     model: str,
     defense: str,
@@ -93,7 +93,7 @@ def attack_picture(
     seed: int,
     out: Path,
 ) -> dict[str, Any]:
-    """Attack one picture adaptively; write before, after, difference and a sheet of the three.
+    """Attack one image adaptively; write before, after, difference and a sheet of the three.
 
     Args:
         image: an 8-bit RGB file.
@@ -140,15 +140,15 @@ def attack_picture(
         "psnr (dB)": round(float(row.psnr), 2),
         "ssim": round(float(row.ssim), 4),
         "forwards / backwards": f"{int(row.forwards)} / {int(row.backwards)}",
-        "pictures": ", ".join(str(path) for path in (*files.values(), sheet)),
+        "images": ", ".join(str(path) for path in (*files.values(), sheet)),
     }
 
 
-def _sheet(pictures: list[Pixels], titles: list[str], title: str) -> Figure:
-    height, width = pictures[0].shape[:2]
+def _sheet(images: list[Pixels], titles: list[str], title: str) -> Figure:
+    height, width = images[0].shape[:2]
     figure = Figure(figsize=(10, 9.8 * height / (3 * width) + 0.65), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    for axes, pixels, words in zip(figure.subplots(1, 3), pictures, titles, strict=True):
+    for axes, pixels, words in zip(figure.subplots(1, 3), images, titles, strict=True):
         axes.imshow(pixels, interpolation="nearest")
         axes.set_title(words, fontsize=10)
         axes.set_axis_off()

@@ -24,7 +24,7 @@ from iqarena.bench.results.ranking import FEW_REFERENCES
 
 HOW_TO_READ = """\
 SROCC is the rank correlation with the labels: 1 is the right order, 0 none, −1 the reverse. Mean |shift| is how far quality
-moves on a scale of 1. Brackets are 95 % intervals of a bootstrap over reference pictures, the same for both. p is the chance
+moves on a scale of 1. Brackets are 95 % intervals of a bootstrap over reference images, the same for both. p is the chance
 of a difference at least as large if there were none, corrected by Holm for all lines of the table; below 0.05 the last
 column says which is the better one."""
 TITLES: dict[Measure, str] = {"srocc": "SROCC", "shift": "mean |shift|"}
@@ -142,7 +142,7 @@ def notes(duel: Comparison) -> list[str]:
         if count > 1:
             found.append(f"{short_spec(name)}: means over {count} trainings, which the intervals resample too.")
     if duel.references < FEW_REFERENCES:
-        found.append(f"Only {duel.references} reference pictures: intervals and p values are rough.")
+        found.append(f"Only {duel.references} reference images: intervals and p values are rough.")
     if duel.alone:
         found.append(f"Not compared, because not both were run with it: {'; '.join(duel.alone)}.")
     for name, flags in zip(duel.names, duel.flags, strict=True):

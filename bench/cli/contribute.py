@@ -64,7 +64,7 @@ def check(
         typer.Option("--model", "-m", help="compare attacks and defenses on it; two small ones if left out"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=0, help="pictures of that comparison; 0 leaves it and the check of strength out")
+        int | None, typer.Option(min=0, help="images of that comparison; 0 leaves it and the check of strength out")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
@@ -90,7 +90,7 @@ def submit_attack(
     root: Root = None,
     out: Out = None,
 ) -> None:
-    """An attack: its source, its records, and some attacked pictures of each cell."""
+    """An attack: its source, its records, and some attacked images of each cell."""
     from iqarena.bench.executors.progress import Reporter
     from iqarena.bench.submission.submit import submit_attack as packed
 
@@ -102,17 +102,17 @@ def submit_attack(
 
 @submit.command("images")
 def submit_images(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a PNG for each picture, named after its image id")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a PNG for each image, named after its image id")],
     model: Annotated[str, typer.Option("--model", "-m", help="a listed one")],
     eps: Annotated[str, typer.Option(help="size of the threat model, such as 2/255")],
     defense: Annotated[str, typer.Option("--defense", "-d", help="a listed one")] = "none",
-    dataset: Annotated[str, typer.Option(help="whose pictures were attacked")] = "demo",
+    dataset: Annotated[str, typer.Option(help="whose images were attacked")] = "demo",
     norm: Annotated[Norm, typer.Option(help="of the threat model")] = Norm.linf,
     name: Annotated[str, typer.Option(help="what you call the attack")] = "images",
     root: Root = None,
     out: Out = None,
 ) -> None:
-    """Adversarial pictures and no code, however they were made; `iqarena data export` writes the clean ones."""
+    """Adversarial images and no code, however they were made; `iqarena data export` writes the clean ones."""
     from iqarena.bench.submission.submit import submit_images as packed
 
     file = out or _zip(name)
@@ -131,7 +131,7 @@ def submit_defense(
     suite: Annotated[str, typer.Option(help="whose attacks it meets")] = "quick",
     attack: Annotated[list[str] | None, typer.Option("--attack", "-a", help="instead of the suite's attacks")] = None,
     dataset: Annotated[str | None, typer.Option(help="instead of the suite's data set")] = None,
-    limit: Annotated[int | None, typer.Option(help="at most so many pictures")] = None,
+    limit: Annotated[int | None, typer.Option(help="at most so many images")] = None,
     results: Annotated[Path, typer.Option(help="results folder")] = Path("runs/submit"),
     root: Root = None,
     out: Out = None,
@@ -158,9 +158,7 @@ def verify(
     ] = False,
     seconds: Annotated[int, typer.Option(min=1, help="limit of that process: time")] = 3600,
     memory: Annotated[int, typer.Option(min=1, help="limit of that process: MiB of data")] = 8192,
-    results: Annotated[Path, typer.Option(help="of the board, whose row submitted pictures are set beside")] = Path(
-        "results"
-    ),
+    results: Annotated[Path, typer.Option(help="of the board, whose row submitted images are set beside")] = Path("results"),
     root: Root = None,
     json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:

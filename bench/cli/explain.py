@@ -1,4 +1,4 @@
-"""`iqarena explain`: what a CPRL-defended model keeps of a picture, clean beside attacked, and whether that is what counts.
+"""`iqarena explain`: what a CPRL-defended model keeps of an image, clean beside attacked, and whether that is what counts.
 
 CPRL is our reconstruction from the abstracts of arXiv 2404.19567 and its journal version; so are the swap test and the
 measures of a channel here. Beside each number of the model's own mask stands the same of random masks of equal size.
@@ -28,10 +28,10 @@ from iqarena.defenses.cprl.model import CPRLModel
 CONTROLS = 32
 """Random masks: as many channels kept as strongly, but other ones."""
 USUAL = 24
-"""Demo pictures whose mean is what a channel is set to when it is taken out."""
+"""Demo images whose mean is what a channel is set to when it is taken out."""
 
 SWAPS = (("none", False, False), ("do(N)", False, True), ("do(C)", True, False), ("both", True, True))
-"""Name, and whether CPR and N-CPR come from the attacked picture."""
+"""Name, and whether CPR and N-CPR come from the attacked image."""
 
 Map = NDArray[np.float32]
 
@@ -42,16 +42,16 @@ class Explanation:
 
     Attributes:
         title: attack, threat, model and defense in a line.
-        clean, attacked: the pictures, (H, W, 3) uint8.
+        clean, attacked: the images, (H, W, 3) uint8.
         clean_quality, attacked_quality: of the deployed model.
-        cpr, ncpr: mean |CPR| and mean |N-CPR| over the channels of the clean picture, (h, w), as the feature maps lie.
+        cpr, ncpr: mean |CPR| and mean |N-CPR| over the channels of the clean image, (h, w), as the feature maps lie.
         cpr_attacked, ncpr_attacked: the same of the attacked one.
         channels: a row a channel. ``mask`` and ``mask_attacked`` are in [0, 1]; ``effect`` is |change of quality| when the
             channel is set to its usual value, ``shift`` is mean |z' − z| in units of its usual mean |z|, and
             ``adversarial_effect`` is the change of quality when the clean channel becomes the attacked one.
-        swaps: a row a swap: quality when only N-CPR, only CPR or both come from the attacked picture, with the model's
+        swaps: a row a swap: quality when only N-CPR, only CPR or both come from the attacked image, with the model's
             mask, and mean, least and most over random masks.
-        overlap: share of the channels most kept on the clean picture that are also most kept on the attacked one.
+        overlap: share of the channels most kept on the clean image that are also most kept on the attacked one.
         overlap_by_chance: what two random choices of so many would share.
     """
 
@@ -79,7 +79,7 @@ def explain(
     image: str | Path, model: str = "resnet-iqa", defense: str = "cprl", *, attack: str = "score-reflection-away",
     eps: float | str = "2/255", seed: int = 0,
 ) -> Explanation:  # fmt: skip
-    """Attack one picture through the defense and take the model's features apart.
+    """Attack one image through the defense and take the model's features apart.
 
     Args:
         image: an 8-bit RGB file.
@@ -93,7 +93,7 @@ def explain(
         UserError: for anything that the caller can mend.
 
     Example:
-        >>> found = explain("picture.png", "resnet-iqa", "cprl")  # doctest: +SKIP
+        >>> found = explain("image.png", "resnet-iqa", "cprl")  # doctest: +SKIP
         >>> found.channels.nlargest(5, "effect")  # doctest: +SKIP
     """
     found = attacked(Path(image), model, defense, attack, eps=eps, seed=seed)
@@ -117,7 +117,7 @@ def explain(
 
 
 class _Parts:
-    """A picture's features z, and what of them is kept: CPR, the rest being N-CPR."""
+    """An image's features z, and what of them is kept: CPR, the rest being N-CPR."""
 
     def __init__(self, model: CPRLModel, pixels: torch.Tensor) -> None:
         self.maps = model.maps(pixels[None].float() / 255)
@@ -134,13 +134,13 @@ class _Parts:
         return (1 - self.kept[:, order]) * self.maps
 
     def heat(self, part: torch.Tensor) -> Map:
-        """Mean over channels, and over patches that are one picture's, (h, w)."""
+        """Mean over channels, and over patches that are one image's, (h, w)."""
         found: Map = part.abs().mean(dim=(0, 1)).float().numpy()
         return found
 
 
 def _quality(model: CPRLModel, maps: torch.Tensor) -> float:
-    """Of features z (M, C, h, w) of one picture, before the activation."""
+    """Of features z (M, C, h, w) of one image, before the activation."""
     return float(model.to_quality(model.head(model.activation(maps), 1)))
 
 
@@ -165,13 +165,13 @@ def _channels(model: CPRLModel, before: _Parts, after: _Parts) -> pd.DataFrame:
 
 
 def _usual(model: CPRLModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of each channel and of its absolute values over demo pictures, (C,) both.
+    """Means of each channel and of its absolute values over demo images, (C,) both.
 
-    The first is what a channel is when it says nothing of the picture. A channel that is always zero gets strength 1: it
+    The first is what a channel is when it says nothing of the image. A channel that is always zero gets strength 1: it
     does not move either.
     """
     demo = Demo()
-    some = [model.maps(demo.picture(i)[None].float() / 255) for i in demo.spread(USUAL)]
+    some = [model.maps(demo.image(i)[None].float() / 255) for i in demo.spread(USUAL)]
     usual = torch.stack([maps.mean(dim=(0, 2, 3)) for maps in some]).mean(0)
     strength = torch.stack([maps.abs().mean(dim=(0, 2, 3)) for maps in some]).mean(0)
     return usual, torch.where(strength > 0, strength, torch.ones_like(strength))
@@ -201,15 +201,15 @@ def write(found: Explanation, stem: str, out: Path) -> list[Path]:
     Raises:
         UserError: where it cannot write.
     """
-    picture, table = out / f"{stem}-explained.png", out / f"{stem}-channels.csv"
+    image, table = out / f"{stem}-explained.png", out / f"{stem}-channels.csv"
     try:
         out.mkdir(parents=True, exist_ok=True)
         found.channels.to_csv(table, index=False, float_format="%.6g")
         with styled():
-            _figure(found).savefig(picture, dpi=110)
+            _figure(found).savefig(image, dpi=110)
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None
-    return [picture, table]
+    return [image, table]
 
 
 def _figure(found: Explanation) -> Figure:
@@ -240,7 +240,7 @@ def _figure(found: Explanation) -> Figure:
     channels.set(xscale="log", yscale="log", xlabel="causal effect: |change of quality| when the channel is taken out",
                  ylabel="adversarial shift:\nmean |z′ − z|, 1 = usual |z|")  # fmt: skip
     channels.set_title(f"channels: {found.overlap_words}")
-    lower.colorbar(dots, ax=channels, label="mask, clean picture", fraction=0.04)
+    lower.colorbar(dots, ax=channels, label="mask, clean image", fraction=0.04)
     place = np.arange(len(found.swaps))
     low, high = (found.swaps[name] for name in ("random_least", "random_most"))
     swaps.axhline(found.clean_quality, color=GREY, linewidth=0.8, linestyle=":")
@@ -250,7 +250,7 @@ def _figure(found: Explanation) -> Figure:
     swaps.plot(place + 0.12, found.swaps["random_mean"], "s", color=COLORS["training"], label="random masks, mean")
     swaps.plot(place - 0.12, found.swaps["quality"], "o", color=COLORS["purification"], label="the model's mask")
     swaps.set_xticks(place, ["nothing", "N-CPR", "CPR", "both"])
-    swaps.set(xlabel="taken from the attacked picture", ylabel="quality", xlim=(-0.5, 3.5))
+    swaps.set(xlabel="taken from the attacked image", ylabel="quality", xlim=(-0.5, 3.5))
     swaps.margins(y=0.35)
     swaps.set_title("swap test")
     swaps.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7.5)
@@ -258,7 +258,7 @@ def _figure(found: Explanation) -> Figure:
 
 
 def _over(part: Map, size: tuple[int, ...]) -> Map:
-    """A feature map as large as the picture."""
+    """A feature map as large as the image."""
     whole = functional.interpolate(torch.from_numpy(part)[None, None], size=tuple(size), mode="bilinear")
     found: Map = whole[0, 0].numpy()
     return found

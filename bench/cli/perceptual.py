@@ -1,4 +1,4 @@
-"""LPIPS and DISTS of attacked pictures that a run kept: ``python -m iqarena.bench.cli.perceptual RESULTS --lpips FILE --dists FILE``.
+"""LPIPS and DISTS of attacked images that a run kept: ``python -m iqarena.bench.cli.perceptual RESULTS --lpips FILE --dists FILE``.
 
 Both need the weights of VGG-16 and of their authors, in files of yours. Nothing is downloaded.
 """
@@ -33,7 +33,7 @@ _STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From attacked and clean pictures, both (N, 3, H, W) in [0, 1], to distances (N,)."""
+"""From attacked and clean images, both (N, 3, H, W) in [0, 1], to distances (N,)."""
 
 
 class LPIPS(nn.Module):
@@ -65,7 +65,7 @@ class LPIPS(nn.Module):
             self.register_buffer(name.replace(".", "_"), weights[name].float())
 
     def forward(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Distances (N,) of pictures (N, 3, H, W) in [0, 1], at least 16×16."""
+        """Distances (N,) of images (N, 3, H, W) in [0, 1], at least 16×16."""
         mean, deviation = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _DEVIATION))
         at = (torch.cat([images, clean]) - mean) / deviation
         total = images.new_zeros(len(images))
@@ -113,7 +113,7 @@ def load_dists(path: Path) -> Distance:
 
 
 def measure(records: Records, root: Path | None, distances: Mapping[str, Distance]) -> pd.DataFrame:
-    """Distances of every picture that a run with ``--keep-images`` stored.
+    """Distances of every image that a run with ``--keep-images`` stored.
 
     Args:
         records: a results folder.
@@ -121,10 +121,10 @@ def measure(records: Records, root: Path | None, distances: Mapping[str, Distanc
         distances: by the names of their columns.
 
     Returns:
-        cell_id, image_id and a column for each distance; cells that share their pictures are measured once.
+        cell_id, image_id and a column for each distance; cells that share their images are measured once.
 
     Raises:
-        UserError: where no pictures were kept, or the data set has others.
+        UserError: where no images were kept, or the data set has others.
     """
     rows: list[dict[str, object]] = []
     opened: dict[str, dict[str, torch.Tensor]] = {}
@@ -143,25 +143,23 @@ def measure(records: Records, root: Path | None, distances: Mapping[str, Distanc
         found = zip(ids, known[record["crafting"]], strict=True)
         rows += [{"cell_id": record["cell_id"], "image_id": image_id, **values} for image_id, values in found]
     if not rows:
-        raise UserError(f"{records.folder}: no attacked pictures were kept; make some with iqarena run --keep-images")
+        raise UserError(f"{records.folder}: no attacked images were kept; make some with iqarena run --keep-images")
     return pd.DataFrame(rows)
 
 
 def _fill(clean: dict[str, torch.Tensor], ids: Sequence[str], dataset: ImageDataset) -> None:
-    """Add the pictures that are not there yet."""
+    """Add the images that are not there yet."""
     places = {sample.image_id: place for place, sample in enumerate(dataset.samples)}
     for image_id in ids:
         if image_id not in places:
-            raise UserError(
-                f"{dataset.name} has no picture {image_id}; give the folder that the run was made with as --root"
-            )
+            raise UserError(f"{dataset.name} has no image {image_id}; give the folder that the run was made with as --root")
         if image_id not in clean:
-            clean[image_id] = dataset.picture(places[image_id])
+            clean[image_id] = dataset.image(places[image_id])
 
 
 def _measured(attacked: torch.Tensor, clean: torch.Tensor, distances: Mapping[str, Distance]) -> dict[str, float]:
     with torch.inference_mode():
-        pair = [picture[None].float() / 255 for picture in (attacked, clean)]
+        pair = [image[None].float() / 255 for image in (attacked, clean)]
         return {name: float(distance(*pair)) for name, distance in distances.items()}
 
 
@@ -172,7 +170,7 @@ def main(
     dists: Annotated[Path | None, typer.Option(help="weights of DISTS")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
 ) -> None:
-    """Write perceptual.csv, a row a cell and picture, into the results folder."""
+    """Write perceptual.csv, a row a cell and image, into the results folder."""
     distances: dict[str, Distance] = {}
     if lpips:
         distances["lpips"] = load_lpips(lpips)

@@ -1,4 +1,4 @@
-"""What a data set is here: pictures with a reference picture each and, mostly, a label."""
+"""What a data set is here: images with a reference image each and, mostly, a label."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from iqarena.bench.errors import UserError
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture.
+    """One image.
 
     Attributes:
         image_id: the same on every machine, whatever the case of the file's name there.
-        reference_id: of the picture it derives from.
+        reference_id: of the image it derives from.
         mos: its label in [0, 1], 1 = best; NaN if none.
         raw: the label as the data set publishes it, in its own range and direction; NaN if none.
     """
@@ -37,7 +37,7 @@ class Sample:
 
 
 Choose = Callable[[int, int], tuple[int, int, int, int]]
-"""``choose(height, width)`` of a picture → (top, left, height, width) of the part of it that is wanted."""
+"""``choose(height, width)`` of an image → (top, left, height, width) of the part of it that is wanted."""
 
 SPLITS = ("training", "validation", "test")
 
@@ -46,20 +46,20 @@ SHARES = {"test": 0.2, "validation": 0.1}
 
 
 class ImageDataset(ABC):
-    """Pictures in a fixed order; decoded one at a time, on demand.
+    """Images in a fixed order; decoded one at a time, on demand.
 
     Attributes:
         name: registry name.
         label_kind: "MOS", "pseudo-MOS" or "none"; shown wherever a number made from the labels is shown.
-        samples: all pictures.
-        fingerprint: sha256 over what defines pictures and labels.
-        official: the data set's own split, "training", "validation" or "test" for each picture; None where it has none.
+        samples: all images.
+        fingerprint: sha256 over what defines images and labels.
+        official: the data set's own split, "training", "validation" or "test" for each image; None where it has none.
         split_told: in words, whether it has one.
         paper, licence: of the data set.
         layout: what lies below the root, one path a line.
         raw_range: (low, high) of the published labels, which become 0 and 1, or 1 and 0.
         higher_is_better: direction of the published labels.
-        count: how many labelled pictures the whole set has.
+        count: how many labelled images the whole set has.
     """
 
     name: str
@@ -97,7 +97,7 @@ class ImageDataset(ABC):
 
     @classmethod
     def facts(cls) -> dict[str, Any]:
-        """What can be said without the pictures, for lists and docs."""
+        """What can be said without the images, for lists and docs."""
         return {
             "about": (inspect.getdoc(cls) or "").split("\n")[0],
             "label_kind": getattr(cls, "label_kind", ""),
@@ -111,18 +111,18 @@ class ImageDataset(ABC):
         }
 
     @abstractmethod
-    def picture(self, index: int) -> torch.Tensor:
-        """The picture as (3, H, W) uint8 RGB.
+    def image(self, index: int) -> torch.Tensor:
+        """The image as (3, H, W) uint8 RGB.
 
         Raises:
             UserError: where it cannot be read.
         """
 
     def part(self, index: int, choose: Choose) -> torch.Tensor:
-        """A part of the picture as (3, height, width) uint8 RGB; quicker than the whole one where that is a file."""
-        picture = self.picture(index)
-        top, left, height, width = choose(picture.shape[1], picture.shape[2])
-        return picture[:, top : top + height, left : left + width]
+        """A part of the image as (3, height, width) uint8 RGB; quicker than the whole one where that is a file."""
+        image = self.image(index)
+        top, left, height, width = choose(image.shape[1], image.shape[2])
+        return image[:, top : top + height, left : left + width]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -132,7 +132,7 @@ class ImageDataset(ABC):
         return self.samples[index].mos
 
     def split(self, seed: int = 0) -> list[str]:
-        """ "training", "validation" or "test" for each picture: the official split, else one by reference.
+        """ "training", "validation" or "test" for each image: the official split, else one by reference.
 
         All versions of a reference go together. References are taken in the order of a hash of the seed and their id, so
         the split does not depend on the order of files or on the machine.
@@ -155,7 +155,7 @@ class ImageDataset(ABC):
         return part if self.higher_is_better else 1 - part
 
     def spread(self, limit: int | None, references: Collection[str] | None = None) -> list[int]:
-        """Indices of at most `limit` pictures (of some references), evenly over the references, the same on every machine.
+        """Indices of at most `limit` images (of some references), evenly over the references, the same on every machine.
 
         Within a reference the order is that of a hash of the image id, so a prefix is a fair draw of its versions, and
         a longer list begins with the shorter one.
@@ -171,28 +171,28 @@ class ImageDataset(ABC):
         return drawn[:limit]
 
 
-class PictureFiles(ImageDataset):
-    """A data set whose pictures are files as they are.
+class ImageFiles(ImageDataset):
+    """A data set whose images are files as they are.
 
     Attributes:
-        published: as in `read_picture`.
+        published: as in `read_image`.
     """
 
     published = False
 
     @abstractmethod
     def file(self, index: int) -> Path:
-        """Where a picture is, or, if it is missing, would be."""
+        """Where an image is, or, if it is missing, would be."""
 
-    def picture(self, index: int) -> torch.Tensor:
-        return read_picture(self.file(index), self.published)
+    def image(self, index: int) -> torch.Tensor:
+        return read_image(self.file(index), self.published)
 
     def part(self, index: int, choose: Choose) -> torch.Tensor:
-        return read_picture(self.file(index), self.published, choose)
+        return read_image(self.file(index), self.published, choose)
 
 
 class Subset:
-    """Some pictures of a data set, in a given order; enough of one to train on."""
+    """Some images of a data set, in a given order; enough of one to train on."""
 
     def __init__(self, whole: ImageDataset, indices: Sequence[int]) -> None:
         self.whole, self.indices = whole, list(indices)
@@ -200,8 +200,8 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def picture(self, index: int) -> torch.Tensor:
-        return self.whole.picture(self.indices[index])
+    def image(self, index: int) -> torch.Tensor:
+        return self.whole.image(self.indices[index])
 
     def part(self, index: int, choose: Choose) -> torch.Tensor:
         return self.whole.part(self.indices[index], choose)
@@ -219,19 +219,19 @@ EXACT_IN_RGB = ("L", "P", "RGBA")
 """Modes of Pillow that a published data set's 8-bit files may have: grey, palette, alpha that is opaque all over."""
 
 
-def read_picture(path: Path, published: bool = False, choose: Choose | None = None) -> torch.Tensor:
-    """An 8-bit RGB picture file, or a part of it, as (3, H, W) uint8.
+def read_image(path: Path, published: bool = False, choose: Choose | None = None) -> torch.Tensor:
+    """An 8-bit RGB image file, or a part of it, as (3, H, W) uint8.
 
     Args:
         path: of the file.
         published: it belongs to a data set whose raters have seen it and which cannot be mended by who has it. Then grey,
             palette and opaque alpha become RGB, which loses nothing; an EXIF orientation is ignored, as it is by
             everybody else who reads these sets; and of a camera's multi-picture JPEG the first is taken.
-        choose: which part; the whole picture if left out.
+        choose: which part; the whole image if left out.
 
     Raises:
         UserError: where the file is missing, unreadable, animated, a decompression bomb or not 8-bit RGB, or where EXIF
-            says that it is to be shown turned, which leaves open what "the picture" is.
+            says that it is to be shown turned, which leaves open what "the image" is.
     """
     try:
         with warnings.catch_warnings():
@@ -240,7 +240,7 @@ def read_picture(path: Path, published: bool = False, choose: Choose | None = No
         with opened:
             several = getattr(opened, "n_frames", 1) > 1 and not (published and opened.format == "MPO")
             if several:
-                raise UserError(f"{path}: has {opened.n_frames} frames; give a still picture")  # type: ignore[attr-defined]
+                raise UserError(f"{path}: has {opened.n_frames} frames; give a still image")  # type: ignore[attr-defined]
             if _is_deep(opened):
                 raise UserError(f"{path}: has 16 bits a channel; convert it to 8-bit RGB first")
             turned = opened.getexif().get(ExifTags.Base.Orientation, 1)
@@ -253,7 +253,7 @@ def read_picture(path: Path, published: bool = False, choose: Choose | None = No
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: {error}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable picture ({error})") from None
+        raise UserError(f"{path}: not a readable image ({error})") from None
     if choose is not None:
         top, left, height, width = choose(rgb.height, rgb.width)
         rgb = rgb.crop((left, top, left + width, top + height))

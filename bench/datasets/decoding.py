@@ -1,4 +1,4 @@
-"""Pictures looked at by worker processes, so that a large set is decoded by all cores and never held as a whole.
+"""Images looked at by worker processes, so that a large set is decoded by all cores and never held as a whole.
 
 Training has a loader of its own, `iqarena.defenses.training.loop.batches`, which crops, flips and batches too.
 """
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 T = TypeVar("T")
 
 FEW = 200
-"""Pictures that are decoded before worker processes would have started."""
+"""Images that are decoded before worker processes would have started."""
 
 
 class _Each(Dataset[T], Generic[T]):
@@ -29,12 +29,12 @@ class _Each(Dataset[T], Generic[T]):
         return self.look(index)
 
 
-def decoders(pictures: int) -> int:
-    """Processes for so many pictures: as many as torch has threads, but none instead of one, none for a few, and none in a
+def decoders(images: int) -> int:
+    """Processes for so many images: as many as torch has threads, but none instead of one, none for a few, and none in a
     process that may not have children.
     """
     threads = torch.get_num_threads()
-    return threads if threads > 1 and pictures > FEW and not multiprocessing.current_process().daemon else 0
+    return threads if threads > 1 and images > FEW and not multiprocessing.current_process().daemon else 0
 
 
 def each(look: Callable[[int], T], count: int, workers: int) -> Iterator[T]:

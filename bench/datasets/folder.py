@@ -1,8 +1,8 @@
-"""`folder`: a directory of pictures with a CSV of scores, whatever its columns are called.
+"""`folder`: a directory of images with a CSV of scores, whatever its columns are called.
 
 ``folder`` alone reads ``ROOT/labels.csv`` with the columns image, reference_id and mos in [0, 1]. Anything else is named in
 brackets: ``folder[table=scores.csv,image=filename,reference=scene,mos=MOS,low=1,high=5]``. Where there is no column of
-references, ``reference=filename`` makes every picture its own; where low scores are good, ``higher_is_better=false``.
+references, ``reference=filename`` makes every image its own; where low scores are good, ``higher_is_better=false``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from iqarena.bench.datasets.base import SPLITS, PictureFiles, Sample
+from iqarena.bench.datasets.base import SPLITS, ImageFiles, Sample
 from iqarena.bench.datasets.tables import read_csv
 from iqarena.bench.errors import UserError, first_message
 
@@ -28,10 +28,10 @@ class Columns:
     Attributes:
         table: its file below the root.
         image: column of paths below the root.
-        reference: column of reference pictures' ids.
+        reference: column of reference images' ids.
         mos: column of scores.
         split: column of "training", "validation" or "test"; need not be there.
-        part: one of these, to take its pictures alone.
+        part: one of these, to take its images alone.
         low, high: range of the scores.
         higher_is_better: their direction.
     """
@@ -51,8 +51,8 @@ class Columns:
             raise ValueError(f"low={self.low:g} must be below high={self.high:g}")
 
 
-class Folder(PictureFiles):
-    """A directory of pictures with a CSV of scores, any column names given.
+class Folder(ImageFiles):
+    """A directory of images with a CSV of scores, any column names given.
 
     Labels made by `iqarena.bench.datasets.demo.make_training_set` are recognised, and called pseudo-MOS, by the ``consensus.json`` that
     it leaves beside them.
@@ -67,14 +67,14 @@ class Folder(PictureFiles):
     """
 
     def __init__(self, root: Path, columns: Columns | None = None) -> None:
-        """Read the table; pictures are opened on demand.
+        """Read the table; images are opened on demand.
 
         Args:
             root: the folder.
             columns: what its table is called and holds.
 
         Raises:
-            UserError: where the table is missing, lacks a column, names a picture twice, or holds a label out of range or an
+            UserError: where the table is missing, lacks a column, names an image twice, or holds a label out of range or an
                 unknown split.
         """
         columns = columns or Columns()
@@ -82,7 +82,7 @@ class Folder(PictureFiles):
         table = _labelled(table_file, columns)
         images, references, raw = table[columns.image], table[columns.reference], pd.to_numeric(table[columns.mos])
         self.root = root
-        # a file beside the table says so where nobody rated these pictures
+        # a file beside the table says so where nobody rated these images
         self.label_kind = "pseudo-MOS" if (root / "consensus.json").is_file() else "MOS"
         self.raw_range, self.higher_is_better = (columns.low, columns.high), columns.higher_is_better
         rows = zip(images, references, raw.astype(float), strict=True)
@@ -119,7 +119,7 @@ class Folder(PictureFiles):
 
 
 def _labelled(file: Path, columns: Columns) -> pd.DataFrame:
-    """A table's rows, of its part if one is asked for, in which every picture has a name, a reference and a label.
+    """A table's rows, of its part if one is asked for, in which every image has a name, a reference and a label.
 
     Raises:
         UserError: where that is not so, with the line.
@@ -144,7 +144,7 @@ def _labelled(file: Path, columns: Columns) -> pd.DataFrame:
             raise UserError(f"{file}: lacks the column {columns.split}, which tells what is in {columns.part}")
         table = table[table[columns.split] == columns.part]
         if not len(table):
-            raise UserError(f"{file}: holds no picture of the part {columns.part}")
+            raise UserError(f"{file}: holds no image of the part {columns.part}")
     return table
 
 
@@ -160,7 +160,7 @@ def _read(file: Path, columns: Columns) -> pd.DataFrame:
         has = ", ".join(map(str, table.columns[:8]))
         raise UserError(f"{file}: lacks the column(s) {', '.join(sorted(missing))}; it has {has}")
     if not len(table):
-        raise UserError(f"{file}: holds no picture")
+        raise UserError(f"{file}: holds no image")
     return table
 
 

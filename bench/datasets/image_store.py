@@ -1,4 +1,4 @@
-"""The pictures of a run, before and after an attack, in bounded memory."""
+"""The images of a run, before and after an attack, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from iqarena.bench.datasets.decoding import decoders, each
 from iqarena.bench.errors import UserError
 
 MEMORY = 2**28
-"""Bytes of clean pictures, and of the attacked pictures of one crafting, that are kept in memory."""
+"""Bytes of clean images, and of the attacked images of one crafting, that are kept in memory."""
 
 
 class CleanImages(Sequence[torch.Tensor]):
-    """Clean pictures (3, H, W) uint8, decoded when they are asked for; those asked for last stay.
+    """Clean images (3, H, W) uint8, decoded when they are asked for; those asked for last stay.
 
     All of them are looked at once at the beginning, by worker processes if they are many.
 
@@ -53,7 +53,7 @@ class CleanImages(Sequence[torch.Tensor]):
         if not 0 <= place < len(self):
             raise IndexError(place)
         if place not in self._held:
-            self._held[place] = self._dataset.picture(self._indices[place])
+            self._held[place] = self._dataset.image(self._indices[place])
             self._bytes += self._held[place].numel()
             while self._bytes > self._memory and len(self._held) > 1:
                 self._bytes -= self._held.popitem(last=False)[1].numel()
@@ -62,20 +62,20 @@ class CleanImages(Sequence[torch.Tensor]):
 
 
 def _decoded(dataset: ImageDataset, indices: Sequence[int], place: int) -> torch.Tensor:
-    return dataset.picture(indices[place])
+    return dataset.image(indices[place])
 
 
 def _look(get: Callable[[int], torch.Tensor], place: int) -> tuple[tuple[int, int], str] | str:
-    """(H, W) of a picture and the sha256 of its pixels, or the line that says what is wrong with it."""
+    """(H, W) of an image and the sha256 of its pixels, or the line that says what is wrong with it."""
     try:
-        picture = get(place)
+        image = get(place)
     except UserError as error:
         return str(error)
-    return (picture.shape[1], picture.shape[2]), hashlib.sha256(picture.numpy().tobytes()).hexdigest()
+    return (image.shape[1], image.shape[2]), hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 
 class AttackedImages(Sequence[torch.Tensor]):
-    """Attacked pictures (3, H, W) uint8 by place; what does not fit into memory lies in a temporary folder."""
+    """Attacked images (3, H, W) uint8 by place; what does not fit into memory lies in a temporary folder."""
 
     def __init__(self, count: int, memory: int = MEMORY) -> None:
         self._count, self._left = count, memory
@@ -91,13 +91,13 @@ class AttackedImages(Sequence[torch.Tensor]):
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder / f"{place}.npy"
 
-    def put(self, place: int, picture: torch.Tensor) -> None:
-        """Keep a picture; each place is filled once."""
-        if picture.numel() <= self._left:
-            self._left -= picture.numel()
-            self._held[place] = picture.clone()  # a view would keep its whole batch alive
+    def put(self, place: int, image: torch.Tensor) -> None:
+        """Keep an image; each place is filled once."""
+        if image.numel() <= self._left:
+            self._left -= image.numel()
+            self._held[place] = image.clone()  # a view would keep its whole batch alive
         else:
-            np.save(self._file(place), picture.numpy())
+            np.save(self._file(place), image.numpy())
 
     def __getitem__(self, place: int) -> torch.Tensor:  # type: ignore[override]  # no slices
         if not 0 <= place < self._count:
@@ -107,4 +107,4 @@ class AttackedImages(Sequence[torch.Tensor]):
     @property
     def bytes(self) -> int:
         """What it holds in memory."""
-        return sum(picture.numel() for picture in self._held.values())
+        return sum(image.numel() for image in self._held.values())

@@ -32,7 +32,7 @@ def needs(name: str | None, root: Path | None) -> list[dict[str, Any]]:
 
 def _found(spec: str, root: Path) -> str:
     try:
-        return f"{len(open_dataset(spec, root)):,} pictures"
+        return f"{len(open_dataset(spec, root)):,} images"
     except UserError as error:
         return f"no: {error}"
 
@@ -40,7 +40,7 @@ def _found(spec: str, root: Path) -> str:
 def table(rows: list[dict[str, Any]]) -> Table:
     """The same for people."""
     told = Table(
-        Column("name", no_wrap=True), Column("pictures", justify="right"), "labels", box=None, pad_edge=False, leading=1
+        Column("name", no_wrap=True), Column("images", justify="right"), "labels", box=None, pad_edge=False, leading=1
     )
     told.add_column("below --root", overflow="fold")
     if found := any("found" in row for row in rows):

@@ -1,19 +1,19 @@
-"""`images`: a directory of pictures that nobody rated."""
+"""`images`: a directory of images that nobody rated."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from iqarena.bench.datasets.base import PictureFiles, Sample
+from iqarena.bench.datasets.base import ImageFiles, Sample
 from iqarena.bench.datasets.tree import Tree
 from iqarena.bench.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
 
 
-class Images(PictureFiles):
-    """All pictures below a directory, without labels: for measures of stability; each is its own reference."""
+class Images(ImageFiles):
+    """All images below a directory, without labels: for measures of stability; each is its own reference."""
 
     name = "images"
     label_kind = "none"
@@ -22,15 +22,15 @@ class Images(PictureFiles):
     """
 
     def __init__(self, root: Path) -> None:
-        """List the directory; pictures are opened on demand.
+        """List the directory; images are opened on demand.
 
         Raises:
-            UserError: where there is no picture.
+            UserError: where there is no image.
         """
         self.root = root
         names = sorted(name for name in Tree(root).files.values() if name.lower().endswith(SUFFIXES))
         if not names:
-            raise UserError(f"{root}: holds no picture ({', '.join(SUFFIXES)})")
+            raise UserError(f"{root}: holds no image ({', '.join(SUFFIXES)})")
         self.samples = [Sample(name, name) for name in names]
         # the sizes stand in for the pixels, which every cell hashes anyway
         listing = "\n".join(f"{name} {(root / name).stat().st_size}" for name in names)
@@ -40,7 +40,7 @@ class Images(PictureFiles):
     def open(cls, root: Path | None) -> Images:
         """The directory named by `root`."""
         if root is None:
-            raise UserError("the data set 'images' needs --root DIR, a directory of pictures")
+            raise UserError("the data set 'images' needs --root DIR, a directory of images")
         return cls(root)
 
     def file(self, index: int) -> Path:

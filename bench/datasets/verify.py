@@ -21,15 +21,15 @@ Size = tuple[int, int]
 def verify(
     spec: str, root: Path | None, seen: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[int, list[Problem]]:
-    """Look at labels and at every picture.
+    """Look at labels and at every image.
 
     Args:
         spec: registry name of the data set.
         root: its folder.
-        seen: told how many pictures of how many are done.
+        seen: told how many images of how many are done.
 
     Returns:
-        How many pictures the data set has, and what is wrong: labels, extra files, pictures in their order, sizes.
+        How many images the data set has, and what is wrong: labels, extra files, images in their order, sizes.
 
     Raises:
         UserError: where the root is no such data set at all.
@@ -38,15 +38,15 @@ def verify(
     if not (issubclass(made, PublishedSet) and root is not None):
         dataset = open_dataset(spec, root)
         on_disk = Originals(dataset) if isinstance(dataset, TID2013Reconstructed) else dataset
-        return len(dataset), _pictures(on_disk, seen)[1]
+        return len(dataset), _images(on_disk, seen)[1]
     published = made.indexed(root)
-    sizes, problems = _pictures(published, seen)
+    sizes, problems = _images(published, seen)
     everything = published.label_problems + _extra(published) + problems + _odd_sizes(published, sizes)
     return len(published), everything
 
 
-def _pictures(dataset: ImageDataset, seen: Callable[[int, int], None]) -> tuple[list[Size | None], list[Problem]]:
-    """The size of every picture that can be decoded, and what is wrong with the others."""
+def _images(dataset: ImageDataset, seen: Callable[[int, int], None]) -> tuple[list[Size | None], list[Problem]]:
+    """The size of every image that can be decoded, and what is wrong with the others."""
     sizes, problems = [], []
     for index, (size, wrong) in enumerate(each(_Look(dataset), len(dataset), decoders(len(dataset)))):
         sizes.append(size)
@@ -57,21 +57,21 @@ def _pictures(dataset: ImageDataset, seen: Callable[[int, int], None]) -> tuple[
 
 
 class _Look:
-    """Decodes one picture of a data set: its size, or what is wrong with it."""
+    """Decodes one image of a data set: its size, or what is wrong with it."""
 
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
 
     def __call__(self, index: int) -> tuple[Size | None, str]:
         try:
-            picture = self.dataset.picture(index)
+            image = self.dataset.image(index)
         except UserError as error:
             return None, str(error)
-        return (picture.shape[2], picture.shape[1]), ""
+        return (image.shape[2], image.shape[1]), ""
 
 
 def _told(dataset: ImageDataset, index: int, wrong: str) -> Problem:
-    """Which kind of wrong it is that a picture was refused for."""
+    """Which kind of wrong it is that an image was refused for."""
     image_id = dataset.samples[index].image_id
     path, _, reason = wrong.partition(": ")
     try:
@@ -80,7 +80,7 @@ def _told(dataset: ImageDataset, index: int, wrong: str) -> Problem:
         return Problem("missing", image_id, reason)
     if size == 0:
         return Problem("truncated", image_id, "0 bytes")
-    if "not the picture" in reason:
+    if "not the image" in reason:
         return Problem("changed", image_id, reason)
     # Pillow's words for a file that ends too early, by format
     early = ("truncated", "Truncated", "broken PNG", "unexpected end")
@@ -88,18 +88,18 @@ def _told(dataset: ImageDataset, index: int, wrong: str) -> Problem:
 
 
 def _extra(dataset: PublishedSet) -> list[Problem]:
-    """Pictures where the labelled ones lie that are neither labelled nor official."""
+    """Images where the labelled ones lie that are neither labelled nor official."""
     labelled = {path for path in dataset.paths if path is not None}
     return [
         Problem("extra", path, "has no label and is not of the official release")
         for low, path in sorted(dataset.tree.files.items())
-        if low.endswith(SUFFIXES) and path not in labelled and low.startswith(tuple(dataset.picture_folders))
+        if low.endswith(SUFFIXES) and path not in labelled and low.startswith(tuple(dataset.image_folders))
         and not dataset.belongs(low)
     ]  # fmt: skip
 
 
 def _odd_sizes(dataset: PublishedSet, sizes: list[Size | None]) -> list[Problem]:
-    """Pictures that are not of the stated size or, where none is stated, not of that of most versions of their reference."""
+    """Images that are not of the stated size or, where none is stated, not of that of most versions of their reference."""
     stated = dataset.expected_side()
     of_reference: dict[str, Counter[Size]] = defaultdict(Counter)
     for sample, size in zip(dataset.samples, sizes, strict=True):

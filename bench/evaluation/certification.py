@@ -24,7 +24,7 @@ from iqarena.defenses.certified.base import Certificate, CertifiedDefense
 from iqarena.models.base import QualityModel
 
 RADIUS = 0.05
-"""In ℓ2, pixels being in [0, 1]: the peers' (DMS-IQA), one for all pictures and all certified defenses. It is a small one:
+"""In ℓ2, pixels being in [0, 1]: the peers' (DMS-IQA), one for all images and all certified defenses. It is a small one:
 on 192×192 pixels a change of 2/255 everywhere is 2.6 long."""
 SUSPICIOUS = 1e-3
 """Probability, if certificates are what they say, below which the number of those that were left is held against them."""
@@ -36,18 +36,18 @@ def radius_of(threat: Threat) -> float:
 
 
 def certify(
-    defense: CertifiedDefense, model: QualityModel, pictures: Iterable[torch.Tensor], seeds: Iterable[int], radius: float
+    defense: CertifiedDefense, model: QualityModel, images: Iterable[torch.Tensor], seeds: Iterable[int], radius: float
 ) -> Certificate:
-    """Certificates of stored pictures (3, H, W) uint8 of any size, one after the other, each with the draws of its seed.
+    """Certificates of stored images (3, H, W) uint8 of any size, one after the other, each with the draws of its seed.
 
     Raises:
         ValueError, DoesNotApply: from the defense.
     """
     found: list[Certificate] = []
     with frozen(model):
-        for picture, seed in zip(pictures, seeds, strict=True):
+        for image, seed in zip(images, seeds, strict=True):
             with seeded(seed):
-                found.append(defense.certify(model, picture[None].float() / 255, radius))
+                found.append(defense.certify(model, image[None].float() / 255, radius))
     return Certificate(
         torch.cat([one.lower for one in found]), torch.cat([one.upper for one in found]),
         radius, min(one.confidence for one in found),
@@ -75,12 +75,12 @@ class Certified:
 
 
 def certified(
-    defense: CertifiedDefense, model: QualityModel, pictures: Iterable[torch.Tensor], seeds: Iterable[int], radius: float
+    defense: CertifiedDefense, model: QualityModel, images: Iterable[torch.Tensor], seeds: Iterable[int], radius: float
 ) -> Certified:
     """As `certify`, with a refusal as a reason."""
     started, found, facts = time.perf_counter(), None, {}
     try:
-        found = certify(defense, model, pictures, seeds, radius)
+        found = certify(defense, model, images, seeds, radius)
         facts = {"confidence": found.confidence, "lower": found.lower.tolist(), "upper": found.upper.tolist()}
     except (ValueError, DoesNotApply) as error:
         facts = {"reason": str(error)}
@@ -91,13 +91,13 @@ def measure_certificates(certificate: Certificate, labels: Reals, attacked: Real
     """What certificates say of an image set, for its record.
 
     Args:
-        certificate: of n pictures.
+        certificate: of n images.
         labels, attacked, lengths: (n,); the last two are the deployed qualities under attack and the ℓ2 length of each
             change, NaN where there is none. Of a longer change than the radius a certificate says nothing.
 
     Returns:
         By the names of their columns: ``certified_srocc`` (see there), ``certificate_width`` (mean of upper − lower,
-        in quality units; infinite where nothing is known of a picture), ``certificate_radius``, ``certificate_confidence``
+        in quality units; infinite where nothing is known of an image), ``certificate_radius``, ``certificate_confidence``
         (that all hold at once, at least: 1 − n (1 − confidence)) and ``certificates_left`` (attacked qualities outside
         their interval, of changes no longer than the radius).
     """

@@ -1,4 +1,4 @@
-"""Makes the attacked pictures of one cell."""
+"""Makes the attacked images of one cell."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ DEAD_SHARE = 0.05
 
 @dataclass
 class Crafted:
-    """Attacked pictures as stored, and what making them took.
+    """Attacked images as stored, and what making them took.
 
     Attributes:
-        pixels: the pictures.
-        table: distances, forwards, backwards, status; a row a picture.
+        pixels: the images.
+        table: distances, forwards, backwards, status; a row an image.
         seconds: wall time.
         flags, errors: of the cell.
         fits: what is to be said of the fits that were used.
@@ -55,10 +55,10 @@ class Crafted:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some pictures of one shape and one fold that are attacked at once."""
+    """Some images of one shape and one fold that are attacked at once."""
 
     index: list[int]
-    pictures: CleanImages  # of the whole set
+    image_set: CleanImages
     target: Target
     labels: torch.Tensor | None
     generators: Generators
@@ -68,7 +68,7 @@ class _Batch:
     @property
     def clean(self) -> torch.Tensor:
         """(N, 3, H, W) uint8, not on the device; stacked when needed, so that only one batch is."""
-        return torch.stack([self.pictures[i] for i in self.index])
+        return torch.stack([self.image_set[i] for i in self.index])
 
     @property
     def images(self) -> torch.Tensor:
@@ -76,14 +76,14 @@ class _Batch:
 
 
 class Crafter:
-    """One cell's pictures through its attack, batch by batch.
+    """One cell's images through its attack, batch by batch.
 
     Args:
         cell, attack: whose.
         seen: the model that the attacker sees.
-        clean: its clean qualities (n,) of all pictures.
-        samples, pictures: the image set, uint8.
-        batch: pictures at once.
+        clean: its clean qualities (n,) of all images.
+        samples, images: the image set, uint8.
+        batch: images at once.
         device: where the model is.
         fits: where a fitted attack gets what it has learnt.
         ingredients: hashes of code and weights that a fit depends on.
@@ -91,10 +91,10 @@ class Crafter:
 
     def __init__(
         self, cell: Cell, attack: Attack, seen: QualityModel, clean: torch.Tensor, samples: Sequence[Sample],
-        pictures: CleanImages, batch: int, device: str, fits: FitCache | None, ingredients: object,
+        images: CleanImages, batch: int, device: str, fits: FitCache | None, ingredients: object,
     ) -> None:  # fmt: skip
         self.cell, self.attack, self.seen = cell, attack, seen
-        self.samples, self.pictures = samples, pictures
+        self.samples, self.images = samples, images
         self.device = device
         self.batch = 1 if seen.info.stochastic or not attack.batches else batch
         self.clean, self.data_mean = clean, float(clean[torch.isfinite(clean)].mean())
@@ -103,9 +103,9 @@ class Crafter:
         self.errors: list[str] = []
 
     def craft(self) -> Crafted:
-        """Attack all pictures; what goes wrong in a batch becomes the status of its pictures."""
+        """Attack all images; what goes wrong in a batch becomes the status of its images."""
         started = time.perf_counter()
-        pixels = AttackedImages(len(self.pictures))
+        pixels = AttackedImages(len(self.images))
         tables: list[pd.DataFrame] = []
         gradients = dead = 0
         with frozen(self.seen):
@@ -126,7 +126,7 @@ class Crafter:
         return Crafted(pixels, whole, seconds, sorted(self.flags), self.errors, list(learnt.values()), self._curve(batches))
 
     def _curve(self, batches: Sequence[_Batch]) -> dict[str, Any]:
-        count = len(self.pictures)
+        count = len(self.images)
         clean, seen = torch.full((count,), torch.nan), torch.full((count, len(CHECKPOINTS)), torch.nan)
         forwards, labels = torch.zeros(count, dtype=torch.int64), torch.tensor([sample.mos for sample in self.samples])
         for batch in batches:
@@ -137,10 +137,10 @@ class Crafter:
         return curve(clean, seen, forwards, labels)
 
     def _batches(self) -> Iterator[_Batch]:
-        """Pictures in batches of one shape, and for a fitted attack of one fold."""
+        """Images in batches of one shape, and for a fitted attack of one fold."""
         learnt: dict[int, CachedFit] = {}
         groups: dict[tuple[tuple[int, int], int], list[int]] = {}
-        for index, (sample, size) in enumerate(zip(self.samples, self.pictures.sizes, strict=True)):
+        for index, (sample, size) in enumerate(zip(self.samples, self.images.sizes, strict=True)):
             fold = self.fits.folds[sample.reference_id] if self.fits else 0
             groups.setdefault((size, fold), []).append(index)
         for (_, fold), indices in groups.items():
@@ -155,7 +155,7 @@ class Crafter:
                     queries=self.cell.queries, draws=self.cell.draws, seed=seeds[0], precision=self.cell.precision,
                 )  # fmt: skip
                 yield _Batch(
-                    group, self.pictures, target, None if labels.isnan().any() else labels, Generators(seeds),
+                    group, self.images, target, None if labels.isnan().any() else labels, Generators(seeds),
                     learnt.get(fold), self.device,
                 )  # fmt: skip
 
@@ -170,7 +170,7 @@ class Crafter:
         return Objective(self.cell.objective, quality, self.data_mean, batch.labels, value)
 
     def _aims(self, batches: Sequence[_Batch]) -> torch.Tensor | None:
-        """What a set-level attack wants each picture's quality to be, (n,)."""
+        """What a set-level attack wants each image's quality to be, (n,)."""
         if not isinstance(self.attack, SetAttack):
             return None
         seen: dict[int, torch.Tensor] = {}
@@ -178,18 +178,18 @@ class Crafter:
             objective = self._objective(batch, None)
             facts = self.attack.look(batch.target, batch.images, objective, self.cell.threat, batch.generators)
             seen |= dict(zip(batch.index, facts.cpu(), strict=True))
-        facts = torch.stack([seen[i] for i in range(len(self.pictures))])
+        facts = torch.stack([seen[i] for i in range(len(self.images))])
         generator = torch.Generator().manual_seed(seed_of(self.cell.crafting, "the whole set"))
         return self.attack.decide(self.clean, facts, generator)
 
     def _attack_and_store(self, batch: _Batch, aims: torch.Tensor | None) -> tuple[torch.Tensor, pd.DataFrame]:
-        """Pixels (N, 3, H, W) uint8 and a row a picture."""
+        """Pixels (N, 3, H, W) uint8 and a row an image."""
         status = np.full(len(batch.index), "ok", dtype=object)
         threat, clean = self.cell.threat, batch.clean
         try:
             attacked = self._attack(batch, aims)
         except (Exception, SystemExit) as error:
-            if out_of_memory(error):  # with fewer pictures at once it may go well
+            if out_of_memory(error):  # with fewer images at once it may go well
                 raise OutOfMemory(describe(error)) from None
             self.errors.append(describe(error))
             status[:] = "failed"
@@ -202,9 +202,9 @@ class Crafter:
             status[~held] = "violation"
         if stored.left_ball.any():
             self.flags.add("left-ball")
-            self.errors.append(f"pictures came back outside {threat.norm} ≤ {threat.size:.5g}, and were projected")
+            self.errors.append(f"images came back outside {threat.norm} ≤ {threat.size:.5g}, and were projected")
         if stored.not_finite.any():
-            self.errors.append("pictures came back with NaN or infinities, and the clean ones were stored")
+            self.errors.append("images came back with NaN or infinities, and the clean ones were stored")
         table = distances(stored.pixels, clean)
         table["forwards"] = batch.target.counts.forwards.numpy()
         table["backwards"] = batch.target.counts.backwards.numpy()
@@ -215,11 +215,11 @@ class Crafter:
         images, learnt = batch.images, {"fit": batch.learnt.fit} if batch.learnt else {}
         objective = self._objective(batch, aims)
         batch.target.trail = QueryTrace(objective)
-        with undisturbed():  # the next batch, and what scores these pictures, find all as it was
+        with undisturbed():  # the next batch, and what scores these images, find all as it was
             attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **learnt)
         if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
             shape = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
-            raise ModelError(f"{self.cell.attack}: returned {shape} for pictures of shape {tuple(images.shape)}")
+            raise ModelError(f"{self.cell.attack}: returned {shape} for images of shape {tuple(images.shape)}")
         return attacked.detach().cpu()
 
 

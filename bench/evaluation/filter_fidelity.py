@@ -1,4 +1,4 @@
-"""How much of a picture a filter leaves, and how alike a clean and an attacked picture are once both went through it."""
+"""How much of an image a filter leaves, and how alike a clean and an attacked image are once both went through it."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _LEAST = 11
 def filter_fidelity(
     model: PurifiedModel, moves_pixels: bool, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], seeds: Iterable[int]
 ) -> dict[str, float]:
-    """Means over pictures of PSNR (dB, over all channels) and SSIM (of the lumas, pictures rounded to 8 bit).
+    """Means over images of PSNR (dB, over all channels) and SSIM (of the lumas, images rounded to 8 bit).
 
-    With D the deployed filter, x a clean picture and x′ the attacked one: ``clean`` compares D(x) with x and ``attacked``
+    With D the deployed filter, x a clean image and x′ the attacked one: ``clean`` compares D(x) with x and ``attacked``
     D(x′) with x, which makes sense only where the filter keeps every pixel in its place; ``same_transform`` compares D(x′)
     with D(x), both under the same random draw, and always does.
 
     Args:
         model: the deployed model.
         moves_pixels: whether the filter changes the geometry; the first two are then NaN.
-        pairs: stored pictures (3, H, W) uint8, clean and attacked.
+        pairs: stored images (3, H, W) uint8, clean and attacked.
         seeds: of the filter's draws, one a pair.
 
     Returns:
-        ``psnr_…`` and ``ssim_…`` of the three; of PSNR the equal pictures are left out, where it is infinite. NaN where
-        nothing is left to average, and of pictures too small for SSIM.
+        ``psnr_…`` and ``ssim_…`` of the three; of PSNR the equal images are left out, where it is infinite. NaN where
+        nothing is left to average, and of images too small for SSIM.
     """
     rows = []
     with frozen(model), torch.inference_mode():
         for (clean, attacked), seed in zip(pairs, seeds, strict=True):
-            before, after = (_purified(model, picture, seed) for picture in (clean, attacked))
+            before, after = (_purified(model, image, seed) for image in (clean, attacked))
             compared = {"same_transform": (after, before)}
             if not moves_pixels:
                 compared |= {"clean": (before, clean), "attacked": (after, clean)}
@@ -53,9 +53,9 @@ def filter_fidelity(
     return found
 
 
-def _purified(model: PurifiedModel, picture: torch.Tensor, seed: int) -> torch.Tensor:
+def _purified(model: PurifiedModel, image: torch.Tensor, seed: int) -> torch.Tensor:
     with seeded(seed):
-        made: torch.Tensor = model.purify(picture[None].float() / 255)[0].clamp(0, 1)
+        made: torch.Tensor = model.purify(image[None].float() / 255)[0].clamp(0, 1)
     return made.mul(255).round().to(torch.uint8).cpu()
 
 

@@ -1,4 +1,4 @@
-"""What fitted attacks have learnt: made on pictures of other references than those attacked, and kept under a hash."""
+"""What fitted attacks have learnt: made on images of other references than those attacked, and kept under a hash."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FOLDS = 2
 
 @dataclass(frozen=True)
 class CachedFit:
-    """A fit, and what a record says of it: its hash, its pictures' references, what it cost."""
+    """A fit, and what a record says of it: its hash, its images' references, what it cost."""
 
     fit: Fit
     facts: dict[str, Any]
@@ -38,7 +38,7 @@ class CachedFit:
 class FitCache:
     """The fits for one image set: its references fall in two folds, and each fold is attacked with what the other taught.
 
-    Pictures to learn from are drawn from the whole data set. A set of one reference learns from the demo pictures.
+    Images to learn from are drawn from the whole data set. A set of one reference learns from the demo images.
     """
 
     def __init__(self, dataset: ImageDataset, references: Sequence[str]) -> None:
@@ -48,30 +48,30 @@ class FitCache:
         if len(distinct) > 1:
             self.teachers: ImageDataset = dataset
         elif isinstance(dataset, Demo):
-            raise UserError("an attack that is fitted needs pictures of two references")
+            raise UserError("an attack that is fitted needs images of two references")
         else:
             self.teachers = Demo()
 
-    def pictures(self, fold: int, count: int) -> tuple[torch.Tensor, list[str]]:
-        """Pictures (M, 3, h, w) in [0, 1] to learn from, cut to the smallest among them, and their references."""
+    def images(self, fold: int, count: int) -> tuple[torch.Tensor, list[str]]:
+        """Images (M, 3, h, w) in [0, 1] to learn from, cut to the smallest among them, and their references."""
         attacked = {reference for reference, own in self.folds.items() if own == fold}
         others = {s.reference_id for s in self.teachers.samples} - attacked
         indices = self.teachers.spread(count, others)
-        pictures = [self.teachers.picture(i) for i in indices]
-        height, width = (min(p.shape[axis] for p in pictures) for axis in (1, 2))
-        cut = [_center(picture, height, width) for picture in pictures]
+        images = [self.teachers.image(i) for i in indices]
+        height, width = (min(p.shape[axis] for p in images) for axis in (1, 2))
+        cut = [_center(image, height, width) for image in images]
         return torch.stack(cut).float() / 255, sorted({self.teachers.samples[i].reference_id for i in indices})
 
     def learn(self, attack: FittedAttack, cell: Cell, seen: QualityModel, ingredients: object, fold: int) -> CachedFit:
-        """The fit for the pictures of a fold, made now or taken from the cache.
+        """The fit for the images of a fold, made now or taken from the cache.
 
         Args:
             attack, cell: whose.
             seen: the model that the attacker sees.
             ingredients: hashes of code and weights that the fit depends on.
-            fold: of the pictures to be attacked.
+            fold: of the images to be attacked.
         """
-        images, references = self.pictures(fold, attack.fit_pictures)
+        images, references = self.images(fold, attack.fit_images)
         taught = hashlib.sha256(images.numpy().tobytes()).hexdigest()
         name = digest(cell.crafting, ingredients, taught)
         path = cache_folder() / "fits" / f"{name[:32]}.safetensors"
@@ -92,7 +92,7 @@ class FitCache:
             fit = attack.fit(target, images, objective, cell.threat, Generators([seed]))
         facts = {
             "sha256": _hash(fit),
-            "pictures": len(images),
+            "images": len(images),
             "references": references,
             "forwards": int(target.counts.forwards.sum()),
             "backwards": int(target.counts.backwards.sum()),
@@ -112,9 +112,9 @@ class FitCache:
         return CachedFit(fit, facts)
 
 
-def _center(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    top, left = (picture.shape[1] - height) // 2, (picture.shape[2] - width) // 2
-    return picture[:, top : top + height, left : left + width]
+def _center(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]
 
 
 def _hash(fit: Fit) -> str:

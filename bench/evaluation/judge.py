@@ -1,4 +1,4 @@
-"""The judge of attacked pictures: what is stored is 8-bit, and only what is stored is verified and scored."""
+"""The judge of attacked images: what is stored is 8-bit, and only what is stored is verified and scored."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from iqarena.bench.metrics.image_distances import luma_ssim
 
 @dataclass(frozen=True)
 class Stored:
-    """Attacked pictures as stored, with what an attack's own output was like.
+    """Attacked images as stored, with what an attack's own output was like.
 
     Attributes:
         pixels: (N, 3, H, W) uint8.
         left_ball: (N,) bool; the attack's own output was outside the threat model, and was projected back.
-        not_finite: (N,) bool; it held NaN or infinities, and the clean picture was stored in its place.
+        not_finite: (N,) bool; it held NaN or infinities, and the clean image was stored in its place.
     """
 
     pixels: torch.Tensor
@@ -27,11 +27,11 @@ class Stored:
 
 
 def quantize(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Stored:
-    """Project an attack's output, round it to 8 bit toward the clean picture.
+    """Project an attack's output, round it to 8 bit toward the clean image.
 
     Args:
         attacked: what the attack returned, (N, 3, H, W) in [0, 1].
-        clean: the clean pictures' pixels, the same shape, uint8.
+        clean: the clean images' pixels, the same shape, uint8.
         threat: the threat model.
 
     Example:
@@ -50,7 +50,7 @@ def quantize(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Sto
 
 
 def inside_threat(pixels: torch.Tensor, clean: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Whether each stored picture is inside the threat model, from its pixels alone, in float64; (N,) bool.
+    """Whether each stored image is inside the threat model, from its pixels alone, in float64; (N,) bool.
 
     Measured apart from `iqarena.attacks.threat`, on purpose: the two must agree without sharing a line.
 

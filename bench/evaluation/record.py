@@ -20,7 +20,7 @@ from iqarena.bench.registry import ATTACKS, DEFENSES
 from iqarena.bench.results.provenance import Costs, provenance
 
 STATUSES = ("ok", "violation", "not-finite", "failed")
-"""Of a picture, from good to bad; a cell has the worst of its pictures'."""
+"""Of an image, from good to bad; a cell has the worst of its images'."""
 
 
 @dataclass
@@ -28,14 +28,14 @@ class CellOutcome:
     """What came of running a cell.
 
     Attributes:
-        images: a row a picture.
-        crafting: hash of what its attacked pictures depend on.
-        batch, halvings: pictures at once as the suite wants it, and how often they were halved as memory was short.
-        crafted: the attacked pictures.
+        images: a row an image.
+        crafting: hash of what its attacked images depend on.
+        batch, halvings: images at once as the suite wants it, and how often they were halved as memory was short.
+        crafted: the attacked images.
         flags, errors: of the cell.
-        speed: seconds a picture of the deployed and of the undefended model.
+        speed: seconds an image of the deployed and of the undefended model.
         certified: what the defense certifies, if it is one that does.
-        purified: what the defense makes of pictures, if it is a filter; see `iqarena.bench.evaluation.filter_fidelity`.
+        purified: what the defense makes of images, if it is a filter; see `iqarena.bench.evaluation.filter_fidelity`.
         seconds: wall time, what it shares with other cells included.
         spent: what it took of this process.
     """
@@ -54,7 +54,7 @@ class CellOutcome:
     spent: Costs = field(default_factory=Costs)
 
     def fail(self, reason: str) -> None:
-        """No picture of it counts."""
+        """No image of it counts."""
         self.errors.append(reason)
         self.images["status"] = "failed"
 
@@ -88,7 +88,7 @@ def record_of(ran: CellOutcome, cell: Cell, cell_id: str, pool: ModelPool, datas
             "compiled": engine.compile,
             "batch": ran.batch,
             "halvings": ran.halvings,
-            "seeds": {"suite": cell.seed, "first_picture": seed_of(cell.crafting, str(images.image_id[0]))},
+            "seeds": {"suite": cell.seed, "first_image": seed_of(cell.crafting, str(images.image_id[0]))},
         },
     }  # fmt: skip
     made: dict[str, Any] = _without_nan(record)

@@ -35,7 +35,7 @@ def execute(
             out. None has more threads than torch has here; a task on a cluster that is running has one.
         fresh: run finished cells again too.
         address: of a Ray cluster that is running; one is started here if left out.
-        keep_images: store attacked pictures as 8-bit PNG.
+        keep_images: store attacked images as 8-bit PNG.
 
     Raises:
         UserError: for anything that the caller can mend.

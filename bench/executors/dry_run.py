@@ -26,7 +26,7 @@ from iqarena.bench.results.store import Records
 from iqarena.bench.suite import Suite
 
 _TRIED = 4
-"""Pictures of which one forward and one backward pass is timed."""
+"""Images of which one forward and one backward pass is timed."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Estimate:
 
     Attributes:
         done, skipped, to_do: cells.
-        craftings: sets of attacked pictures that have to be made for those to do.
+        craftings: sets of attacked images that have to be made for those to do.
         forwards, backwards: at most, of those whose attack can say; clean scores and those of the attacked among them, and
             every draw of a stochastic model that is attacked.
         unknown: names of attacks that cannot say.
@@ -52,7 +52,9 @@ class Estimate:
     seconds: float
 
 
-def estimate(evaluator: Evaluator, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False) -> Estimate:
+def estimate(
+    evaluator: Evaluator, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False
+) -> Estimate:
     """An estimate for what is missing of a plan; asks every model that is attacked for one forward and one backward pass.
 
     Args:
@@ -109,8 +111,8 @@ def dry_run(suite: Suite, root: Path | None, records: Records, fresh: bool = Fal
     evaluator = Evaluator(open_dataset(suite.dataset, root), suite.limit, suite.batch, engine=engine)
     found = estimate(evaluator, expand(suite), records, fresh, keep_images)
     lines = [
-        f"{found.to_do} cells to run, {found.done} done before, {found.skipped} skipped; {len(evaluator.samples)} pictures each",
-        f"{found.craftings} sets of attacked pictures to make: at most {found.forwards:,} forward and "
+        f"{found.to_do} cells to run, {found.done} done before, {found.skipped} skipped; {len(evaluator.samples)} images each",
+        f"{found.craftings} sets of attacked images to make: at most {found.forwards:,} forward and "
         f"{found.backwards:,} backward passes",
         f"about {timedelta(seconds=math.ceil(found.seconds))} here (h:mm:ss), if every attack takes all that it may",
     ]
@@ -120,14 +122,14 @@ def dry_run(suite: Suite, root: Path | None, records: Records, fresh: bool = Fal
 
 
 def _seconds(evaluator: Evaluator, cell: Cell, gradient: bool) -> tuple[float, float]:
-    """Of one picture's forward, and of its backward.
+    """Of one image's forward, and of its backward.
 
     Raises:
         UserError: where the model raises, or lets no gradient through; in a run its cells fail.
     """
     model = evaluator.pool.ready(*cell.crafted_on, surrogate=gradient)
-    picture = next(iter(evaluator.images))
-    some = torch.stack([p for p in islice(evaluator.images, _TRIED) if p.shape == picture.shape])
+    image = next(iter(evaluator.images))
+    some = torch.stack([p for p in islice(evaluator.images, _TRIED) if p.shape == image.shape])
     some = some.to(evaluator.pool.engine.device).float() / 255
     try:
         with frozen(model):

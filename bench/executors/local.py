@@ -9,7 +9,12 @@ from iqarena.bench.results.store import Records
 
 
 def run(
-    evaluator: Evaluator, cells: list[Cell], records: Records, report: ProgressCallback, fresh: bool = False, keep_images: bool = False
+    evaluator: Evaluator,
+    cells: list[Cell],
+    records: Records,
+    report: ProgressCallback,
+    fresh: bool = False,
+    keep_images: bool = False,
 ) -> Outcome:
     """Run what is missing and rebuild the summary.
 
@@ -19,7 +24,7 @@ def run(
         records: where finished cells go.
         report: told of progress.
         fresh: run finished cells again too.
-        keep_images: store attacked pictures.
+        keep_images: store attacked images.
 
     Raises:
         UserError: for unknown names (before any work), a folder that another run writes to, a disk that takes no more.
@@ -27,7 +32,7 @@ def run(
     with planned(evaluator, cells, records, report, fresh, keep_images) as book:
         for cell_id, cell in book.cells.items():
             book.start(cell_id)
-            record, images, pictures = make_here(evaluator, cell, cell_id, keep_images)
-            records.write(record, images, pictures)
+            record, images, attacked = make_here(evaluator, cell, cell_id, keep_images)
+            records.write(record, images, attacked)
             book.end(cell_id, record)
     return book.outcome

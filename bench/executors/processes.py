@@ -1,6 +1,6 @@
 """Runs the cells that are missing in several processes, of which each may die without taking the run with it.
 
-Cells that share attacked pictures go to one process together. A process writes each record itself, so whatever happens
+Cells that share attacked images go to one process together. A process writes each record itself, so whatever happens
 to it, what it had finished is there. The cell during which it died, or ran out of memory, is tried once more in a new
 process with half the batch, and then recorded as failed. One that takes too long is recorded at once.
 """
@@ -32,7 +32,13 @@ _PATIENCE = 0.2
 
 
 def run(
-    scene: WorkerSettings, evaluator: Evaluator, cells: list[Cell], records: Records, report: ProgressCallback, workers: int, fresh: bool = False
+    scene: WorkerSettings,
+    evaluator: Evaluator,
+    cells: list[Cell],
+    records: Records,
+    report: ProgressCallback,
+    workers: int,
+    fresh: bool = False,
 ) -> Outcome:
     """Run what is missing and rebuild the summary.
 

@@ -101,7 +101,7 @@ class TrainingReporter(_Bar):
     def __call__(self, progress: TrainingProgress) -> None:
         if progress.validation_srocc is not None:
             self.validation = f" · validation SROCC {progress.validation_srocc:.3f}"
-        words = "looking at pictures" if math.isnan(progress.loss) else f"loss {progress.loss:.4f}{self.validation}"
+        words = "looking at images" if math.isnan(progress.loss) else f"loss {progress.loss:.4f}{self.validation}"
         self.update(words, round(100 * progress.share), 100)
         left = progress.seconds * (1 - progress.share) / progress.share
         self.line(f"{progress.share:6.1%} · {words} · {left:.0f} s left at this pace", always=progress.share == 1)

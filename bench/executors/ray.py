@@ -151,8 +151,8 @@ class _Cluster:
                 self.book.start(rest[0])
             elif what == "end":
                 self.since[stream] = math.inf
-                record, images, pictures = rest[0]
-                self.book.records.write(record, images, pictures)
+                record, images, attacked = rest[0]
+                self.book.records.write(record, images, attacked)
                 self.book.end(record["cell_id"], record)
             else:
                 self.book.short(self._off(stream), rest[0])

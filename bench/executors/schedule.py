@@ -61,7 +61,7 @@ Work = tuple[Cell, str]
 """A cell and its id."""
 
 Made = tuple[dict[str, Any], pd.DataFrame, list[torch.Tensor] | None]
-"""What a cell leaves: record, rows, and the attacked pictures if they are to be kept."""
+"""What a cell leaves: record, rows, and the attacked images if they are to be kept."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class WorkerSettings:
 
     Attributes:
         dataset, root, limit, batch, engine: of the evaluator.
-        keep_images: whether attacked pictures are kept.
+        keep_images: whether attacked images are kept.
         threads: torch threads of a process.
         seconds: wall time a cell; None is no limit.
         memory: bytes of a process's data; None is no limit.
@@ -94,7 +94,9 @@ class WorkerSettings:
         Raises:
             UserError: for anything that the caller can mend.
         """
-        return Evaluator(open_dataset(self.dataset, self.root), self.limit, self.batch, engine=self.engine, memory=self.memory)
+        return Evaluator(
+            open_dataset(self.dataset, self.root), self.limit, self.batch, engine=self.engine, memory=self.memory
+        )
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Task:
 
 
 def tasks(to_do: list[Work]) -> list[Task]:
-    """The work in pieces that share nothing: attacked pictures, or an ensemble's members, stay together."""
+    """The work in pieces that share nothing: attacked images, or an ensemble's members, stay together."""
     groups: dict[str, list[Work]] = {}
     owner: dict[str, str] = {}
     for work in to_do:
@@ -145,7 +147,7 @@ def missing(
         cells: the plan.
         records: where finished cells are.
         fresh: finished cells count as missing too.
-        keep_images: finished cells whose pictures were not kept count as missing too.
+        keep_images: finished cells whose images were not kept count as missing too.
 
     Raises:
         UserError: for unknown names and unusable weights.
@@ -159,7 +161,7 @@ def missing(
             continue
         outcome.cell_ids.append(cell_id)
         earlier = None if fresh else records.read(cell_id)
-        if earlier is not None and earlier["status"] == "ok" and (earlier["pictures"] or not keep_images):
+        if earlier is not None and earlier["status"] == "ok" and (earlier["attacked_images"] or not keep_images):
             outcome.kept += 1
         else:
             to_do.append((cell, cell_id))
@@ -169,7 +171,9 @@ def missing(
 class Ledger:
     """What an executor has to do and what it has done; it writes what the cells of lost processes leave."""
 
-    def __init__(self, evaluator: Evaluator, records: Records, report: ProgressCallback, outcome: Outcome, to_do: list[Work]) -> None:
+    def __init__(
+        self, evaluator: Evaluator, records: Records, report: ProgressCallback, outcome: Outcome, to_do: list[Work]
+    ) -> None:
         self.evaluator, self.records, self.report, self.outcome = evaluator, records, report, outcome
         self.cells = {cell_id: cell for cell, cell_id in to_do}
         self.waiting = deque(tasks(to_do))
@@ -224,7 +228,12 @@ class Ledger:
 
 @contextmanager
 def planned(
-    evaluator: Evaluator, cells: list[Cell], records: Records, report: ProgressCallback, fresh: bool = False, keep_images: bool = False
+    evaluator: Evaluator,
+    cells: list[Cell],
+    records: Records,
+    report: ProgressCallback,
+    fresh: bool = False,
+    keep_images: bool = False,
 ) -> Iterator[Ledger]:
     """The missing cells of a plan, with the results folder locked as long as the context lasts; then its summary is rebuilt.
 
@@ -247,8 +256,8 @@ def make(evaluator: Evaluator, cell: Cell, cell_id: str, halvings: int, keep_ima
         OutOfMemory: where a smaller batch may help, or a process of its own.
     """
     record, images = evaluator.run(cell, cell_id, halvings)
-    pictures = list(evaluator.attacked.crafted(cell).pixels) if keep_images and record["status"] != "failed" else None
-    return record, images, pictures
+    attacked = list(evaluator.attacked.crafted(cell).pixels) if keep_images and record["status"] != "failed" else None
+    return record, images, attacked
 
 
 def make_here(evaluator: Evaluator, cell: Cell, cell_id: str, keep_images: bool) -> Made:

@@ -52,8 +52,8 @@ def serve(pipe: Connection, scene: WorkerSettings, folder: Path) -> None:
 def _run(pipe: Connection, scene: WorkerSettings, records: Records, evaluator: Evaluator, task: Task) -> None:
     for place, (cell, cell_id) in enumerate(task.work):
         pipe.send(("start", cell_id))
-        record, images, pictures = make(evaluator, cell, cell_id, task.halvings if place == 0 else 0, scene.keep_images)
-        records.write(record, images, pictures)
+        record, images, attacked = make(evaluator, cell, cell_id, task.halvings if place == 0 else 0, scene.keep_images)
+        records.write(record, images, attacked)
         pipe.send(("end", cell_id, {"status": record["status"], "errors": record["errors"]}))
 
 

@@ -1,7 +1,7 @@
-"""How a model's passes are computed: where, in what layout, in which precision, on how many pictures at once.
+"""How a model's passes are computed: where, in what layout, in which precision, on how many images at once.
 
-Nothing here changes what is scored: scores are float32 passes on stored 8-bit pictures. Only `precision` changes attacked
-pictures, and is part of a cell.
+Nothing here changes what is scored: scores are float32 passes on stored 8-bit images. Only `precision` changes attacked
+images, and is part of a cell.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Engine:
             return [self.device]
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
 
-    def place(self, model: QualityModel, picture: torch.Tensor) -> QualityModel:
+    def place(self, model: QualityModel, image: torch.Tensor) -> QualityModel:
         """A model made ready to be asked, in place: eval mode, on the device, weights channels last where it bears that.
 
         Convolutions then give channels-last maps whatever their input: a fifth faster on a CPU. A model that flattens maps
@@ -70,11 +70,11 @@ class Engine:
 
         Args:
             model: any.
-            picture: one that it has to score, (3, H, W) uint8.
+            image: one that it has to score, (3, H, W) uint8.
         """
         model.eval().to(self.device)
         model.to(memory_format=torch.channels_last)
-        batch = picture[None].expand(2, -1, -1, -1).to(self.device).float() / 255
+        batch = image[None].expand(2, -1, -1, -1).to(self.device).float() / 255
         try:
             with torch.random.fork_rng([]), torch.inference_mode():
                 model.quality(batch)
@@ -84,16 +84,16 @@ class Engine:
             _network(model).compile()
         return model
 
-    def batch(self, wanted: Batch, model: QualityModel, picture: torch.Tensor, memory: int | None) -> int:
-        """How many pictures of one size go through a model at once.
+    def batch(self, wanted: Batch, model: QualityModel, image: torch.Tensor, memory: int | None) -> int:
+        """How many images of one size go through a model at once.
 
-        With "auto": a power of two, from what a pass of one picture keeps for its backward pass, which is the same on every
+        With "auto": a power of two, from what a pass of one image keeps for its backward pass, which is the same on every
         run.
 
         Args:
             wanted: a number, or "auto".
             model: placed.
-            picture: one of those, (3, H, W) uint8.
+            image: one of those, (3, H, W) uint8.
             memory: bytes that this process may hold; half of them are for a batch.
         """
         if wanted != "auto":
@@ -105,7 +105,7 @@ class Engine:
             room = torch.cuda.get_device_properties(self.device).total_memory // 2
         else:
             room = _ROOM
-        each = _PASS_TO_SAVED * saved_bytes(model, (picture[None].to(self.device).float() / 255))
+        each = _PASS_TO_SAVED * saved_bytes(model, (image[None].to(self.device).float() / 255))
         most = min(room // max(each, 1), MOST_AT_ONCE.get(kind, 256))
         return int(2 ** (max(most, 1).bit_length() - 1))
 
@@ -118,7 +118,7 @@ def _network(model: QualityModel) -> QualityModel:
 
 
 def saved_bytes(model: QualityModel, images: torch.Tensor) -> int:
-    """Bytes that a forward pass keeps for its backward pass, weights left out; at least four copies of the pictures."""
+    """Bytes that a forward pass keeps for its backward pass, weights left out; at least four copies of the images."""
     own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     kept: dict[int, int] = {}
 

@@ -1,11 +1,11 @@
 """Facts that a bridged model does not come with, measured:
 
-score_range        the 1st and the 99th percentile of its scores of 120 pictures of `demo`: the 12 pristine ones, and 108
+score_range        the 1st and the 99th percentile of its scores of 120 images of `demo`: the 12 pristine ones, and 108
                    distorted ones evenly over its references
 higher_is_better   the sign of the SROCC of those scores with their pseudo-MOS, which must be clear
-min_size           the least of some usual sides at which a natural picture is scored
-differentiable     whether a finite gradient that is not all zero reaches the pixels of a natural picture
-stochastic         whether two seeds of torch give a natural picture two scores
+min_size           the least of some usual sides at which a natural image is scored
+differentiable     whether a finite gradient that is not all zero reaches the pixels of a natural image
+stochastic         whether two seeds of torch give a natural image two scores
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from iqarena.models.bridges import Bridge, BridgedInfo, Facts
 
 Reals = NDArray[np.float64]
 
-PICTURES = 120
+IMAGES = 120
 SIDES = (32, 48, 64, 96, 128, 192, 224, 256, 384, 512)
 
 CLEAR = 0.3
@@ -50,15 +50,15 @@ def measure_info(model: Bridge, given: Facts) -> BridgedInfo:
             scores, labels = _on_demo(model)
         low, high = _range(model, scores) if facts.low is None or facts.high is None else (facts.low, facts.high)
         higher = _direction(model, scores, labels) if facts.higher_is_better is None else facts.higher_is_better
-        picture = natural(max(least, 128), max(least, 128))[:1]
+        image = natural(max(least, 128), max(least, 128))[:1]
         try:
             return BridgedInfo(
                 model.info.name,
                 (low, high),
                 higher,
                 least,
-                differentiable=model.differentiable and _gradient_comes(model, picture),
-                stochastic=_draws(model, picture, high - low),
+                differentiable=model.differentiable and _gradient_comes(model, image),
+                stochastic=_draws(model, image, high - low),
                 weights_sha256=model.sha256,
                 licence=model.info.licence,
                 sources=_sources(given, model.stated),
@@ -70,8 +70,8 @@ def measure_info(model: Bridge, given: Facts) -> BridgedInfo:
 def _sources(given: Facts, stated: Facts) -> str:
     """Where each fact comes from."""
     methods = {
-        "score_range": ("low", f"1st and 99th percentile of the scores of {PICTURES} demo pictures"),
-        "higher_is_better": ("higher_is_better", f"SROCC with the pseudo-MOS of {PICTURES} demo pictures"),
+        "score_range": ("low", f"1st and 99th percentile of the scores of {IMAGES} demo images"),
+        "higher_is_better": ("higher_is_better", f"SROCC with the pseudo-MOS of {IMAGES} demo images"),
         "min_size": ("min_size", f"the least of {', '.join(map(str, SIDES))} that works"),
     }
     sources = []
@@ -99,20 +99,20 @@ def _least_side(model: Bridge) -> int:
             problem = describe(error)
         else:
             return side
-    raise UserError(f"{model.info.name}: scores no picture of {SIDES[0]}×{SIDES[0]} to {SIDES[-1]}×{SIDES[-1]} ({problem})")
+    raise UserError(f"{model.info.name}: scores no image of {SIDES[0]}×{SIDES[0]} to {SIDES[-1]}×{SIDES[-1]} ({problem})")
 
 
 def _on_demo(model: Bridge) -> tuple[Reals, Reals]:
-    """Scores and labels of some pictures of the demo set."""
+    """Scores and labels of some images of the demo set."""
     demo = Demo()
     pristine = [i for i, sample in enumerate(demo.samples) if sample.image_id.endswith("-pristine")]
-    distorted = [i for i in demo.spread(PICTURES) if i not in pristine]
-    chosen = (pristine + distorted)[:PICTURES]
-    pictures = [demo.picture(i)[None].float() / 255 for i in chosen]
+    distorted = [i for i in demo.spread(IMAGES) if i not in pristine]
+    chosen = (pristine + distorted)[:IMAGES]
+    images = [demo.image(i)[None].float() / 255 for i in chosen]
     try:
-        scores = [float(_score(model, picture)) for picture in pictures]
+        scores = [float(_score(model, image)) for image in images]
     except Exception as error:
-        raise UserError(f"{model.info.name}: fails on demo pictures ({describe(error)}); {_GIVE_BOTH}") from None
+        raise UserError(f"{model.info.name}: fails on demo images ({describe(error)}); {_GIVE_BOTH}") from None
     return np.array(scores), np.array([demo.mos(i) for i in chosen])
 
 
@@ -120,7 +120,7 @@ def _range(model: Bridge, scores: Reals) -> tuple[float, float]:
     """Rounded to a hundredth of the width or less: other machines' last digits must not make other cells."""
     low, high = (float(value) for value in np.percentile(scores, [1, 99]))
     if not high - low > 1e-6 * abs(high):
-        raise UserError(f"{model.info.name}: all demo pictures score about {low:.4g}; {_GIVE_BOTH}")
+        raise UserError(f"{model.info.name}: all demo images score about {low:.4g}; {_GIVE_BOTH}")
     places = 2 - math.floor(math.log10(high - low))
     return round(low, places), round(high, places)
 
@@ -135,13 +135,13 @@ def _direction(model: Bridge, scores: Reals, labels: Reals) -> bool:
     return srocc > 0
 
 
-def _draws(model: Bridge, picture: torch.Tensor, width: float) -> bool:
-    one, two = (float(_score(model, picture, seed)) for seed in (0, 1))
+def _draws(model: Bridge, image: torch.Tensor, width: float) -> bool:
+    one, two = (float(_score(model, image, seed)) for seed in (0, 1))
     return abs(one - two) > REPEATED * max(width, abs(one))
 
 
-def _gradient_comes(model: Bridge, picture: torch.Tensor) -> bool:
-    leaf = picture.clone().requires_grad_()
+def _gradient_comes(model: Bridge, image: torch.Tensor) -> bool:
+    leaf = image.clone().requires_grad_()
     try:
         with torch.enable_grad():
             scores = model(leaf)

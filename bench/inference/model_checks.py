@@ -1,6 +1,6 @@
-"""The probe: what a model does with a dozen pictures, against what it says of itself.
+"""The probe: what a model does with a dozen images, against what it says of itself.
 
-Run on every model that enters an evaluator, and by ``iqarena check``. Pictures are three natural ones of skimage's, of odd
+Run on every model that enters an evaluator, and by ``iqarena check``. Images are three natural ones of skimage's, of odd
 height and unequal sides, each also under noise, blur and JPEG; and black, grey and white ones of the model's least size.
 """
 
@@ -28,21 +28,21 @@ from iqarena.models.zoo import state_sha256
 SCENES = ("astronaut", "coffee", "chelsea")
 WORSE = (("white-noise", 4), ("gaussian-blur", 4), ("jpeg", 5))
 SIDE = 129
-"""Least height of the natural pictures; the width is 48 more."""
+"""Least height of the natural images; the width is 48 more."""
 _LONGEST = 200
 """Letters of what a check raised that are shown."""
 
 REPEATED = 1e-5
-"""Two scores of one picture are the same within this share of the score range (or of the score, where that is more).
+"""Two scores of one image are the same within this share of the score range (or of the score, where that is more).
 
 float32 sums in another order, as other batch sizes and thread counts have them, differ by some 1e-6 of it after fifty
 layers; statistics of the batch, or random numbers, change a score by 1e-3 of it or more.
 """
 
 BEYOND, BEYOND_FLAT = 0.5, 2.0
-"""How far, in ranges, qualities of natural and of flat pictures may lie outside of [0, 1].
+"""How far, in ranges, qualities of natural and of flat images may lie outside of [0, 1].
 
-Models of one linear output have no bounds, and a flat picture is like nothing that they were trained on.
+Models of one linear output have no bounds, and a flat image is like nothing that they were trained on.
 """
 
 LEAST_SPREAD = 0.05
@@ -70,7 +70,7 @@ def _scene(name: str) -> Image.Image:
 
 @functools.lru_cache(maxsize=4)
 def natural(height: int, width: int) -> torch.Tensor:
-    """Twelve pictures (12, 3, height, width) in [0, 1]: three pristine, then all three under noise, blur and JPEG."""
+    """Twelve images (12, 3, height, width) in [0, 1]: three pristine, then all three under noise, blur and JPEG."""
     pristine = [np.array(ImageOps.fit(_scene(name), (width, height))) for name in SCENES]
     by_name = {distortion.name: distortion for distortion in DISTORTIONS}
     worse = [by_name[name].apply(p, level, np.random.RandomState(0)) for name, level in WORSE for p in pristine]
@@ -87,12 +87,12 @@ class _NoGradient(Exception):
 
 
 class _Subject:
-    """A model with its pictures, and what several checks look at."""
+    """A model with its images, and what several checks look at."""
 
     def __init__(self, model: QualityModel, agrees: float) -> None:
         self.model, self.agrees = model, agrees
         height = max(SIDE, model.info.min_size)
-        self.pictures = natural(height, height + 48)
+        self.images = natural(height, height + 48)
         self.flat = flat(model.info.min_size)
         low, high = model.info.score_range
         self.width = high - low
@@ -105,17 +105,17 @@ class _Subject:
         return scores
 
     def scores(self, images: torch.Tensor, together: int = 3) -> torch.Tensor:
-        """Raw scores without a graph, so many pictures at once."""
+        """Raw scores without a graph, so many images at once."""
         with torch.inference_mode():
             return torch.cat([self.ask(group.clone()) for group in images.split(together)])
 
     @functools.cached_property
     def three(self) -> torch.Tensor:
-        return self.scores(self.pictures[:3])
+        return self.scores(self.images[:3])
 
     @functools.cached_property
     def natural_scores(self) -> torch.Tensor:
-        return torch.cat([self.three, self.scores(self.pictures[3:])])
+        return torch.cat([self.three, self.scores(self.images[3:])])
 
     @functools.cached_property
     def flat_scores(self) -> torch.Tensor:
@@ -123,11 +123,11 @@ class _Subject:
 
     @functools.cached_property
     def gradient(self) -> torch.Tensor:
-        """Of the first natural picture."""
-        return self.gradient_of(self.pictures[:1])
+        """Of the first natural image."""
+        return self.gradient_of(self.images[:1])
 
     def gradient_of(self, images: torch.Tensor) -> torch.Tensor:
-        """Of the scores by the pictures.
+        """Of the scores by the images.
 
         Raises:
             _NoGradient: where none reaches them.
@@ -146,20 +146,20 @@ class _Subject:
 
 
 def _shape(subject: _Subject) -> _Measured:
-    scores, alone = subject.three, subject.scores(subject.pictures[:1])
-    seen = f"{tuple(scores.shape)} for three pictures, {tuple(alone.shape)} for one"
+    scores, alone = subject.three, subject.scores(subject.images[:1])
+    seen = f"{tuple(scores.shape)} for three images, {tuple(alone.shape)} for one"
     return scores.shape == (3,) and alone.shape == (1,), seen
 
 
 def _dtype(subject: _Subject) -> _Measured:
-    scores, asked = subject.three, subject.pictures
+    scores, asked = subject.three, subject.images
     seen = f"{asked.dtype} on {asked.device} in, {scores.dtype} on {scores.device} out".replace("torch.", "")
     return scores.dtype == asked.dtype and scores.device == asked.device, seen
 
 
 def _finite(subject: _Subject) -> _Measured:
     finite, count = int(subject.natural_scores.isfinite().sum()), len(subject.natural_scores)
-    return finite == count, f"{finite} of {count} scores of natural pictures"
+    return finite == count, f"{finite} of {count} scores of natural images"
 
 
 def _flat(subject: _Subject) -> _Measured:
@@ -178,7 +178,7 @@ def _range(subject: _Subject) -> _Measured:
     if subject.flat_scores.isfinite().any():
         lowest, highest = _ends(subject, subject.flat_scores)
         ok = ok and lowest >= -BEYOND_FLAT and highest <= 1 + BEYOND_FLAT
-        seen += f"; of flat pictures {lowest:.2f} to {highest:.2f}"
+        seen += f"; of flat images {lowest:.2f} to {highest:.2f}"
     return ok, seen
 
 
@@ -191,7 +191,7 @@ def _ends(subject: _Subject, scores: torch.Tensor) -> tuple[float, float]:
 def _direction(subject: _Subject) -> _Measured:
     qualities = subject.model.to_quality(subject.natural_scores).view(1 + len(WORSE), len(SCENES))
     pristine, worse = float(qualities[0].mean()), float(qualities[1:].mean())
-    return pristine > worse, f"mean quality {pristine:.2f} of pristine pictures, {worse:.2f} of distorted ones"
+    return pristine > worse, f"mean quality {pristine:.2f} of pristine images, {worse:.2f} of distorted ones"
 
 
 def _gradient(subject: _Subject) -> _Measured:
@@ -216,32 +216,32 @@ def _slope(subject: _Subject) -> _Measured:
         gradient = subject.gradient.double()
     except _NoGradient:
         return False, "no gradient to compare"
-    picture = subject.pictures[:1].double()
-    # of the ways to other pictures, blurred ones among them, the one least across the gradient: where they are at right
+    image = subject.images[:1].double()
+    # of the ways to other images, blurred ones among them, the one least across the gradient: where they are at right
     # angles, next to nothing is predicted, and the network's bends are all that is seen
-    ways = [other - picture for other in subject.pictures[1:, None].double()]
+    ways = [other - image for other in subject.images[1:, None].double()]
     way = max(ways, key=lambda way: abs(float((gradient * way).sum())) / max(float(way.norm()), 1e-12))
-    along = _agreement(subject, picture, gradient, gradient)
-    toward = _agreement(subject, picture, gradient, way)
-    seen = f"seen {along:.2f} of what it predicts along itself, {toward:.2f} towards another picture"
+    along = _agreement(subject, image, gradient, gradient)
+    toward = _agreement(subject, image, gradient, way)
+    seen = f"seen {along:.2f} of what it predicts along itself, {toward:.2f} towards another image"
     return max(abs(along - 1), abs(toward - 1)) <= subject.agrees, seen
 
 
-def _agreement(subject: _Subject, picture: torch.Tensor, gradient: torch.Tensor, way: torch.Tensor) -> float:
+def _agreement(subject: _Subject, image: torch.Tensor, gradient: torch.Tensor, way: torch.Tensor) -> float:
     """The change of the score along `way` as a share of what the gradient predicts, at the step where they agree best."""
     predicted = float((gradient * way).sum())
     if not predicted:
         return math.nan
     farthest = 1 / float(way.abs().max())
     steps = [min(amount * subject.width / abs(predicted), farthest) for amount in STEPS]
-    ends = torch.cat([picture + side * step * way for step in steps for side in (0.5, -0.5)]).float()
+    ends = torch.cat([image + side * step * way for step in steps for side in (0.5, -0.5)]).float()
     above, below = subject.scores(ends, together=1).double().view(len(steps), 2).unbind(1)
     shares = (above - below) / (torch.tensor(steps, dtype=torch.float64) * predicted)
     return float(shares[(shares - 1).abs().argmin()])
 
 
 def _eval(subject: _Subject) -> _Measured:
-    subject.scores(subject.pictures[:1])
+    subject.scores(subject.images[:1])
     training = [name or "the model" for name, module in subject.model.named_modules() if module.training]
     return not training, f"in training mode after scoring: {', '.join(training[:3])}" if training else "kept by every part"
 
@@ -249,8 +249,8 @@ def _eval(subject: _Subject) -> _Measured:
 def _batch(subject: _Subject) -> _Measured:
     if subject.model.info.stochastic:
         return True, "not asked: the model draws random numbers"
-    apart = subject.apart(subject.scores(subject.pictures[:3], together=1), subject.three)
-    return apart <= REPEATED, f"scores of three pictures and one by one differ by {apart:.1g} of the range"
+    apart = subject.apart(subject.scores(subject.images[:3], together=1), subject.three)
+    return apart <= REPEATED, f"scores of three images and one by one differ by {apart:.1g} of the range"
 
 
 def _repeats(subject: _Subject) -> _Measured:
@@ -258,23 +258,23 @@ def _repeats(subject: _Subject) -> _Measured:
     with torch.inference_mode():
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
-            scores.append(subject.model(subject.pictures[:1].clone()))
+            scores.append(subject.model(subject.images[:1].clone()))
     again, other = subject.apart(scores[1], scores[0]), subject.apart(scores[2], scores[0])
-    seen = f"scores of one picture differ by {again:.1g} of the range under one seed, by {other:.1g} under two"
+    seen = f"scores of one image differ by {again:.1g} of the range under one seed, by {other:.1g} under two"
     return again <= REPEATED and (other > REPEATED) == subject.model.info.stochastic, seen
 
 
 def _input(subject: _Subject) -> _Measured:
-    images = subject.pictures[:2].clone()
+    images = subject.images[:2].clone()
     with torch.inference_mode():
         subject.model(images)
-    changed = float((images - subject.pictures[:2]).abs().max())
+    changed = float((images - subject.images[:2]).abs().max())
     return changed == 0, f"changed by up to {changed:.3f}" if changed else "left as they were"
 
 
 def _weights(subject: _Subject) -> _Measured:
     before = {name: value.detach().clone() for name, value in _state(subject.model)}
-    subject.scores(subject.pictures[:2])
+    subject.scores(subject.images[:2])
     changed = [name for name, value in _state(subject.model) if name not in before or not torch.equal(value, before[name])]
     return not changed, f"changed by scoring: {', '.join(changed[:3])}" if changed else f"{len(before)} left as they were"
 
@@ -291,7 +291,7 @@ def _random_state(subject: _Subject) -> _Measured:
             reseed(seed)
         before = random_streams()
         with torch.inference_mode():
-            subject.model(subject.pictures[:1].clone())
+            subject.model(subject.images[:1].clone())
         after.append(random_streams())
         moved |= {name for name, state in after[-1].items() if state != before[name]}
     if subject.model.info.stochastic and after[0]["torch"] != after[1]["torch"]:  # it may draw, but not set a seed
@@ -300,18 +300,18 @@ def _random_state(subject: _Subject) -> _Measured:
 
 
 _CHECKS: tuple[tuple[str, Callable[[_Subject], _Measured], str], ...] = (
-    ("shape", _shape, "return one score a picture, (N,), for any N, height and width"),
-    ("dtype and device", _dtype, "compute and return what came in, float32 on the pictures' own device"),
+    ("shape", _shape, "return one score an image, (N,), for any N, height and width"),
+    ("dtype and device", _dtype, "compute and return what came in, float32 on the images' own device"),
     ("finite", _finite, "look for a division by zero, or a root or logarithm of nothing"),
-    ("flat pictures", _flat, "keep divisions and roots away from zero: flat areas have no variance; or raise min_size"),
+    ("flat images", _flat, "keep divisions and roots away from zero: flat areas have no variance; or raise min_size"),
     ("range", _range, "set score_range to the raw scores that mean worst and best"),
     ("direction", _direction, "set higher_is_better the other way, unless the model is not trained"),
     ("gradient", _gradient, "let it through (no detach, no_grad, NumPy, rounding), or say differentiable=False"),
     ("slope", _slope, "the gradient is another function's: look for detach and for backward passes of your own"),
     ("eval mode", _eval, "do not call train() in forward"),
-    ("batch", _batch, "let no picture's score depend on the others: no statistics over the batch"),
+    ("batch", _batch, "let no image's score depend on the others: no statistics over the batch"),
     ("repeats", _repeats, "say stochastic=True exactly if it draws random numbers, from torch's global stream"),
-    ("input", _input, "do not write into the pictures; work on a copy"),
+    ("input", _input, "do not write into the images; work on a copy"),
     ("weights", _weights, "keep no running state in forward"),
     ("random state", _random_state, "set no seed in forward, and draw from torch's global stream only"),
 )
@@ -323,7 +323,7 @@ NAMES = tuple(name for name, _, _ in _CHECKS)
 def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = AGREES) -> list[Finding]:
     """What the model does, check by check; its mode and the global random streams are left as they were.
 
-    A model that raises on a natural picture has the one finding ``runs``.
+    A model that raises on a natural image has the one finding ``runs``.
 
     Args:
         model: to be looked at.
@@ -332,16 +332,19 @@ def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = 
     """
     with streams_kept(), frozen(model):
         subject = _Subject(model, agrees)
-        height, width = subject.pictures.shape[-2:]
+        height, width = subject.images.shape[-2:]
         try:
-            subject.scores(subject.pictures[:1])
+            subject.scores(subject.images[:1])
         except (Exception, SystemExit) as error:
             return [
                 Finding(
-                    "runs", False, f"{describe(error)[:_LONGEST]} on a picture of {width}×{height}", "score pictures of any size"
+                    "runs",
+                    False,
+                    f"{describe(error)[:_LONGEST]} on an image of {width}×{height}",
+                    "score images of any size",
                 )
             ]
-        runs = Finding("runs", True, f"scores a natural picture of {width}×{height}")
+        runs = Finding("runs", True, f"scores a natural image of {width}×{height}")
         return [runs, *(_checked(subject, *check) for check in _CHECKS if check[0] in checks)]
 
 

@@ -44,16 +44,16 @@ class ModelPool:
     Args:
         extra: models that are not in the registry; worked on are copies.
         engine: where and how they run.
-        batch: pictures at once, or "auto".
-        picture: one that they have to score, (3, H, W) uint8.
+        batch: images at once, or "auto".
+        image: one that they have to score, (3, H, W) uint8.
         memory: bytes that this process may hold, where there is a limit.
     """
 
     def __init__(
-        self, extra: dict[str, QualityModel], engine: Engine, batch: Batch, picture: torch.Tensor, memory: int | None
+        self, extra: dict[str, QualityModel], engine: Engine, batch: Batch, image: torch.Tensor, memory: int | None
     ) -> None:
         self.extra, self.engine = extra, engine
-        self._batch, self._picture, self._memory = batch, picture, memory
+        self._batch, self._image, self._memory = batch, image, memory
         self._players: OrderedDict[str, _Loaded] = OrderedDict()
         self._infos: dict[tuple[str, str, bool], ModelInfo | CannotRun] = {}
 
@@ -125,15 +125,15 @@ class ModelPool:
         """The same as `defended`, placed where it is to run; what its weights are like is remembered."""
         model, player = self.defended(name, defense, surrogate), self._player(name)
         if model not in player.sums:
-            self.engine.place(model, self._picture)
+            self.engine.place(model, self._image)
             player.sums[model] = weights_sum(model)
         return model
 
     def batch(self, name: str, defense: str, surrogate: bool = False, halvings: int = 0) -> int:
-        """How many pictures go through a model at once."""
+        """How many images go through a model at once."""
         model, player = self.ready(name, defense, surrogate), self._player(name)
         if model not in player.batches:
-            player.batches[model] = self.engine.batch(self._batch, model, self._picture, self._memory)
+            player.batches[model] = self.engine.batch(self._batch, model, self._image, self._memory)
         return max(player.batches[model] >> halvings, 1)
 
     def changed(self, names: set[str]) -> list[str]:

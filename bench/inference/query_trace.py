@@ -11,18 +11,18 @@ from iqarena.attacks.objective import Objective
 from iqarena.bench.metrics.resampled import ResampledStatistics
 
 CHECKPOINTS = tuple(sign * 10**power for power in range(6) for sign in (1, 2, 5))
-"""Forward passes of a picture after which the best so far is kept: 1, 2, 5, 10, … 500,000."""
+"""Forward passes of an image after which the best so far is kept: 1, 2, 5, 10, … 500,000."""
 
 
 class QueryTrace:
-    """The quality of least loss that a batch of pictures has been seen with, after each of the checkpoints.
+    """The quality of least loss that a batch of images has been seen with, after each of the checkpoints.
 
-    It is what the attack saw of the model it asked: of a surrogate where that is what it asks, and of pictures as it asked
+    It is what the attack saw of the model it asked: of a surrogate where that is what it asks, and of images as it asked
     about them, which other libraries neither round to 8 bit nor always keep inside the threat model. So its end need not be
-    the attacked quality of the record, which is of the deployed model on the stored picture.
+    the attacked quality of the record, which is of the deployed model on the stored image.
 
     Args:
-        objective: of the pictures, with their clean qualities.
+        objective: of the images, with their clean qualities.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -32,7 +32,7 @@ class QueryTrace:
         self.seen = self.best[:, None].repeat(1, len(CHECKPOINTS))
 
     def note(self, index: torch.Tensor, forwards: torch.Tensor, qualities: torch.Tensor) -> None:
-        """Some pictures (M,), how often they have been asked about by now (M,), and what was answered (M,)."""
+        """Some images (M,), how often they have been asked about by now (M,), and what was answered (M,)."""
         index, forwards = index.to(self.best.device), forwards.to(self.best.device)
         qualities = qualities.detach().to(self.best)
         losses = self.objective.part(index).loss(qualities)
@@ -49,11 +49,11 @@ def curve(clean: torch.Tensor, seen: torch.Tensor, forwards: torch.Tensor, label
     Args:
         clean: qualities (n,) as the attack saw them.
         seen: (n, checkpoints), see `QueryTrace`.
-        forwards: of each picture in the end, (n,).
+        forwards: of each image in the end, (n,).
         labels: (n,), NaN where there is none.
 
     Returns:
-        ``forwards`` (the last is how many the picture with most took), and for each of them ``abs_gain`` (mean |quality −
+        ``forwards`` (the last is how many the image with most took), and for each of them ``abs_gain`` (mean |quality −
         clean|), ``srocc`` (with the labels, null without) and ``stability_srocc`` (with the clean qualities) of the
         qualities of least loss so far.
     """

@@ -29,7 +29,7 @@ class _GradientsOn(TorchDispatchMode):
 
 
 def optimises(model: QualityModel, images: torch.Tensor) -> bool:
-    """Whether scoring pictures (N, 3, H, W) in [0, 1] switches gradients on, though they are off outside.
+    """Whether scoring images (N, 3, H, W) in [0, 1] switches gradients on, though they are off outside.
 
     False where nobody can tell, as a model that is compiled may refuse to be watched.
     """
@@ -43,7 +43,7 @@ def optimises(model: QualityModel, images: torch.Tensor) -> bool:
 
 
 def differ(scorings: Sequence[torch.Tensor]) -> bool:
-    """Whether several lists of qualities (N,) of the same pictures differ by more than rounding does."""
+    """Whether several lists of qualities (N,) of the same images differ by more than rounding does."""
     first = scorings[0]
     scale = first.abs().clamp(min=1)
     return any(bool(((other - first).abs() > REPEATED * scale).any()) for other in scorings[1:])

@@ -1,4 +1,4 @@
-"""All that an attack sees of a model: qualities and gradients, counted picture by picture."""
+"""All that an attack sees of a model: qualities and gradients, counted image by image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TargetError(Exception):
 
 
 class Counts:
-    """Forward and backward passes of each picture of a batch; gradients, and those of them that were zero or NaN."""
+    """Forward and backward passes of each image of a batch; gradients, and those of them that were zero or NaN."""
 
     def __init__(self, count: int) -> None:
         self.forwards = torch.zeros(count, dtype=torch.int64)
@@ -35,18 +35,18 @@ class Counts:
 
 
 class Target:
-    """A model under attack by one batch of pictures.
+    """A model under attack by one batch of images.
 
     Args:
         model: what is attacked.
-        count: pictures in the batch.
+        count: images in the batch.
         access: what the attack declared; a score-only attack gets no gradient.
-        queries: forward passes allowed a picture, or None.
+        queries: forward passes allowed an image, or None.
         draws: for a stochastic model, random draws that each answer is averaged over (each is counted).
         seed: of a stochastic model's draws.
         precision: of the forward passes that gradients are taken of, and of the qualities that come with them.
 
-    Every picture batch that comes in must have `count` pictures, in the same order; `part` makes a target for fewer.
+    Every image batch that comes in must have `count` images, in the same order; `part` makes a target for fewer.
 
     Example:
         >>> from iqarena.bench.inference.loading import load_model
@@ -71,7 +71,7 @@ class Target:
         self.trail: QueryTrace | None = None
 
     def part(self, index: torch.Tensor) -> Target:
-        """The same target for some of the pictures; counts add up in the whole."""
+        """The same target for some of the images; counts add up in the whole."""
         some = Target.__new__(Target)
         some.__dict__.update(self.__dict__)
         some.index = self.index[index.cpu()]
@@ -79,7 +79,7 @@ class Target:
 
     @property
     def queries_left(self) -> int | None:
-        """Questions still allowed for every picture; each costs `draws` forward passes."""
+        """Questions still allowed for every image; each costs `draws` forward passes."""
         if self.queries is None:
             return None
         used = int(self.counts.forwards[self.index].max()) if len(self.index) else 0
@@ -95,7 +95,7 @@ class Target:
     def quality_and_grad(
         self, images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Qualities (N,) and the gradient of ``loss(qualities)`` by the pictures."""
+        """Qualities (N,) and the gradient of ``loss(qualities)`` by the images."""
         self._need("gradient")
         with torch.enable_grad():
             # a copy takes time at every step, so only of what cannot have a gradient itself
@@ -110,7 +110,7 @@ class Target:
         return qualities.detach(), gradient
 
     def module(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-        """A differentiable module from pictures to ``loss(qualities)``, counted like everything else."""
+        """A differentiable module from images to ``loss(qualities)``, counted like everything else."""
         self._need("gradient")
         return _Counted(self, loss)
 
@@ -120,7 +120,7 @@ class Target:
             raise TargetError(f"the attack declared access={self.access!r} and asked for a {access}")
 
     def _count_backward(self, gradient: torch.Tensor, asked: torch.Tensor) -> None:
-        """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the pictures of which one was wanted."""
+        """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the images of which one was wanted."""
         self.counts.backwards[self.index] += self.draws
         self.counts.gradients[self.index] += 1
         dead = ~(gradient.amax(dim=(1, 2, 3)) > 0)  # zero or NaN, or nowhere positive, which is rare
@@ -136,9 +136,9 @@ class Target:
 
     def _answer(self, images: torch.Tensor) -> torch.Tensor:
         if len(images) != len(self.index):
-            raise TargetError(f"{len(images)} pictures came in for a batch of {len(self.index)}; use target.part for fewer")
+            raise TargetError(f"{len(images)} images came in for a batch of {len(self.index)}; use target.part for fewer")
         if self.queries_left == 0:
-            raise TargetError(f"the query limit of {self.queries} forward passes a picture is used up")
+            raise TargetError(f"the query limit of {self.queries} forward passes an image is used up")
         self.counts.forwards[self.index] += self.draws
         if not self.model.info.stochastic:
             return checked_quality(self.model, images)
@@ -165,9 +165,9 @@ class _Counted(nn.Module):
 
 
 def _asked(qualities: torch.Tensor) -> torch.Tensor:
-    """(N,) bool, which the backward pass fills in: the pictures whose quality made a difference to the loss.
+    """(N,) bool, which the backward pass fills in: the images whose quality made a difference to the loss.
 
-    A loss may be flat for some of them, as a library's own is here and there, and that of a picture on its mirror; a
+    A loss may be flat for some of them, as a library's own is here and there, and that of an image on its mirror; a
     gradient of zero is no fault of the model's then.
     """
     asked = torch.ones_like(qualities, dtype=torch.bool)
@@ -189,7 +189,7 @@ def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
     raw = model.quality(images)
     if raw.shape != (len(images),) or not raw.is_floating_point():
         raise ModelError(
-            f"{model.info.name}: returned {raw.dtype} of shape {tuple(raw.shape)} for {len(images)} pictures; "
+            f"{model.info.name}: returned {raw.dtype} of shape {tuple(raw.shape)} for {len(images)} images; "
             f"a model returns real scores of shape ({len(images)},)"
         )
     return raw.float()

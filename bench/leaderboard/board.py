@@ -18,7 +18,7 @@ from iqarena.bench.results.track import TRANSFER, Track
 from iqarena.models.zoo import card_of, weight_file
 
 MOST_SEEN = 12
-"""Rows of a track whose pictures are shown."""
+"""Rows of a track whose images are shown."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Board:
         slug: part of its files' names.
         rows: complete ones first, by falling robust SROCC.
         reruns: suites that make its cells again.
-        examples: pictures to look at, where any were kept.
+        examples: images to look at, where any were kept.
     """
 
     track: Track
@@ -44,10 +44,10 @@ class Board:
         return f"{self.track.dataset}, {self.track.norm}, ε = {format_eps(self.track.norm, self.track.eps)}"
 
     @property
-    def pictures(self) -> str:
+    def images(self) -> str:
         """How many, and of how many references."""
         images, references = self.rows[0].images, self.rows[0].references
-        return f"{images} pictures" if images == references else f"{images} pictures of {references} references"
+        return f"{images} images" if images == references else f"{images} images of {references} references"
 
     @property
     def measure(self) -> str:

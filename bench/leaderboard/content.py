@@ -53,7 +53,7 @@ def content(records: Records) -> Content:
 
 
 def _seen(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have examples, of those that kept pictures."""
+    """The rows that have examples, of those that kept images."""
     return shown([row for row in rows if any(cell.crafting for cell in row.cells)], MOST_SEEN)
 
 

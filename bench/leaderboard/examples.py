@@ -1,4 +1,4 @@
-"""Attacked pictures to look at, of cells that kept theirs: of a row the one that moved most and the one that moved least."""
+"""Attacked images to look at, of cells that kept theirs: of a row the one that moved most and the one that moved least."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from iqarena.bench.results.store import Records
 GAIN = 16
 """How many times the difference is enlarged, around mid-grey."""
 SIDE = 256
-"""Pictures on the page are no larger than that."""
+"""Images on the page are no larger than that."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture before and after one attack on one row.
+    """One image before and after one attack on one row.
 
     Attributes:
         moved_most: whether it is the one of its cell that moved most; else the one that moved least.
@@ -47,14 +47,14 @@ class Example:
 
 
 def enlarged(before: Pixels, after: Pixels) -> Pixels:
-    """The difference of two pictures."""
+    """The difference of two images."""
     return np.clip(128 + GAIN * (after.astype(int) - before), 0, 255).astype(np.uint8)
 
 
 def examples(records: Records, rows: Sequence[Row]) -> tuple[Example, ...]:
-    """Examples of rows, each under the attack that did the worst of those whose pictures were kept.
+    """Examples of rows, each under the attack that did the worst of those whose images were kept.
 
-    What is shown stays the same when pictures that are not shown are deleted.
+    What is shown stays the same when images that are not shown are deleted.
     """
     return tuple(example for row in rows for example in _of_row(records, row))
 
@@ -67,7 +67,7 @@ def _of_row(records: Records, row: Row) -> list[Example]:
         there = []
         for number, image_id in enumerate(row.image_ids):
             before = records.original(record["dataset"]["fingerprint"], image_id)
-            after = records.picture(cell.crafting, places[image_id])
+            after = records.attacked_image(cell.crafting, places[image_id])
             if before.is_file() and after.is_file():
                 there.append((abs(float(cell.adv[number] - cell.clean[number])), number, before, after))
         if there:
@@ -83,18 +83,18 @@ def _example(row: Row, cell: CellValue, found: tuple[float, int, Path, Path], mo
 
 
 def data_uri(pixels: Pixels) -> str:
-    """A picture as text, small and a little lossy."""
-    with Image.fromarray(pixels) as picture:
-        picture.thumbnail((SIDE, SIDE))
+    """An image as text, small and a little lossy."""
+    with Image.fromarray(pixels) as image:
+        image.thumbnail((SIDE, SIDE))
         written = io.BytesIO()
-        picture.save(written, "jpeg", quality=85)
+        image.save(written, "jpeg", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode()
 
 
 def prune(records: Records, shown: Iterable[Example]) -> int:
-    """Delete kept pictures that are not among these examples; returns how many."""
+    """Delete kept images that are not among these examples; returns how many."""
     wanted = {path for example in shown for path in (example.before, example.after)}
-    gone = [path for path in records.pictures.glob("*/*.png") if path not in wanted]
+    gone = [path for path in records.image_files.glob("*/*.png") if path not in wanted]
     for path in gone:
         path.unlink()
     return len(gone)

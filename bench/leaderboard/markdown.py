@@ -23,10 +23,10 @@ from iqarena.bench.results.ranking import FEW_REFERENCES, Row
 from iqarena.bench.results.store import Records
 
 INTRO = """\
-Each row is an image quality model behind a defense. Attacks change the pictures inside the track's limit; the deployed,
-defended model then scores the stored 8-bit pictures. **Robust SROCC** is the rank correlation of those scores with the
+Each row is an image quality model behind a defense. Attacks change the images inside the track's limit; the deployed,
+defended model then scores the stored 8-bit images. **Robust SROCC** is the rank correlation of those scores with the
 labels, the *least* over all attacks, objectives and settings (oblivious: crafted on the undefended model; adaptive: through
-the defense; transfer: on another model). Brackets are 95 % bootstrap intervals over reference pictures; the least is
+the defense; transfer: on another model). Brackets are 95 % bootstrap intervals over reference images; the least is
 taken anew in every resample. **Rank** is 1 + the number of rows whose interval lies wholly above this one's: two rows whose
 intervals overlap share a rank, unless a third row lies wholly above only one of them. Rows stand in order of robust SROCC,
 so ranks need not rise down a table; a wide interval is no merit. **Mean |shift|** is how far an attack moves quality
@@ -43,16 +43,16 @@ PSEUDO = (
     "**The labels are {kind}, not people's opinions:** computed, not collected from viewers. "
     "Ranks show how well models hold to these labels, not how well they agree with people."
 )
-CERTIFIED = "**Certified SROCC** is what no change within the limit can undercut, if the certificates of all pictures hold."
+CERTIFIED = "**Certified SROCC** is what no change within the limit can undercut, if the certificates of all images hold."
 UNLABELLED = (
-    "Nobody rated these pictures, so there is no SROCC with labels: **stability SROCC** is the rank correlation of attacked "
+    "Nobody rated these images, so there is no SROCC with labels: **stability SROCC** is the rank correlation of attacked "
     "with clean qualities, the least over all attacks, and ranks like robust SROCC elsewhere. An attack that does nothing "
     "leaves 1."
 )
 UNSHIPPED = """\
 These weights are published by others and do not come with this project; the rows are made by whoever has the files."""
 NAMED_IN_WORDS = 12
-"""Rows that a picture's description spells out."""
+"""Rows that an image's description spells out."""
 
 
 def markdown(records: Records, out: Path, content: Content) -> str:
@@ -76,7 +76,7 @@ def markdown(records: Records, out: Path, content: Content) -> str:
         parts += _section(board, out, results)
     if families:
         parts.append("## Against the size of the attack")
-        parts += [_picture("curves", family.slug, _curves_in_words(family), results) for family in families]
+        parts += [_image("curves", family.slug, _curves_in_words(family), results) for family in families]
     if others:
         parts += ["## Published weights that are not shipped", UNSHIPPED, "\n".join(_how_to_get(others))]
         for board in others:
@@ -87,12 +87,10 @@ def markdown(records: Records, out: Path, content: Content) -> str:
 def _section(board: Board, out: Path, results: str, level: int = 2) -> list[str]:
     ranked, others = [r for r in board.rows if r.complete], [r for r in board.rows if not r.complete]
     track, references = board.track, board.rows[0].references
-    about = f"{board.pictures}; labels: {track.label_kind}."
+    about = f"{board.images}; labels: {track.label_kind}."
     parts = [f"{'#' * level} {board.title}", about if track.labelled else f"{about} {UNLABELLED}"]
     if references < FEW_REFERENCES:
-        parts.append(
-            f"*Only {references} reference pictures: the intervals are wide and rough, and shared ranks say little.*"
-        )
+        parts.append(f"*Only {references} reference images: the intervals are wide and rough, and shared ranks say little.*")
     if ranked:
         parts.append(_table(board, ranked, out))
     if any(np.isfinite(row.certified) for row in ranked):
@@ -101,14 +99,14 @@ def _section(board: Board, out: Path, results: str, level: int = 2) -> list[str]
         parts += ["**Not ranked, because incomplete** (the least so far can only fall):", "\n".join(map(_unranked, others))]
     again = " && ".join(rerun.command("MODEL", "DEFENSE", results) for rerun in board.reruns)
     parts.append(f"A row again, with its model and defense as in the table (without them: all rows): `{again}`")
-    pictures = [_picture(kind, board.slug, alt, results) for kind, alt in _alts(board).items()]
-    parts.append(pictures[0])
-    if pictures[1:]:
-        parts.append("\n\n".join(["<details><summary>More plots</summary>", *pictures[1:], "</details>"]))
+    images = [_image(kind, board.slug, alt, results) for kind, alt in _alts(board).items()]
+    parts.append(images[0])
+    if images[1:]:
+        parts.append("\n\n".join(["<details><summary>More plots</summary>", *images[1:], "</details>"]))
     return parts
 
 
-def _picture(kind: str, slug: str, alt: str, results: str) -> str:
+def _image(kind: str, slug: str, alt: str, results: str) -> str:
     stem = quote(posixpath.normpath(f"{results}/plots/{kind}-{slug}"))
     return f"[![{alt}]({stem}.png)]({stem}.svg)"
 
@@ -125,9 +123,18 @@ def _table(board: Board, rows: Sequence[Row], out: Path) -> str:
     columns[robust] = "---", [f"**{format_number(row.robust[0])}** {format_interval(row.robust, False)}" for row in rows]
     columns["worst attack"] = "---", [_plain(row.worst_attack) for row in rows]
     if certified:
-        columns["certified SROCC"] = "--:", [format_number(row.certified) if np.isfinite(row.certified) else "" for row in rows]
-    columns[r"largest mean \|shift\|"] = "---", [f"{format_interval(row.shift)} by {_plain(row.shift_attack)}" for row in rows]
-    columns[r"\|shift\| / IQR"] = "--:", [format_number(row.shift[0] / row.spread if row.spread > 0 else None) for row in rows]
+        columns["certified SROCC"] = (
+            "--:",
+            [format_number(row.certified) if np.isfinite(row.certified) else "" for row in rows],
+        )
+    columns[r"largest mean \|shift\|"] = (
+        "---",
+        [f"{format_interval(row.shift)} by {_plain(row.shift_attack)}" for row in rows],
+    )
+    columns[r"\|shift\| / IQR"] = (
+        "--:",
+        [format_number(row.shift[0] / row.spread if row.spread > 0 else None) for row in rows],
+    )
     columns[r"noise \|shift\|"] = "--:", [format_number(row.noise[0], 3) for row in rows]
     columns["cost"] = "--:", ["–" if np.isnan(row.cost_ratio) else f"{row.cost_ratio:.2f}×" for row in rows]
     columns["flags"] = "---", [", ".join(_flag(flag, out) for flag in row.flags) for row in rows]
@@ -183,14 +190,14 @@ def _alts(board: Board) -> dict[str, str]:
         "attack-heatmap": f"{label} after each attack, the least of a row: {robust}",
         "quality-shift": "Mean quality shift by each attack, the largest of a row: "
         + each({row.name: format_number(row.shift[0]) for row in rows}),
-        "reflection": "Quality of each picture before and after score reflection, beside the mirror line",
-        "pictures": "Pictures before and after attacks, and their difference: " + _pictures_in_words(board),
+        "reflection": "Quality of each image before and after score reflection, beside the mirror line",
+        "images": "Images before and after attacks, and their difference: " + _images_in_words(board),
         "transfer": f"{label} under attacks crafted on {', '.join(map(_plain, board.sources))} and scored by each row",
     }
     return {kind: known[kind] for kind in plots.kinds(board)}
 
 
-def _pictures_in_words(board: Board) -> str:
+def _images_in_words(board: Board) -> str:
     return "; ".join(
         f"{_plain(one.image_id)} on {_plain(one.row.name)}, quality {format_number(one.clean)} to {format_number(one.adv)}"
         for one in board.examples[:NAMED_IN_WORDS]
@@ -198,7 +205,9 @@ def _pictures_in_words(board: Board) -> str:
 
 
 def _curves_in_words(family: Family) -> str:
-    rows = "; ".join(f"{_plain(c.name)} {format_number(c.values[0])} to {format_number(c.end)}" for c in family.curves[:NAMED_IN_WORDS])
+    rows = "; ".join(
+        f"{_plain(c.name)} {format_number(c.values[0])} to {format_number(c.end)}" for c in family.curves[:NAMED_IN_WORDS]
+    )
     worst = "the one attack that was" if family.attacks == 1 else f"the worst of the {family.attacks} attacks that were"
     return f"{family.title}: robust SROCC under {worst} run at every size, from no attack to {family.sizes[-1]}: {rows}"
 

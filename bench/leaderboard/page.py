@@ -26,8 +26,8 @@ from iqarena.bench.results.store import Records
 from iqarena.bench.results.track import Condition
 
 SITE = Path(__file__).with_name("site")
-MOST_PICTURES = 2_500_000
-"""Characters that pictures take of the page."""
+MOST_IMAGES = 2_500_000
+"""Characters that images take of the page."""
 SCRIPTS = ("words.js", "charts.js", "detail.js", "table.js", "main.js")
 
 
@@ -43,32 +43,32 @@ def page(records: Records, out: Path, content: Content) -> str:
     )
 
 
-def without_pictures(text: str) -> str:
-    """A page without its pictures, whose bytes change with the version of Pillow."""
+def without_images(text: str) -> str:
+    """A page without its images, whose bytes change with the version of Pillow."""
     return re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]*", "data:image", text)
 
 
 def data(records: Records, out: Path, content: Content) -> dict[str, Any]:
     """Everything that the page shows, as plain data; missing is None, numbers are rounded to four places."""
     results = Path(os.path.relpath(records.folder, out)).as_posix()
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     return {
         "colors": COLORS | {"other": OTHER},
-        "tracks": [_track(board, records.folder / "site", results, pictures) for board in content.boards],
-        "pictures": pictures,
+        "tracks": [_track(board, records.folder / "site", results, images) for board in content.boards],
+        "images": images,
         "flags": link(ROOT / "docs/flags.md", records.folder / "site"),
         "families": [_family(family) for family in content.families],
     }
 
 
-def _track(board: Board, folder: Path, results: str, pictures: dict[str, str]) -> dict[str, Any]:
+def _track(board: Board, folder: Path, results: str, images: dict[str, str]) -> dict[str, Any]:
     keys = sorted({(cell.control, cell.key) for row in board.rows for cell in row.cells})
     place = {key: number for number, (_, key) in enumerate(keys)}
     track = board.track
     return {
         "slug": board.slug,
         "title": board.title,
-        "pictures": board.pictures,
+        "images": board.images,
         "labels": track.label_kind,
         "labelled": track.labelled,
         "measure": board.measure,
@@ -82,7 +82,7 @@ def _track(board: Board, folder: Path, results: str, pictures: dict[str, str]) -
             for control, key in keys
         ],
         "rows": [
-            _row(board, row, place, folder, results) | {"examples": _examples(board, row, pictures)} for row in board.rows
+            _row(board, row, place, folder, results) | {"examples": _examples(board, row, images)} for row in board.rows
         ],
         "transfer": _transfer(board) if board.sources else None,
     }  # fmt: skip
@@ -127,15 +127,15 @@ def _reflection(cell: CellValue | None) -> dict[str, Any] | None:
     return {"attack": str(cell.key), "clean": thousandths(cell.clean), "adv": thousandths(cell.adv)}
 
 
-def _examples(board: Board, row: Row, pictures: dict[str, str]) -> list[dict[str, Any]]:
-    """What is told of a row's pictures; they themselves go to `pictures`, as long as there is room."""
+def _examples(board: Board, row: Row, images: dict[str, str]) -> list[dict[str, Any]]:
+    """What is told of a row's images; they themselves go to `images`, as long as there is room."""
     found = []
     for example in board.examples:
-        if example.row is not row or sum(map(len, pictures.values())) > MOST_PICTURES:
+        if example.row is not row or sum(map(len, images.values())) > MOST_IMAGES:
             continue
         names = [f"{path.parent.name}/{path.stem}" for path in (example.before, example.after)]
         names.append(f"{names[1]} difference")
-        pictures |= {name: data_uri(pixels) for name, pixels in zip(names, example.pixels(), strict=True)}
+        images |= {name: data_uri(pixels) for name, pixels in zip(names, example.pixels(), strict=True)}
         found.append({
             "image": example.image_id, "attack": str(example.cell.key), "most": example.moved_most,
             "clean": _number(example.clean), "adv": _number(example.adv),

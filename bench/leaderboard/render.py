@@ -9,7 +9,7 @@ from iqarena.bench.leaderboard import plots
 from iqarena.bench.leaderboard.content import Content, content
 from iqarena.bench.leaderboard.examples import prune
 from iqarena.bench.leaderboard.markdown import markdown
-from iqarena.bench.leaderboard.page import page, without_pictures
+from iqarena.bench.leaderboard.page import page, without_images
 from iqarena.bench.results.store import Records
 
 
@@ -40,7 +40,7 @@ def render(records: Records, out: Path) -> list[Path]:
 def check(records: Records, out: Path) -> list[str]:
     """A line for each file that is not what the records give; empty where all is well.
 
-    Texts are compared byte for byte. Pictures need only be there: their bytes change with the versions of other
+    Texts are compared byte for byte. Images need only be there: their bytes change with the versions of other
     libraries.
 
     Raises:
@@ -51,7 +51,7 @@ def check(records: Records, out: Path) -> list[str]:
     for path, text in texts.items():
         if not path.is_file():
             lines.append(f"{path}: missing")
-        elif without_pictures(path.read_text(encoding="utf-8")) != without_pictures(text):
+        elif without_images(path.read_text(encoding="utf-8")) != without_images(text):
             lines.append(f"{path}: differs from what the records give")
     folder = records.folder / "plots"
     names = plots.file_names(shown.boards, shown.families)
@@ -62,9 +62,9 @@ def check(records: Records, out: Path) -> list[str]:
 
 
 def prune_images(records: Records) -> int:
-    """Delete kept pictures that the board does not show, and return how many; the rest is still the same board.
+    """Delete kept images that the board does not show, and return how many; the rest is still the same board.
 
-    Cells whose pictures are gone can be scored again only after they were run again.
+    Cells whose images are gone can be scored again only after they were run again.
     """
     return prune(records, [example for board in content(records).boards for example in board.examples])
 

@@ -40,7 +40,7 @@ class Rerun:
         """What makes the cells of one row again; `results` is the folder as seen from where the command is run."""
         suite = posixpath.normpath(f"{results}/suites/{self.name}")
         parts = ["iqarena", "run", suite, "--model", model, "--defense", defense]
-        return shlex.join([*parts, *(["--root", "PICTURES"] if self.root else []), "--out", "runs/again"])
+        return shlex.join([*parts, *(["--root", "IMAGES"] if self.root else []), "--out", "runs/again"])
 
 
 def reruns(found: Sequence[dict[str, Any]], names: Mapping[Track, str]) -> dict[Track, tuple[Rerun, ...]]:

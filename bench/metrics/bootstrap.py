@@ -1,4 +1,4 @@
-"""Intervals and tests by resampling reference pictures, and what ranks and families of comparisons make of them."""
+"""Intervals and tests by resampling reference images, and what ranks and families of comparisons make of them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COMPARED = 10_000
 
 
 def resample_weights(references: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Reals:
-    """How often each picture counts in each resample, (1 + resamples, n); the first row is the sample itself.
+    """How often each image counts in each resample, (1 + resamples, n); the first row is the sample itself.
 
-    References are drawn with replacement and bring all their pictures, since pictures made from one reference are not
-    independent. The draw depends on the set of references and the seed alone, so cells on the same pictures are paired.
+    References are drawn with replacement and bring all their images, since images made from one reference are not
+    independent. The draw depends on the set of references and the seed alone, so cells on the same images are paired.
     """
     names, place = np.unique(np.asarray(references, dtype=str), return_inverse=True)
     digest = hashlib.sha256("\n".join([str(seed), *names]).encode()).digest()

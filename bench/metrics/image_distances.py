@@ -1,4 +1,4 @@
-"""How far stored pictures are from the clean ones."""
+"""How far stored images are from the clean ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 
 def distances(pixels: torch.Tensor, clean: torch.Tensor) -> pd.DataFrame:
-    """Distances of stored pictures, both (N, 3, H, W) uint8, one row each.
+    """Distances of stored images, both (N, 3, H, W) uint8, one row each.
 
     linf and l2 in units of [0, 1] over all channels; l0 as the share of pixels with any change; psnr in dB over all
     channels, missing where nothing changed; ssim of the luma (Wang et al. 2004: Gaussian window, σ = 1.5); ms_ssim likewise,
@@ -49,19 +49,19 @@ def distances(pixels: torch.Tensor, clean: torch.Tensor) -> pd.DataFrame:
 
 
 def luma_ssim(attacked: torch.Tensor, clean: torch.Tensor) -> float:
-    """SSIM of the lumas of two pictures (3, H, W) uint8 (Wang et al. 2004: Gaussian window, σ = 1.5); scikit-image's."""
-    lumas = [_luma(picture) for picture in (clean, attacked)]
+    """SSIM of the lumas of two images (3, H, W) uint8 (Wang et al. 2004: Gaussian window, σ = 1.5); scikit-image's."""
+    lumas = [_luma(image) for image in (clean, attacked)]
     return float(
         structural_similarity(*lumas, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
     )
 
 
 def similarities(attacked: torch.Tensor, clean: torch.Tensor) -> tuple[float, float]:
-    """SSIM and multi-scale SSIM of the lumas of two pictures (3, H, W) uint8.
+    """SSIM and multi-scale SSIM of the lumas of two images (3, H, W) uint8.
 
     The first is `luma_ssim` by other code, since it comes with the second for nothing. The second (Wang, Simoncelli, Bovik,
     Asilomar 2003) is Π csᵢ^wᵢ over five scales, each half as large as the one before by averages of 2×2 pixels, with the
-    luminance term at the smallest one; cs is the mean of contrast × structure over the windows that lie inside the picture,
+    luminance term at the smallest one; cs is the mean of contrast × structure over the windows that lie inside the image,
     at least 0. NaN where the window does not fit: below 11×11, and below 176×176.
     """
     x, y = _luma(clean), _luma(attacked)
@@ -81,8 +81,8 @@ def similarities(attacked: torch.Tensor, clean: torch.Tensor) -> tuple[float, fl
     return ssim, multi
 
 
-def _luma(picture: torch.Tensor) -> Plane:
-    return np.asarray((picture.permute(1, 2, 0).numpy().astype(np.float64) / 255) @ _LUMA)
+def _luma(image: torch.Tensor) -> Plane:
+    return np.asarray((image.permute(1, 2, 0).numpy().astype(np.float64) / 255) @ _LUMA)
 
 
 def _half(plane: Plane) -> Plane:
@@ -92,7 +92,7 @@ def _half(plane: Plane) -> Plane:
 
 
 def _terms(x: Plane, y: Plane) -> tuple[Plane, Plane]:
-    """Contrast × structure, and luminance, of every window inside the picture."""
+    """Contrast × structure, and luminance, of every window inside the image."""
     mean_x, mean_y, square_x, square_y, product = _smooth(np.stack([x, y, x * x, y * y, x * y]))
     variances = (square_x - mean_x**2) + (square_y - mean_y**2)
     structure = (2 * (product - mean_x * mean_y) + _C2) / (variances + _C2)

@@ -26,12 +26,12 @@ def fit(qualities: Reals, labels: Reals) -> Curve:
         qualities, labels: (n,).
 
     Returns:
-        f; NaN everywhere with fewer than five pictures, a missing label, or qualities or labels that are all equal.
+        f; NaN everywhere with fewer than five images, a missing label, or qualities or labels that are all equal.
     """
     usable = len(qualities) > 4 and np.isfinite(qualities).all() and np.isfinite(labels).all()
     if not usable or np.ptp(qualities) == 0 or np.ptp(labels) == 0:
         return lambda values: np.full(len(values), np.nan)
-    order = np.lexsort((labels, qualities))  # where the fit ends must not depend on the order of the pictures
+    order = np.lexsort((labels, qualities))  # where the fit ends must not depend on the order of the images
     qualities, labels = qualities[order], labels[order]
     center, width = float(qualities.mean()), float(qualities.std())
     x = (qualities - center) / width

@@ -1,9 +1,9 @@
 """The measures of a cell, each with its formula, range, direction and source.
 
 In all formulas q is the clean and q′ the attacked quality of the deployed model (1 = best, not clamped), u the clean quality
-of the undefended one, and y the label. A measure is computed for the pictures themselves and for every resample of a
+of the undefended one, and y the label. A measure is computed for the images themselves and for every resample of a
 bootstrap by the same lines of code, see `iqarena.bench.metrics.resampled`. It is NaN where it is not defined: a correlation of scores that are
-all equal, anything with labels where a picture has none.
+all equal, anything with labels where an image has none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FLOOR = 1e-6
 
 
 class Scores:
-    """Labels and qualities of the pictures of a cell, (n,), and the sample that they are measured on."""
+    """Labels and qualities of the images of a cell, (n,), and the sample that they are measured on."""
 
     def __init__(self, table: Mapping[str, Reals], sample: ResampledStatistics) -> None:
         self.mos, self.clean, self.adv = table["mos"], table["clean"], table["adv"]
@@ -46,7 +46,7 @@ class Scores:
 
 
 def srocc_clean(s: Scores) -> Reals:
-    """Whether clean qualities rank pictures as the labels do.
+    """Whether clean qualities rank images as the labels do.
 
     Spearman's rank correlation of q and y, mid-ranks for ties
 
@@ -86,7 +86,7 @@ def plcc_adv(s: Scores) -> Reals:
 
 
 def krocc_adv(s: Scores) -> Reals:
-    """In how many pairs attacked qualities and labels agree which picture is better.
+    """In how many pairs attacked qualities and labels agree which image is better.
 
     Kendall's τ-b of q′ and y: (concordant − discordant pairs) / √(pairs untied in q′ · pairs untied in y)
 
@@ -106,7 +106,7 @@ def rmse_adv(s: Scores) -> Reals:
 
 
 def krocc_clean(s: Scores) -> Reals:
-    """In how many pairs clean qualities and labels agree which picture is better.
+    """In how many pairs clean qualities and labels agree which image is better.
 
     Kendall's τ-b of q and y
 
@@ -180,7 +180,7 @@ def stability_srocc(s: Scores) -> Reals:
 
 
 def reflection_rate(s: Scores) -> Reals:
-    """How often the attack turns around which of two pictures is better.
+    """How often the attack turns around which of two images is better.
 
     Share of the pairs with different q whose order in q′ is the opposite; pairs that tie in q′ are not reversed
 
@@ -200,7 +200,7 @@ def stability_plcc(s: Scores) -> Reals:
 
 
 def stability_krocc(s: Scores) -> Reals:
-    """In how many pairs attacked and clean qualities agree which picture is better.
+    """In how many pairs attacked and clean qualities agree which image is better.
 
     Kendall's τ-b of q and q′
 
@@ -267,7 +267,7 @@ def abs_gain_iqr(s: Scores) -> Reals:
 
     mean |q′ − q| / (75 % − 25 % quantile of q)
 
-    [0, ∞), lower is more robust; 1 is from a middling-bad to a middling-good picture. Above abs_gain as the model uses less
+    [0, ∞), lower is more robust; 1 is from a middling-bad to a middling-good image. Above abs_gain as the model uses less
     than its nominal range; our own
     """
     spread = s.sample.quantile(s.clean, 0.75) - s.sample.quantile(s.clean, 0.25)
@@ -276,7 +276,7 @@ def abs_gain_iqr(s: Scores) -> Reals:
 
 
 def shift_median(s: Scores) -> Reals:
-    """How far the attack moves half of the pictures at least.
+    """How far the attack moves half of the images at least.
 
     50 % quantile of |q′ − q|
 
@@ -315,7 +315,7 @@ def r_score_minmax(s: Scores) -> Reals:
     """
     low, high = s.sample.quantile(s.clean, 0), s.sample.quantile(s.clean, 1)
     out = np.full(len(low), np.nan)
-    for ends in {*zip(low.tolist(), high.tolist(), strict=True)}:  # few: the outer pictures are in most resamples
+    for ends in {*zip(low.tolist(), high.tolist(), strict=True)}:  # few: the outer images are in most resamples
         if ends[1] > ends[0]:
             x, shift = (s.clean - ends[0]) / (ends[1] - ends[0]), s.shift / (ends[1] - ends[0])
             same = (low == ends[0]) & (high == ends[1])
@@ -374,7 +374,7 @@ def columns(measures: tuple[Measure, ...]) -> list[str]:
 
 
 def image_table(images: pd.DataFrame) -> dict[str, Reals]:
-    """The columns of images.csv that measures need, of the pictures that have scores, as real arrays."""
+    """The columns of images.csv that measures need, of the images that have scores, as real arrays."""
     usable = images[images.clean_quality.notna() & images.adv_quality.notna()]
     named = {"mos": "mos", "clean": "clean_quality", "adv": "adv_quality", "undefended": "undefended_clean_quality"}
     table = {name: usable[column].to_numpy(dtype=np.float64) for name, column in named.items()}

@@ -18,7 +18,7 @@ def msu(clear: Reals, attacked: Reals) -> dict[str, float]:
     """The measures of the MSU robustness benchmark (Antsiferova et al., AAAI 2024, arXiv 2310.06958).
 
     Scores are scaled so that the least and the largest *clear* one of this very list become 0 and 1: x = (clear − min) /
-    (max − min), and y the attacked ones by the same ends. So numbers of two lists of pictures are on two scales.
+    (max − min), and y the attacked ones by the same ends. So numbers of two lists of images are on two scales.
 
     Args:
         clear, attacked: raw scores (n,) before and after the attack, higher is better.
@@ -50,7 +50,7 @@ def guardians(
 
     Args:
         clear, attacked: raw scores (n,) of the undefended model before and after the attack.
-        defended_clear, defended_attacked: raw scores (n,) of the defended model for the same pictures.
+        defended_clear, defended_attacked: raw scores (n,) of the defended model for the same images.
         score_range: the two ends of the model's scores.
 
     Returns:

@@ -13,11 +13,11 @@ from iqarena.bench.metrics.weighted import Places, Reals
 
 
 class ResampledStatistics:
-    """Pictures and how often each counts. Values are (n,), results (B,), one a row of weights.
+    """Images and how often each counts. Values are (n,), results (B,), one a row of weights.
 
     Args:
         weights: (B, n), small whole numbers.
-        groups: (n,); pictures of one group have the same weights. Each picture by itself if left out.
+        groups: (n,); images of one group have the same weights. Each image by itself if left out.
     """
 
     def __init__(self, weights: Reals, groups: Places | None = None) -> None:
@@ -28,7 +28,7 @@ class ResampledStatistics:
 
     @classmethod
     def of(cls, references: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> ResampledStatistics:
-        """The sample itself, then its resamples over reference pictures."""
+        """The sample itself, then its resamples over reference images."""
         groups = np.unique(np.asarray(references, dtype=str), return_inverse=True)[1]
         return cls(resample_weights(references, resamples, seed), groups)
 
@@ -85,7 +85,7 @@ class ResampledStatistics:
         return self._concordances[key]
 
     def quantile(self, values: Reals, share: float) -> Reals:
-        """The `share` quantile, as NumPy takes it of a list that has each picture as often as it counts."""
+        """The `share` quantile, as NumPy takes it of a list that has each image as often as it counts."""
         return self._each(lambda block: weighted.quantile(values, block, share))
 
     def wasserstein(self, a: Reals, b: Reals) -> Reals:

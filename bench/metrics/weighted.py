@@ -1,7 +1,7 @@
-"""Statistics of samples that hold each picture so many times: all resamples of a bootstrap at once.
+"""Statistics of samples that hold each image so many times: all resamples of a bootstrap at once.
 
-In every function `weights` is (n, B): how often each of n pictures counts in each of B samples, resamples side by side, so
-that what is sorted by picture is sorted by whole rows. Values are (n,), results (B,).
+In every function `weights` is (n, B): how often each of n images counts in each of B samples, resamples side by side, so
+that what is sorted by image is sorted by whole rows. Values are (n,), results (B,).
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ def _held(rows: Reals, order: Places, starts: Places) -> Reals:
 def rank_correlations(one: Reals, others: Sequence[Reals], weights: Reals) -> list[Reals]:
     """Spearman's of one list with each of others, with mid-ranks for ties, in [-1, 1]; NaN where a side is constant.
 
-    With N pictures in a sample and t of them at a value, mid-ranks r have Σ (r − r̄)² = (N³ − Σ t³) / 12.
+    With N images in a sample and t of them at a value, mid-ranks r have Σ (r − r̄)² = (N³ − Σ t³) / 12.
     """
-    if np.isnan(one).any():  # a picture without a label: no rank, and no measure that needs one
+    if np.isnan(one).any():  # an image without a label: no rank, and no measure that needs one
         return [np.full(weights.shape[1], np.nan)] * len(others)
     order, starts = _grouped(one)
     held = _held(weights, order, starts)
     place = np.empty(len(one), dtype=np.intp)
     place[order] = np.repeat(np.arange(len(starts)), np.diff([*starts, len(one)]))
-    shares = (_middles(held) - weights.sum(0) / 2)[place] * weights  # of each picture: count × rank, less the mean rank
+    shares = (_middles(held) - weights.sum(0) / 2)[place] * weights  # of each image: count × rank, less the mean rank
     power = weights.sum(0) ** 3 - _cubes(held)
     # where nothing ties, these are the same for every order
     alone, half = weights.sum(0) ** 3 - _cubes(weights), _dot(shares, weights) / 2
@@ -101,7 +101,7 @@ def _cubes(held: Reals) -> Reals:
 
 
 def same_pairs(values: Reals, weights: Reals) -> Reals:
-    """Ordered pairs that agree in `values`, each picture with itself among them."""
+    """Ordered pairs that agree in `values`, each image with itself among them."""
     found: Reals = (_held(weights, *_grouped(values)) ** 2).sum(0)
     return found
 
@@ -110,7 +110,7 @@ def concordance(a: Reals, b: Reals, weights: Reals, groups: Places) -> Reals:
     """Ordered pairs that two lists put in the same order less those that they put in opposite ones.
 
     Args:
-        groups: (n,); pictures of one group have the same weights.
+        groups: (n,); images of one group have the same weights.
     """
     if np.isnan(a).any() or np.isnan(b).any():
         return np.full(weights.shape[1], np.nan)

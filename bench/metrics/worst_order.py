@@ -14,7 +14,7 @@ Order = NDArray[np.intp]
 
 
 EXACT = 16
-"""Pictures up to which the worst order is found for certain; work and memory grow as 2ⁿ."""
+"""Images up to which the worst order is found for certain; work and memory grow as 2ⁿ."""
 
 
 WINDOW = 9
@@ -39,8 +39,8 @@ def certified_srocc(lower: Reals, upper: Reals, labels: Reals) -> CertifiedSrocc
 
     Without ties this is the linear extension of an interval order with the least Σ rank of label · rank of quality, a
     single-machine scheduling problem with unit jobs (1 | prec, pⱼ = 1 | Σ wⱼCⱼ) for which nobody knows a fast exact method.
-    Up to 16 pictures it is solved by dynamic programming over sets. Above, the bound is the better of two relaxations, each
-    exact where its solution is an order: every pair by itself, and every picture in the ranks that its interval leaves it.
+    Up to 16 images it is solved by dynamic programming over sets. Above, the bound is the better of two relaxations, each
+    exact where its solution is an order: every pair by itself, and every image in the ranks that its interval leaves it.
     Qualities may tie where intervals touch or, being points, coincide, and labels may tie; then the bound can be below the
     exact value, never above it.
 
@@ -49,7 +49,7 @@ def certified_srocc(lower: Reals, upper: Reals, labels: Reals) -> CertifiedSrocc
         labels: (n,).
 
     Returns:
-        NaN twice for fewer than two pictures, equal labels, or a missing one.
+        NaN twice for fewer than two images, equal labels, or a missing one.
     """
     if len(labels) < 2 or np.isnan(labels).any() or np.ptp(labels) == 0:
         return CertifiedSrocc(float("nan"), float("nan"))
@@ -135,7 +135,7 @@ def _pair_bound(weights: Reals, before: NDArray[np.bool_]) -> float:
 
 
 def _place_bound(weights: Reals, before: NDArray[np.bool_]) -> float:
-    """The best assignment of places, each picture to one that is left to it by those that must come before and after."""
+    """The best assignment of places, each image to one that is left to it by those that must come before and after."""
     count = len(weights)
     places = np.arange(1, count + 1)
     first, final = 1 + before.sum(axis=0), count - before.sum(axis=1)
@@ -146,7 +146,7 @@ def _place_bound(weights: Reals, before: NDArray[np.bool_]) -> float:
 
 
 def _search(weights: Reals, before: NDArray[np.bool_], lower: Reals, upper: Reals) -> Order:
-    """A linear extension that neither moving one picture nor rearranging a window of neighbours improves."""
+    """A linear extension that neither moving one image nor rearranging a window of neighbours improves."""
     best: Order | None = None
     for start in (np.lexsort((-weights, lower)), np.lexsort((-weights, upper)), _greedy(weights, before)):
         order = start
@@ -173,7 +173,7 @@ def _greedy(weights: Reals, before: NDArray[np.bool_]) -> Order:
 
 
 def _moves(order: Order, weights: Reals, before: NDArray[np.bool_]) -> Order:
-    """Each picture in turn to the best place that it can reach alone."""
+    """Each image in turn to the best place that it can reach alone."""
     for item in np.argsort(-weights):
         here = int(np.flatnonzero(order == item)[0])
         ahead, behind = order[:here][::-1], order[here + 1 :]

@@ -1,4 +1,4 @@
-"""Two defenses, or two attacks, side by side on the same pictures: differences, their intervals, and which to believe."""
+"""Two defenses, or two attacks, side by side on the same images: differences, their intervals, and which to believe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from iqarena.bench.results.flags import Flag
 from iqarena.bench.results.formatting import format_eps, short_spec
 from iqarena.bench.results.ranking import Family, TrackSample, signs_of
 from iqarena.bench.results.store import Records
-from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_pictures
+from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_images
 
 Kind = Literal["defense", "attack"]
 Measure = Literal["srocc", "shift"]
@@ -34,7 +34,7 @@ class ComparisonRow:
     Attributes:
         what: under what the two are compared.
         values: of the first and of the second.
-        difference: second − first, resample by resample on the same pictures.
+        difference: second − first, resample by resample on the same images.
         p: of no difference, two-sided, corrected by Holm for all lines of the table.
     """
 
@@ -72,8 +72,8 @@ class Comparison:
     def title(self) -> str:
         """What the two are compared on."""
         place = f"{self.track.dataset}, {self.track.norm}, ε = {format_eps(self.track.norm, self.track.eps)}"
-        pictures = f"{self.images} pictures of {self.references} references"
-        return " · ".join(filter(None, [short_spec(self.context), place, pictures]))
+        images = f"{self.images} images of {self.references} references"
+        return " · ".join(filter(None, [short_spec(self.context), place, images]))
 
     def winner(self, measure: Measure, line: ComparisonRow) -> int | None:
         """The better defense or the stronger attack, 0 or 1; None where they are not told apart."""
@@ -112,7 +112,7 @@ def compare(records: Records, first: str, second: str, model: str | None = None)
     found = [duel for duel in duels if duel is not None]
     if not found:
         on = f" on {model}" if model else ""
-        raise UserError(f"{records.folder}: nothing was run with both {first} and {second}{on} on the same pictures")
+        raise UserError(f"{records.folder}: nothing was run with both {first} and {second}{on} on the same images")
     if kind == "attack":
         return found
     signs = signs_of(tracks)
@@ -174,7 +174,9 @@ _Side = dict[str, dict[str, list[FinishedCell]]]
 """Spec → what is compared → its cells, of which the worst counts."""
 
 
-def _pair(kind: Kind, track: Track, cells: Sequence[FinishedCell], names: tuple[str, str], context: str) -> Comparison | None:
+def _pair(
+    kind: Kind, track: Track, cells: Sequence[FinishedCell], names: tuple[str, str], context: str
+) -> Comparison | None:
     """Both on one track; None where one of them is not on it."""
     if kind == "defense":
         sides = [_side(cells, name, lambda cell: cell.row[1], _attack) for name in names]
@@ -183,18 +185,20 @@ def _pair(kind: Kind, track: Track, cells: Sequence[FinishedCell], names: tuple[
     specs = [own for side in sides for own in side.values()]
     if not all(sides):
         return None
-    pictures = common_pictures(cell for own in specs for some in own.values() for cell in some)
-    keys = [what for what in specs[0] if all(what in own and _of(own[what], pictures) for own in specs)]
+    images = common_images(cell for own in specs for some in own.values() for cell in some)
+    keys = [what for what in specs[0] if all(what in own and _of(own[what], images) for own in specs)]
     if not keys:
         return None
     keys.sort(key=lambda what: specs[0][what][0].control)
-    sample = TrackSample([reference for _, reference in pictures], COMPARED)
+    sample = TrackSample([reference for _, reference in images], COMPARED)
     found = [_measured(kind, track, sample, list(side.values()), keys, place) for place, side in enumerate(sides)]
     alone = sorted({what for own in specs for what in own} - set(keys))
     return _duel(kind, track, context, names, (len(sides[0]), len(sides[1])), sample, found, tuple(alone))
 
 
-def _side(cells: Sequence[FinishedCell], name: str, spec: Callable[[FinishedCell], str], what: Callable[[FinishedCell], str]) -> _Side:
+def _side(
+    cells: Sequence[FinishedCell], name: str, spec: Callable[[FinishedCell], str], what: Callable[[FinishedCell], str]
+) -> _Side:
     side: _Side = {}
     for cell in cells:
         if cell.ok and same(name, spec(cell)):
@@ -212,8 +216,8 @@ def _target(cell: FinishedCell) -> str:
     return ", ".join(filter(None, [attacked, cell.key.setting, cell.key.variant]))
 
 
-def _of(cells: Sequence[FinishedCell], pictures: tuple[tuple[str, str], ...]) -> bool:
-    return all(cell.pictures == pictures for cell in cells)
+def _of(cells: Sequence[FinishedCell], images: tuple[tuple[str, str], ...]) -> bool:
+    return all(cell.images == images for cell in cells)
 
 
 def _measured(

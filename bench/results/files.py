@@ -21,23 +21,23 @@ Pixels = NDArray[np.uint8]
 """(H, W, 3)."""
 
 
-def as_array(picture: torch.Tensor) -> Pixels:
-    """A picture (3, H, W) uint8 as (H, W, 3)."""
-    return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+def as_array(image: torch.Tensor) -> Pixels:
+    """An image (3, H, W) uint8 as (H, W, 3)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def _png(place: int) -> str:
     return f"{place:05d}.png"
 
 
-def _write_png(path: Path, picture: Pixels) -> None:
+def _write_png(path: Path, image: Pixels) -> None:
     encoded = io.BytesIO()
-    Image.fromarray(picture).save(encoded, "png", compress_level=1)  # three times as fast, a tenth larger
+    Image.fromarray(image).save(encoded, "png", compress_level=1)  # three times as fast, a tenth larger
     _write_synced(path, encoded.getvalue())
 
 
 def _stored(path: Path, sha256: str) -> Pixels:
-    """A kept picture.
+    """A kept image.
 
     Raises:
         UserError: where it is missing or has other pixels than when it was stored.
@@ -52,8 +52,8 @@ def _stored(path: Path, sha256: str) -> Pixels:
     return pixels
 
 
-def _sha256(picture: Pixels) -> str:
-    return hashlib.sha256(picture.tobytes()).hexdigest()
+def _sha256(image: Pixels) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
 
 
 @contextmanager

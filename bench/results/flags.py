@@ -35,7 +35,7 @@ ALL = 15.5 / 255
 LEFT = 0.5
 """Share of the clean SROCC above which a ranking has not collapsed."""
 STRAY, STRAYING = 0.1, 0.05
-"""How far outside of [0, 1] a clean quality is out of range, and the share of pictures from which that is a flag."""
+"""How far outside of [0, 1] a clean quality is out of range, and the share of images from which that is a flag."""
 SAME_QUALITY = 1e-3
 """Clean qualities of one model that differ by more were drawn at random, or by other weights; other machines change less."""
 
@@ -50,7 +50,7 @@ class Flag(NamedTuple):
 def diagnose(cells: Iterable[FinishedCell]) -> list[Flag]:
     """Flags of one model and defense on one data set, from its cells of all sizes; each flag once, by its clearest cause.
 
-    Cells are compared where they ended ok and are of the same pictures.
+    Cells are compared where they ended ok and are of the same images.
     """
     found: dict[str, Flag] = {}
     every = sorted(cells, key=lambda e: (e.cell["norm"], e.cell["eps"], e.name))
@@ -69,7 +69,7 @@ def _strength(every: Sequence[FinishedCell]) -> Iterator[Flag]:
     groups: dict[tuple[Any, ...], list[FinishedCell]] = {}
     for evidence in every:
         cell = evidence.cell
-        groups.setdefault((cell["norm"], cell["eps"], cell.get("queries"), evidence.scores.pictures), []).append(evidence)
+        groups.setdefault((cell["norm"], cell["eps"], cell.get("queries"), evidence.scores.images), []).append(evidence)
     for cells in groups.values():
         yield from _noise(cells)
         for kind in sorted({evidence.cell["objective"] for evidence in cells}):
@@ -102,7 +102,7 @@ def _strongest(cells: Iterable[FinishedCell]) -> FinishedCell | None:
 
 def _beats(one: FinishedCell, other: FinishedCell) -> str:
     """In words, if an attack leaves less than another: by more than the margin, and clear of zero."""
-    value, low, _ = interval(_sample(one.scores.pictures).mean(other.left - one.left))
+    value, low, _ = interval(_sample(one.scores.images).mean(other.left - one.left))
     return f"{one.name} gets {value:.2f} further than {other.name}" if value > _margin(one) and low > 0 else ""
 
 
@@ -111,8 +111,8 @@ def _margin(evidence: FinishedCell) -> float:
 
 
 @lru_cache(maxsize=4)
-def _sample(pictures: tuple[tuple[str, str], ...]) -> ResampledStatistics:
-    return ResampledStatistics.of([reference for _, reference in pictures])
+def _sample(images: tuple[tuple[str, str], ...]) -> ResampledStatistics:
+    return ResampledStatistics.of([reference for _, reference in images])
 
 
 def _noise(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
@@ -120,7 +120,7 @@ def _noise(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
     controls, attacks = [e for e in cells if e.control], [e for e in cells if not e.control]
     if controls and attacks:
         noise, attack = (max(some, key=lambda e: float(e.shift.mean())) for some in (controls, attacks))
-        value, low, _ = interval(_sample(noise.scores.pictures).mean(attack.shift - noise.shift))
+        value, low, _ = interval(_sample(noise.scores.images).mean(attack.shift - noise.shift))
         if not low > 0:
             words = f"no attack moves qualities clearly further than {noise.cell['attack']} does"
             yield Flag("noise-as-good", f"{words}: {attack.name} by {value:.3f} of {float(attack.shift.mean()):.3f}")
@@ -160,7 +160,7 @@ def _sizes(every: Sequence[FinishedCell]) -> Iterator[Flag]:
     groups: dict[tuple[Any, ...], dict[float, list[FinishedCell]]] = {}
     for evidence in every:
         if not evidence.control:
-            key = (evidence.cell["norm"], evidence.scores.pictures)
+            key = (evidence.cell["norm"], evidence.scores.images)
             groups.setdefault(key, {}).setdefault(float(evidence.cell["eps"]), []).append(evidence)
     for (norm, _), by_size in groups.items():
         sizes = sorted(by_size)
@@ -201,7 +201,7 @@ def _scores(every: Sequence[FinishedCell]) -> Iterator[Flag]:
             yield Flag("out-of-range", f"{stray:.0%} of the clean qualities are outside of the range; {ends}")
     for one, other in product(every[:1], every[1:]):
         fixed = not (one.record["defense"].get("stochastic") or other.record["defense"].get("stochastic"))
-        if fixed and one.scores.pictures == other.scores.pictures and _weights(one) == _weights(other):
+        if fixed and one.scores.images == other.scores.images and _weights(one) == _weights(other):
             apart = float(np.abs(one.scores.clean - other.scores.clean).max())
             if apart > SAME_QUALITY:
                 yield Flag("undeclared-randomness", f"clean qualities differ by up to {apart:.3f} between two cells")

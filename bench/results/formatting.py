@@ -28,7 +28,9 @@ def format_number(value: float | None, digits: int = 2) -> str:
 
 def format_interval(values: Interval, with_value: bool = True) -> str:
     """A value and its interval, or the interval alone."""
-    return (f"{format_number(values[0])} " if with_value else "") + f"[{format_number(values[1])}, {format_number(values[2])}]"
+    return (
+        f"{format_number(values[0])} " if with_value else ""
+    ) + f"[{format_number(values[1])}, {format_number(values[2])}]"
 
 
 def short_spec(spec: str) -> str:

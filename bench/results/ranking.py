@@ -15,10 +15,10 @@ from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.flags import SAME_QUALITY, Flag, diagnose
 from iqarena.bench.results.formatting import short_spec
 from iqarena.bench.results.store import Records, Scored
-from iqarena.bench.results.track import TRANSFER, Condition, FinishedCell, Track, cells_of, common_pictures
+from iqarena.bench.results.track import TRANSFER, Condition, FinishedCell, Track, cells_of, common_images
 
 NOTHING: Interval = (float("nan"),) * 3
-FEW_REFERENCES = 30  # below it a percentile bootstrap over reference pictures is only a rough guide
+FEW_REFERENCES = 30  # below it a percentile bootstrap over reference images is only a rough guide
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class CellValue:
         srocc: of attacked qualities and labels; clean qualities stand in for labels where there are none.
         stability: SROCC of attacked and clean qualities.
         shift: mean |quality shift|.
-        clean, adv: qualities (n,), picture by picture.
-        crafting: of its attacked pictures, where they were kept.
+        clean, adv: qualities (n,), image by image.
+        crafting: of its attacked images, where they were kept.
     """
 
     key: Condition
@@ -63,7 +63,7 @@ class Row:
         missing: what it lacks to be complete.
         signs: flags that its robustness may not be real, of all sizes of the threat model, and what raised them.
         cells: all ok cells, controls last.
-        image_ids: of the pictures of all cells.
+        image_ids: of the images of all cells.
         papers: of model and defense; empty where there is none.
         weights: sha256 of the model's and of the defended model's.
     """
@@ -97,7 +97,7 @@ class Row:
 
     @property
     def images(self) -> int:
-        """How many pictures each cell has."""
+        """How many images each cell has."""
         return len(self.image_ids)
 
     @property
@@ -110,7 +110,7 @@ class Row:
 def tracks(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[Row]]:
     """The rows of every track, complete ones first, by falling robust SROCC.
 
-    Cells on other pictures than most cells of the track are not comparable: they count as missing.
+    Cells on other images than most cells of the track are not comparable: they count as missing.
 
     Args:
         records: a results folder.
@@ -135,7 +135,7 @@ def signs_of(cells: dict[Track, list[FinishedCell]]) -> dict[Family, list[Flag]]
 
 
 class TrackSample:
-    """Statistics of the pictures of a track, (B,) each: of themselves, then of resamples over reference pictures."""
+    """Statistics of the images of a track, (B,) each: of themselves, then of resamples over reference images."""
 
     def __init__(self, references: Sequence[str], resamples: int = RESAMPLES) -> None:
         self.sample = ResampledStatistics.of(references, resamples) if references else ResampledStatistics(np.ones((1, 0)))
@@ -165,15 +165,14 @@ class TrackSample:
 
 
 def _rows(track: Track, cells: Sequence[FinishedCell], signs: dict[Family, list[Flag]]) -> list[Row]:
-    pictures = common_pictures(cells)
-    sample = TrackSample([reference for _, reference in pictures])
-    standard = _standard(cells, pictures)
+    images = common_images(cells)
+    sample = TrackSample([reference for _, reference in images])
+    standard = _standard(cells, images)
     grouped: dict[tuple[str, str], list[FinishedCell]] = {}
     for cell in cells:
         grouped.setdefault(cell.row, []).append(cell)
     rows = [
-        _row(grouped[name], track.labelled, pictures, sample, standard, signs[(*track[:3], *name)])
-        for name in sorted(grouped)
+        _row(grouped[name], track.labelled, images, sample, standard, signs[(*track[:3], *name)]) for name in sorted(grouped)
     ]
     complete = [row for row in rows if row.complete]
     ranks = shared_ranks([row.robust for row in complete])
@@ -186,8 +185,8 @@ def _place(row: Row) -> tuple[float, str, str]:
     return -np.nan_to_num(row.robust[0], nan=-2.0), row.model, row.defense
 
 
-def _standard(cells: Sequence[FinishedCell], pictures: tuple[tuple[str, str], ...]) -> set[Condition]:
-    """What a row needs to be complete: that went well on the track's pictures, and was tried on half of the rows at least.
+def _standard(cells: Sequence[FinishedCell], images: tuple[tuple[str, str], ...]) -> set[Condition]:
+    """What a row needs to be complete: that went well on the track's images, and was tried on half of the rows at least.
 
     So an attack that somebody tried on a few rows counts against those, and takes nobody else's rank away.
     """
@@ -196,15 +195,15 @@ def _standard(cells: Sequence[FinishedCell], pictures: tuple[tuple[str, str], ..
         if not cell.control:
             tried.setdefault(cell.key, set()).add(cell.row)
     rows = {name for names in tried.values() for name in names}
-    went_well = {cell.key for cell in cells if cell.ok and cell.pictures == pictures}
+    went_well = {cell.key for cell in cells if cell.ok and cell.images == images}
     return {key for key, names in tried.items() if key in went_well and 2 * len(names) >= len(rows)}
 
 
 def _row(
-    own: Sequence[FinishedCell], labelled: bool, pictures: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Condition],
+    own: Sequence[FinishedCell], labelled: bool, images: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Condition],
     signs: Sequence[Flag],
 ) -> Row:  # fmt: skip
-    usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
+    usable = [cell for cell in own if cell.ok and cell.images == images]
     attacks = [cell for cell in usable if not cell.control]  # they come first
     sroccs, clean = [], []
     if usable:
@@ -213,7 +212,7 @@ def _row(
         clean = sample.sroccs(first.mos, [first.clean]) if labelled else []
     shifts = [sample.shift(cell.scores) for cell in usable]
     robust = sample.bounded(sroccs[: len(attacks)], np.min)
-    missing = _missing(own, pictures, standard)
+    missing = _missing(own, images, standard)
     if not missing and not np.isfinite(robust[0]):
         what = "labels" if labelled else "clean qualities"
         missing = (f"{what} that differ: SROCC is not defined",)
@@ -236,7 +235,7 @@ def _row(
         missing=missing,
         signs=tuple(signs),
         cells=tuple(_value(*parts, sample) for parts in zip(usable, sroccs, shifts, strict=True)),
-        image_ids=tuple(image_id for image_id, _ in pictures),
+        image_ids=tuple(image_id for image_id, _ in images),
         references=sample.references,
         papers=(record["model"].get("paper", ""), record["defense"].get("paper", "")),
         weights=(record["model"].get("weights_sha256", ""), record["defense"].get("weights_sha256", "")),
@@ -248,7 +247,7 @@ def _value(cell: FinishedCell, sroccs: Reals, shifts: Reals, sample: TrackSample
     stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
     return CellValue(
         cell.key, cell.control, cell.record["cell_id"], sample.bounded([sroccs], np.min), stability, float(shifts[0]),
-        tuple(cell.record["flags"]), scores.clean, scores.adv, cell.record["crafting"] if cell.record["pictures"] else "",
+        tuple(cell.record["flags"]), scores.clean, scores.adv, cell.record["crafting"] if cell.record["attacked_images"] else "",
     )  # fmt: skip
 
 
@@ -269,9 +268,9 @@ def _cost_ratio(found: Sequence[dict[str, Any]]) -> float:
     return float(np.median(ratios)) if ratios else float("nan")
 
 
-def _missing(own: Sequence[FinishedCell], pictures: tuple[tuple[str, str], ...], standard: set[Condition]) -> tuple[str, ...]:
+def _missing(own: Sequence[FinishedCell], images: tuple[tuple[str, str], ...], standard: set[Condition]) -> tuple[str, ...]:
     """What keeps a row from being complete, as lines."""
-    done = {cell.key for cell in own if cell.ok and not cell.control and cell.pictures == pictures}
+    done = {cell.key for cell in own if cell.ok and not cell.control and cell.images == images}
     why: dict[Condition, str] = {}
     for cell in own:
         if not cell.control and not cell.ok and cell.key not in done:
@@ -280,9 +279,9 @@ def _missing(own: Sequence[FinishedCell], pictures: tuple[tuple[str, str], ...],
     elsewhere = {cell.key for cell in own if cell.ok} - done
     standard = {key for key in standard if key.setting != TRANSFER + own[0].record["cell"]["model"]}  # that is `oblivious`
     for key in standard - done - set(why):
-        why[key] = " (run on other pictures)" if key in elsewhere else ""
+        why[key] = " (run on other images)" if key in elsewhere else ""
     lines = [f"{key}{reason}" for key, reason in sorted(why.items())]
-    usable = [cell for cell in own if cell.ok and cell.pictures == pictures]
+    usable = [cell for cell in own if cell.ok and cell.images == images]
     fixed = [cell for cell in usable if not cell.record["defense"].get("stochastic")]
     apart = any(np.abs(a.scores.clean - b.scores.clean).max() > SAME_QUALITY for a, b in pairwise(fixed))
     weights = {(c.record["model"].get("weights_sha256"), c.record["defense"].get("weights_sha256")) for c in usable}

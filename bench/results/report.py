@@ -17,7 +17,7 @@ class Report(pd.DataFrame):
     """A data frame with the columns of summary.csv, one row a cell. What is taken from it is a plain data frame.
 
     Attributes:
-        images: a row a picture and cell: cell_id and the columns of images.csv.
+        images: a row an image and cell: cell_id and the columns of images.csv.
         rows: a row a model and defense at each size: robust SROCC and worst mean |shift| with their intervals, the attacks
             that did them, rank, flags, what is missing.
         signs: flags, signs that a robustness is not real: dataset, model, defense, flag, why; see docs/flags.md.

@@ -24,7 +24,7 @@ from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.files import _png, _put_back, _sha256, _stored, _sync, _whole, _write_png, _write_synced, as_array
 
 VERSION = 3
-"""Of a record. 1: no hash of the record itself, no `crafting`, no `pictures`, and a provenance with less in it. 2: that hash
+"""Of a record. 1: no hash of the record itself, no `crafting`, no `images`, and a provenance with less in it. 2: that hash
 is of what the record says, not of its text, which takes longer to check."""
 
 IMAGE_COLUMNS = [
@@ -49,18 +49,18 @@ _NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags"
 
 
 _LIST = "sha256.txt"
-"""Of a folder of pictures: a line for each, the hash of its pixels."""
+"""Of a folder of images: a line for each, the hash of its pixels."""
 
 
 class Scored(NamedTuple):
-    """What a board needs of a cell's pictures, sorted by image_id, so that cells are paired.
+    """What a board needs of a cell's images, sorted by image_id, so that cells are paired.
 
     Attributes:
-        pictures: (image_id, reference_id).
+        images: (image_id, reference_id).
         mos, clean, adv: (n,); NaN where there is none.
     """
 
-    pictures: tuple[tuple[str, str], ...]
+    images: tuple[tuple[str, str], ...]
     mos: Reals
     clean: Reals
     adv: Reals
@@ -78,14 +78,14 @@ class Records:
     """A results folder: ``cells/<cell_id>/{record.json, images.csv}`` and ``summary.csv``.
 
     Folders are written under a temporary name and renamed, so they are whole or not there. A cell that did not end ``ok``
-    is kept for the table but counts as not done. Attacked pictures, where they are kept, lie in ``pictures/<crafting>/``,
+    is kept for the table but counts as not done. Attacked images, where they are kept, lie in ``images/<crafting>/``,
     once for all cells that share them.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cells = folder / "cells"
-        self.pictures = folder / "pictures"
+        self.image_files = folder / "images"
         self._checked: dict[str, _Checked] = {}  # by cell id; text, since ten thousand cells have a million values
 
     def prepare(self) -> None:
@@ -126,12 +126,12 @@ class Records:
 
     def _sweep(self) -> None:
         """Remove what runs that were killed while they wrote have left; what they had not replaced yet comes back."""
-        for folder in (self.cells, self.pictures):
+        for folder in (self.cells, self.image_files):
             for old in folder.glob(".*.old"):
                 _put_back(old, folder / old.name[1:].rsplit(".", 2)[0])
             for left in folder.glob(".*.part"):
                 shutil.rmtree(left, ignore_errors=True)
-        for left in self.pictures.glob("originals-*/*.part"):
+        for left in self.image_files.glob("originals-*/*.part"):
             left.unlink(missing_ok=True)
 
     def read(self, cell_id: str) -> dict[str, Any] | None:
@@ -150,14 +150,14 @@ class Records:
                 self._checked[cell_id] = _Checked(state, _place(record), _line(record))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return {"crafting": "", "pictures": []} | record
+        return {"crafting": "", "attacked_images": []} | record
 
     def images(self, cell_id: str) -> pd.DataFrame:
         """The rows of a cell."""
         return read_images(self.cells / cell_id / "images.csv")
 
     def scores(self, cell_id: str) -> Scored:
-        """Labels and qualities of a cell's pictures; much faster than a data frame."""
+        """Labels and qualities of a cell's images; much faster than a data frame."""
         with (self.cells / cell_id / "images.csv").open(newline="", encoding="utf-8") as file:
             lines = csv.reader(file)
             place = {name: column for column, name in enumerate(next(lines))}
@@ -171,19 +171,19 @@ class Records:
         found = [record for folder in sorted(self.cells.glob("[!.]*")) if (record := self.read(folder.name))]
         yield from sorted(found, key=lambda record: self._checked[record["cell_id"]].place)
 
-    def write(self, record: dict[str, Any], images: pd.DataFrame, pictures: Iterable[torch.Tensor] | None = None) -> None:
+    def write(self, record: dict[str, Any], images: pd.DataFrame, attacked: Iterable[torch.Tensor] | None = None) -> None:
         """Store a finished cell, replacing an earlier failure.
 
         Args:
             record, images: of the cell.
-            pictures: the attacked pictures (3, H, W) uint8 in the order of `images`, where they are to be kept.
+            attacked: the attacked images (3, H, W) uint8 in the order of `images`, where they are to be kept.
 
         Raises:
             UserError: where the disk is full or read-only; what was there before is still there.
         """
         folder = self.cells / str(record["cell_id"])
         try:
-            kept = {} if pictures is None else {"pictures": self._keep(str(record["crafting"]), pictures)}
+            kept = {} if attacked is None else {"attacked_images": self._keep(str(record["crafting"]), attacked)}
             table = images[IMAGE_COLUMNS].to_csv(index=False).encode()
             record = {"version": VERSION, **record, **kept, "images_sha256": hashlib.sha256(table).hexdigest()}
             with _whole(folder) as part:
@@ -195,60 +195,62 @@ class Records:
                 "make room or choose another --out and run the same command again"
             ) from None
 
-    def _keep(self, crafting: str, pictures: Iterable[torch.Tensor]) -> list[str]:
-        """Store attacked pictures as 8-bit PNG, unless a cell that shares them has; returns the sha256 of their pixels."""
-        folder, pixels = self.pictures / crafting, [as_array(picture) for picture in pictures]
-        hashes = [_sha256(picture) for picture in pixels]
+    def _keep(self, crafting: str, images: Iterable[torch.Tensor]) -> list[str]:
+        """Store attacked images as 8-bit PNG, unless a cell that shares them has; returns the sha256 of their pixels."""
+        folder, pixels = self.image_files / crafting, [as_array(image) for image in images]
+        hashes = [_sha256(image) for image in pixels]
         listed = "\n".join([*hashes, ""]).encode()
         with suppress(OSError, UserError):  # they are not there, or not all: some were pruned, or are damaged
             if (folder / _LIST).read_bytes() == listed:
                 for place, sha256 in enumerate(hashes):
                     _stored(folder / _png(place), sha256)
                 return hashes
-        self.pictures.mkdir(exist_ok=True)
+        self.image_files.mkdir(exist_ok=True)
         with _whole(folder) as part:
-            for place, picture in enumerate(pixels):
-                _write_png(part / _png(place), picture)
+            for place, image in enumerate(pixels):
+                _write_png(part / _png(place), image)
             _write_synced(part / _LIST, listed)
         return hashes
 
-    def picture(self, crafting: str, place: int) -> Path:
-        """Where the attacked picture of a row of images.csv is, if it was kept."""
-        return self.pictures / crafting / _png(place)
+    def attacked_image(self, crafting: str, place: int) -> Path:
+        """Where the attacked image of a row of images.csv is, if it was kept."""
+        return self.image_files / crafting / _png(place)
 
     def original(self, fingerprint: str, image_id: str) -> Path:
-        """Where a picture of a data set is as it was before attacks, if it was kept."""
-        return self.pictures / f"originals-{fingerprint[:16]}" / f"{hashlib.sha256(image_id.encode()).hexdigest()[:16]}.png"
+        """Where an image of a data set is as it was before attacks, if it was kept."""
+        return (
+            self.image_files / f"originals-{fingerprint[:16]}" / f"{hashlib.sha256(image_id.encode()).hexdigest()[:16]}.png"
+        )
 
-    def keep_originals(self, fingerprint: str, pictures: Iterable[tuple[str, torch.Tensor]]) -> None:
-        """Store pictures (3, H, W) uint8 by their image_id as they were before attacks, unless they are there.
+    def keep_originals(self, fingerprint: str, images: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Store images (3, H, W) uint8 by their image_id as they were before attacks, unless they are there.
 
         Raises:
             UserError: where the disk is full or read-only.
         """
         try:
-            for image_id, picture in pictures:
+            for image_id, image in images:
                 path = self.original(fingerprint, image_id)
                 if not path.is_file():
                     path.parent.mkdir(parents=True, exist_ok=True)
                     part = path.with_suffix(f".{os.getpid()}.part")
-                    _write_png(part, as_array(picture))
+                    _write_png(part, as_array(image))
                     part.replace(path)
         except OSError as error:
             raise UserError(
-                f"{self.pictures}: cannot be written ({error.strerror}); make room or choose another --out"
+                f"{self.image_files}: cannot be written ({error.strerror}); make room or choose another --out"
             ) from None
 
     def kept(self, record: dict[str, Any]) -> list[torch.Tensor] | None:
-        """The attacked pictures (3, H, W) uint8 of a cell, in the order of its rows; None where they were not kept.
+        """The attacked images (3, H, W) uint8 of a cell, in the order of its rows; None where they were not kept.
 
         Raises:
             UserError: where one is missing or has other pixels than when it was stored.
         """
-        if not record["pictures"]:
+        if not record["attacked_images"]:
             return None
-        paths = (self.picture(str(record["crafting"]), place) for place in range(len(record["pictures"])))
-        found = [_stored(path, sha256) for path, sha256 in zip(paths, record["pictures"], strict=True)]
+        paths = (self.attacked_image(str(record["crafting"]), place) for place in range(len(record["attacked_images"])))
+        found = [_stored(path, sha256) for path, sha256 in zip(paths, record["attacked_images"], strict=True)]
         return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in found]
 
     def _known(self, cell_id: str, state: object) -> _Checked | None:

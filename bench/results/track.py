@@ -50,16 +50,16 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishedCell:
-    """One finished cell: its place in a row, its record, and its pictures in one order for all cells."""
+    """One finished cell: its place in a row, its record, and its images in one order for all cells."""
 
     key: Condition
     record: dict[str, Any]
     scores: Scored
 
     @property
-    def pictures(self) -> tuple[tuple[str, str], ...]:
+    def images(self) -> tuple[tuple[str, str], ...]:
         """(image_id, reference_id)."""
-        return self.scores.pictures
+        return self.scores.images
 
     @property
     def control(self) -> bool:
@@ -68,7 +68,7 @@ class FinishedCell:
 
     @property
     def ok(self) -> bool:
-        """Whether all its pictures count."""
+        """Whether all its images count."""
         return bool(self.record["status"] == "ok")
 
     @property
@@ -112,7 +112,7 @@ class FinishedCell:
 
     @cached_property
     def left(self) -> Reals:
-        """How far each picture is from where the attack wanted it, in quality units (n,); smaller is a stronger attack."""
+        """How far each image is from where the attack wanted it, in quality units (n,); smaller is a stronger attack."""
         kind, scores = self.cell["objective"], self.scores
         clean, adv, labels = (torch.tensor(values) for values in (scores.clean, scores.adv, scores.mos))
         loss = Objective(kind, clean, float(clean.mean()), labels, float(self.cell.get("target", 1.0))).loss(adv)
@@ -139,14 +139,14 @@ def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) ->
     return {track: _cells(records, grouped[track]) for track in sorted(grouped)}
 
 
-def common_pictures(cells: Iterable[FinishedCell]) -> tuple[tuple[str, str], ...]:
+def common_images(cells: Iterable[FinishedCell]) -> tuple[tuple[str, str], ...]:
     """Those that most cells that went well are of; others are not comparable."""
-    counts = Counter(cell.pictures for cell in cells if cell.ok)
+    counts = Counter(cell.images for cell in cells if cell.ok)
     return max(counts, key=lambda p: (counts[p], len(p), p), default=())
 
 
 def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[FinishedCell]:
-    """The cells of a track with their pictures in one order, so that resamples are paired."""
+    """The cells of a track with their images in one order, so that resamples are paired."""
     differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in found}) > 1]
     cells = []
     for record in found:
@@ -162,7 +162,7 @@ def _newest(cells: Sequence[FinishedCell]) -> Iterable[FinishedCell]:
     """Of cells that differ only in weights or code, or that failed before they went well, the last to finish counts."""
     last: dict[tuple[Any, ...], FinishedCell] = {}
     for cell in cells:
-        known = (*cell.row, cell.key, cell.pictures)
+        known = (*cell.row, cell.key, cell.images)
         if known not in last or _finished(last[known]) <= _finished(cell):
             last[known] = cell
     return last.values()

@@ -23,7 +23,7 @@ app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
 @app.command()
 def train(
-    root: Annotated[Path, typer.Option(help="labelled pictures to train on")],
+    root: Annotated[Path, typer.Option(help="labelled images to train on")],
     start: Annotated[Path, typer.Option(help="undefended weights that every training starts from")],
     out: Annotated[Path, typer.Option(help="folder for the weights; $IQARENA_WEIGHTS for the suite")],
     part: Annotated[str, typer.Option(help="K/N: every N-th training from the K-th on, for N processes")] = "",

@@ -20,7 +20,7 @@ from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.comparison import BELIEVED
 from iqarena.bench.results.ranking import TrackSample
 from iqarena.bench.results.store import Records
-from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_pictures
+from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_images
 from iqarena.bench.study.suite import MAIN
 from iqarena.bench.study.variants import VARIANTS, Variant, named
 
@@ -80,7 +80,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """One variant less another, mean over seeds, on the same pictures; p is corrected by Holm for the whole family."""
+    """One variant less another, mean over seeds, on the same images; p is corrected by Holm for the whole family."""
 
     value: Interval
     p: float
@@ -151,7 +151,7 @@ class Findings:
 
     dataset: str
     label_kind: str
-    pictures: int
+    images: int
     references: int
     sizes: list[Size]
 
@@ -187,14 +187,16 @@ def findings(records: Records, variants: tuple[Variant, ...] = VARIANTS) -> list
     return [_findings(*where, tracks, variants) for where, tracks in sorted(grouped.items())]
 
 
-def _findings(dataset: str, kind: str, tracks: Mapping[Track, list[FinishedCell]], variants: tuple[Variant, ...]) -> Findings:
-    pictures = common_pictures(cell for cells in tracks.values() for cell in cells)
-    sample = TrackSample([reference for _, reference in pictures], RESAMPLES)
+def _findings(
+    dataset: str, kind: str, tracks: Mapping[Track, list[FinishedCell]], variants: tuple[Variant, ...]
+) -> Findings:
+    images = common_images(cell for cells in tracks.values() for cell in cells)
+    sample = TrackSample([reference for _, reference in images], RESAMPLES)
     sizes = [
-        _size(track.eps, list(_runs([cell for cell in cells if cell.pictures == pictures], sample, variants)))
+        _size(track.eps, list(_runs([cell for cell in cells if cell.images == images], sample, variants)))
         for track, cells in sorted(tracks.items())
     ]
-    return Findings(dataset, kind, len(pictures), sample.references, [size for size in sizes if size.runs])
+    return Findings(dataset, kind, len(images), sample.references, [size for size in sizes if size.runs])
 
 
 def _runs(cells: Sequence[FinishedCell], sample: TrackSample, variants: tuple[Variant, ...]) -> Iterator[Run]:

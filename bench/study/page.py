@@ -36,13 +36,13 @@ for every variant, seed, size and attack."""
 
 COMPARED = """\
 `{model}`, trained under each recipe with {seeds} seeds, all from the same undefended weights, with {passes:,}
-*passes* each: a pass is one forward and backward of one picture, whether it serves the weights or the inner attack
-([weights.md](weights.md)). So a recipe that costs less a picture sees more pictures."""
+*passes* each: a pass is one forward and backward of one image, whether it serves the weights or the inner attack
+([weights.md](weights.md)). So a recipe that costs less an image sees more images."""
 
 READ = """\
 **Robust SROCC** is the least over the attacks that every run met at that size, and over a variant's own surrogates;
 of each run and in every resample anew, then the mean over seeds. Intervals are 95 %, from a bootstrap over reference
-pictures and over seeds. Differences are on the same pictures; p is of no difference, two-sided, corrected by Holm's
+images and over seeds. Differences are on the same images; p is of no difference, two-sided, corrected by Holm's
 method for all lines of a table."""
 
 AGAIN = """\
@@ -68,7 +68,7 @@ iqarena run cprl --out RESULTS
 python -m iqarena.bench.study page --results RESULTS --search SEARCH/search.csv
 ```
 
-The demo set has six reference pictures, and labels that are computed. `tid2013-reconstructed`
+The demo set has six reference images, and labels that are computed. `tid2013-reconstructed`
 ([its page](tid2013-reconstructed.md)) has 24, and labels by people; who has it can run the first section on it into the
 same folder, of one seed or of all:
 
@@ -79,7 +79,7 @@ iqarena run core.yaml --dataset tid2013-reconstructed --root DATA --eps 2/255 --
 
 TRAIN and START are those of [weights.md](weights.md). [bench/suites/cprl.yaml](../bench/suites/cprl.yaml) says what a
 section costs, and [bench/study/variants.py](../bench/study/variants.py) has the variants. `iqarena explain` shows
-what a trained model keeps of a picture."""
+what a trained model keeps of an image."""
 
 
 def write(found: Sequence[Findings], search: Path | None, docs: Path) -> Iterator[Path]:
@@ -129,25 +129,25 @@ def _section(found: Findings) -> list[str]:
     where = f"{found.dataset}, {written('linf', size.eps)}"
     parts = [
         f"## {where}",
-        f"{found.pictures} pictures of {found.references} references, labels: {found.label_kind}. "
+        f"{found.images} images of {found.references} references, labels: {found.label_kind}. "
         f"{len(size.common)} attacks that all met: {'; '.join(map(str, sorted(size.common)))}.",
     ]
     if size.left_out:
         names = ", ".join(f"{variant.name} (seed {seed})" for variant, seed in size.left_out)
         parts.append(f"Left out, because attacks are missing: {names}.")
-    parts += [_picture("robust", found, "Clean and robust SROCC of every variant"), _results(size, base)]
+    parts += [_image("robust", found, "Clean and robust SROCC of every variant"), _results(size, base)]
     if len(found.sizes) > 1:
-        parts += [f"### {found.dataset}, every size", _sizes(found), _picture("curves", found, "Robust SROCC by size")]
+        parts += [f"### {found.dataset}, every size", _sizes(found), _image("curves", found, "Robust SROCC by size")]
     if own is not None and own in size.variants and terms(size, own):
         parts += [f"### {found.dataset}, what each term of CPRL does", _terms(size, own)]
     parts += [f"### {found.dataset}, is a gradient hidden?", _hidden(size)]
     strong = _strong(size)
     if strong:
         parts += [f"### {found.dataset}, everything that was tried", strong]
-    return [*parts, _picture("attacks", found, "SROCC of every variant after each attack")]
+    return [*parts, _image("attacks", found, "SROCC of every variant after each attack")]
 
 
-def _picture(name: str, found: Findings, alt: str) -> str:
+def _image(name: str, found: Findings, alt: str) -> str:
     stem = f"cprl/{name}-{found.dataset}"
     return f"[![{alt}]({stem}.png)]({stem}.svg)"
 
@@ -166,7 +166,7 @@ def _variants(found: Sequence[Findings]) -> str:
     for variant in there:
         recipe = DEFENSES.build(variant.recipe)
         rows.append((variant.name, f"`{variant.recipe}`", str(getattr(recipe, "passes_an_image", 1))))
-    text = table(["variant", "recipe", "passes a picture"], rows)
+    text = table(["variant", "recipe", "passes an image"], rows)
     if lacking := [f"{variant.name} (`{variant.recipe}`)" for variant in VARIANTS if variant not in there]:
         text += (
             f"\n\nPlanned and not here yet: {'; '.join(lacking)}. `python -m iqarena.bench.study suite --at-hand` prints the suite "
@@ -235,7 +235,13 @@ def _strong(size: Size) -> str:
                 least, by = run.least
                 counted = float(run.robust(size.common)[0])
                 rows.append(
-                    [f"{variant.name}, seed {run.seed}", str(len(run.attacked)), format_number(counted), format_number(least), str(by)]
+                    [
+                        f"{variant.name}, seed {run.seed}",
+                        str(len(run.attacked)),
+                        format_number(counted),
+                        format_number(least),
+                        str(by),
+                    ]
                 )
     if not rows:
         return ""
@@ -248,10 +254,10 @@ _SHOWN = ["recipe", "clean SROCC", "robust SROCC", "largest mean |shift|"]
 
 
 def _search(found: pd.DataFrame) -> list[str]:
-    passes, pictures = int(found.passes.iloc[0]), int(found.pictures.iloc[0])
+    passes, images = int(found.passes.iloc[0]), int(found.images.iloc[0])
     words = (
-        f"By `iqarena.bench.study.search`, on {pictures} pictures of the validation part of the training references, never on the "
-        f"pictures of a board: each recipe was trained once with {passes:,} passes and one seed, then attacked through "
+        f"By `iqarena.bench.study.search`, on {images} images of the validation part of the training references, never on the "
+        f"images of a board: each recipe was trained once with {passes:,} passes and one seed, then attacked through "
         "the defense at 2/255 by two gradient attacks. One seed and a part of the budget: small differences mean nothing. "
         "Ideas of ours beyond the abstracts are among them; all that were tried are here."
     )

@@ -85,7 +85,7 @@ def bars(found: Findings, size: Size) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     below = f"{_about(found)} · linf {written('linf', size.eps)}, {len(size.common)} attacks that all met"
-    head(figure, "Robust SROCC, mean over seeds with 95 % intervals over reference pictures and seeds", below)
+    head(figure, "Robust SROCC, mean over seeds with 95 % intervals over reference images and seeds", below)
     marks = [
         Line2D([], [], color=INK, marker="o", markersize=6.5, markerfacecolor="none", linestyle="none", label="clean"),
         Line2D([], [], color=GREY, marker="|", markersize=7, linestyle="none", label="each seed"),
@@ -143,7 +143,7 @@ def _label(figure: Figure, lines: list[tuple[Variant, list[float]]]) -> None:
 
 
 def _about(found: Findings) -> str:
-    return f"{found.dataset}, {found.label_kind} · {found.pictures} pictures of {found.references} references"
+    return f"{found.dataset}, {found.label_kind} · {found.images} images of {found.references} references"
 
 
 def _roles(variants: list[Variant]) -> list[Line2D]:

@@ -1,4 +1,4 @@
-"""Compares settings of training recipes on pictures kept apart for that, so that none is chosen on the pictures of a board.
+"""Compares settings of training recipes on images kept apart for that, so that none is chosen on the images of a board.
 
     python -m iqarena.bench.study.search MODEL "trades[beta=1]" "trades[beta=3]" … --root TRAIN --start WEIGHTS --passes 50000 --out DIR
     python -m iqarena.bench.study.search MODEL --list bench/study/candidates.txt --root TRAIN --start WEIGHTS --passes 50000 --out DIR
@@ -54,7 +54,7 @@ class Search:
         start: undefended weights to start from.
         attacks: the worst counts.
         eps: of the ℓ∞ ball.
-        limit: at most so many validation pictures.
+        limit: at most so many validation images.
     """
 
     model: str
@@ -98,7 +98,7 @@ class Search:
             yield {
                 "recipe": spec, "clean SROCC": worst.srocc_clean, "robust SROCC": worst.srocc_adv,
                 "worst attack": worst.attack, "largest mean |shift|": cells.abs_gain.max(),
-                "pictures": worst.n_images, "passes": self.schedule.passes,
+                "images": worst.n_images, "passes": self.schedule.passes,
             }  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def main(
     ema: Annotated[float, typer.Option(min=0, max=0.99999)] = 0.99,
     attack: Annotated[list[str] | None, typer.Option(help="attacks; the worst counts")] = None,
     eps: Annotated[str, typer.Option()] = "2/255",
-    limit: Annotated[int, typer.Option(min=2, help="pictures")] = 100,
+    limit: Annotated[int, typer.Option(min=2, help="images")] = 100,
     part: Annotated[str, typer.Option(help="K/N: every N-th recipe from the K-th on, for N processes")] = "",
     threads: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:

@@ -20,16 +20,16 @@ from iqarena.bench.study.variants import MODEL, SEEDS, Spec, Trained, trained
 from iqarena.bench.suite import SUITES, Suite, validated
 
 PATH = SUITES / "cprl.yaml"
-PICTURES = 60
+IMAGES = 60
 MAIN, SIZES = "2/255", ("1/255", "2/255", "4/255", "8/255")
-COMMON: dict[str, Any] = {"name": "cprl", "dataset": "demo", "limit": PICTURES, "seed": 0}
+COMMON: dict[str, Any] = {"name": "cprl", "dataset": "demo", "limit": IMAGES, "seed": 0}
 
 CORE = ["random-noise", "score-reflection", "score-reflection-away", "pgd[steps=40]"]
 WHOLE = ["score-reflection-fgsm", "score-reflection-apgd", "square", "standard", "standard-rank"]
 MILLISECONDS = {"forward": 4.5, "float32": 11.5, "bfloat16": 6.5}
-"""A picture's forward pass, and its forward and backward in either precision, on one core of an EPYC with AVX512-BF16."""
+"""An image's forward pass, and its forward and backward in either precision, on one core of an EPYC with AVX512-BF16."""
 SECONDS_A_CELL = 1.2
-"""What is neither: scores of 60 pictures and their distances."""
+"""What is neither: scores of 60 images and their distances."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ def _parts(
 
 
 def minutes(cells: Sequence[Cell]) -> float:
-    """What cells take one core; pictures that some of them share are attacked once."""
+    """What cells take one core; images that some of them share are attacked once."""
     crafted = {one.crafting: one for cell in cells for one in _made_of(cell)}
     milliseconds = 1000 * SECONDS_A_CELL * len(cells)
     for cell in crafted.values():
         forwards, backwards = ATTACKS.build(cell.attack).passes or (0, 0)
         each = (forwards - backwards) * MILLISECONDS["forward"] + backwards * MILLISECONDS[cell.precision]
-        milliseconds += PICTURES * each
+        milliseconds += IMAGES * each
     return milliseconds / 60_000
 
 
@@ -156,7 +156,7 @@ def text(names: Sequence[str] = (), runs: Sequence[Trained] | None = None) -> st
         "#",
         *_comment(
             f"Sections can be run on different days into the same folder, from `python -m iqarena.bench.study suite SECTION`. "
-            f"In minutes of one core, with {PICTURES} pictures, {MILLISECONDS['forward']} ms a forward pass of one, "
+            f"In minutes of one core, with {IMAGES} images, {MILLISECONDS['forward']} ms a forward pass of one, "
             f"{MILLISECONDS['float32']} ms with its backward, {MILLISECONDS['bfloat16']} ms in bfloat16, and "
             f"{SECONDS_A_CELL:g} s a cell:"
         ),

@@ -79,14 +79,14 @@ VARIANTS = (
     ),
     Variant(
         "CPRL, attacked necessity", "attacked", "cprl[inner_steps=1,sufficiency_weight=0,necessity=attacked]", "idea", SOFT,
-        headline=True, control="attacked pictures alone",
+        headline=True, control="attacked images alone",
     ),
     Variant(
-        "attacked pictures alone", "attacked-alone",
+        "attacked images alone", "attacked-alone",
         "cprl[mask=none,inner_steps=1,sufficiency_weight=0,necessity_weight=0]", "control", headline=True,
     ),
 )  # fmt: skip
-"""Settings and ideas are those that `iqarena.bench.study.search` found best on validation pictures (docs/cprl/search.csv): of four weights
+"""Settings and ideas are those that `iqarena.bench.study.search` found best on validation images (docs/cprl/search.csv): of four weights
 of norm regularization and two of adversarial training; of CPRL's ideas, the most robust one that costs no clean SROCC, and
 the most robust one of all. A variant more is a line more."""
 

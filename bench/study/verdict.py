@@ -98,7 +98,9 @@ def _control(size: Size, without: Without) -> list[str]:
     if without is None:
         return []
     control, robust = without
-    values = f"{format_interval(interval(size.robust(control)))} robust, {format_interval(interval(size.clean(control)))} clean"
+    values = (
+        f"{format_interval(interval(size.robust(control)))} robust, {format_interval(interval(size.clean(control)))} clean"
+    )
     changed = f"CPRL changes the robust one by {format_interval(robust.value)} ({p_of(robust.p)})"
     return [f"Without CPRL it is {control.name} ({values}); {changed}."]
 
@@ -204,7 +206,9 @@ def hidden(size: Size) -> str:
             for kind, value in found.items():
                 tried[kind] = max(tried.get(kind, -np.inf), exact - value)
                 if exact - value > HIDDEN:
-                    beaten.append(f"{variant.name}, seed {run.seed}, by {kind} ({format_number(exact)} to {format_number(value)})")
+                    beaten.append(
+                        f"{variant.name}, seed {run.seed}, by {kind} ({format_number(exact)} to {format_number(value)})"
+                    )
     at = f"At {written('linf', size.eps)}"
     if not tried:
         return f"{at} nothing but exact gradients was tried, so they may hide something."
@@ -229,7 +233,7 @@ def _doubts(found: Findings, size: Size) -> list[str]:
     seeds = sorted(len(size.of(variant)) for variant in size.variants)
     doubts = []
     if found.references < FEW_REFERENCES:
-        doubts.append(f"{found.references} reference pictures")
+        doubts.append(f"{found.references} reference images")
     if seeds[0] < 5:
         some = "one seed" if seeds[0] == 1 else f"{seeds[0]} seeds"
         doubts.append(f"{some} {'of some variants' if seeds[0] == 1 < seeds[-1] else 'a variant'}")

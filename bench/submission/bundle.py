@@ -1,7 +1,7 @@
 """Submission bundles: zip files that are written whole, and read as if an enemy had packed them.
 
 ``manifest.json`` names every other member with its size and sha256. What it does not name, or what is not as it says, is
-refused, and so is all that a bundle has no use for: folders, links, paths that lead elsewhere, pickles, pictures of another
+refused, and so is all that a bundle has no use for: folders, links, paths that lead elsewhere, pickles, images of another
 size than the clean ones. Nothing is unpacked to a path that a bundle chose.
 """
 
@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 SUFFIXES = (".csv", ".json", ".png", ".py", ".safetensors", ".yaml")
 """Of members. None of these kinds can run when it is read."""
 MOST_MEMBERS = 60_000
-"""Two for each picture of the largest published set, and more."""
+"""Two for each image of the largest published set, and more."""
 MOST_BYTES = {"manifest": 2**24, "member": 2**29, "whole": 2**32}
 """Unpacked."""
 MOST_SHRUNK = 100
@@ -61,11 +61,11 @@ class CellClaim(_Strict):
 
     Attributes:
         cell: the fields of `iqarena.bench.cells.Cell`.
-        cell_id: the folder of its files, ``records/ID`` and ``pictures/ID``.
-        n_images: pictures of the data set that it was run on, as ``--limit`` chooses them.
+        cell_id: the folder of its files, ``records/ID`` and ``images/ID``.
+        n_images: images of the data set that it was run on, as ``--limit`` chooses them.
         fingerprint: of the data set.
         measures: by their names in summary.csv.
-        forwards, backwards: passes a picture.
+        forwards, backwards: passes an image.
     """
 
     cell: dict[str, Any]
@@ -179,8 +179,8 @@ class Bundle:
         except UnicodeDecodeError:
             raise UserError(f"{self.path}: {name} is not UTF-8") from None
 
-    def picture(self, name: str, height: int, width: int) -> torch.Tensor:
-        """A member as a picture (3, height, width) uint8; see `decoded`."""
+    def image(self, name: str, height: int, width: int) -> torch.Tensor:
+        """A member as an image (3, height, width) uint8; see `decoded`."""
         return decoded(self.read(name), f"{self.path}: {name}", height, width)
 
     def _manifest(self) -> Manifest:
@@ -261,12 +261,12 @@ def _reason(entry: zipfile.ZipInfo) -> str:
 
 
 def decoded(content: bytes, what: str, height: int, width: int) -> torch.Tensor:
-    """The picture in a PNG file, (3, height, width) uint8; its size is looked at before anything is decoded.
+    """The image in a PNG file, (3, height, width) uint8; its size is looked at before anything is decoded.
 
     Args:
         content: of the file.
         what: it is called in errors.
-        height, width: that it has to have, which are those of the clean picture.
+        height, width: that it has to have, which are those of the clean image.
 
     Raises:
         UserError: where it is no 8-bit RGB PNG of this size.
@@ -279,22 +279,22 @@ def decoded(content: bytes, what: str, height: int, width: int) -> torch.Tensor:
             image = Image.open(io.BytesIO(content), formats=("PNG",))
         with image:
             if image.size != (width, height):
-                raise UserError(f"{what}: is {image.width}×{image.height}, and the clean picture {width}×{height}")
+                raise UserError(f"{what}: is {image.width}×{image.height}, and the clean image {width}×{height}")
             deep = any(";16" in str(tile[3]) for tile in image.tile)
             if image.mode != "RGB" or deep or "transparency" in image.info or getattr(image, "n_frames", 1) > 1:
-                raise UserError(f"{what}: not a still picture in 8-bit RGB")
+                raise UserError(f"{what}: not a still image in 8-bit RGB")
             pixels = np.asarray(image)
     except UserError:
         raise
-    except Exception as error:  # a damaged picture fails in as many ways as there are chunks in it
+    except Exception as error:  # a damaged image fails in as many ways as there are chunks in it
         raise UserError(f"{what}: not a readable PNG file ({' '.join(str(error).split())[:120]})") from None
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
-def encoded(picture: torch.Tensor) -> bytes:
-    """A picture (3, H, W) uint8 as a PNG file."""
+def encoded(image: torch.Tensor) -> bytes:
+    """An image (3, H, W) uint8 as a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(buffer, "png", compress_level=6)
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "png", compress_level=6)
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What a submission is measured by: cells with names that can be trusted, and attacked pictures scored anew."""
+"""What a submission is measured by: cells with names that can be trusted, and attacked images scored anew."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def _plain(kind: str, spec: str) -> None:
 
 
 def rescored(evaluator: Evaluator, cell: Cell, pixels: Sequence[torch.Tensor]) -> pd.DataFrame:
-    """The rows of images.csv for the first N pictures of an image set, from stored pixels and nothing else.
+    """The rows of images.csv for the first N images of an image set, from stored pixels and nothing else.
 
     Args:
         evaluator: of the image set.
-        cell: whose pictures they are.
-        pixels: attacked pictures (3, H, W) uint8, of the sizes of the clean ones.
+        cell: whose images they are.
+        pixels: attacked images (3, H, W) uint8, of the sizes of the clean ones.
     """
     samples = evaluator.samples[: len(pixels)]
     clean = [evaluator.images[place] for place in range(len(pixels))]

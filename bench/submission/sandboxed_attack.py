@@ -1,6 +1,6 @@
 """The process in which the attack of a submission runs: ``python -m iqarena.bench.submission.sandboxed_attack LIMITS… TASK.json``, see `iqarena.bench.submission.sandbox`.
 
-It makes attacked pictures and writes them as PNG files; whoever started it judges them. Nothing else is believed.
+It makes attacked images and writes them as PNG files; whoever started it judges them. Nothing else is believed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from iqarena.bench.submission.sandbox import applied
 
 
 def main(words: list[str]) -> None:
-    """Make the attacked pictures of some cells.
+    """Make the attacked images of some cells.
 
     Args:
         words: the limits, then the task's file: JSON with `file` and `made` of the class, the `name` that it goes by, the
@@ -47,8 +47,8 @@ def main(words: list[str]) -> None:
                 raise CannotRun(crafted.errors[0])
             folder = Path(facts["folder"])
             folder.mkdir(parents=True)
-            for place, picture in enumerate(crafted.pixels):
-                (folder / f"{place:05d}.png").write_bytes(encoded(picture))
+            for place, image in enumerate(crafted.pixels):
+                (folder / f"{place:05d}.png").write_bytes(encoded(image))
 
 
 if __name__ == "__main__":

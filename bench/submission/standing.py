@@ -1,4 +1,4 @@
-"""Where submitted pictures stand beside the row that a board lists: listed, claimed and measured."""
+"""Where submitted images stand beside the row that a board lists: listed, claimed and measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
 
 SAME_RANKS = 5e-3
-"""Of an SROCC of the same stored pictures: neighbours in rank whose qualities are that close may change places."""
+"""Of an SROCC of the same stored images: neighbours in rank whose qualities are that close may change places."""
 
 
 class Number(NamedTuple):
@@ -54,13 +54,13 @@ def standing(
     results: Path, cell: Cell, image_ids: Sequence[str], claimed: Mapping[str, float | None], measured: Mapping[str, float],
     as_claimed: bool,
 ) -> BoardStanding | str:  # fmt: skip
-    """Set attacked pictures of a listed model and defense beside their row.
+    """Set attacked images of a listed model and defense beside their row.
 
     Args:
         results: folder of the board's results; a row is what `iqarena.bench.results.ranking` makes of its records.
-        cell: whose pictures they are. Data set, norm and size, model and defense have to be those of the row, as they are
+        cell: whose images they are. Data set, norm and size, model and defense have to be those of the row, as they are
             spelled there.
-        image_ids: of the pictures.
+        image_ids: of the images.
         claimed, measured: measures by their names in summary.csv.
         as_claimed: whether the submission held so far; what did not hold beats nothing.
 
@@ -113,9 +113,9 @@ def _judged(row: Row, numbers: tuple[Number, ...], image_ids: set[str], as_claim
 def _apart(row: Row, clean: Number, image_ids: set[str]) -> str:
     """Why numbers are of two different things; empty if they are not."""
     if len(image_ids) != row.images:
-        return f"the row is of {row.images} pictures, these are {len(image_ids)}"
+        return f"the row is of {row.images} images, these are {len(image_ids)}"
     if image_ids != set(row.image_ids):
-        return f"the row is of {row.images} other pictures"
+        return f"the row is of {row.images} other images"
     if abs((clean.listed or 0.0) - (clean.measured or 0.0)) > SAME_RANKS:
         return "the model or defense is another one than the row's, as the clean SROCC shows"
     return ""

@@ -1,4 +1,4 @@
-"""`iqarena submit`: packs an attack, adversarial pictures or trained weights, with what is claimed of them."""
+"""`iqarena submit`: packs an attack, adversarial images or trained weights, with what is claimed of them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ from iqarena.bench.suite import Suite, changed, load_suite, parse_size
 from iqarena.models.zoo import WeightsError, card_of, read_state, sha256_of
 
 SAMPLE = 4
-"""Attacked pictures of each cell that a bundle with code or weights holds: the first ones."""
+"""Attacked images of each cell that a bundle with code or weights holds: the first ones."""
 
 MOST_MISSING = 10
-"""Pictures that a folder may lack and still be known for the set that it is a part of."""
-
+"""Images that a folder may lack and still be known for the set that it is a part of."""
 
 
 def submit_attack(name: str, results: Path, root: Path | None, out: Path, report: ProgressCallback) -> Manifest:
-    """Pack an attack: its source, the records of its cells, and some attacked pictures of each.
+    """Pack an attack: its source, the records of its cells, and some attacked images of each.
 
-    Cells whose code has changed since they were run, or whose pictures were not kept, are run again.
+    Cells whose code has changed since they were run, or whose images were not kept, are run again.
 
     Args:
         name: registry name, or ``file:path.py:Class``.
@@ -60,7 +59,7 @@ def submit_attack(name: str, results: Path, root: Path | None, out: Path, report
     cells = [checked_cell(record["cell"], {"attack": name}) for record in found]
     limits = {record["n_images"] for record in found}
     if len(limits) > 1:
-        raise UserError(f"{results}: {name} was run on {min(limits)} and on {max(limits)} pictures; use a folder for each")
+        raise UserError(f"{results}: {name} was run on {min(limits)} and on {max(limits)} images; use a folder for each")
     claims, members = _run(suite_of(cells, limits.pop()), cells, root, records, report)
     plugin = {"file": f"source/{source.name}", "made": made.__name__}
     members |= {plugin["file"]: source.read_bytes()}
@@ -70,10 +69,10 @@ def submit_attack(name: str, results: Path, root: Path | None, out: Path, report
 def submit_images(
     folder: Path, model: str, defense: str, dataset: str, eps: str, norm: Norm, name: str, root: Path | None, out: Path
 ) -> Manifest:
-    """Pack adversarial pictures, however they were made, for a listed model and defense.
+    """Pack adversarial images, however they were made, for a listed model and defense.
 
     Args:
-        folder: with a PNG for each picture, named after its image id.
+        folder: with a PNG for each image, named after its image id.
         model, defense, dataset: from the registries.
         eps, norm: of the threat model.
         name: of the attack, for people.
@@ -81,7 +80,7 @@ def submit_images(
         out: the bundle.
 
     Raises:
-        UserError: where a picture is missing, unreadable or outside the threat model; nothing is written then.
+        UserError: where an image is missing, unreadable or outside the threat model; nothing is written then.
     """
     try:
         most = parse_size(eps)
@@ -99,7 +98,7 @@ def submit_images(
         raise UserError(str(reason)) from None
     outside = rows.image_id[rows.status != "ok"].tolist()
     if outside:
-        raise UserError(f"{len(outside)} of {len(rows)} pictures are outside {norm} ≤ {eps}, such as {outside[0]}")
+        raise UserError(f"{len(outside)} of {len(rows)} images are outside {norm} ≤ {eps}, such as {outside[0]}")
     members = _packed(cell_id, rows.to_csv(index=False).encode(), pixels)
     claim = _claim(cell, cell_id, opened.fingerprint, rows)
     return write(out, _said("images", name, [claim]), members)
@@ -167,8 +166,8 @@ def _run(
             _claim(cell, cell_id, record["dataset"]["fingerprint"], rows)
             | {"forwards": record["costs"]["forwards_mean"], "backwards": record["costs"]["backwards_mean"]}
         )
-        pictures = (records.kept(record) or [])[:SAMPLE]
-        members |= _packed(cell_id, (folder / "images.csv").read_bytes(), pictures)
+        images = (records.kept(record) or [])[:SAMPLE]
+        members |= _packed(cell_id, (folder / "images.csv").read_bytes(), images)
         members[f"records/{cell_id}/record.json"] = (folder / "record.json").read_bytes()
     return claims, members
 
@@ -181,8 +180,8 @@ def _claim(cell: Cell, cell_id: str, fingerprint: str, rows: pd.DataFrame) -> di
     }  # fmt: skip
 
 
-def _packed(cell_id: str, rows: bytes, pictures: Sequence[Any]) -> dict[str, bytes]:
-    named = {f"pictures/{cell_id}/{place:05d}.png": encoded(picture) for place, picture in enumerate(pictures)}
+def _packed(cell_id: str, rows: bytes, images: Sequence[Any]) -> dict[str, bytes]:
+    named = {f"images/{cell_id}/{place:05d}.png": encoded(image) for place, image in enumerate(images)}
     return {f"records/{cell_id}/images.csv": rows, **named}
 
 
@@ -207,16 +206,16 @@ def _source(made: type[Any]) -> Path:
 
 
 def _files(folder: Path, dataset: ImageDataset) -> list[Path]:
-    """The PNGs in a folder in the order of the image set that as many pictures make.
+    """The PNGs in a folder in the order of the image set that as many images make.
 
     Raises:
-        UserError: where they are other pictures than ``--limit`` would choose.
+        UserError: where they are other images than ``--limit`` would choose.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*.png") if file.is_file()}
     if len(there) < 2:
-        raise UserError(f"{folder}: has {len(there)} PNG files; at least 2 pictures are wanted")
+        raise UserError(f"{folder}: has {len(there)} PNG files; at least 2 images are wanted")
     for limit in range(len(there), len(there) + MOST_MISSING + 1):
         wanted = _wanted(dataset, limit)
         if there == set(wanted):
@@ -224,35 +223,35 @@ def _files(folder: Path, dataset: ImageDataset) -> list[Path]:
         if there < set(wanted):
             missing = min(set(wanted) - there)
             told = f"iqarena data export {dataset.name} --limit {len(wanted)}"
-            raise UserError(f"{folder / missing}: is missing; the others are of the pictures that `{told}` writes")
+            raise UserError(f"{folder / missing}: is missing; the others are of the images that `{told}` writes")
     wanted = _wanted(dataset, len(there))
     raise UserError(
-        f"{folder / min(there - set(wanted))}: not one of the {len(wanted)} pictures that `iqarena data export "
+        f"{folder / min(there - set(wanted))}: not one of the {len(wanted)} images that `iqarena data export "
         f"{dataset.name} --limit {len(there)}` writes; they are called like {wanted[0]}"
     )
 
 
 def _wanted(dataset: ImageDataset, limit: int) -> list[str]:
-    return [picture_name(dataset.samples[index].image_id) for index in dataset.spread(limit)]
+    return [image_name(dataset.samples[index].image_id) for index in dataset.spread(limit)]
 
 
-def picture_name(image_id: str) -> str:
-    """The name of a picture's file: its id, ending in .png."""
+def image_name(image_id: str) -> str:
+    """The name of an image's file: its id, ending in .png."""
     return image_id if image_id.endswith(".png") else f"{image_id}.png"
 
 
 def export(dataset: ImageDataset, limit: int | None, out: Path) -> int:
-    """Write clean pictures as PNG files, named as `submit_images` wants the attacked ones; how many there are.
+    """Write clean images as PNG files, named as `submit_images` wants the attacked ones; how many there are.
 
     Raises:
-        UserError: where a picture cannot be read or written.
+        UserError: where an image cannot be read or written.
     """
     indices = dataset.spread(limit)
     for index in indices:
-        file = out / picture_name(dataset.samples[index].image_id)
+        file = out / image_name(dataset.samples[index].image_id)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encoded(dataset.picture(index)))
+            file.write_bytes(encoded(dataset.image(index)))
         except OSError as error:
             raise UserError(f"{file}: cannot be written ({error.strerror})") from None
     return len(indices)

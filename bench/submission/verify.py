@@ -34,7 +34,7 @@ from iqarena.bench.submission.sandbox import Limits, run
 from iqarena.bench.submission.standing import SAME_RANKS, BoardStanding, standing
 
 SAME_RUN = 0.05
-"""Of a measure of pictures that were made anew: on another processor an attack's steps round otherwise, and it walks on from
+"""Of a measure of images that were made anew: on another processor an attack's steps round otherwise, and it walks on from
 there. On the machine of the claim it is the same to the last digit."""
 
 Tell = Callable[[str], None]
@@ -81,7 +81,7 @@ class Verdict:
         lines: claimed beside measured.
         looked: what was done, in words.
         open: what was not, in words.
-        standings: of pictures, beside the rows that the board lists.
+        standings: of images, beside the rows that the board lists.
     """
 
     kind: str
@@ -109,7 +109,7 @@ def verify(
         run_code: whether an attack's own code may run, in a process with limits.
         limits: of that process.
         tell: told of what is done.
-        board: results whose row pictures are set beside.
+        board: results whose row images are set beside.
 
     Raises:
         UserError: for a bundle that is refused, in one line.
@@ -157,32 +157,32 @@ class _Verifier:
         if key not in self._arenas:
             dataset = open_dataset(cell.dataset, self.root)
             if claim.n_images > len(dataset.samples):
-                raise UserError(f"{claim.n_images} pictures are claimed, and {cell.dataset} has {len(dataset.samples)}")
+                raise UserError(f"{claim.n_images} images are claimed, and {cell.dataset} has {len(dataset.samples)}")
             if dataset.fingerprint != claim.fingerprint:
-                raise UserError(f"{cell.dataset}: the pictures or labels here are not those of the claim; another version?")
+                raise UserError(f"{cell.dataset}: the images or labels here are not those of the claim; another version?")
             self._arenas[key] = Evaluator(dataset, claim.n_images, 16)
         return self._arenas[key]
 
     def _look(self, whole: bool) -> None:
-        """Rows against measures, stored pictures against threat model and rows."""
-        pictures, whole_cells = 0, []
+        """Rows against measures, stored images against threat model and rows."""
+        images, whole_cells = 0, []
         for cell, claim in zip(self.cells, self.claims, strict=True):
             self.tell(_words(cell))
             evaluator = self._arena(cell, claim)
-            rows, pixels = self._rows(evaluator, claim), self._pictures(evaluator, claim)
+            rows, pixels = self._rows(evaluator, claim), self._images(evaluator, claim)
             if whole and len(pixels) != claim.n_images:
-                raise UserError(f"{self.bundle.path}: has {len(pixels)} of {claim.n_images} pictures")
+                raise UserError(f"{self.bundle.path}: has {len(pixels)} of {claim.n_images} images")
             own = measure_cell(rows)
             self._compare(cell, claim, own, 1e-6, "its own rows say otherwise", quiet=True)
             if pixels:
                 with _told():
                     anew = rescored(evaluator, cell, pixels)
-                self._compare_pictures(cell, rows, anew)
+                self._compare_images(cell, rows, anew)
                 if whole:
                     measured = measure_cell(anew)
                     self._compare(cell, claim, measured, SAME_RANKS)
                     whole_cells.append((cell, claim, list(anew.image_id), measured))
-            pictures += len(pixels)
+            images += len(pixels)
         for cell, claim, image_ids, measured in whole_cells:
             stands = standing(self.board, cell, image_ids, claim.measures, measured, self.found.ok)
             if isinstance(stands, BoardStanding):
@@ -190,10 +190,10 @@ class _Verifier:
             else:
                 self.found.open.append(stands)
         cells = f"{len(self.cells)} cell{'s' * (len(self.cells) != 1)}"
-        self.found.looked.append(f"{cells} and {pictures} pictures, pixel by pixel against the threat model, scored anew")
+        self.found.looked.append(f"{cells} and {images} images, pixel by pixel against the threat model, scored anew")
 
     def _rows(self, evaluator: Evaluator, claim: CellClaim) -> pd.DataFrame:
-        """The rows that a cell claims, which are of the pictures of its data set."""
+        """The rows that a cell claims, which are of the images of its data set."""
         name = f"records/{claim.cell_id}/images.csv"
         try:
             rows = read_images(io.StringIO(self.bundle.text(name)))[IMAGE_COLUMNS]
@@ -203,30 +203,32 @@ class _Verifier:
         same = len(rows) == len(wanted) and list(rows.image_id) == [image_id for image_id, _, _ in wanted]
         same = same and list(rows.reference_id) == [reference for _, reference, _ in wanted]
         if not same or not np.allclose(rows.mos, [mos for _, _, mos in wanted], atol=1e-6, equal_nan=True):
-            raise UserError(f"{self.bundle.path}: {name} has other pictures or labels than the data set")
+            raise UserError(f"{self.bundle.path}: {name} has other images or labels than the data set")
         if (rows[["clean_quality", "adv_quality"]].abs() > np.finfo(np.float32).max).any(axis=None):
             raise UserError(f"{self.bundle.path}: {name} holds qualities that no float32 score can be")
         return rows
 
-    def _pictures(self, evaluator: Evaluator, claim: CellClaim) -> list[torch.Tensor]:
-        """The attacked pictures that are there: the first ones, or all."""
-        names = self.bundle.names(f"pictures/{claim.cell_id}")
-        if names != [f"pictures/{claim.cell_id}/{place:05d}.png" for place in range(len(names))]:
-            raise UserError(f"{self.bundle.path}: pictures/{claim.cell_id} are not numbered from 00000.png on")
+    def _images(self, evaluator: Evaluator, claim: CellClaim) -> list[torch.Tensor]:
+        """The attacked images that are there: the first ones, or all."""
+        names = self.bundle.names(f"images/{claim.cell_id}")
+        if names != [f"images/{claim.cell_id}/{place:05d}.png" for place in range(len(names))]:
+            raise UserError(f"{self.bundle.path}: images/{claim.cell_id} are not numbered from 00000.png on")
         if len(names) > claim.n_images:
-            raise UserError(f"{self.bundle.path}: pictures/{claim.cell_id} has more pictures than the data set")
-        return [self.bundle.picture(name, *size) for name, size in zip(names, evaluator.images.sizes, strict=False)]
+            raise UserError(f"{self.bundle.path}: images/{claim.cell_id} has more images than the data set")
+        return [self.bundle.image(name, *size) for name, size in zip(names, evaluator.images.sizes, strict=False)]
 
     def _compare(
         self, cell: Cell, claim: CellClaim, measured: dict[str, float], tolerance: float, note: str = "", quiet: bool = False
     ) -> None:
         for name in CLAIMED:
             value = measured[name]
-            line = CheckedNumber(_words(cell), name, claim.measures.get(name), value if np.isfinite(value) else None, tolerance, note)
+            line = CheckedNumber(
+                _words(cell), name, claim.measures.get(name), value if np.isfinite(value) else None, tolerance, note
+            )
             if not (quiet and line.ok):
                 self.found.lines.append(line)
 
-    def _compare_pictures(self, cell: Cell, claimed: pd.DataFrame, anew: pd.DataFrame) -> None:
+    def _compare_images(self, cell: Cell, claimed: pd.DataFrame, anew: pd.DataFrame) -> None:
         self._count_outside(cell, anew)
         first = claimed.iloc[: len(anew)]
         for column in ("clean_quality", "adv_quality"):
@@ -279,7 +281,7 @@ class _Verifier:
         self.found.looked.append(f"attacked anew by {', '.join(names)}")
 
     def _groups(self) -> Iterator[tuple[int, list[tuple[Cell, CellClaim]]]]:
-        """Cells that one suite can hold, with the pictures that they are on."""
+        """Cells that one suite can hold, with the images that they are on."""
         groups: dict[tuple[object, ...], list[tuple[Cell, CellClaim]]] = {}
         for cell, claim in zip(self.cells, self.claims, strict=True):
             key = (claim.n_images, cell.dataset, cell.seed, cell.draws, cell.precision)
@@ -298,7 +300,7 @@ class _Verifier:
     # --- an attack's code
 
     def _run_code(self, limits: Limits) -> None:
-        """All cells again, by the code of the bundle in a process with limits; its pictures are judged here."""
+        """All cells again, by the code of the bundle in a process with limits; its images are judged here."""
         plugin = self.manifest.plugin
         if plugin is None or not plugin.file.startswith("source/") or not plugin.file.endswith(".py"):
             raise UserError(f"{self.bundle.path}: an attack comes as one file in source/")
@@ -317,7 +319,13 @@ class _Verifier:
                     kept = evaluator.dataset.folder
                     shutil.copytree(kept, folder / "cache" / kept.name, dirs_exist_ok=True)
             self.tell(f"runs {plugin.file} in a process with limits")
-            run("iqarena.bench.submission.sandboxed_attack", [str(folder / "task.json")], folder, limits, torch.get_num_threads())
+            run(
+                "iqarena.bench.submission.sandboxed_attack",
+                [str(folder / "task.json")],
+                folder,
+                limits,
+                torch.get_num_threads(),
+            )
             for cell, claim in zip(self.cells, self.claims, strict=True):
                 evaluator = self._arena(cell, claim)
                 made = folder / "made" / claim.cell_id
@@ -329,7 +337,7 @@ class _Verifier:
                     anew = rescored(evaluator, cell, pixels)
                 self._count_outside(cell, anew, "run anew")
                 self._compare(cell, claim, measure_cell(anew), SAME_RUN, "run anew")
-        self.found.looked.append("its code was run in a process with limits, and the pictures that it made were judged here")
+        self.found.looked.append("its code was run in a process with limits, and the images that it made were judged here")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from iqarena.models.base import FeatureModel, QualityModel
 
 @dataclass(frozen=True)
 class Architecture(TrainedDefense):
-    """Base of changed networks: trained by plain regression, one pass a picture, unless `training` says otherwise.
+    """Base of changed networks: trained by plain regression, one pass an image, unless `training` says otherwise.
 
     Attributes:
         training: "plain", or "adversarial", the recipe `adversarial-training` on the changed network.

@@ -2,7 +2,7 @@
 
 Channel-wise thresholds of a deep residual shrinkage network: z becomes sign(z)·relu(|z| − t) with t_c = α_c · mean|z_c|,
 where a small network of all the means says α in (0, 1). The paper has such a block in each residual unit; here is one,
-before the head. For a fixed t no value moves by more than its input does; t itself moves with the picture.
+before the head. For a fixed t no value moves by more than its input does; t itself moves with the image.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from iqarena.defenses.purification.jpeg import differentiable_jpeg
 from iqarena.defenses.purification.median_blur import median_of
 
 _SET_HERE = ("apply_fit", "apply_predict", "augmentation", "channels_first", "clip_values", "ratio", "verbose")
-_AUGMENTS = "it augments training pictures; nothing is done to a picture that is scored"
+_AUGMENTS = "it augments training images; nothing is done to an image that is scored"
 _SOUND = "it is for sound"
 _REFUSED = {
     "CutMix": _AUGMENTS, "CutMixPyTorch": _AUGMENTS, "CutMixTensorFlowV2": _AUGMENTS,
@@ -33,7 +33,7 @@ _REFUSED = {
     "LabelSmoothing": "it changes labels",
     "Mixup": _AUGMENTS, "MixupPyTorch": _AUGMENTS, "MixupTensorFlowV2": _AUGMENTS,
     "Mp3Compression": _SOUND, "Mp3CompressionPyTorch": _SOUND, "Resample": _SOUND,
-    "PixelDefend": "it needs a PixelCNN of the pictures, which there is none of",
+    "PixelDefend": "it needs a PixelCNN of the images, which there is none of",
     "SpatialSmoothingPyTorch": "it is SpatialSmoothing with other borders",
     "SpatialSmoothingTensorFlowV2": "it is for TensorFlow",
     "ThermometerEncoding": "it makes many channels of each, which no quality model takes",
@@ -66,7 +66,7 @@ class _Preprocessor(Purification):
 
     Attributes:
         variant: the toolbox's class.
-        parameters: of its constructor; what follows from the pictures is set here.
+        parameters: of its constructor; what follows from the images is set here.
     """
 
     variant: str = ""

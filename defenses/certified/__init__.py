@@ -1,1 +1,1 @@
-"""Defenses that state how far a bounded change of a picture can move the score."""
+"""Defenses that state how far a bounded change of an image can move the score."""

@@ -17,10 +17,10 @@ class Certificate:
     """The one scale on which all certified defenses answer.
 
     Attributes:
-        lower, upper: (N,) qualities; the deployed model's quality of picture i stays in [lower, upper] whatever the change.
+        lower, upper: (N,) qualities; the deployed model's quality of image i stays in [lower, upper] whatever the change.
             ∓∞ where nothing is known.
-        radius: Euclidean length of the change of the whole picture, pixels being in [0, 1].
-        confidence: probability, over the draws of the certificate and of the score, that this holds for one picture, and
+        radius: Euclidean length of the change of the whole image, pixels being in [0, 1].
+        confidence: probability, over the draws of the certificate and of the score, that this holds for one image, and
             for every change that was chosen without knowing the draws of its score; 1 is a proof.
     """
 
@@ -37,9 +37,9 @@ class CertifiedDefense(Defense):
 
     @abstractmethod
     def certify(self, model: QualityModel, images: torch.Tensor, radius: float) -> Certificate:
-        """The interval of the deployed quality of each picture.
+        """The interval of the deployed quality of each image.
 
-        Random draws come from torch's global stream, picture after picture.
+        Random draws come from torch's global stream, image after image.
 
         Args:
             model: the undefended model, as in `protect`.

@@ -11,7 +11,7 @@ def almost_orthogonal(weight: torch.Tensor) -> torch.Tensor:
     """A convolution's weight (O, I, k, k), rescaled so that its spectral norm is at most 1.
 
     Each input channel i is divided by the root of Σ_{j, shifts} |Σ_o w_oi ⋆ w_oj| (Prach and Lampert, ECCV 2022, arXiv
-    2208.03160, theorems 1 and 2). That is a bound, not an estimate: it holds for any weight and any size of picture. Zero
+    2208.03160, theorems 1 and 2). That is a bound, not an estimate: it holds for any weight and any size of image. Zero
     padding and strides only leave rows or columns of the matrix out, which lengthens nothing.
     """
     taps = weight.transpose(0, 1)

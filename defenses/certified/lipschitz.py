@@ -1,7 +1,7 @@
 """`lipschitz`: a network that cannot be steep, so that its score is certified without drawing anything.
 
 Almost-orthogonal layers (Prach and Lampert, arXiv 2208.03160) and MaxMin (Anil, Lucas, Grosse, arXiv 1811.05381) move the
-features of a picture no further than the picture moves; averaging them over P places divides by √P; the head is a unit
+features of an image no further than the image moves; averaging them over P places divides by √P; the head is a unit
 vector times a fixed slope. The product of the three is the certificate.
 """
 
@@ -33,10 +33,10 @@ of length about 10 a place that the head scales by about 1."""
 class LipschitzIQA(QualityModel):
     """Three stages of a 2×2 patch-wise and a 3×3 bounded convolution; mean over places; bounded head; quality about [0, 1].
 
-    Any picture of at least 16×16 pixels; sides are filled up with mid-grey to a multiple of 8.
+    Any image of at least 16×16 pixels; sides are filled up with mid-grey to a multiple of 8.
 
     Args:
-        slope: K in |q(x) − q(y)| ≤ K · rms(x − y), where rms is over all values of the picture.
+        slope: K in |q(x) − q(y)| ≤ K · rms(x − y), where rms is over all values of the image.
         info: of the model that it takes the place of.
     """
 
@@ -57,7 +57,7 @@ class LipschitzIQA(QualityModel):
         self.offset = nn.Parameter(torch.tensor(0.5))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Feature maps (N, 96, h, w) of pictures; no further from those of another picture than the pictures are apart."""
+        """Feature maps (N, 96, h, w) of images; no further from those of another image than the images are apart."""
         height, width = images.shape[2:]
         filled = functional.pad(images - 0.5, (0, -width % FOLD, 0, -height % FOLD))
         maps: torch.Tensor = self.body(filled)
@@ -70,7 +70,7 @@ class LipschitzIQA(QualityModel):
         return scores
 
     def constant(self, height: int, width: int) -> float:
-        """L in |q(x) − q(y)| ≤ L · ‖x − y‖₂ for pictures of that size: K / √(values of the filled-up picture)."""
+        """L in |q(x) − q(y)| ≤ L · ‖x − y‖₂ for images of that size: K / √(values of the filled-up image)."""
         return self.slope / math.sqrt(3 * (height + -height % FOLD) * (width + -width % FOLD))
 
 
@@ -78,7 +78,7 @@ class LipschitzIQA(QualityModel):
 class Lipschitz(CertifiedDefense, TrainedDefense):
     """A bounded network takes the model's place: its quality moves at most K times the change's rms, which is a proof.
 
-    Nothing of the model is left but its name. Trained by squared error, one pass a picture.
+    Nothing of the model is left but its name. Trained by squared error, one pass an image.
 
     Attributes:
         slope: K; 2/255 in every pixel then moves quality by at most K · 2/255.

@@ -52,7 +52,7 @@ class MedianSmoothing(Smoothing):
 
 @dataclass(frozen=True)
 class DenoisedMedianSmoothing(MedianSmoothing):
-    """`median-smoothing` with a denoiser before the model, so that the model sees pictures of the kind that it knows.
+    """`median-smoothing` with a denoiser before the model, so that the model sees images of the kind that it knows.
 
     Attributes:
         weights: of the denoiser, a safetensors file; empty means those of the defense `denoiser`.

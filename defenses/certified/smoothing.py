@@ -1,7 +1,7 @@
-"""Smoothing: the score of a picture is a vote of the model's scores of many noisy copies of it.
+"""Smoothing: the score of an image is a vote of the model's scores of many noisy copies of it.
 
 What the vote of endless draws cannot do under a change of length ε is a theorem (Cohen, Rosenfeld, Kolter, ICML 2019, arXiv
-1902.02918): what a share p of the noisy copies of a picture has, at least a share Φ(Φ⁻¹(p) − ε/σ) of the changed picture's
+1902.02918): what a share p of the noisy copies of an image has, at least a share Φ(Φ⁻¹(p) − ε/σ) of the changed image's
 has. What is deployed is a vote of a few draws, so here a certificate asks for as large a share as makes these few agree,
 too, save for the stated risk; papers ask for one half, which certifies a vote that nobody can take (``ideal``).
 """
@@ -21,7 +21,7 @@ from iqarena.models.base import QualityModel
 
 
 def noisy_qualities(model: QualityModel, image: torch.Tensor, draws: int, sigma: float, batch: int) -> torch.Tensor:
-    """Qualities (draws,) in float64 of a picture (3, H, W) under Gaussian noise, no graph; at most `batch` copies at once.
+    """Qualities (draws,) in float64 of an image (3, H, W) under Gaussian noise, no graph; at most `batch` copies at once.
 
     The noise is not clipped, as in the papers. It comes from torch's global stream copy by copy, so that `batch` changes
     nothing but memory and speed.
@@ -45,7 +45,7 @@ def quorum(draws: int, risk: float) -> float:
 
 
 def share_needed(agree: float, steps: float) -> float:
-    """Share of the noisy copies of a picture that leaves a share `agree` of those of any changed one; steps is ε/σ."""
+    """Share of the noisy copies of an image that leaves a share `agree` of those of any changed one; steps is ε/σ."""
     return float(stats.norm.cdf(stats.norm.ppf(agree) + steps))
 
 
@@ -55,7 +55,7 @@ def draws_needed(share: float, risk: float) -> float:
 
 
 class SmoothedModel(QualityModel):
-    """Qualities in [0, 1] by a vote over fresh draws from torch's global stream; pictures one by one; no gradient."""
+    """Qualities in [0, 1] by a vote over fresh draws from torch's global stream; images one by one; no gradient."""
 
     def __init__(self, model: QualityModel, defense: Smoothing) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Smoothing(CertifiedDefense):
         sigma: standard deviation of the noise, pixels being in [0, 1].
         draws: noisy copies that a score is a vote of.
         certify_draws: noisy copies that a certificate rests on.
-        confidence: of a certificate, for one picture, in (0, 1).
+        confidence: of a certificate, for one image, in (0, 1).
         surrogate_draws: noisy copies that one gradient is averaged over.
         batch: noisy copies at once.
     """
@@ -133,7 +133,7 @@ class Smoothing(CertifiedDefense):
 
     @abstractmethod
     def interval(self, model: QualityModel, image: torch.Tensor, share: float, risk: float) -> tuple[float, float]:
-        """Where at least a share of the noisy copies of a picture (3, H, W) lies on either side, save for `risk`."""
+        """Where at least a share of the noisy copies of an image (3, H, W) lies on either side, save for `risk`."""
 
     def protect(self, model: QualityModel) -> QualityModel:
         return SmoothedModel(self.under(model), self)

@@ -12,11 +12,11 @@ from iqarena.defenses.cprl.model import Activation
 def soft_rank(strengths: torch.Tensor, temperature: float) -> torch.Tensor:
     """Differentiable ranks of channels, 1 = strongest.
 
-    r_c = 1 + Σ_{j≠c} sigmoid((s_j − s_c) / τ), with τ = temperature · std(s) of each picture; for τ → 0 the hard rank.
+    r_c = 1 + Σ_{j≠c} sigmoid((s_j − s_c) / τ), with τ = temperature · std(s) of each image; for τ → 0 the hard rank.
 
     Args:
         strengths: (N, C).
-        temperature: in standard deviations of a picture's strengths.
+        temperature: in standard deviations of an image's strengths.
 
     Returns:
         (N, C), from 1 to C.
@@ -67,20 +67,20 @@ class SoftRankActivation(ChannelMask):
         self.keep, self.temperature, self.sharpness = keep, temperature, sharpness
 
     def full(self, features: torch.Tensor) -> torch.Tensor:
-        """By the strengths of each picture."""
+        """By the strengths of each image."""
         ranks = soft_rank(features.abs().mean(dim=(2, 3)).float(), self.temperature)
         return _edge(ranks, self.keep, self.sharpness)[:, :, None, None]
 
 
 class StableRankActivation(ChannelMask):
-    """Keeps the channels that tell pictures apart and that attacks do not move, the same ones for every picture.
+    """Keeps the channels that tell images apart and that attacks do not move, the same ones for every image.
 
-    With a_c = mean_hw z_c of a picture x and x′ the attacked picture, the channels are ranked by V_c / D_c,
+    With a_c = mean_hw z_c of an image x and x′ the attacked image, the channels are ranked by V_c / D_c,
 
-        V_c = variance over pictures of a_c(x),    D_c = mean over pictures of (a_c(x′) − a_c(x))²,
+        V_c = variance over images of a_c(x),    D_c = mean over images of (a_c(x′) − a_c(x))²,
 
     running means over the training. A trained mask is constant: no attack can move it, and its gradient hides nothing.
-    While it trains, a batch is clean pictures and then the same pictures attacked.
+    While it trains, a batch is clean images and then the same images attacked.
 
     Args:
         keep, sharpness: as of `SoftRankActivation`.
@@ -98,7 +98,7 @@ class StableRankActivation(ChannelMask):
             self.register_buffer(name, torch.zeros(channels))
 
     def observe(self, clean: torch.Tensor, attacked: torch.Tensor) -> None:
-        """Take feature maps (N, C, h, w) of clean pictures and of the same attacked into the running means."""
+        """Take feature maps (N, C, h, w) of clean images and of the same attacked into the running means."""
         with torch.no_grad():
             before, after = (maps.float().mean(dim=(2, 3)) for maps in (clean, attacked))
             # both start at 0, so both are too small by the same factor, which their ratio does not see
@@ -106,7 +106,7 @@ class StableRankActivation(ChannelMask):
             self.shift.lerp_((after - before).square().mean(dim=0).to(self.shift.dtype), self.momentum)
 
     def full(self, features: torch.Tensor) -> torch.Tensor:
-        """The same, (N, C, 1, 1), for every picture."""
+        """The same, (N, C, 1, 1), for every image."""
         # a dead channel has neither signal nor shift, and comes last
         ratio = self.signal / (self.shift + 1e-6 * self.signal.mean() + 1e-20)
         ranks = 1.0 + ratio.argsort(descending=True, stable=True).argsort()
@@ -135,5 +135,5 @@ class RandomMask(ChannelMask):
         self.register_buffer("mask", _edge(ranks, keep, sharpness)[None, :, None, None])
 
     def full(self, features: torch.Tensor) -> torch.Tensor:
-        """The same, (N, C, 1, 1), for every picture."""
+        """The same, (N, C, 1, 1), for every image."""
         return self.mask.expand(len(features), -1, -1, -1)

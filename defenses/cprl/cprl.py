@@ -1,7 +1,7 @@
 """`cprl`: causal perception inspired representation learning (Wang and Yuan, arXiv 2404.19567), arXiv form.
 
 Our reconstruction from the abstract: no equation, hyper-parameter or table of the paper is public to us. What the
-abstract says: a picture has a causal perception representation (CPR), which makes the label and does not change under an
+abstract says: an image has a causal perception representation (CPR), which makes the label and does not change under an
 imperceptible perturbation, and a non-causal one (N-CPR), which may; a soft-ranking channel-wise activation extracts the
 CPR so that it is sufficient (accurate) and necessary (robust); training is a minimax game based on intervention.
 """
@@ -41,8 +41,8 @@ def feature_model(model: QualityModel, name: str) -> FeatureModel:
 class CPRL(AdversarialTraining):
     """Soft-rank activation after the last stage, trained by min_θ σ·SF + λ·IV + γ·NC + κ·INV.
 
-    SF (sufficiency): squared error on clean pictures. IV (intervention): squared error on pictures moved inside the ball, by
-    PGD. NC (necessity): relu(min(μ, |y − y'|) − |h(CPR) − h(do(CPR := CPR'))|), where CPR' and y' are another picture's.
+    SF (sufficiency): squared error on clean images. IV (intervention): squared error on images moved inside the ball, by
+    PGD. NC (necessity): relu(min(μ, |y − y'|) − |h(CPR) − h(do(CPR := CPR'))|), where CPR' and y' are another image's.
     With γ = 0 and no mask this is `adversarial-training`, which is why that is what it must be compared with.
 
     What is below `through` are ideas of ours that go beyond the abstract; each is off by default.
@@ -51,7 +51,7 @@ class CPRL(AdversarialTraining):
         adversarial_weight: λ; 0 takes the minimax game out, and its inner attack with it.
         necessity_weight: γ; 0 takes necessity out.
         margin: μ, in quality.
-        mask: "soft-rank"; "stable-rank", an idea of ours, one mask for all pictures, see `StableRankActivation`; or, as
+        mask: "soft-rank"; "stable-rank", an idea of ours, one mask for all images, see `StableRankActivation`; or, as
             controls, "random", a fixed mask of the same size, or "none".
         keep, temperature, sharpness: of the activation, see `SoftRankActivation`.
         mask_seed: of the random mask.
@@ -65,9 +65,9 @@ class CPRL(AdversarialTraining):
             paper's score reflection attack); or one and the other in turn ("mixed"). IV stays the error to the label.
         invariance_weight: κ, of INV = (f(x') − f(x))², the causal invariance loss of the journal form.
         necessity: "clean", as above; or "attacked": NC = relu(min(μ, |y − y'|) − sign(y − y')·(f(x') − f(x''))) over all
-            pairs of attacked pictures of the batch: necessity that holds under intervention, and in the right direction.
+            pairs of attacked images of the batch: necessity that holds under intervention, and in the right direction.
         inner_steps: of the inner attack; each costs a pass.
-        sufficiency_weight: σ; 0 takes the clean pictures out, and their pass with them.
+        sufficiency_weight: σ; 0 takes the clean images out, and their pass with them.
     """
 
     name: ClassVar[str] = "cprl"
@@ -110,7 +110,7 @@ class CPRL(AdversarialTraining):
             "mask=stable-rank": self.mask == "stable-rank" and not both,
         }
         for what in (what for what, is_so in lacking.items() if is_so):
-            raise ValueError(f"cprl: {what} needs pictures that a sufficiency_weight or adversarial_weight of 0 takes out")
+            raise ValueError(f"cprl: {what} needs images that a sufficiency_weight or adversarial_weight of 0 takes out")
 
     def prepare(self, model: QualityModel) -> QualityModel:
         copied = feature_model(super().prepare(model), self.name)
@@ -164,7 +164,7 @@ class CPRL(AdversarialTraining):
     def _necessity(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.necessity == "attacked":
             return ranking_loss(scores, scores, labels, labels, self.margin)
-        # do(C := c'): the CPR of another picture of the batch takes the place of this one's
+        # do(C := c'): the CPR of another image of the batch takes the place of this one's
         effect = (scores - scores.roll(1, 0)).abs()
         wanted = (labels - labels.roll(1, 0)).abs().clamp(max=self.margin)
         return torch.relu(wanted - effect).mean()

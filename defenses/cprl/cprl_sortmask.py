@@ -27,7 +27,7 @@ INTERVENTIONS = ("noise", "fgsm", "pgd", "reflection")
 class CPRLSortMask(AdversarialTraining):
     """SortMask after the last stage, trained by (f(x) − y)² + λ·(f(x_i) − f(x))² over imperceptible interventions x_i.
 
-    Each picture of a batch gets one intervention in turn (noise, one sign step, projected sign steps that raise the squared
+    Each image of a batch gets one intervention in turn (noise, one sign step, projected sign steps that raise the squared
     error, or that reflect the score about the middle of the range) inside a ball of its own size, from half of ε to ε. No
     blur and no recompression: those change quality.
 
@@ -49,7 +49,7 @@ class CPRLSortMask(AdversarialTraining):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.adversarial_weight == 0:
-            object.__setattr__(self, "passes_an_image", 1)  # the clean picture alone
+            object.__setattr__(self, "passes_an_image", 1)  # the clean image alone
         if not 0 <= self.share < 1:
             raise ValueError("cprl-sortmask: share must be in [0, 1)")
 
@@ -75,9 +75,9 @@ class CPRLSortMask(AdversarialTraining):
 
 
 def interventions(model: QualityModel, images: torch.Tensor, labels: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """One imperceptible N-CPR intervention a picture, (N, 3, H, W) in [0, 1]; at most `INNER_STEPS` passes each.
+    """One imperceptible N-CPR intervention an image, (N, 3, H, W) in [0, 1]; at most `INNER_STEPS` passes each.
 
-    The kinds take turns over the batch; each picture's ball is ε times a draw from [0.5, 1].
+    The kinds take turns over the batch; each image's ball is ε times a draw from [0.5, 1].
     """
     kinds = [INTERVENTIONS[place % len(INTERVENTIONS)] for place in range(len(images))]
     size = epsilon * torch.empty(len(images), 1, 1, 1, device=images.device).uniform_(0.5, 1)

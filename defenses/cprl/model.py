@@ -54,7 +54,7 @@ class Placed(nn.Module):
 
 
 def maps_of(model: FeatureModel, after: str = "") -> torch.Size:
-    """Shape (M, C, h, w) of what a stage makes of a small picture: of its last feature maps where no stage is named.
+    """Shape (M, C, h, w) of what a stage makes of a small image: of its last feature maps where no stage is named.
 
     Raises:
         DoesNotApply: where the model has no such stage, or what leaves it are no feature maps.
@@ -69,7 +69,7 @@ def maps_of(model: FeatureModel, after: str = "") -> torch.Size:
         if hook:
             hook.remove()
     if len(shapes[0]) != 4 or (after and len(shapes) != 2):
-        raise DoesNotApply(f"{after} of {model.info.name} does not give feature maps once a picture")
+        raise DoesNotApply(f"{after} of {model.info.name} does not give feature maps once an image")
     return shapes[0]
 
 

@@ -10,7 +10,7 @@ from iqarena.defenses.cprl.model import Activation
 
 
 class SortMask(Activation):
-    """Blocks small changes around the mean: of each channel of each picture, values nearer to its mean μ than t go to μ.
+    """Blocks small changes around the mean: of each channel of each image, values nearer to its mean μ than t go to μ.
 
     With d = |z − μ| and t the ⌊p·h·w⌋-th smallest d of the channel; where that is none, nothing changes:
 

@@ -1,4 +1,4 @@
-"""A purified model: pictures pass through a filter on their way in."""
+"""A purified model: images pass through a filter on their way in."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from iqarena.defenses.base import Defense, Kind
 from iqarena.models.base import QualityModel
 
 Purifier = Callable[[torch.Tensor], torch.Tensor]
-"""Pictures (N, 3, H, W) in [0, 1] to pictures of the same kind."""
+"""Images (N, 3, H, W) in [0, 1] to images of the same kind."""
 
 
 class PurifiedModel(QualityModel):
-    """``model(purify(images))``; `purify` alone is there for whoever wants to see or measure the purified pictures."""
+    """``model(purify(images))``; `purify` alone is there for whoever wants to see or measure the purified images."""
 
     def __init__(self, model: QualityModel, purify: Purifier) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class Purification(Defense):
     """Base of the filters.
 
     Class attributes:
-        moves_pixels: whether a purified picture has another geometry than the picture, so that it may only be compared
-            with a picture that went through the same transform.
+        moves_pixels: whether a purified image has another geometry than the image, so that it may only be compared
+            with an image that went through the same transform.
     """
 
     kind: ClassVar[Kind] = "purification"
@@ -58,10 +58,10 @@ class Purification(Defense):
         return self.purifier()
 
     def least(self, inner: int) -> int:
-        """The least side of a picture, in pixels, whose purified one has sides of at least `inner`.
+        """The least side of an image, in pixels, whose purified one has sides of at least `inner`.
 
         Raises:
-            DoesNotApply: where no picture's has.
+            DoesNotApply: where no image's has.
         """
         return inner
 
@@ -81,7 +81,7 @@ class Network(nn.Module):
     """A filter that is a network: its output is clamped to [0, 1].
 
     Args:
-        network: from pictures to pictures; it is put into eval mode.
+        network: from images to images; it is put into eval mode.
         sha256: of its weights.
     """
 

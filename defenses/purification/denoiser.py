@@ -1,6 +1,6 @@
-"""`denoiser`: a small residual network that takes noise off the picture before it is scored.
+"""`denoiser`: a small residual network that takes noise off the image before it is scored.
 
-The network predicts the noise, as DnCNN does (Zhang et al., arXiv 1608.03981), on the picture's four half-size phases, as
+The network predicts the noise, as DnCNN does (Zhang et al., arXiv 1608.03981), on the image's four half-size phases, as
 FFDNet does (Zhang, Zuo, Zhang, arXiv 1710.04026), which makes it four times cheaper. It has no normalisation and is not told
 the noise level. `python -m iqarena.defenses.purification.train_denoiser` made its weights; the card beside them has the numbers.
 """

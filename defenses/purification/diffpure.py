@@ -1,7 +1,7 @@
 """`diffpure`: noise added by a diffusion model's forward process, and taken away by its reverse one (Nie et al., ICML 2022).
 
-With x₀ = 2·picture − 1 at the network's size: x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·n, then t steps of DDPM's ancestral sampler, and
-back to the picture's size; both resizings are bilinear. The network is a ``UNet2DModel`` with a ``DDPMScheduler`` of the
+With x₀ = 2·image − 1 at the network's size: x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·n, then t steps of DDPM's ancestral sampler, and
+back to the image's size; both resizings are bilinear. The network is a ``UNet2DModel`` with a ``DDPMScheduler`` of the
 package diffusers, in a folder as that package saves pipelines. The surrogate is exact, gradients running through all steps,
 up to `THROUGH` of them; beyond, memory does not allow it, and the gradient is that of the identity.
 """
@@ -109,7 +109,7 @@ class DiffPure(Purification):
             words = " ".join(str(error).split())
             raise WeightsError(f"{folder}: no UNet2DModel and DDPMScheduler in safetensors ({words})") from None
         if unet.config.in_channels != 3:
-            raise WeightsError(f"{folder}: the network takes {unet.config.in_channels} channels, not the 3 of a picture")
+            raise WeightsError(f"{folder}: the network takes {unet.config.in_channels} channels, not the 3 of an image")
         if self.steps > scheduler.config.num_train_timesteps:
             most = scheduler.config.num_train_timesteps
             raise DoesNotApply(f"{self.name}: {self.steps} steps are more than the {most} that the network was trained for")

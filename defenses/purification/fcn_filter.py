@@ -1,7 +1,7 @@
 """`fcn-filter`: three convolutions that were trained to undo attacks on a quality model (arXiv 2404.06957).
 
 Layers as published: 3 → 64 → 16 → 3 channels, 3×3, LeakyReLU 0.2 between them, InstanceNorm after the second, tanh at
-the end. InstanceNorm takes away how bright and how rich in contrast a picture is: the filter cannot be near the identity.
+the end. InstanceNorm takes away how bright and how rich in contrast an image is: the filter cannot be near the identity.
 `python -m iqarena.defenses.purification.train_denoiser` made its weights; the card beside them has the numbers.
 """
 
@@ -35,7 +35,7 @@ class FCN(nn.Module):
 
 @dataclass(frozen=True)
 class FCNFilter(Purification):
-    """Filtering by a small convolutional network that was trained here on attacked pictures.
+    """Filtering by a small convolutional network that was trained here on attacked images.
 
     Attributes:
         weights: a safetensors file; empty means the one that is shipped.

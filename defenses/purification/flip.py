@@ -1,4 +1,4 @@
-"""`flip`: the picture turned by 180°, that is mirrored along both axes (in arXiv 2404.06957). Exactly differentiable."""
+"""`flip`: the image turned by 180°, that is mirrored along both axes (in arXiv 2404.06957). Exactly differentiable."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from iqarena.defenses.purification.base import Purification, Purifier
 
 
 def blurred(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
-    """Pictures (N, 3, H, W) under a Gaussian of `kernel` pixels a side, borders mirrored without repeating the edge."""
+    """Images (N, 3, H, W) under a Gaussian of `kernel` pixels a side, borders mirrored without repeating the edge."""
     radius = kernel // 2
     places = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
     line = torch.exp(-0.5 * (places / sigma) ** 2)

@@ -1,4 +1,4 @@
-"""`jpeg`: recompress the picture before it is scored (Dziugaite, Ghahramani, Roy, arXiv 1608.00853).
+"""`jpeg`: recompress the image before it is scored (Dziugaite, Ghahramani, Roy, arXiv 1608.00853).
 
 Deployed is Pillow's real codec. Its surrogate is a differentiable JPEG (after Shin and Song, 2017): the same colour
 transform, 4:2:0 chroma, 8×8 DCT and quantisation tables, with rounding x → ⌊x⌉ + (x − ⌊x⌉)³, whose gradient is not zero.
@@ -86,11 +86,11 @@ def differentiable_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def real_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
-    """Pillow's codec; pictures are rounded to 8 bit first. (N, 3, H, W) in [0, 1] to the same; no gradient."""
+    """Pillow's codec; images are rounded to 8 bit first. (N, 3, H, W) in [0, 1] to the same; no gradient."""
     decoded = []
-    for picture in (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
+    for image in (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
         decoded.append(np.array(Image.open(file)))
     return (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() / 255).to(images)
 

@@ -16,7 +16,7 @@ from iqarena.defenses.purification.gaussian_blur import refuse_kernel
 
 
 def median_of(images: torch.Tensor, kernel: int) -> torch.Tensor:
-    """Pictures (N, 3, H, W), borders mirrored without repeating the edge."""
+    """Images (N, 3, H, W), borders mirrored without repeating the edge."""
     made = []
     for image in images.split(1):  # one at a time: kernel² copies of it are needed
         padded = functional.pad(image, (kernel // 2,) * 4, mode="reflect")

@@ -13,10 +13,10 @@ from iqarena.defenses.purification.base import Purification, Purifier
 
 @dataclass(frozen=True)
 class RandomCrop(Purification):
-    """A square cut from a random place of each picture.
+    """A square cut from a random place of each image.
 
     Attributes:
-        size: its side in pixels; no picture may be smaller.
+        size: its side in pixels; no image may be smaller.
     """
 
     name: ClassVar[str] = "random-crop"

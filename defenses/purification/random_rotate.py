@@ -1,4 +1,4 @@
-"""`random-rotate`: each picture turned about its centre by an angle drawn evenly from ±degrees (in arXiv 2404.06957).
+"""`random-rotate`: each image turned about its centre by an angle drawn evenly from ±degrees (in arXiv 2404.06957).
 
 Bilinear, same size, black corners. Exactly differentiable for the angles drawn.
 """
@@ -16,7 +16,7 @@ from iqarena.defenses.purification.base import Purification, Purifier
 
 
 def rotated(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
-    """Each picture (N, 3, H, W) turned counter-clockwise by its angle (N,)."""
+    """Each image (N, 3, H, W) turned counter-clockwise by its angle (N,)."""
     height, width = images.shape[2:]
     angle = degrees.to(images) * (math.pi / 180)
     cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)

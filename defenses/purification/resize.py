@@ -1,4 +1,4 @@
-"""`resize`: the picture made smaller, and scored so (Xie et al., arXiv 1711.01991, with a fixed scale).
+"""`resize`: the image made smaller, and scored so (Xie et al., arXiv 1711.01991, with a fixed scale).
 
 Bilinear with antialiasing, as Pillow does it. Exactly differentiable.
 """
@@ -23,7 +23,7 @@ def shrunk(images: torch.Tensor, scale: float) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Resize(Purification):
-    """A smaller picture.
+    """A smaller image.
 
     Attributes:
         scale: of both sides, in (0, 1].

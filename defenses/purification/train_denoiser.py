@@ -1,10 +1,10 @@
-"""Trains the filters that are networks: ``python -m iqarena.defenses.purification.train_denoiser --filter NAME --pictures FOLDER``.
+"""Trains the filters that are networks: ``python -m iqarena.defenses.purification.train_denoiser --filter NAME --images FOLDER``.
 
-Both learn to give the clean picture back (mean squared error): `denoiser` from Gaussian noise whose standard deviation is
-drawn evenly from 0 to 0.15 for each picture, `fcn-filter` from pictures on which the undefended model was attacked, in the
-loop, with a ball of up to 8/255 drawn for each picture and a direction, better or worse, too. The loop is that of the
+Both learn to give the clean image back (mean squared error): `denoiser` from Gaussian noise whose standard deviation is
+drawn evenly from 0 to 0.15 for each image, `fcn-filter` from images on which the undefended model was attacked, in the
+loop, with a ball of up to 8/255 drawn for each image and a direction, better or worse, too. The loop is that of the
 training defenses: its checkpoint is resumed from, its budget is counted in passes. Train `fcn-filter` on crops as large as
-the pictures that it shall filter: its InstanceNorm makes it another filter on another size.
+the images that it shall filter: its InstanceNorm makes it another filter on another size.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from iqarena.models.zoo import ZOO, load_weights, save_weights, weight_file
 MOST_NOISE, MOST_ATTACK = 0.15, 8 / 255
 INNER_STEPS = 3
 SIDE = 192
-"""Of the demo set's pictures; filters are measured on such parts, from the middle of pictures, beside whole ones."""
+"""Of the demo set's images; filters are measured on such parts, from the middle of images, beside whole ones."""
 FILTERS: dict[str, type[nn.Module]] = {"denoiser": ResidualDenoiser, "fcn-filter": FCN}
 Spoil = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-"""Clean pictures (N, 3, H, W) in [0, 1] to spoilt ones."""
+"""Clean images (N, 3, H, W) in [0, 1] to spoilt ones."""
 
 
 class Folder:
@@ -56,7 +56,7 @@ class Folder:
         """Hash of all files."""
         return sha256("".join(sha256(file.read_bytes()).hexdigest() for file in self.files).encode()).hexdigest()
 
-    def picture(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> torch.Tensor:
         """(3, H, W) uint8."""
         with Image.open(self.files[index]) as opened:
             return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
@@ -74,7 +74,7 @@ class Folder:
 
 
 class Restoration(QualityModel):
-    """A filter on trial: the score of a clean picture is the mean squared error of what comes back once it was spoilt."""
+    """A filter on trial: the score of a clean image is the mean squared error of what comes back once it was spoilt."""
 
     info = ModelInfo("restoration", min_size=1, higher_is_better=False)
 
@@ -97,7 +97,7 @@ def _errors(model: QualityModel, images: torch.Tensor, labels: torch.Tensor, pro
 
 
 def noisy(images: torch.Tensor, generator: torch.Generator, sigma: float | None = None) -> torch.Tensor:
-    """Gaussian noise of a standard deviation, drawn evenly up to `MOST_NOISE` for each picture if left out; not clipped."""
+    """Gaussian noise of a standard deviation, drawn evenly up to `MOST_NOISE` for each image if left out; not clipped."""
     if sigma is None:
         level = MOST_NOISE * torch.rand((len(images), 1, 1, 1), generator=generator)
     else:
@@ -108,7 +108,7 @@ def noisy(images: torch.Tensor, generator: torch.Generator, sigma: float | None 
 def attacked(
     images: torch.Tensor, generator: torch.Generator, model: QualityModel, epsilon: float | None = None
 ) -> torch.Tensor:
-    """Pictures on which a model was attacked: sign steps from a random start, in a ball drawn up to `MOST_ATTACK`."""
+    """Images on which a model was attacked: sign steps from a random start, in a ball drawn up to `MOST_ATTACK`."""
     if epsilon is None:
         size = MOST_ATTACK * torch.rand((len(images), 1, 1, 1), generator=generator).to(images)
     else:
@@ -123,23 +123,23 @@ def attacked(
     return (images + shift).clamp(0, 1).detach()
 
 
-def measured_on(network: nn.Module, levels: dict[str, Spoil], pictures: Folder, count: int) -> dict[str, dict[str, float]]:
-    """`psnr_gain` of everything that pictures can be spoilt by, whole and of the size of the demo set's."""
+def measured_on(network: nn.Module, levels: dict[str, Spoil], dataset: Folder, count: int) -> dict[str, dict[str, float]]:
+    """`psnr_gain` of everything that images can be spoilt by, whole and of the size of the demo set's."""
     sides = {"whole": None, f"{SIDE}×{SIDE}": SIDE}
     return {
-        f"{what}, {size}": psnr_gain(network, spoil, pictures, count, side)
+        f"{what}, {size}": psnr_gain(network, spoil, dataset, count, side)
         for what, spoil in levels.items()
         for size, side in sides.items()
     }
 
 
-def psnr_gain(network: nn.Module, spoil: Spoil, pictures: Folder, count: int, side: int | None = None) -> dict[str, float]:
-    """Mean PSNR in dB of the first `count` pictures, spoilt and restored; of their middle if a side in pixels is given."""
+def psnr_gain(network: nn.Module, spoil: Spoil, dataset: Folder, count: int, side: int | None = None) -> dict[str, float]:
+    """Mean PSNR in dB of the first `count` images, spoilt and restored; of their middle if a side in pixels is given."""
     generator = torch.Generator().manual_seed(0)
     before: list[float] = []
     after: list[float] = []
-    for index in range(min(count, len(pictures))):
-        clean = middle(pictures.picture(index), side)[None].float() / 255
+    for index in range(min(count, len(dataset))):
+        clean = middle(dataset.image(index), side)[None].float() / 255
         spoilt = spoil(clean, generator)
         with torch.inference_mode():
             restored = network(spoilt).clamp(0, 1)
@@ -148,20 +148,20 @@ def psnr_gain(network: nn.Module, spoil: Spoil, pictures: Folder, count: int, si
     return {"psnr_spoilt": round(float(np.mean(before)), 2), "psnr_restored": round(float(np.mean(after)), 2)}
 
 
-def middle(picture: torch.Tensor, side: int | None) -> torch.Tensor:
-    """The middle of a picture (3, H, W), at most so large; all of it if no side is given."""
-    height, width = picture.shape[1:]
+def middle(image: torch.Tensor, side: int | None) -> torch.Tensor:
+    """The middle of an image (3, H, W), at most so large; all of it if no side is given."""
+    height, width = image.shape[1:]
     side = side or max(height, width)
     top, left = max(height - side, 0) // 2, max(width - side, 0) // 2
-    return picture[:, top : top + side, left : left + side]
+    return image[:, top : top + side, left : left + side]
 
 
-def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule, out: Path,
+def fit(name: str, dataset: Folder, held_out: Folder | None, schedule: Schedule, out: Path,
         report: Callable[[Progress], None] = lambda progress: None) -> Path:  # fmt: skip
     """Train a filter, or go on where a killed training stopped; writes weights and card, and returns the weight file.
 
     Raises:
-        ValueError: where the pictures are smaller than the crop or the checkpoint is of another training.
+        ValueError: where the images are smaller than the crop or the checkpoint is of another training.
     """
     torch.manual_seed(schedule.seed)
     network, victim = FILTERS[name](), ResNetIQA()
@@ -176,8 +176,8 @@ def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule
     out.mkdir(parents=True, exist_ok=True)
     passes = 1 + INNER_STEPS if by_attack else 1
     facts = train(
-        Restoration(network, spoil), _errors, passes, pictures, schedule,
-        checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps([name, pictures.fingerprint]), report=report,
+        Restoration(network, spoil), _errors, passes, dataset, schedule,
+        checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps([name, dataset.fingerprint]), report=report,
     )  # fmt: skip
     network.eval()
     sizes = {f"attacked {k}/255": k / 255 for k in (2, 4, 8)} if by_attack else {f"sigma {s}": s for s in (0.01, 0.05, 0.12)}
@@ -188,8 +188,8 @@ def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule
                    else f"Gaussian noise, sigma evenly from 0 to {MOST_NOISE}", "loss": "mean squared error"},
         "passes_an_image": passes,
         "schedule": asdict(schedule), "budget": facts, "start": "random weights",
-        "data": {"name": "folder", "fingerprint": pictures.fingerprint, "training_pictures": len(pictures),
-                 "held_out_pictures": min(24, len(held_out)) if held_out else 0},
+        "data": {"name": "folder", "fingerprint": dataset.fingerprint, "training_images": len(dataset),
+                 "held_out_images": min(24, len(held_out)) if held_out else 0},
         "measured": measured_on(network, levels, held_out, 24) if held_out else {},
         "licence": "MIT",
     }  # fmt: skip
@@ -200,9 +200,9 @@ def fit(name: str, pictures: Folder, held_out: Folder | None, schedule: Schedule
 
 def main(
     filter_: Annotated[str, typer.Option("--filter", help=" or ".join(FILTERS))],
-    pictures: Annotated[Path, typer.Option(help="folder of clean pictures")],
+    images: Annotated[Path, typer.Option(help="folder of clean images")],
     held_out: Annotated[Path | None, typer.Option(help="folder of others, to measure on")] = None,
-    passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one picture")] = 64_000,
+    passes: Annotated[int, typer.Option(min=1, help="budget in forward+backward passes of one image")] = 64_000,
     batch: Annotated[int, typer.Option(min=2)] = 16,
     crop: Annotated[int, typer.Option(min=64)] = 96,
     learning_rate: Annotated[float, typer.Option(min=1e-8)] = 1e-3,
@@ -215,7 +215,7 @@ def main(
     schedule = Schedule(passes, batch, crop, learning_rate, weight_decay=0.0, ema=0.99, seed=seed, workers=0)
     try:
         written = fit(
-            filter_, Folder(pictures), Folder(held_out) if held_out else None, schedule, out,
+            filter_, Folder(images), Folder(held_out) if held_out else None, schedule, out,
             report=lambda progress: typer.echo(f"{progress.share:.1%} mean squared error {progress.loss:.6f}"),
         )  # fmt: skip
     except ValueError as error:

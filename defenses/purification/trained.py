@@ -21,6 +21,6 @@ def filter_weights(name: str, network: nn.Module, file: str = "") -> str:
     if not file and not path.is_file():
         raise DoesNotApply(
             f"no trained weights of {name}; make them with "
-            f"`python -m iqarena.defenses.purification.train_denoiser --filter {name} --pictures FOLDER`"
+            f"`python -m iqarena.defenses.purification.train_denoiser --filter {name} --images FOLDER`"
         )
     return load_weights(network, path)

@@ -1,7 +1,7 @@
 """`tv-denoise`: total variation denoising (Rudin, Osher, Fatemi 1992), solved by Chambolle's projections (2004).
 
-The picture u that has the least ‖u − x‖²/2 + weight·Σ|∇u|, channel by channel. Deployed is scikit-image's solver, which
-stops where its energy does. The surrogate gives the same picture, with the gradient of the first `STEPS` of the same
+The image u that has the least ‖u − x‖²/2 + weight·Σ|∇u|, channel by channel. Deployed is scikit-image's solver, which
+stops where its energy does. The surrogate gives the same image, with the gradient of the first `STEPS` of the same
 iterations in torch, |∇u| made smooth at 0.
 """
 
@@ -18,15 +18,15 @@ from torch.nn import functional
 from iqarena.defenses.purification.base import Purification, Purifier, with_gradient_of
 
 STEPS = 10
-"""Of the surrogate's gradient: three are a twentieth weaker under attack, thirty cost a second a picture."""
+"""Of the surrogate's gradient: three are a twentieth weaker under attack, thirty cost a second an image."""
 
 _TAU = 1 / 4  # the step for which the projections converge in two dimensions
 
 
 def real_tv(images: torch.Tensor, weight: float) -> torch.Tensor:
     """scikit-image's solver; (N, 3, H, W) to the same; no gradient."""
-    pictures = images.detach().permute(0, 2, 3, 1).cpu().numpy()
-    made = [denoise_tv_chambolle(picture, weight=weight, channel_axis=-1) for picture in pictures]
+    arrays = images.detach().permute(0, 2, 3, 1).cpu().numpy()
+    made = [denoise_tv_chambolle(array, weight=weight, channel_axis=-1) for array in arrays]
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).to(images)
 
 

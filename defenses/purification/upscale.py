@@ -1,4 +1,4 @@
-"""`upscale`: the picture made smaller, then bilinearly as large as it was (arXiv 2408.01541). Exactly differentiable."""
+"""`upscale`: the image made smaller, then bilinearly as large as it was (arXiv 2408.01541). Exactly differentiable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iqarena.defenses.purification.resize import shrunk
 
 @dataclass(frozen=True)
 class Upscale(Purification):
-    """A smaller picture, made as large as it was.
+    """A smaller image, made as large as it was.
 
     Attributes:
         scale: of both sides of the smaller one, in (0, 1].

@@ -18,7 +18,7 @@ from torch.nn import functional
 from iqarena.defenses.purification.base import Purification, Purifier, clipped
 
 _NORMAL = float(norm.ppf(0.75))
-_ZERO = 1e-6  # of a coefficient; those of 8-bit pictures are whole multiples of 1/510, up to rounding
+_ZERO = 1e-6  # of a coefficient; those of 8-bit images are whole multiples of 1/510, up to rounding
 
 
 def _split(maps: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -39,9 +39,9 @@ def _joined(approximation: torch.Tensor, bands: list[torch.Tensor], height: int,
 def _noise_level(band: torch.Tensor) -> torch.Tensor:
     """σ (N, 3, 1, 1) of a band (N, 3, h, w); 0 where the band is 0 all over."""
     size = band.abs().flatten(2)
-    found = [[channel[channel > _ZERO] for channel in picture] for picture in size]
-    medians = [[torch.quantile(c, 0.5) if len(c) else c.new_zeros(()) for c in picture] for picture in found]
-    return torch.stack([torch.stack(picture) for picture in medians])[:, :, None, None] / _NORMAL
+    found = [[channel[channel > _ZERO] for channel in image] for image in size]
+    medians = [[torch.quantile(c, 0.5) if len(c) else c.new_zeros(()) for c in image] for image in found]
+    return torch.stack([torch.stack(image) for image in medians])[:, :, None, None] / _NORMAL
 
 
 def _shrunk(band: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ def _shrunk(band: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def wavelet_denoised(images: torch.Tensor, sigma: float | None) -> torch.Tensor:
-    """Pictures (N, 3, H, W) to the same; `sigma` as in `WaveletDenoise`."""
+    """Images (N, 3, H, W) to the same; `sigma` as in `WaveletDenoise`."""
     levels = max(int(math.log2(min(images.shape[2:]))) - 3, 1)
     maps, details, sizes = images, [], []
     for _ in range(levels):

@@ -1,4 +1,4 @@
-"""`adversarial-training`: the label is kept while the picture is attacked (Madry et al., arXiv 1706.06083)."""
+"""`adversarial-training`: the label is kept while the image is attacked (Madry et al., arXiv 1706.06083)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iqarena.models.base import QualityModel
 
 @dataclass(frozen=True)
 class AdversarialTraining(InsideABall):
-    """Squared error on clean pictures plus λ times that on attacked ones; the inner attack is PGD on the squared error.
+    """Squared error on clean images plus λ times that on attacked ones; the inner attack is PGD on the squared error.
 
     Attributes:
         adversarial_weight: λ.
@@ -31,7 +31,7 @@ class AdversarialTraining(InsideABall):
         self.refuse_negative(adversarial_weight=self.adversarial_weight)
 
     def attacked_label(self, labels: torch.Tensor, attacked: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The label (N,) of attacked pictures; that of the clean ones."""
+        """The label (N,) of attacked images; that of the clean ones."""
         return labels
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:

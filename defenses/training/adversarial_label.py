@@ -1,4 +1,4 @@
-"""`adversarial-training-label`: an attacked picture is worse, so its label is lower (Chistyakova et al., 2024).
+"""`adversarial-training-label`: an attacked image is worse, so its label is lower (Chistyakova et al., 2024).
 
 The published recipe attacks with one sign step of 1.25 ε from a random start (or with two of APGD), at 2 to 10/255. Here the
 inner attack is that of `adversarial-training`, so that the two differ by the label alone.
@@ -19,12 +19,12 @@ _WINDOW, _SIGMA = 11, 1.5
 
 
 def similarity(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """SSIM (Wang et al., TIP 2004) of the lumas, (N,), of pictures (N, 3, H, W) in [0, 1] of at least 11×11; in float32."""
+    """SSIM (Wang et al., TIP 2004) of the lumas, (N,), of images (N, 3, H, W) in [0, 1] of at least 11×11; in float32."""
     at = torch.arange(_WINDOW, device=images.device) - _WINDOW // 2
     window = torch.softmax(-(at**2) / (2 * _SIGMA**2), dim=0)
     luma = images.new_tensor(_LUMA).view(1, 3, 1, 1)
     with torch.autocast(images.device.type, enabled=False):
-        x, y = ((pictures.float() * luma).sum(1, keepdim=True) for pictures in (images, clean))
+        x, y = ((batch.float() * luma).sum(1, keepdim=True) for batch in (images, clean))
         maps = torch.cat([x, y, x * x, y * y, x * y], dim=1)
         for shape in ((1, 1, 1, -1), (1, 1, -1, 1)):
             maps = functional.conv2d(maps, window.view(shape).repeat(5, 1, 1, 1), groups=5)
@@ -36,7 +36,7 @@ def similarity(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class AdversarialTrainingLabel(AdversarialTraining):
-    """As `adversarial-training`, with the label of an attacked picture lowered by penalty · (1 − SSIM to the clean one).
+    """As `adversarial-training`, with the label of an attacked image lowered by penalty · (1 − SSIM to the clean one).
 
     Attributes:
         penalty: quality taken off for SSIM 0; the label does not fall below 0.

@@ -1,8 +1,8 @@
-"""`anchored-training`: attacked pictures keep their place among clean ones (anchored adversarial training, BiRQA, 2026).
+"""`anchored-training`: attacked images keep their place among clean ones (anchored adversarial training, BiRQA, 2026).
 
-Public to us is what its abstract says: clean pictures are anchors, and a ranking loss against them bounds the error of an
-attacked picture's score. The rest is our reading: anchors are the other clean pictures of the batch; they are learnt by
-squared error, and the ranking loss moves the attacked pictures only. What is ordered rightly among anchors whose scores
+Public to us is what its abstract says: clean images are anchors, and a ranking loss against them bounds the error of an
+attacked image's score. The rest is our reading: anchors are the other clean images of the batch; they are learnt by
+squared error, and the ranking loss moves the attacked images only. What is ordered rightly among anchors whose scores
 are right can be no further off than the next anchor.
 """
 
@@ -24,7 +24,7 @@ def ranking_loss(
     """Mean over pairs of relu(min(μ, |y_i − y_j|) − sign(y_i − y_j)·(a_i − c_j)); pairs of equal labels count as 0.
 
     Args:
-        attacked, labels: scores a and labels of attacked pictures, (N,).
+        attacked, labels: scores a and labels of attacked images, (N,).
         anchors, anchor_labels: scores c and labels of clean ones, (M,).
         margin: μ, the least distance wanted; never more than the labels are apart.
     """
@@ -36,7 +36,7 @@ def ranking_loss(
 
 @dataclass(frozen=True)
 class AnchoredTraining(InsideABall):
-    """Squared error on clean pictures plus λ times a ranking loss of attacked pictures against the clean ones of the batch.
+    """Squared error on clean images plus λ times a ranking loss of attacked images against the clean ones of the batch.
 
     The inner attack is PGD on the squared error, as in `adversarial-training`.
 

@@ -11,7 +11,7 @@ INNER_STEPS = 2
 
 @dataclass(frozen=True)
 class InsideABall(TrainedDefense):
-    """Base of recipes that train on pictures from an ℓ∞ ball around each clean one.
+    """Base of recipes that train on images from an ℓ∞ ball around each clean one.
 
     Attributes:
         epsilon: the ball, reached linearly over the first `ramp` of the training.

@@ -1,7 +1,7 @@
 """`free-training`: one backward pass serves both the weights and the inner attacker (Shafahi et al., NeurIPS 2019).
 
-Each batch is replayed: every replay trains the weights on the pictures as they are moved so far, and the gradient by the
-pictures, which comes with it, moves them by a sign step of ε. The paper starts a batch where the last one ended; here each
+Each batch is replayed: every replay trains the weights on the images as they are moved so far, and the gradient by the
+images, which comes with it, moves them by a sign step of ε. The paper starts a batch where the last one ended; here each
 starts at random inside the ball, so that a batch is the same whatever came before it.
 """
 
@@ -23,7 +23,7 @@ REPLAYS = 4
 
 @dataclass(frozen=True)
 class FreeTraining(InsideABall):
-    """Squared error on moving pictures alone, four replays a batch."""
+    """Squared error on moving images alone, four replays a batch."""
 
     name: ClassVar[str] = "free-training"
     paper: ClassVar[str] = "https://arxiv.org/abs/1904.12843"

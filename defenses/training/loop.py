@@ -1,6 +1,6 @@
 """The one training loop: every recipe, the undefended one included, trains through it at a stated budget.
 
-The budget counts *passes*: one pass is one forward and one backward of one picture, whether it serves the weights or an
+The budget counts *passes*: one pass is one forward and one backward of one image, whether it serves the weights or an
 inner attacker. So recipes are compared at equal compute, not at equal epochs.
 """
 
@@ -33,16 +33,16 @@ After each, before the next is asked for, the loop has run its backward pass and
 
 
 Choose = Callable[[int, int], tuple[int, int, int, int]]
-"""``choose(height, width)`` of a picture → (top, left, height, width) of the part of it that is wanted."""
+"""``choose(height, width)`` of an image → (top, left, height, width) of the part of it that is wanted."""
 
 _REPORT_EVERY = 50  # steps
 
 
-class LabelledPictures(Protocol):
+class LabelledImages(Protocol):
     """What training needs of a data set."""
 
     def __len__(self) -> int: ...
-    def picture(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> torch.Tensor:
         """(3, H, W) uint8."""
 
     def part(self, index: int, choose: Choose) -> torch.Tensor:
@@ -57,14 +57,14 @@ class Schedule:
     """How long and how fast to train.
 
     Attributes:
-        passes: the budget, in forward+backward passes of one picture.
-        batch: pictures a step.
+        passes: the budget, in forward+backward passes of one image.
+        batch: images a step.
         crop: side of the random crops in pixels.
         learning_rate: peak of a one-cycle schedule (5 % warm-up, cosine to zero).
         weight_decay: of AdamW.
         ema: decay a step of the averaged weights, which are what is kept.
         seed: of order, crops, flips and inner attacks.
-        workers: processes that decode pictures.
+        workers: processes that decode images.
         minutes_between_checkpoints: a killed run loses at most this.
     """
 
@@ -82,26 +82,26 @@ class Schedule:
 class _Crops(Dataset[tuple[torch.Tensor, float]]):
     """Random crops and flips, each a function of (seed, draw), so that a resumed run sees what it would have seen."""
 
-    def __init__(self, pictures: LabelledPictures, crop: int, seed: int) -> None:
-        self.pictures, self.crop, self.seed = pictures, crop, seed
+    def __init__(self, dataset: LabelledImages, crop: int, seed: int) -> None:
+        self.dataset, self.crop, self.seed = dataset, crop, seed
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.dataset)
 
     def __getitem__(self, draw: int) -> tuple[torch.Tensor, float]:
-        index = draw % len(self.pictures)
+        index = draw % len(self.dataset)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
 
         def choose(height: int, width: int) -> tuple[int, int, int, int]:
             if min(height, width) < self.crop:
-                raise ValueError(f"picture {index} is {width}×{height}, smaller than the crop of {self.crop}")
+                raise ValueError(f"image {index} is {width}×{height}, smaller than the crop of {self.crop}")
             top, left = (int(torch.randint(0, side - self.crop + 1, (), generator=generator)) for side in (height, width))
             return top, left, self.crop, self.crop
 
-        crop = self.pictures.part(index, choose)
+        crop = self.dataset.part(index, choose)
         if torch.rand((), generator=generator) < 0.5:
             crop = crop.flip(2)
-        return crop, self.pictures.mos(index)
+        return crop, self.dataset.mos(index)
 
 
 class _Order(Sampler[int]):
@@ -129,23 +129,23 @@ def in_eval_mode(model: QualityModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def score(model: QualityModel, pictures: LabelledPictures, batch: int = 16) -> torch.Tensor:
-    """Qualities (N,) of whole pictures, in float32 and eval mode; the model's mode is put back."""
+def score(model: QualityModel, dataset: LabelledImages, batch: int = 16) -> torch.Tensor:
+    """Qualities (N,) of whole images, in float32 and eval mode; the model's mode is put back."""
     qualities = []
     with in_eval_mode(model), torch.inference_mode():
-        for start in range(0, len(pictures), batch):
-            group = [pictures.picture(i).float() / 255 for i in range(start, min(start + batch, len(pictures)))]
-            if len({tuple(picture.shape) for picture in group}) == 1:
+        for start in range(0, len(dataset), batch):
+            group = [dataset.image(i).float() / 255 for i in range(start, min(start + batch, len(dataset)))]
+            if len({tuple(image.shape) for image in group}) == 1:
                 qualities.append(model.quality(torch.stack(group)))
             else:
-                qualities.extend(model.quality(picture[None]) for picture in group)
+                qualities.extend(model.quality(image[None]) for image in group)
     return torch.cat(qualities)
 
 
-def srocc(model: QualityModel, pictures: LabelledPictures) -> float:
-    """Spearman correlation of the model's qualities with the labels, whole pictures."""
-    labels = [pictures.mos(i) for i in range(len(pictures))]
-    return float(stats.spearmanr(score(model, pictures).numpy(), labels).statistic)
+def srocc(model: QualityModel, dataset: LabelledImages) -> float:
+    """Spearman correlation of the model's qualities with the labels, whole images."""
+    labels = [dataset.mos(i) for i in range(len(dataset))]
+    return float(stats.spearmanr(score(model, dataset).numpy(), labels).statistic)
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,12 @@ def train(
     model: QualityModel,
     losses: Losses,
     passes_an_image: int,
-    pictures: LabelledPictures,
+    dataset: LabelledImages,
     schedule: Schedule,
     *,
     checkpoint: Path,
     identity: str = "",
-    validation: LabelledPictures | None = None,
+    validation: LabelledImages | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, float | int]:
     """Train in place until the budget is spent; the model ends with its averaged weights, in eval mode.
@@ -176,8 +176,8 @@ def train(
     Args:
         model: a differentiable model whose raw score is trained towards the label in [0, 1].
         losses: the recipe.
-        passes_an_image: what one picture costs under that recipe, all its losses together, in passes.
-        pictures: the training set.
+        passes_an_image: what one image costs under that recipe, all its losses together, in passes.
+        dataset: the training set.
         schedule: see `Schedule`.
         checkpoint: file for the state; if it is there and of the same training, training goes on from it.
         identity: tells this training from others that might share the file: recipe, data, start.
@@ -197,13 +197,13 @@ def train(
     torch.manual_seed(schedule.seed)
     ways = {"workers", "minutes_between_checkpoints"}  # which change no weight
     said = {name: value for name, value in asdict(schedule).items() if name not in ways}
-    recipe = json.dumps(said | {"passes_an_image": passes_an_image, "images": len(pictures), "identity": identity})
+    recipe = json.dumps(said | {"passes_an_image": passes_an_image, "images": len(dataset), "identity": identity})
     state = _State(model, schedule, steps, checkpoint, recipe)
     state.load()
     model.train()
     device = next(model.parameters()).device
     recent: list[float] = []  # losses since the last word
-    for images, labels in batches(pictures, schedule, state.step, steps):
+    for images, labels in batches(dataset, schedule, state.step, steps):
         batch = images.to(device, memory_format=torch.channels_last).float() / 255
         values = []
         recipe_losses = losses(model, batch, labels.to(device).float(), state.step / steps)
@@ -231,12 +231,12 @@ def train(
             "seconds": round(state.seconds)}  # fmt: skip
 
 
-def batches(pictures: LabelledPictures, schedule: Schedule, step: int, steps: int) -> DataLoader[tuple[torch.Tensor, float]]:
-    """What is left of the training from a step on: pictures (N, 3, crop, crop) uint8 and labels (N,)."""
+def batches(dataset: LabelledImages, schedule: Schedule, step: int, steps: int) -> DataLoader[tuple[torch.Tensor, float]]:
+    """What is left of the training from a step on: images (N, 3, crop, crop) uint8 and labels (N,)."""
     return DataLoader(
-        _Crops(pictures, schedule.crop, schedule.seed),
+        _Crops(dataset, schedule.crop, schedule.seed),
         schedule.batch,
-        sampler=_Order(len(pictures), schedule.seed, step * schedule.batch, steps * schedule.batch),
+        sampler=_Order(len(dataset), schedule.seed, step * schedule.batch, steps * schedule.batch),
         num_workers=schedule.workers,
         prefetch_factor=4 if schedule.workers else None,
         generator=torch.Generator(),  # its own, so that starting to read again draws nothing from the global stream
@@ -317,12 +317,12 @@ def regression(model: QualityModel, images: torch.Tensor, labels: torch.Tensor) 
 def inner_attack(
     model: QualityModel, images: torch.Tensor, labels: torch.Tensor, epsilon: float, steps: int
 ) -> torch.Tensor:
-    """Pictures inside the ℓ∞ ball that raise the squared error: projected sign steps from a random start.
+    """Images inside the ℓ∞ ball that raise the squared error: projected sign steps from a random start.
 
     With the model's own scores in place of labels, they raise the squared difference from those.
 
-    The model is in eval mode meanwhile, so that its running statistics see no half-made pictures, and its weights get
-    no gradient. Costs `steps` passes a picture.
+    The model is in eval mode meanwhile, so that its running statistics see no half-made images, and its weights get
+    no gradient. Costs `steps` passes an image.
     """
     shift = torch.empty_like(images).uniform_(-epsilon, epsilon)
     with in_eval_mode(model):

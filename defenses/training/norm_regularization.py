@@ -1,4 +1,4 @@
-"""`norm-regularization`: training for a small ℓ1 norm of the gradient by the picture (Liu et al., CVPR 2024).
+"""`norm-regularization`: training for a small ℓ1 norm of the gradient by the image (Liu et al., CVPR 2024).
 
 To first order, a change of at most ε a pixel moves the score by ε·‖∇f‖₁. The norm is taken as a finite difference along
 the sign of the gradient, which needs no second derivative. A flat gradient may also be a hidden one: look at the black-box
@@ -25,12 +25,12 @@ class NormRegularization(TrainedDefense):
 
     Attributes:
         gradient_weight: λ.
-        step: h, in pixels of [0, 1]; the paper's 0.01 is of pictures divided by a standard deviation of about 0.225.
+        step: h, in pixels of [0, 1]; the paper's 0.01 is of images divided by a standard deviation of about 0.225.
     """
 
     name: ClassVar[str] = "norm-regularization"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.11397"
-    passes_an_image: ClassVar[int] = 3  # the gradient by the picture, then the picture and the moved one
+    passes_an_image: ClassVar[int] = 3  # the gradient by the image, then the image and the moved one
 
     gradient_weight: float = 1e-3
     step: float = 0.01 * 0.225

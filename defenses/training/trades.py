@@ -1,4 +1,4 @@
-"""`trades`: accuracy on clean pictures against constancy inside the ball (Zhang et al., ICML 2019), in regression form.
+"""`trades`: accuracy on clean images against constancy inside the ball (Zhang et al., ICML 2019), in regression form.
 
 In place of cross-entropy and Kullback-Leibler divergence stand squared error and squared difference. The inner attack is
 PGD on that difference, so it knows no label.
@@ -18,7 +18,7 @@ from iqarena.models.base import QualityModel
 
 @dataclass(frozen=True)
 class Trades(InsideABall):
-    """(f(x) − y)² + β·(f(x′) − f(x))², with x′ the picture inside the ball whose score differs most.
+    """(f(x) − y)² + β·(f(x′) − f(x))², with x′ the image inside the ball whose score differs most.
 
     Attributes:
         beta: β. `adversarial-training` weighs a shift as 1.5 would where shifts are as large as errors.

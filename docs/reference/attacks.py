@@ -33,14 +33,14 @@ _PAGE = jinja2.Template(
 
 {{ names | length }} attacks of our own and {{ bridged }} of two libraries. Every one follows the objectives of
 [protocol.md](protocol.md) and is judged alike: what it returns is projected into the threat model, rounded to 8 bit toward
-the clean picture, verified from the stored pixels and scored anew. *Cost* is forwards + backwards a picture at the defaults,
+the clean image, verified from the stored pixels and scored anew. *Cost* is forwards + backwards an image at the defaults,
 at most, the clean score's apart. Parameters are given as `{{ "name[parameter=value,…]" }}`. `iqarena list attacks --json`
 has the same as data.
 
 | norm | size is |
 |---|---|
 | `linf` | the largest change of a channel of a pixel, pixels being in [0, 1] |
-| `l2` | the Euclidean length of the change of the whole picture |
+| `l2` | the Euclidean length of the change of the whole image |
 | `l0` | the share of pixels with any change |
 | `patch` | the share of the area that the smallest square around all changes covers |
 | `ssim` | 1 − SSIM of the luma, at most |
@@ -80,7 +80,7 @@ has the same as data.
 ## Refused
 
 Not on offer: what they would do to a score is not what their name says, no norm here bounds it, another entry does it
-already, or they are not for single pictures or not for PyTorch.
+already, or they are not for single images or not for PyTorch.
 
 | class | why |
 |---|---|

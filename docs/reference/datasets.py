@@ -30,17 +30,17 @@ unreadable or of another size. `iqarena list datasets --json` has this page as d
   hash of the seed and their names: 70 % training, 10 % validation, 20 % test.
 * **Files** are found in whatever case, up to five folders below DIR. What is not whole is refused: half a data set is
   another benchmark.
-* **Pictures** are 8-bit RGB. Of published sets, grey, palette and opaque alpha are turned to RGB, which loses nothing, and
+* **Images** are 8-bit RGB. Of published sets, grey, palette and opaque alpha are turned to RGB, which loses nothing, and
   EXIF orientation is ignored, as everybody else does who reads them. Of your own folders these are refused. So are, of any
   set, 16 bits a channel, CMYK, animations, and files that are partly transparent, cut or oversized. Convert them first, so
   that it is clear what was scored.
 * **Label files** come first in their official form. Where there is none, `labels.csv` or `labels.txt` in the form of the
   IQA-Dataset project will do. Workbooks need `pip install 'iqarena[data]'`.
 
-| data set | pictures | labels | published range | better is | split |
+| data set | images | labels | published range | better is | split |
 |---|--:|---|---|---|---|
 {% for d in sets -%}
-| [`{{ d.name }}`](#{{ d.name }}) | {{ d.pictures }} | {{ d.label_kind }} | {{ d.range }} | {{ d.better }} | {{ d.split }} |
+| [`{{ d.name }}`](#{{ d.name }}) | {{ d.images }} | {{ d.label_kind }} | {{ d.range }} | {{ d.better }} | {{ d.split }} |
 {% endfor %}
 {%- for d in sets %}
 ## {{ d.name }}
@@ -78,7 +78,7 @@ def _dataset(name: str) -> dict[str, Any]:
     low, high = facts["raw_range"] or ("", "")
     return facts | {
         "name": name,
-        "pictures": f"{made.count:,}" if made.count else "yours",
+        "images": f"{made.count:,}" if made.count else "yours",
         "range": f"{low:g} to {high:g}" if facts["raw_range"] else "given" if name == "folder" else "",
         "better": ("higher" if made.higher_is_better else "lower")
         if facts["raw_range"]

@@ -37,7 +37,7 @@ _PAGE = jinja2.Template(
 attacker who knows of it gets a gradient: *exact*, through a *smooth* stand-in, or as if it were the *identity* (BPDA). A
 *random* one is attacked on the average over its draws. *Forwards* are passes of the model that a score costs; what a
 filter takes itself shows in the measured seconds, of which the leaderboard has the ratio to the bare model. *Passes* are
-forward+backward passes that training costs for each picture. Parameters are given as `{{ "name[parameter=value,…]" }}`.
+forward+backward passes that training costs for each image. Parameters are given as `{{ "name[parameter=value,…]" }}`.
 `iqarena list defenses --json` has the same as data.
 
 A surrogate's scores are close to the deployed ones: `iqarena check NAME` wants them within {{ "%g" % same.exact }} of the

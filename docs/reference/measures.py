@@ -23,12 +23,12 @@ _PAGE = jinja2.Template(
 What `summary.csv` holds of a cell: {{ fixed | length + later | length }} measures, each with its 95 % interval in `_lo`
 and `_hi`, and what the cell is and cost. Missing is empty. *q* is the clean and *q′* the attacked quality of the deployed
 model (1 = best, not clamped), *u* the clean quality of the undefended model, *y* the label. All of one cell are of the
-same pictures: those that have scores.
+same images: those that have scores.
 
 The first {{ fixed | length }} stand together in the middle of the file. The others came later and stand at its end, behind
 every older column, so a script that counts columns still works. Records made before a measure was there have it empty.
 A measure is also empty where it is not defined: a correlation of scores that are all
-equal, anything with labels where a picture has none, everything for fewer than two pictures.
+equal, anything with labels where an image has none, everything for fewer than two images.
 
 **Read two of them together.** An attack that raises every score alike has a large `abs_gain` and leaves `srocc_adv` as it
 was; one that reflects the scores about their middle ruins the order and moves those in the middle by little. And read
@@ -56,23 +56,23 @@ better.
 {% endfor %}
 ## Perceptual cost
 
-PSNR, SSIM and MS-SSIM are measured of every picture. LPIPS (Zhang et al., CVPR 2018) and DISTS (Ding et al., TPAMI 2020)
-need weights that do not come with this project and are never downloaded. For the pictures of a run with `--keep-images`,
+PSNR, SSIM and MS-SSIM are measured of every image. LPIPS (Zhang et al., CVPR 2018) and DISTS (Ding et al., TPAMI 2020)
+need weights that do not come with this project and are never downloaded. For the images of a run with `--keep-images`,
 `python -m iqarena.bench.cli.perceptual RESULTS --lpips FILE --dists FILE` writes `perceptual.csv` into the results folder, a row a
-cell and picture; 0 is no difference, more is a more visible attack. Asked for a file that is not there, it says what has
+cell and image; 0 is no difference, more is a more visible attack. Asked for a file that is not there, it says what has
 to be in it.
 
 ## Intervals
 
-Pictures made from one reference are not independent, so {{ resamples }} resamples draw *references* with replacement, and
-each brings all its pictures. `_lo` and `_hi` are the 2.5 and 97.5 percentiles, widened to hold the value. The draw
-depends on the set of references alone: cells on the same pictures are resampled together, and their differences are
+Images made from one reference are not independent, so {{ resamples }} resamples draw *references* with replacement, and
+each brings all its images. `_lo` and `_hi` are the 2.5 and 97.5 percentiles, widened to hold the value. The draw
+depends on the set of references alone: cells on the same images are resampled together, and their differences are
 paired. The fitted curve of `plcc_*_fitted` and `rmse_*_fitted` is that of the cell in every resample. With fewer than
 thirty references the percentiles are a rough guide, and the leaderboard says so.
 
-In 2,000 simulated sets of 100 references with 3 pictures each, the interval of a mean covers the truth in 93 to 97 % of
-them; one that takes pictures for independent, in less than 85 % (`tests/metrics/test_bootstrap.py`). The robust SROCC of a row is
-the least over its attacks, taken anew in each resample. A board of 50 cells with 1,000 pictures each takes {{ compared }}
+In 2,000 simulated sets of 100 references with 3 images each, the interval of a mean covers the truth in 93 to 97 % of
+them; one that takes images for independent, in less than 85 % (`tests/metrics/test_bootstrap.py`). The robust SROCC of a row is
+the least over its attacks, taken anew in each resample. A board of 50 cells with 1,000 images each takes {{ compared }}
 resamples in a few seconds (`python -m iqarena.bench.bootstrap_speed`).
 
 ## Ranks and comparisons
@@ -129,26 +129,26 @@ SUMMARY: dict[str, str] = {
     "eps": "largest size that is allowed, in units of pixels in [0, 1]",
     "setting": "`oblivious`, `adaptive` or `transfer`: what the attacker knows",
     "seed": "of everything random",
-    "n_images": "pictures",
-    "status": "the worst of its pictures', see [protocol.md](protocol.md)",
-    "linf_max": "largest change of a channel of a pixel in any picture",
-    "psnr_mean": "mean PSNR in dB over the pictures that changed; lower is a more visible attack",
+    "n_images": "images",
+    "status": "the worst of its images', see [protocol.md](protocol.md)",
+    "linf_max": "largest change of a channel of a pixel in any image",
+    "psnr_mean": "mean PSNR in dB over the images that changed; lower is a more visible attack",
     "ssim_mean": "mean SSIM of the luma (Wang et al. 2004), at most 1; lower is a more visible attack",
-    "forwards_mean": "forward passes a picture that the attack took",
-    "backwards_mean": "backward passes a picture that the attack took",
-    "seconds": "wall time of the cell, with what its attacked pictures took, also where other cells made them; so a sum "
+    "forwards_mean": "forward passes an image that the attack took",
+    "backwards_mean": "backward passes an image that the attack took",
+    "seconds": "wall time of the cell, with what its attacked images took, also where other cells made them; so a sum "
     "over cells counts those again",
     "flags": "raised in this cell, see [flags.md](flags.md)",
-    "source": "in the setting `transfer`: the model that the pictures were crafted on",
-    "ms_ssim_mean": "mean multi-scale SSIM of the luma (Wang et al. 2003), in [0, 1], of pictures of at least 176×176",
+    "source": "in the setting `transfer`: the model that the images were crafted on",
+    "ms_ssim_mean": "mean multi-scale SSIM of the luma (Wang et al. 2003), in [0, 1], of images of at least 176×176",
 }
 IMAGES: dict[str, str] = {
-    "image_id": "picture",
-    "reference_id": "the picture that it was made from; itself where it is none's version",
+    "image_id": "image",
+    "reference_id": "the image that it was made from; itself where it is none's version",
     "mos": "label in [0, 1], 1 = best",
-    "clean_quality": "q: quality of the clean picture, by the deployed model",
-    "adv_quality": "q′: quality of the stored attacked picture, by the deployed model",
-    "undefended_clean_quality": "u: quality of the clean picture, by the undefended model",
+    "clean_quality": "q: quality of the clean image, by the deployed model",
+    "adv_quality": "q′: quality of the stored attacked image, by the deployed model",
+    "undefended_clean_quality": "u: quality of the clean image, by the undefended model",
     "linf": "largest change of a channel of a pixel, pixels being in [0, 1]",
     "l2": "Euclidean length of the change",
     "l0": "share of pixels with any change",

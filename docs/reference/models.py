@@ -22,7 +22,7 @@ _PAGE = jinja2.Template(
 <!-- written by `python -m docs.reference`; edit the docstrings in models/ and the cards in models/zoo/, not this page -->
 # Models
 
-{{ models | length }} no-reference models of our own, and bridges to those of others. A model takes RGB pictures in [0, 1] of
+{{ models | length }} no-reference models of our own, and bridges to those of others. A model takes RGB images in [0, 1] of
 any height and width from its least side on and gives raw scores, which its range turns into qualities: 1 is best.
 `iqarena check NAME` looks whether a model does what it says of itself, `iqarena list models --json` has this page as data.
 Models that show *feature maps* can carry the defenses that act there, such as `cprl`.
@@ -41,7 +41,7 @@ the backbone in a file, and `--backbone imagenet` has torchvision fetch them and
 ## How well the shipped ones rank
 
 Spearman's correlation with the pseudo-MOS of the embedded `demo` set and with the human MOS of `tid2013-reconstructed`
-(see [datasets.md](datasets.md){% if humans %}; {{ humans }} pictures{% endif %}), clean. Reference pictures of the latter
+(see [datasets.md](datasets.md){% if humans %}; {{ humans }} images{% endif %}), clean. Reference images of the latter
 are Kodak's; what was trained on these has seen them, in other distortions. `python -m docs.reference.rank_zoo` measures and writes
 into the cards, where `iqarena train` has written all the rest.
 
@@ -84,7 +84,7 @@ def models_page() -> str:
     entries = [entry for entry in catalogue("models") if entry["error"] is None]
     cards = {file: card_of(file) for file in sorted(ZOO.glob("*.safetensors"))}
     ranked = [file for file, card in cards.items() if "demo_srocc_pseudo_mos" in card["measured"]]
-    humans = sorted({card["measured"][HUMAN]["pictures"] for card in cards.values() if HUMAN in card["measured"]})
+    humans = sorted({card["measured"][HUMAN]["images"] for card in cards.values() if HUMAN in card["measured"]})
     page: str = _PAGE.render(
         models=[_model(entry) for entry in entries if not entry["bridge"]],
         bridges=[_bridge(entry["name"]) for entry in entries if entry["bridge"]],
@@ -126,7 +126,11 @@ def _bridges_about() -> str:
     """The package's docstring without its title."""
     import iqarena.models.bridges
 
-    return prose((inspect.getdoc(iqarena.models.bridges) or "").partition("\n\n")[2].replace("(see `iqarena.bench.inference.measured_info`)", "on `demo`"))
+    return prose(
+        (inspect.getdoc(iqarena.models.bridges) or "")
+        .partition("\n\n")[2]
+        .replace("(see `iqarena.bench.inference.measured_info`)", "on `demo`")
+    )
 
 
 def _zoo(file: Path) -> dict[str, str]:
@@ -136,5 +140,5 @@ def _zoo(file: Path) -> dict[str, str]:
         "name": cell(file.stem),
         "demo": f"{measured['demo_srocc_pseudo_mos']:.2f}",
         "tid": f"{measured[HUMAN]['srocc']:.2f}" if HUMAN in measured else "",
-        "data": cell(card["data"].get("pictures", "")),
+        "data": cell(card["data"].get("images", "")),
     }

@@ -2,7 +2,7 @@
 
     python -m docs.reference.rank_zoo tid2013-reconstructed --root DIR [MODEL …]
 
-Whole pictures, clean, each model under the training defense that its weights are of.
+Whole images, clean, each model under the training defense that its weights are of.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def deployed(model: str, defense: str) -> QualityModel:
 
 
 def ranked(models: Mapping[str, QualityModel], dataset: ImageDataset, chosen: Sequence[int]) -> dict[str, float]:
-    """Spearman's correlation of each model's qualities with the labels of the chosen pictures."""
+    """Spearman's correlation of each model's qualities with the labels of the chosen images."""
     scores: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
-        for i in track(chosen, "looking at pictures", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-            picture = dataset.picture(i)[None].float() / 255  # of some data sets, this is what takes the time
+        for i in track(chosen, "looking at images", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+            image = dataset.image(i)[None].float() / 255  # of some data sets, this is what takes the time
             for name, model in models.items():
-                scores[name].append(float(model.quality(picture)))
+                scores[name].append(float(model.quality(image)))
     labels = [dataset.mos(i) for i in chosen]
     return {name: float(stats.spearmanr(some, labels).statistic) for name, some in scores.items()}
 
@@ -64,7 +64,7 @@ def main(
     dataset: Annotated[str, typer.Argument(help="registry name of a labelled data set")],
     only: Annotated[list[str] | None, typer.Argument(help="weight files, such as cnniqa; all if left out")] = None,
     root: Annotated[Path | None, typer.Option(help="the data set's folder")] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="at most so many pictures, evenly over the references")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="at most so many images, evenly over the references")] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:
     """Write `measured` of the cards."""
@@ -79,7 +79,7 @@ def main(
     chosen = opened.spread(limit)
     facts = {
         "label_kind": opened.label_kind,
-        "pictures": len(chosen),
+        "images": len(chosen),
         "references": len({opened.samples[i].reference_id for i in chosen}),
         "fingerprint": opened.fingerprint,
     }

@@ -89,13 +89,13 @@ class Bridge(QualityModel):
 
     @abstractmethod
     def ask(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw scores of pictures (N, 3, H, W) in [0, 1], in any shape of N numbers."""
+        """Raw scores of images (N, 3, H, W) in [0, 1], in any shape of N numbers."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scores = self.ask(images)
         if not isinstance(scores, torch.Tensor) or scores.numel() != len(images):
             found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-            raise ValueError(f"{self.info.name}: returned {found} for {len(images)} pictures; a model returns a score each")
+            raise ValueError(f"{self.info.name}: returned {found} for {len(images)} images; a model returns a score each")
         return scores.reshape(len(images)).to(images)
 
 

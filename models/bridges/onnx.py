@@ -17,9 +17,9 @@ _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(flo
 
 
 class Onnx(FileBridge):
-    """A graph with one input, RGB pictures (N, 3, H, W) in [0, 1] of any height and width, whose first output is the score.
+    """A graph with one input, RGB images (N, 3, H, W) in [0, 1] of any height and width, whose first output is the score.
 
-    With a fixed N pictures are asked for in groups of that many, the last one filled up.
+    With a fixed N images are asked for in groups of that many, the last one filled up.
     """
 
     name: ClassVar[str] = "onnx:"
@@ -42,11 +42,11 @@ class Onnx(FileBridge):
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES or len(inputs[0].shape) != 4:
             told = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-            raise ValueError(f"{what}: has the inputs {told}; export it with one, pictures (N, 3, H, W) of real numbers")
+            raise ValueError(f"{what}: has the inputs {told}; export it with one, images (N, 3, H, W) of real numbers")
         self.input, self.precision = inputs[0].name, _TYPES[inputs[0].type]
         count, channels, *sides = inputs[0].shape
         if channels != 3 and isinstance(channels, int):
-            raise ValueError(f"{what}: takes {channels} channels; export it for RGB pictures (N, 3, H, W)")
+            raise ValueError(f"{what}: takes {channels} channels; export it for RGB images (N, 3, H, W)")
         if fixed := [side for side in sides if isinstance(side, int)]:
             raise ValueError(f"{what}: takes one size only ({fixed[0]}); export it for any size, resizing inside")
         self.count = count if isinstance(count, int) else None

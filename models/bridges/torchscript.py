@@ -16,7 +16,7 @@ from iqarena.models.bridges import FileBridge
 
 
 class TorchScript(FileBridge):
-    """A scripted or traced network from RGB pictures (N, 3, H, W) in [0, 1] to scores (N,) or (N, 1)."""
+    """A scripted or traced network from RGB images (N, 3, H, W) in [0, 1] to scores (N,) or (N, 1)."""
 
     name: ClassVar[str] = "torchscript:"
     about: ClassVar[str] = "a file written by torch.jit.save"

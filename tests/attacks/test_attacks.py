@@ -95,12 +95,12 @@ def kind_of(attack):
     return "lower" if "lower" in attack.objectives else attack.objectives[0]
 
 
-def by_shape(pictures):
-    """Names and pictures (N, 3, H, W) of each size."""
+def by_shape(images):
+    """Names and images (N, 3, H, W) of each size."""
     groups = {}
-    for label, picture in pictures.items():
-        groups.setdefault(picture.shape, []).append(label)
-    return [(labels, torch.stack([pictures[label] for label in labels])) for labels in groups.values()]
+    for label, image in images.items():
+        groups.setdefault(image.shape, []).append(label)
+    return [(labels, torch.stack([images[label] for label in labels])) for labels in groups.values()]
 
 
 # --- budgets
@@ -169,13 +169,13 @@ def test_nothing_is_listed_that_is_neither_promised_nor_a_librarys():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_attack_stays_in_the_ball_on_hard_pictures(name, pictures):
+def test_attack_stays_in_the_ball_on_hard_images(name, images):
     attack, model = build(name), QuadraticModel()
     seen = 0
     for norm in attack.norms:
         threat = SMALL_THREATS[norm]
-        for labels, whole in by_shape(pictures):
-            side = min(whole.shape[2:])  # one library wants square pictures, another must tile them
+        for labels, whole in by_shape(images):
+            side = min(whole.shape[2:])  # one library wants square images, another must tile them
             clean = whole[..., :side, :side] if attack.refusal(threat, *whole.shape[2:]) else whole
             if attack.refusal(threat, *clean.shape[2:]):
                 continue
@@ -190,7 +190,7 @@ def test_attack_stays_in_the_ball_on_hard_pictures(name, pictures):
                     assert inside, f"{label} {norm}"
                     assert kept, f"{label} {norm}"
                     seen += 1
-    assert seen, "some pictures must be fit for the attack"
+    assert seen, "some images must be fit for the attack"
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if build(n).passes and not isinstance(build(n), FittedAttack)])
@@ -225,7 +225,7 @@ def test_attack_gives_the_same_bytes_for_a_seed_and_leaves_the_model_and_the_glo
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not build(n).control and not isinstance(build(n), Ensemble)])
-def test_attack_improves_on_the_clean_picture(name):
+def test_attack_improves_on_the_clean_image(name):
     attack, model, clean = build(name), LinearModel(), random_pixels(3)
     kind = kind_of(attack)
     objective = Objective(kind, model(clean.float() / 255).detach())
@@ -256,13 +256,13 @@ def test_gradient_attack_gains_most_of_what_a_linear_model_gives(name):
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if build(n).batches and not isinstance(build(n), SetAttack)])
-def test_a_picture_is_attacked_alike_alone_and_in_a_batch(name):
+def test_an_image_is_attacked_alike_alone_and_in_a_batch(name):
     attack, model, clean = build(name), LinearModel(), random_pixels(8)
     for norm in attack.norms:
         threat = SMALL_THREATS[norm]
         together = craft(attack, model, clean, kind_of(attack), threat)[1].pixels
         alone = one_by_one(attack, model, clean, kind_of(attack), threat)
-        # the gradient of a linear model is w itself for every picture, in every batch. l2 and score ties may round a value
+        # the gradient of a linear model is w itself for every image, in every batch. l2 and score ties may round a value
         # that falls on a level's edge another way: one level, in less than a hundredth of the values
         differ = (together.int() - alone.int()).abs()
         assert int(differ.max()) <= (0 if norm == "linf" else 1)

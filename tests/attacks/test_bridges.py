@@ -1,7 +1,7 @@
 """Bridges: what other libraries make of a score, against closed forms on a linear model, and what is refused and why.
 
 On a linear model of weights w the least change that moves quality by a is a·w/‖w‖² in ℓ2, of norm a/‖w‖, and a·sign(w)/‖w‖₁
-in ℓ∞, of norm a/‖w‖₁; in ℓ1 it is in the heaviest value alone, of norm a/max|w|. The pictures stay clear of the box.
+in ℓ∞, of norm a/‖w‖₁; in ℓ1 it is in the heaviest value alone, of norm a/max|w|. The images stay clear of the box.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXACT = [
 
 
 def clear(count=1, size=16):
-    """Pictures whose values can move 60 levels either way."""
+    """Images whose values can move 60 levels either way."""
     return random_pixels(count, size, size, low=60, high=196)
 
 
@@ -71,7 +71,7 @@ def test_the_margin_flips_exactly_where_quality_has_moved_by_the_amount(kind, am
             assert bool(head(moved).argmax(dim=1)) is flipped, share
 
 
-def test_the_rank_head_never_flips_and_orders_pictures_by_their_loss():
+def test_the_rank_head_never_flips_and_orders_images_by_their_loss():
     model, images = LinearModel(), random_pixels(40).float() / 255
     with frozen(model):
         objective = Objective("lower", model(images[:1]))
@@ -93,7 +93,7 @@ def test_the_gain_head_calls_any_gain_a_success():
         assert head(images - 1e-3 * weight.sign()).argmax() == 0
 
 
-def test_candidates_for_one_picture_are_each_counted():
+def test_candidates_for_one_image_are_each_counted():
     model, images = LinearModel(), clear().float() / 255
     with frozen(model):
         target = Target(model, 1, "score")
@@ -245,7 +245,7 @@ def test_a_least_change_that_rounding_would_undo_is_lengthened_until_it_counts(s
     images = clean.float() / 255
     moved = model(stored.pixels.float() / 255) - model(images)
     assert moved.item() >= 0.02
-    # no longer than needed: the length before it, shorter by 1.3, did not move the stored picture by the amount
+    # no longer than needed: the length before it, shorter by 1.3, did not move the stored image by the amount
     assert WIDE["l2"].distance(stored.pixels.float() / 255, images).item() < 0.25 * WIDE["l2"].size
 
 
@@ -260,8 +260,8 @@ def test_what_the_ball_cannot_hold_is_projected_into_it(spec):
         assert moved.item() > 0
 
 
-def test_a_decision_based_attack_without_a_start_leaves_the_picture():
-    model, clean = LinearModel(reach=0.1), clear()  # no picture at all is better by 0.1
+def test_a_decision_based_attack_without_a_start_leaves_the_image():
+    model, clean = LinearModel(reach=0.1), clear()  # no image at all is better by 0.1
     for spec in ("art:HopSkipJump", "art:BoundaryAttack", "art:SignOPTAttack[num_trial=20]"):
         _, stored, target = craft(ATTACKS.build(spec), model, clean, "raise", Threat("l2", 1.0))
         assert torch.equal(stored.pixels, clean), spec
@@ -300,7 +300,7 @@ def test_the_seed_decides_and_the_global_streams_are_left_as_they_were(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "[" not in SEARCHES.get(name, "")])
-def test_gradients_in_another_memory_format_and_flat_pictures_are_no_trouble(name):
+def test_gradients_in_another_memory_format_and_flat_images_are_no_trouble(name):
     class Last(LinearModel):
         """Hands gradients back with channels last, as convolutions on some machines do."""
 

@@ -66,7 +66,7 @@ def test_dists_is_piqs(size, monkeypatch):
         assert torch.allclose(slope, expected, atol=1e-3 * float(expected.abs().max()))
 
 
-def test_dists_is_nought_for_the_same_picture_and_grows_with_noise():
+def test_dists_is_nought_for_the_same_image_and_grows_with_noise():
     dists, clean = DISTS(small_weights()), doubles(2, 40, 33, seed=16).float()
     features, noise = dists.features(clean), doubles(2, 40, 33, seed=17).float() - 0.5
     distances = [dists((clean + share * noise).clamp(0, 1), features) for share in (0, 0.05, 0.2, 0.8)]
@@ -75,7 +75,7 @@ def test_dists_is_nought_for_the_same_picture_and_grows_with_noise():
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
-def test_gradient_of_dists_is_finite_on_flat_pictures(level):
+def test_gradient_of_dists_is_finite_on_flat_images(level):
     dists, flat = DISTS(small_weights()), torch.full((1, 3, 20, 20), level)
     leaf = (flat - 0.01).clamp(0, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(dists(leaf, dists.features(flat)).sum(), leaf)
@@ -113,7 +113,7 @@ def test_zhang_dists_without_weights_says_what_file_it_needs(tmp_path, weights_f
     assert "SSIM" in ZhangDISTS(weights=weights_file).refusal(SMALL_THREATS["ssim"], 8, 8)
 
 
-def test_zhang_dists_keeps_pictures_nearer_in_dists(weights_file, natural):
+def test_zhang_dists_keeps_images_nearer_in_dists(weights_file, natural):
     crop = torch.from_numpy(natural).permute(2, 0, 1)[None].contiguous()
     model, dists, distances = LinearModel(96, 96), load(weights_file), []
     for weight in (0.0, 10.0):
@@ -123,7 +123,7 @@ def test_zhang_dists_keeps_pictures_nearer_in_dists(weights_file, natural):
     assert distances[1] < distances[0]
 
 
-def test_zhang_dists_gives_a_picture_the_same_alone_and_in_a_batch(weights_file):
+def test_zhang_dists_gives_an_image_the_same_alone_and_in_a_batch(weights_file):
     attack, model, clean = ZhangDISTS(weights=weights_file, similarity=10.0), LinearModel(), random_pixels(3)
     together = craft(attack, model, clean, "lower", SMALL_THREATS["linf"])[1].pixels
     alone = torch.cat([craft(attack, model, clean[i : i + 1], "lower", SMALL_THREATS["linf"])[1].pixels for i in range(3)])

@@ -1,6 +1,6 @@
 """Attacks on models whose best attack is known in closed form.
 
-On a linear model with weights w the best picture for `lower` inside the ℓ∞ ball of k/255 is clip(x − k/255·sign(w)). It
+On a linear model with weights w the best image for `lower` inside the ℓ∞ ball of k/255 is clip(x − k/255·sign(w)). It
 lies on the 8-bit grid, so an attack that finds it leaves exactly those bytes: the comparisons below have no tolerance.
 """
 
@@ -49,7 +49,7 @@ def test_reflection_away_reaches_the_optimum_on_the_far_side_of_the_mirror():
     clean = random_pixels(6)
     quality = model(clean.float() / 255).detach()
     way = torch.where(quality <= 0.5, 1, -1)
-    assert len(set(way.tolist())) == 2, "the case needs pictures on both sides of the mirror"
+    assert len(set(way.tolist())) == 2, "the case needs images on both sides of the mirror"
     _, stored, _ = craft(ScoreReflectionAway(), model, clean, "away", TWO)
     assert torch.equal(stored.pixels, moved_by_sign(clean, model, 2 * way))
 
@@ -83,7 +83,7 @@ def test_l2_attack_gains_the_norm_of_the_weights_times_the_radius(attack):
     _, stored, _ = craft(attack, model, clean, "lower", Threat("l2", radius))
     gain = before - model(stored.pixels.float() / 255).detach()
     ideal = float(weights.norm() * radius)
-    # rounding toward the clean picture takes less than one level from each value: at most Σ|w|/255 of the gain.
+    # rounding toward the clean image takes less than one level from each value: at most Σ|w|/255 of the gain.
     # From a random start 40 steps of a quarter radius leave an angle of about 1.25⁻³⁸ to w: nothing beside that.
     least = ideal - float(weights.abs().sum()) / 255
     assert least > 0.9 * ideal, "the case must leave the rounding little room"
@@ -128,7 +128,7 @@ def test_the_last_step_is_judged_as_it_will_be_stored():
 
     clean = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
     _, stored, _ = craft(FGSM(), Cubic(), clean, "lower", Threat("linf", 0.01))  # 2.55 levels, of which two can be stored
-    assert torch.equal(stored.pixels, clean), "the clean picture is better than what the step would leave"
+    assert torch.equal(stored.pixels, clean), "the clean image is better than what the step would leave"
 
 
 @pytest.mark.parametrize("mirror", ["mean", "label"])

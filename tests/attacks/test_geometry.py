@@ -46,11 +46,11 @@ def test_warp_is_that_of_scipy_and_of_torch():
     images, flow = doubles(2, 3, 12, 15), 8 * doubles(2, 2, 12, 15, seed=1) - 4  # well past the border
     ours = warped(images, flow)[0]
     rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(15.0), indexing="ij")
-    for picture in range(2):
-        places = np.stack([(rows + flow[picture, 0]).numpy(), (columns + flow[picture, 1]).numpy()])
+    for image in range(2):
+        places = np.stack([(rows + flow[image, 0]).numpy(), (columns + flow[image, 1]).numpy()])
         for channel in range(3):
-            theirs = ndimage.map_coordinates(images[picture, channel].numpy(), places, order=1, mode="nearest")
-            np.testing.assert_allclose(ours[picture, channel].numpy(), theirs, atol=1e-12)
+            theirs = ndimage.map_coordinates(images[image, channel].numpy(), places, order=1, mode="nearest")
+            np.testing.assert_allclose(ours[image, channel].numpy(), theirs, atol=1e-12)
     grid = torch.stack([2 * (columns + flow[:, 1]) / 14 - 1, 2 * (rows + flow[:, 0]) / 11 - 1], dim=3)
     theirs = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
     assert torch.allclose(ours, theirs, atol=1e-12)
@@ -99,7 +99,7 @@ def test_smoothness_makes_the_flow_smoother(natural):
 
 
 def test_stadv_finds_the_shift_that_a_linear_model_wants():
-    """Weights that are a smooth picture's own derivative are what moving it as a whole changes: an l2 optimum on paper."""
+    """Weights that are a smooth image's own derivative are what moving it as a whole changes: an l2 optimum on paper."""
     rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
     waves = torch.stack([torch.sin(columns / 5 + 2 * c) * torch.cos(rows / 7 + c) for c in range(3)])
     clean = (127.5 + 100 * waves).round().to(torch.uint8)[None]
@@ -132,17 +132,17 @@ def test_curve_is_that_of_numpy(pieces):
     offsets = attack.allowed(0.3 * doubles(2, 3, pieces + 1, seed=1) - 0.15)
     knots = np.linspace(0, 1, pieces + 1)
     ours = attack.applied(offsets, images)
-    for picture in range(2):
+    for image in range(2):
         for channel in range(3):
-            curve = knots + offsets[picture, channel].numpy()
+            curve = knots + offsets[image, channel].numpy()
             assert (np.diff(curve) >= -1e-12).all(), "a colour curve never falls"
-            theirs = np.interp(images[picture, channel].numpy(), knots, curve).clip(0, 1)
-            np.testing.assert_allclose(ours[picture, channel].numpy(), theirs, atol=1e-12)
+            theirs = np.interp(images[image, channel].numpy(), knots, curve).clip(0, 1)
+            np.testing.assert_allclose(ours[image, channel].numpy(), theirs, atol=1e-12)
 
 
 @pytest.mark.parametrize(("kind", "way"), [("raise", 1), ("lower", -1)])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_curve_reaches_the_brightest_and_the_darkest_picture_in_the_ball(kind, way, norm):
+def test_curve_reaches_the_brightest_and_the_darkest_image_in_the_ball(kind, way, norm):
     clean = random_pixels(2, 24, 20, low=10, high=246)
     # in both balls the best is to move every value by two levels; the hair is for the length in float32
     threat = TWO if norm == "linf" else Threat("l2", 2 / 255 * math.sqrt(3 * 24 * 20) * (1 + 1e-6))
@@ -158,7 +158,7 @@ def test_curve_reaches_the_brightest_and_the_darkest_picture_in_the_ball(kind, w
 def test_the_ball_is_used(attack, threat, natural):
     clean = torch.from_numpy(natural.copy()).permute(2, 0, 1)[None]
     model: QualityModel = MeanModel()  # for a curve: the brighter, the better
-    if isinstance(attack, StAdv):  # for a warp: the picture smoothed and moved sideways, by as much as the ball allows
+    if isinstance(attack, StAdv):  # for a warp: the image smoothed and moved sideways, by as much as the ball allows
         model = LinearModel(96, 96)
         smooth = functional.avg_pool2d(clean.float(), 9, stride=1, padding=4)
         model.weight.data.copy_(smooth.roll(4, dims=3)[0] - smooth.roll(-4, dims=3)[0])
@@ -223,14 +223,14 @@ def test_random_sign_fills_the_l2_ball_to_less_than_a_step_of_one_value(share):
     assert (squares > budget - (2 * math.floor(share) + 1)).all()
 
 
-def test_random_sign_draws_each_picture_for_itself():
+def test_random_sign_draws_each_image_for_itself():
     clean = random_pixels(1, low=10, high=246).repeat(2, 1, 1, 1)
     _, stored, _ = craft(RandomSign(), MeanModel(), clean, "raise", TWO)
     assert not torch.equal(stored.pixels[0], stored.pixels[1])
 
 
 @pytest.mark.parametrize("quality", [10, 90])
-def test_jpeg_recompress_is_pillows_picture_cut_to_the_ball(quality, natural):
+def test_jpeg_recompress_is_pillows_image_cut_to_the_ball(quality, natural):
     stream = io.BytesIO()
     Image.fromarray(natural).save(stream, "JPEG", quality=quality)
     theirs = torch.from_numpy(np.array(Image.open(stream))).permute(2, 0, 1)[None]

@@ -1,7 +1,7 @@
 """The relatives of FGSM, and DDN: models known on paper, torchattacks' classes at equal parameters, identities.
 
 Where bytes are compared with torchattacks, a step is two whole levels: nothing is rounded on the way, so both take their
-gradients at the same pictures, and the quality of the network below rises at each step, so the last one is the best.
+gradients at the same images, and the quality of the network below rises at each step, so the last one is the best.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Net(QualityModel):
 
 
 class Flat(QuadraticModel):
-    """The quadratic model, which writes down the mean level of each picture that it is shown."""
+    """The quadratic model, which writes down the mean level of each image that it is shown."""
 
     def __init__(self) -> None:
         super().__init__(100 / 255)
@@ -86,10 +86,10 @@ class Logits(torch.nn.Module):
 
 
 def theirs(name, model, clean, kind, **parameters):
-    """Bytes of torchattacks' class in the ball of 8/255 with steps of 2/255, picture by picture."""
+    """Bytes of torchattacks' class in the ball of 8/255 with steps of 2/255, image by image."""
     found = []
-    for picture in clean:
-        image = picture[None].float() / 255
+    for pixels in clean:
+        image = pixels[None].float() / 255
         with frozen(model), torch.random.fork_rng():
             torch.manual_seed(0)
             target = Target(model, 1, "gradient")
@@ -159,7 +159,7 @@ def test_momentum_carries_as_far_past_a_maximum_as_worked_out_by_hand(attack, le
 
 
 def test_nesterov_looks_ahead_by_a_step_along_the_momentum():
-    # all values of a flat picture move alike, so each step adds ±1 to a momentum that is looked along for 2 levels × decay.
+    # all values of a flat image move alike, so each step adds ±1 to a momentum that is looked along for 2 levels × decay.
     # 107; then x = 105, v = 1: ahead 104; x = 103, v = 1.5: ahead 101.5, stored as 101 or 102; x = 101, v = 1.75: 99.25
     model = Flat()
     attack = NIFGSM(decay=0.5, steps=4, step_size=0.125)
@@ -195,7 +195,7 @@ def test_ddn_finds_the_least_norm_on_a_curved_model(kind):
     center, amount = 0.4, 0.005
     model, clean = QuadraticModel(center), random_pixels(4, low=90, high=166)
     away = (clean.double() / 255 - center).flatten(1)
-    # quality is 1 − r²/D at the distance r from the centre: the nearest picture of another quality lies on the same ray
+    # quality is 1 − r²/D at the distance r from the centre: the nearest image of another quality lies on the same ray
     radius, wanted = away.norm(dim=1), amount * away.shape[1] * (-1 if kind == "raise" else 1)
     ideal = ((radius**2 + wanted).sqrt() - radius).abs()
     attack = DDN(amount=amount)
@@ -215,14 +215,14 @@ def test_ddn_goes_as_far_as_the_ball_allows_where_the_amount_is_out_of_reach():
     assert (lengths(stored, clean) <= radius + 1e-9).all()
 
 
-def test_one_step_reflection_takes_the_whole_ball_or_leaves_the_picture():
+def test_one_step_reflection_takes_the_whole_ball_or_leaves_the_image():
     model, clean = LinearModel(), random_pixels(12)
     before = model(clean.float() / 255).detach()
     way = torch.where(before <= 0.5, 1, -1).view(-1, 1, 1, 1)
     full = (clean.float() + 8 * way * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
     after = model(full.float() / 255).detach()
     nearer = (after - (1 - before)).abs() < (2 * before - 1).abs()
-    assert nearer.any(), "the case needs pictures that one step brings nearer to the mirrored quality"
+    assert nearer.any(), "the case needs images that one step brings nearer to the mirrored quality"
     assert not nearer.all(), "and some that it carries too far"
     stored = pixels(ScoreReflectionFGSM(), model, clean, "reflect", EIGHT)
     assert torch.equal(stored, torch.where(nearer.view(-1, 1, 1, 1), full, clean))
@@ -302,13 +302,13 @@ def test_gradient_through_the_transformation_agrees_with_finite_differences():
     with frozen(model):
         target = Target(model, 2, "gradient")
         quality, gradient = attack.ask(target, images, Objective("raise", model(images)), EIGHT, Generators([4, 5]), {})
-        assert quality.isnan().all()  # what was scored are not these pictures
+        assert quality.isnan().all()  # what was scored are not these images
         draws = Generators([4, 5]).uniform(0, 1, (4,)).tolist()
-        for picture in range(2):
-            image, along = images[picture : picture + 1].double(), torch.randn(3, 17, 23).double()
-            ends = [model(attack.transformed(image + h * along, draws[picture])) for h in (1e-4, -1e-4)]
+        for index in range(2):
+            image, along = images[index : index + 1].double(), torch.randn(3, 17, 23).double()
+            ends = [model(attack.transformed(image + h * along, draws[index])) for h in (1e-4, -1e-4)]
             slope = -float(ends[0] - ends[1]) / 2e-4
-            assert slope == pytest.approx(float((gradient[picture] * along).sum()), rel=1e-3, abs=1e-6)
+            assert slope == pytest.approx(float((gradient[index] * along).sum()), rel=1e-3, abs=1e-6)
 
 
 # --- identities
@@ -371,7 +371,7 @@ def test_a_gradient_of_zeros_leaves_no_nan(attack):
         threat = Threat(norm, 2 / 255 if norm == "linf" else 0.5)
         attacked, stored, _ = craft(attack(), Constant(), clean, first_kind(attack), threat)
         assert attacked.isfinite().all()
-        assert torch.equal(stored.pixels, clean)  # nothing is better than the clean picture
+        assert torch.equal(stored.pixels, clean)  # nothing is better than the clean image
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_reflection_about_the_middle_is_complete_at_one_minus_the_clean_quality(
     assert float(Objective("reflect", clean).loss(1 - clean)) < 1e-12
 
 
-def test_away_pushes_a_picture_on_the_mirror_up():
+def test_away_pushes_an_image_on_the_mirror_up():
     on_the_mirror = Objective("away", torch.tensor([0.7]), data_mean=0.7, mirror="mean")
     assert float(on_the_mirror.loss(torch.tensor([0.9]))) < float(on_the_mirror.loss(torch.tensor([0.8])))
 

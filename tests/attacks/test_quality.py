@@ -40,7 +40,7 @@ def attacks(weights_file):
 
 @pytest.fixture
 def crop(natural):
-    """A natural picture (1, 3, 96, 96) uint8."""
+    """A natural image (1, 3, 96, 96) uint8."""
     return torch.from_numpy(natural).permute(2, 0, 1)[None].contiguous()
 
 
@@ -49,7 +49,7 @@ def doubles(count, height, width, seed=0):
 
 
 def gain(attack, model, clean, kind, threat):
-    """How much the stored pictures gained, (N,), and their shift in levels."""
+    """How much the stored images gained, (N,), and their shift in levels."""
     _, stored, _ = craft(attack, model, clean, kind, threat)
     before, after = (model(pixels.float() / 255).detach() for pixels in (clean, stored.pixels))
     return (after - before if kind == "raise" else before - after), stored.pixels.double() - clean.double()
@@ -63,7 +63,7 @@ def test_ssim_is_scikit_images(size):
     x, y = doubles(2, *size, seed=1), doubles(2, *size, seed=2)
     y[1] = (x[1] + 0.1 * (y[1] - 0.5)).clamp(0, 1)
     for a, b, found in zip(x, y, ssim(x, y), strict=True):
-        lumas = [luma(picture[None])[0, 0].numpy() for picture in (a, b)]
+        lumas = [luma(image[None])[0, 0].numpy() for image in (a, b)]
         told = structural_similarity(*lumas, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
         assert float(found) == pytest.approx(told, abs=1e-9)
 
@@ -79,7 +79,7 @@ def test_gradient_of_ssim_is_that_of_finite_differences():
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_gradient_of_ssim_is_finite_on_flat_pictures(level):
+def test_gradient_of_ssim_is_finite_on_flat_images(level):
     flat = torch.full((1, 3, 16, 16), level)
     for x in (flat, (flat + 0.01).clamp(0, 1), (flat - 0.01).clamp(0, 1), torch.rand(1, 3, 16, 16)):
         assert torch.isfinite(ssim_and_grad(x, flat)[1]).all()
@@ -94,8 +94,8 @@ def test_activity_is_the_dilated_square_of_scipys_sobel_gradient(size):
     images = doubles(2, *size, seed=6)
     footprint = np.ones((5, 5), dtype=bool)
     footprint[[0, 0, -1, -1], [0, -1, 0, -1]] = False
-    for picture, found in zip(images, activity(images), strict=True):
-        brightness = luma(picture[None])[0, 0].numpy()
+    for image, found in zip(images, activity(images), strict=True):
+        brightness = luma(image[None])[0, 0].numpy()
         edges = ndimage.sobel(brightness, axis=0) ** 2 + ndimage.sobel(brightness, axis=1) ** 2
         inner = np.zeros_like(edges)
         inner[1:-1, 1:-1] = edges[1:-1, 1:-1]
@@ -103,7 +103,7 @@ def test_activity_is_the_dilated_square_of_scipys_sobel_gradient(size):
         np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-12)
 
 
-def test_activity_of_a_flat_picture_is_one_everywhere():
+def test_activity_of_a_flat_image_is_one_everywhere():
     assert torch.equal(activity(torch.full((1, 3, 9, 12), 0.3)), torch.ones(1, 1, 9, 12))
 
 
@@ -166,8 +166,8 @@ def test_without_its_constraint_ssah_is_adam():
     clean = random_pixels(2, low=60, high=80)
     attack = SSAH(low=1.0, steps=6, step_size=0.2, softness=0.5)
     _, shift = gain(attack, model, clean, "raise", threat)
-    for picture, moved in zip(clean, shift, strict=True):
-        start = picture[None].float() / 255
+    for image, moved in zip(clean, shift, strict=True):
+        start = image[None].float() / 255
         at = torch.nn.Parameter(start.clone())
         adam = torch.optim.Adam([at], lr=0.2 * 12 / 255, eps=0.5)
         for _ in range(6):
@@ -176,7 +176,7 @@ def test_without_its_constraint_ssah_is_adam():
             at.grad = gradient / gradient.abs().mean()
             adam.step()
         # the maximum, 102, lies further than these steps reach: the last iterate is the best and no value meets the ball
-        expected = (at.detach() * 255).round() - picture[None].float()
+        expected = (at.detach() * 255).round() - image[None].float()
         assert expected.abs().max() < 12
         # a value that falls on the middle between two levels may be rounded either way
         assert ((moved - expected[0]).abs() > 0).double().mean() < 0.005
@@ -306,13 +306,13 @@ def test_the_l2_ball_is_used(attacks, crop):
         assert float(shift.norm()) / 255 > (0.95 if attack.name == "ioi" else 0.97) * threat.size, attack.name
 
 
-def test_flat_pictures_are_attacked_too(attacks):
+def test_flat_images_are_attacked_too(attacks):
     model = LinearModel(24, 20)
     for level in (0, 128, 255):
         clean = torch.full((1, 3, 24, 20), level, dtype=torch.uint8)
         for attack in attacks:
             found, _ = gain(attack, model, clean, "raise", SMALL_THREATS["linf"])
-            # ioi keeps to where the picture varies, as its authors do
+            # ioi keeps to where the image varies, as its authors do
             assert (float(found) > 0) == (attack.name != "ioi"), f"{attack.name} {level}"
 
 

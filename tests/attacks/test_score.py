@@ -189,8 +189,8 @@ def test_square_beats_noise_with_few_queries_where_quality_follows_fine_texture(
     assert (gain(Square(queries=20), Roughness(), clean, kind, TWO) > noise).all()
 
 
-def test_patch_blackens_a_whole_small_picture():
-    # the patch may be the picture. Of 3000 queries 1300 or so turn a single pixel of 64 into one of 8 colours: each pixel
+def test_patch_blackens_a_whole_small_image():
+    # the patch may be the image. Of 3000 queries 1300 or so turn a single pixel of 64 into one of 8 colours: each pixel
     # meets its best colour 2.5 times on average and a better one more often
     clean = random_pixels(2, 8, 8)
     _, stored, _ = craft(PatchRS(queries=3000), MeanModel(), clean, "lower", Threat("patch", 1.0))

@@ -56,7 +56,7 @@ def test_apgd_l2_gains_the_norm_of_the_weights_times_the_radius():
     gain = before - model(stored.pixels.float() / 255).detach()
     weights = model.weight.detach()
     ideal = float(weights.norm() * radius)
-    # rounding to bytes, toward the clean picture at worst, takes at most Σ|w|/255
+    # rounding to bytes, toward the clean image at worst, takes at most Σ|w|/255
     assert (gain >= ideal - float(weights.abs().sum()) / 255 - 1e-4).all()
     assert (gain <= ideal + 1e-4).all()
 
@@ -77,7 +77,7 @@ def test_apgd_spends_one_forward_more_than_backwards_a_run_and_stops_restarting_
     assert target.counts.forwards.tolist() == [1 + 2 * 6] * 3
     assert target.counts.backwards.tolist() == [2 * 5] * 3
     _, _, target = craft(ScoreReflectionAPGD(steps=50, restarts=3), LinearModel(reach=5), clean, "reflect", EIGHT)
-    # from the clean picture all pixels move alike and whole levels leave few qualities; one random start breaks that
+    # from the clean image all pixels move alike and whole levels leave few qualities; one random start breaks that
     assert (target.counts.backwards <= 100).all()
 
 
@@ -105,7 +105,7 @@ def test_reflection_by_apgd_lands_nearer_to_the_mirrored_quality_than_by_plain_s
 
 
 @pytest.mark.parametrize("ensemble", [Standard(), StandardRank()])
-def test_an_ensemble_keeps_of_each_picture_the_member_that_is_worst(ensemble):
+def test_an_ensemble_keeps_of_each_image_the_member_that_is_worst(ensemble):
     model, clean = Wavy(reach=4.0), random_pixels(4, low=90, high=166)
     threat = Threat("linf", 2 / 255)
     before = model(clean.float() / 255).detach()
@@ -164,7 +164,7 @@ def test_aims_are_as_bad_as_the_worst_found_by_trying_all(seed):
     assert (found.numpy() <= high + 1e-6).all()
     every = itertools.product(*(np.linspace(a, b, 5) for a, b in zip(low, high, strict=True)))
     worst = min(spearmanr(clean, aims)[0] for aims in every)
-    # of 5 pictures, one swap of neighbours changes SROCC by 0.1; the descent may miss the best order by three of them
+    # of 5 images, one swap of neighbours changes SROCC by 0.1; the descent may miss the best order by three of them
     assert spearmanr(clean, found.numpy())[0] <= worst + 0.3 + 1e-9
 
 

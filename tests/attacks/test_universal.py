@@ -52,7 +52,7 @@ def test_best_smaller_tile_is_the_sign_of_the_folded_weights(attack):
     model, clean = LinearModel(), random_pixels(2, low=10, high=246)
     folded = model.weight.detach().view(3, 2, 8, 2, 8).sum(dim=(1, 3))
     attack = replace(attack, tile=8)
-    # the fit's pictures stay off the box, which would take some of the weights out of the sum
+    # the fit's images stay off the box, which would take some of the weights out of the sum
     fit, _ = learn(attack, model, random_pixels(8, low=10, high=246, seed=99).float() / 255, "raise", TWO)
     attacked = attack.run(None, clean.float() / 255, None, TWO, None, fit=fit)
     shift = (attacked * 255).round() - clean
@@ -75,7 +75,7 @@ def test_l2_tile_points_along_the_weights(attack):
     assert (gain <= ideal + 1e-4).all()
 
 
-def test_tile_is_repeated_from_the_upper_left_corner_over_pictures_of_any_size():
+def test_tile_is_repeated_from_the_upper_left_corner_over_images_of_any_size():
     attack, tile = UAP(), torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     shift = attack.shift({"tile": tile}, torch.zeros(2, 3, 33, 47), None, TWO)
     assert shift.shape == (2, 3, 33, 47)
@@ -97,7 +97,7 @@ def test_fit_is_the_same_to_the_last_bit_for_the_same_seed_and_no_other(attack):
 
 
 @pytest.mark.parametrize("attack", ALL, ids=named(ALL))
-def test_fit_sees_every_picture_once_an_epoch_and_the_attack_asks_nothing(attack):
+def test_fit_sees_every_image_once_an_epoch_and_the_attack_asks_nothing(attack):
     model, images = LinearModel(), random_pixels(7).float() / 255
     fit, target = learn(attack, model, images, "raise", TWO)
     restarts = 1 if isinstance(attack, FACPA) else 2
@@ -124,8 +124,8 @@ def test_network_learns_what_a_linear_model_wants(attack, threat):
     assert (gain > by_chance).all()
 
 
-def test_facpa_follows_a_direction_that_depends_on_the_picture():
-    # dark pictures are to be brightened and bright ones darkened, each by two levels
+def test_facpa_follows_a_direction_that_depends_on_the_image():
+    # dark images are to be brightened and bright ones darkened, each by two levels
     dark, bright = random_pixels(6, 32, 32, low=20, high=120), random_pixels(6, 32, 32, seed=1, low=136, high=236)
     model = MeanModel()
     fit, _ = learn(FACPA(epochs=20), model, torch.cat([dark, bright]).float() / 255, "away", TWO)
@@ -136,7 +136,7 @@ def test_facpa_follows_a_direction_that_depends_on_the_picture():
     assert (moved[2:] < -0.9 * TWO.size).all()
 
 
-def test_network_keeps_pictures_apart_and_the_edge_of_odd_ones():
+def test_network_keeps_images_apart_and_the_edge_of_odd_ones():
     torch.manual_seed(0)
     network = UNet(8).double()
     images = torch.rand(3, 3, 33, 47, dtype=torch.float64)
@@ -146,7 +146,7 @@ def test_network_keeps_pictures_apart_and_the_edge_of_odd_ones():
     assert torch.allclose(together[1:2], network(images[1:2]), atol=1e-12)
 
 
-def test_minibatches_hold_every_picture_once_an_epoch_in_another_order_each():
+def test_minibatches_hold_every_image_once_an_epoch_in_another_order_each():
     drawn = list(minibatches(10, 4, 3, Generators([0])))
     epochs = [torch.cat([index for index, _ in drawn[start : start + 3]]) for start in (0, 3, 6)]
     assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)

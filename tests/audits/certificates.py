@@ -1,8 +1,8 @@
-"""Whether certificates are kept: random and attacked pictures inside the radius, scored anew by the deployed model.
+"""Whether certificates are kept: random and attacked images inside the radius, scored anew by the deployed model.
 
     python -m tests.audits.certificates
 
-1,000 random and 200 attacked pictures for each certified defense on small models, and fewer on `resnet-iqa` with its
+1,000 random and 200 attacked images for each certified defense on small models, and fewer on `resnet-iqa` with its
 weights. Half of the random changes and all attacked ones are as long as the radius. The attack is projected gradient
 steps through the surrogate, up and down in turn. Exits with 1 where more certificates were left than their confidence
 explains.
@@ -78,7 +78,7 @@ def trial(
     defense: CertifiedDefense, model: QualityModel, images: torch.Tensor, radius: float, attacked: bool,
     certified_radius: float | None = None,
 ) -> Kept:  # fmt: skip
-    """Certify pictures (N, 3, H, W), change them inside the radius, score them with fresh draws, count who left.
+    """Certify images (N, 3, H, W), change them inside the radius, score them with fresh draws, count who left.
 
     Draws are the same in every call.
 
@@ -105,7 +105,7 @@ def at_random(images: torch.Tensor, radius: float) -> torch.Tensor:
 
 
 def climb(defense: CertifiedDefense, model: QualityModel, images: torch.Tensor, radius: float) -> torch.Tensor:
-    """Changes that raise the quality of every other picture and lower that of the rest."""
+    """Changes that raise the quality of every other image and lower that of the rest."""
     surrogate = defense.surrogate(model)
     ways = torch.ones(len(images))
     ways[1::2] = -1
@@ -149,8 +149,8 @@ CASES.append(("lipschitz", Untrained(slope=200.0), LinearModel(), 0.5))
 
 def main() -> int:
     resnet = load_model("resnet-iqa")
-    demo = torch.stack([Demo().picture(i) for i in range(0, 160, 20)]).float() / 255
-    print("| defense | pictures | abstained | left | confidence | mean width | |\n|---|---|--:|--:|--:|--:|---|")
+    demo = torch.stack([Demo().image(i) for i in range(0, 160, 20)]).float() / 255
+    print("| defense | images | abstained | left | confidence | mean width | |\n|---|---|--:|--:|--:|--:|---|")
     fine = True
     for words, defense, model, radius in CASES:
         for attacked, images in ((False, small(1000, 1)), (True, small(200, 2))):

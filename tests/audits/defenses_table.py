@@ -4,7 +4,7 @@
     python -m tests.audits.defenses_table runs/defenses
 
 Reads the records of a run, and measures how far each surrogate is from what is deployed. Exits with 1 where a cell did not
-end ok or where, on the average over an attack's pictures and defenses, who knows of a defense gets less far.
+end ok or where, on the average over an attack's images and defenses, who knows of a defense gets less far.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from iqarena.bench.results.store import Records
 from iqarena.defenses.base import DoesNotApply
 
 SETTINGS = ("oblivious", "adaptive")
-PICTURES = 16
+IMAGES = 16
 """As many as the suite's."""
 Cells = dict[tuple[str, str], dict[str, Any]]
 """Records of one defense, by attack and setting."""
@@ -47,15 +47,15 @@ def by_defense(records: Records) -> dict[str, Cells]:
 
 
 def apart(spec: str, model_name: str) -> float:
-    """The largest difference of quality between surrogate and deployed model, under one seed, on 16 demo pictures."""
+    """The largest difference of quality between surrogate and deployed model, under one seed, on 16 demo images."""
     model, demo = load_model(model_name), Demo()
     defense = DEFENSES.build(spec)
-    pictures = torch.stack([demo.picture(i) for i in demo.spread(PICTURES)]).float() / 255
+    images = torch.stack([demo.image(i) for i in demo.spread(IMAGES)]).float() / 255
     qualities = []
     for made in (defense.protect(model), defense.surrogate(model)):
         with frozen(made), torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(0)
-            qualities.append(torch.cat([made.quality(picture[None]) for picture in pictures]))
+            qualities.append(torch.cat([made.quality(image[None]) for image in images]))
     return float((qualities[0] - qualities[1]).abs().max())
 
 
@@ -90,8 +90,8 @@ def _told(cells: Cells, attack: str, bare: bool) -> str:
 
 
 def certificate_table(found: dict[str, Cells]) -> Iterator[str]:
-    """What is certified, and what certifying a picture took."""
-    yield "| defense | clean SROCC | certified SROCC | mean width | left | seconds a picture |"
+    """What is certified, and what certifying an image took."""
+    yield "| defense | clean SROCC | certified SROCC | mean width | left | seconds an image |"
     yield "|---|--:|--:|--:|--:|--:|"
     for spec, cells in found.items():
         some = next(iter(cells.values()))

@@ -36,7 +36,7 @@ from iqarena.bench.process import use_threads
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import Suite, validated
 from tests.speed import page
-from tests.support.small_runs import attacker, four_pictures, go, suite, table
+from tests.support.small_runs import attacker, four_images, go, suite, table
 
 ATTACKS = ["random-noise", "random-sign", "fgsm", "pgd[steps=2]", "score-reflection[steps=2]"]
 CELLS = 30
@@ -57,11 +57,11 @@ class Found:
 
 
 class Ground:
-    """Pictures, an undisturbed run's table, and how long that run takes."""
+    """Images, an undisturbed run's table, and how long that run takes."""
 
     def __init__(self, folder: Path, kills: int, draw: random.Random) -> None:
         self.folder, self.kills, self.draw = folder, kills, draw
-        self.root = four_pictures(folder / "pictures")
+        self.root = four_images(folder / "images")
         self.suite = thirty()
         self.run("first")  # imports what there is to import
         started = time.monotonic()
@@ -83,7 +83,7 @@ class Ground:
         return found[exact].equals(self.calm[exact]) and found[columns].equals(self.calm[columns])
 
     def halved(self, name: str) -> list[str]:
-        """The cells that were made with half the batch, and those that share their attacked pictures."""
+        """The cells that were made with half the batch, and those that share their attacked images."""
         made = list(Records(self.folder / name).all())
         shared = {record["crafting"] for record in made if record["provenance"]["halvings"]}
         return [record["cell_id"] for record in made if record["crafting"] in shared]
@@ -166,7 +166,7 @@ def worker_killed(ground: Ground) -> Found:
         "a worker is killed",
         f"SIGKILL to one of two `processes` at {kills} random moments",
         f"{lost} cells lost their process twice, were recorded as failed and made by the next run; {rounds} runs came to "
-        f"their end, {wrong} of them with another row but for {halved} cells on pictures that were attacked "
+        f"their end, {wrong} of them with another row but for {halved} cells on images that were attacked "
         "again in half the batch, which rounds otherwise",
         wrong == 0,
     )
@@ -315,7 +315,7 @@ def leak_until_limit(ground: Ground) -> Found:
 
 
 def moved(ground: Ground) -> Found:
-    """Half of a folder's cells, at another place, with the pictures at another place too."""
+    """Half of a folder's cells, at another place, with the images at another place too."""
     ground.run("here")
     elsewhere = ground.folder / "elsewhere"
     shutil.copytree(ground.folder / "here", elsewhere / "out")
@@ -326,7 +326,7 @@ def moved(ground: Ground) -> Found:
     outcome = go(ground.suite, elsewhere / "images", elsewhere / "out", "local")
     return Found(
         "a folder is copied elsewhere and continued",
-        f"{CELLS // 2} of {CELLS} cells, and the pictures under another path",
+        f"{CELLS // 2} of {CELLS} cells, and the images under another path",
         f"{outcome.kept} cells were kept, {outcome.done} made; the same table",
         outcome.kept == CELLS // 2 and ground.same("elsewhere/out"),
     )

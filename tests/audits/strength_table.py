@@ -3,7 +3,7 @@
     IQARENA_DATA=DIR python -m tests.audits.strength_table --limit 8 --out runs/strength --page docs/strength.md
 
 Models are the shipped ones and, where IQARENA_DATA names a folder with ``weights/nima_mobilenet_technical.safetensors``,
-`nima-mobilenet`; pictures are the demo set's or, from ``kodak24/*.png`` in that folder, Kodak's. Cells run as in `iqarena
+`nima-mobilenet`; images are the demo set's or, from ``kodak24/*.png`` in that folder, Kodak's. Cells run as in `iqarena
 run` and are kept in ``--out``, from where a second run goes on. ``--page`` writes the table as a page. Exits with 1 where a
 check or a cell fails.
 """
@@ -29,7 +29,7 @@ from iqarena.attacks.objective import Kind
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets import open_dataset
-from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
+from iqarena.bench.datasets.base import ImageDataset, Sample, read_image
 from iqarena.bench.errors import UserError
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
@@ -49,13 +49,13 @@ BUDGETS = {
     "art:HopSkipJump": "[max_iter=2,max_eval=100,init_eval=20]", "art:SimBA": "[max_iter=200]",
     "art:SquareAttack": "[max_iter=200]", "torchattacks:SPSA": "[nb_iter=2]", "torchattacks:Square": "[n_queries=200]",
 }  # fmt: skip
-"""Searches but `square` have about 200 queries a picture, and perturbations for all pictures are fitted in a few epochs, so
+"""Searches but `square` have about 200 queries an image, and perturbations for all images are fitted in a few epochs, so
 that the table is there in an hour or two; some of the libraries' searches would ask a hundred thousand by default."""
 BOTH: tuple[Kind, ...] = ("raise", "lower")
 
 
 class Kodak(ImageDataset):
-    """The pictures of the Kodak suite, each its own reference; nobody rated them."""
+    """The images of the Kodak suite, each its own reference; nobody rated them."""
 
     name = "kodak24"
     label_kind = "none"
@@ -73,8 +73,8 @@ class Kodak(ImageDataset):
             raise UserError("kodak24 needs IQARENA_DATA, a folder with kodak24/*.png in it")
         return cls(root)
 
-    def picture(self, index: int) -> torch.Tensor:
-        return read_picture(self.files[index])
+    def image(self, index: int) -> torch.Tensor:
+        return read_image(self.files[index])
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def compared(table: Table, models: list[str], left: str, factor: float, right: s
 def ensemble_beats_all(table: Table, models: list[str], ensemble: str, specs: list[str], column: str) -> Iterator[Verdict]:
     """Is an ensemble's |shift| at least, or its SROCC at most, that of every other attack's every row?
 
-    Attacks on the whole set, which choose each picture's aim by all the others, are a line of their own.
+    Attacks on the whole set, which choose each image's aim by all the others, are a line of their own.
     """
     sign, way = ("≥", 1) if column == "shift" else ("≤", -1)
     if reason := reason_missing(ensemble):
@@ -226,13 +226,13 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", help="resnet-iqa, cnniqa, and nima-mobilenet where its weights are")
     parser.add_argument("--attacks", nargs="+", help="specs such as apgd[steps=50]; all that support linf if left out")
     parser.add_argument("--dataset", choices=("demo", "kodak24"), default="demo")
-    parser.add_argument("--limit", type=int, default=12, help="pictures (12)")
-    parser.add_argument("--square-limit", type=int, default=8, help=f"pictures for {SQUARE_QUERIES} queries each (8)")
+    parser.add_argument("--limit", type=int, default=12, help="images (12)")
+    parser.add_argument("--square-limit", type=int, default=8, help=f"images for {SQUARE_QUERIES} queries each (8)")
     parser.add_argument("--eps", default="4/255", help="ball (4/255)")
     parser.add_argument(
         "--steps", type=int, default=20, help="of pgd, torchattacks:PGD and apgd where they are compared (20)"
     )
-    parser.add_argument("--batch", type=int, default=8, help="pictures at once (8)")
+    parser.add_argument("--batch", type=int, default=8, help="images at once (8)")
     parser.add_argument("--out", type=Path, help="folder that keeps the cells and resumes; a temporary one if left out")
     parser.add_argument("--page", type=Path, help="Markdown file to write, such as docs/strength.md")
     return parser.parse_args()
@@ -263,7 +263,7 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
         return options.attacks is None or set(names) <= {parse_spec(spec)[0] for spec in options.attacks}
 
     eps = validated({"models": models, "attacks": specs, "threats": [{"eps": options.eps}]}).threats[0].eps
-    # all from the clean picture: between random starts, luck moves a mean over few pictures by some percent
+    # all from the clean image: between random starts, luck moves a mean over few images by some percent
     pgd, apgd = f"pgd[steps={options.steps},step_size=0.25,random_start=false]", f"apgd[steps={options.steps},restarts=1]"
     library = f"torchattacks:PGD[steps={options.steps},alpha={eps / 4:.6g},random_start=false]"
     square, control = f"square[queries={SQUARE_QUERIES}]", "random-sign"
@@ -285,7 +285,7 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
         verdicts += compared(tables[-1], models, square, 3.0, control)
 
     for one in tables:
-        print(f"\n{dataset.name}, {int(one.rows.n_images.max())} pictures, linf {options.eps}, one thread\n{one.text()}")
+        print(f"\n{dataset.name}, {int(one.rows.n_images.max())} images, linf {options.eps}, one thread\n{one.text()}")
         verdicts += cells_ended_well(one)
     print("\nSROCC is that of clean with attacked quality; forwards include the clean score.")
     for spec, reason in missing.items():
@@ -307,14 +307,14 @@ def page(
     lines = [
         "# How strong the attacks are", "",
         f"Every attack that takes an ℓ∞ limit, on undefended models, at ε = {options.eps}. The tables have the mean |shift|",
-        "of quality over the pictures, on the model's own scale of 0 to 1: where the attack is told to raise quality, where",
+        "of quality over the images, on the model's own scale of 0 to 1: where the attack is told to raise quality, where",
         "it is told to lower it, and, of an attack that can do neither, under its own objective (*away by*). Beside them",
-        "stands the SROCC of attacked with clean qualities, the least of these rows. As in any cell, pictures are scored as",
+        "stands the SROCC of attacked with clean qualities, the least of these rows. As in any cell, images are scored as",
         "they are stored in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few",
         "hundred queries or a few epochs, as their names say.", "",
-        f"`{shlex.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} pictures of `{dataset.name}`.", "",
+        f"`{shlex.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} images of `{dataset.name}`.", "",
         "## Checks", "",
-        "A set's SROCC has no worst case picture by picture: an attack on the whole set, which sees all pictures before it",
+        "A set's SROCC has no worst case image by image: an attack on the whole set, which sees all images before it",
         "chooses their aims, may leave less of it than `standard-rank`. The board takes the least over both.", "",
         "| | |", "|---|---|",
         *(f"| {'✓' if v.held else 'not possible' if v.held is None else '**no**'} | {v.words.replace('|', '∣')} |"
@@ -323,7 +323,7 @@ def page(
     for model in dict.fromkeys(tables[0].rows.model):
         lines += [f"## {model.partition('[')[0]}", "", *tables[0].markdown(model), ""]
     for table in tables[1:]:
-        lines += [f"## {int(table.rows.n_images.max())} pictures, {SQUARE_QUERIES:,} queries", ""]
+        lines += [f"## {int(table.rows.n_images.max())} images, {SQUARE_QUERIES:,} queries", ""]
         for model in dict.fromkeys(table.rows.model):
             lines += [f"{model.partition('[')[0]}:", "", *table.markdown(model), ""]
     lines += [f"Not there: {'; '.join(missing.values())}.", ""] if missing else []

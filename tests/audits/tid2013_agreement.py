@@ -2,11 +2,11 @@
 
     python -m tests.audits.tid2013_agreement ROOT [--metrics FOLDER] [--keep FILE]
 
-prints, for every distortion type, the SROCC of PSNR, SSIM and FSIM with people's scores, over the pictures made here and
+prints, for every distortion type, the SROCC of PSNR, SSIM and FSIM with people's scores, over the images made here and
 over those that were rated. FSIM needs the extra `labels` (piq) and is left out without it. All three compare luminance
 alone, as whole numbers from 16 to 235, as TID2013 did.
 
-What is known of the pictures that were rated are the measures that TID2013 1.0 ships beside them, one line a picture. With
+What is known of the images that were rated are the measures that TID2013 1.0 ships beside them, one line an image. With
 ``--metrics``, the release's folder metrics_values, the columns *rated* are computed from it; without, they are what came
 out of that, as noted in `RATED`.
 """
@@ -30,7 +30,7 @@ from skimage.metrics import structural_similarity
 
 from iqarena.bench.datasets.decoding import each
 from iqarena.bench.datasets.tid2013_reconstructed.dataset import TID2013Reconstructed
-from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, Picture, Reals
+from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, Image, Reals
 
 MEASURES = ("PSNR", "SSIM", "FSIM")
 
@@ -43,13 +43,13 @@ RATED: dict[str, tuple[float, float, float]] = {
     "11": (0.891, 0.902, 0.959), "16": (0.763, 0.789, 0.730), "17": (0.432, 0.449, 0.467), "19": (0.910, 0.816, 0.863),
     "22": (0.933, 0.813, 0.897), "23": (0.696, 0.588, 0.525), "all": (0.660, 0.787, 0.879),
 }  # fmt: skip
-"""SROCC of PSNR, SSIM and FSIM over the pictures that were rated, of the same references, types and levels, by type. From
-the files of TID2013 1.0; of types 7, 8, 10, 16 and 17, whose pictures are made here as they were, the measures were taken
+"""SROCC of PSNR, SSIM and FSIM over the images that were rated, of the same references, types and levels, by type. From
+the files of TID2013 1.0; of types 7, 8, 10, 16 and 17, whose images are made here as they were, the measures were taken
 from here and rounded to the files' four decimals, once all 150 of I01 and I13 had come out as in the files."""
 
 
 class Measures:
-    """PSNR, SSIM and FSIM of one picture; FSIM is NaN without piq."""
+    """PSNR, SSIM and FSIM of one image; FSIM is NaN without piq."""
 
     def __init__(self, dataset: TID2013Reconstructed) -> None:
         self.dataset = dataset
@@ -57,12 +57,12 @@ class Measures:
     def __call__(self, index: int) -> tuple[float, float, float]:
         torch.set_num_threads(1)
         clean = luminance(self.dataset.reference(self.dataset.samples[index].reference_id))
-        distorted = luminance(self.dataset.picture(index).permute(1, 2, 0).numpy())
+        distorted = luminance(self.dataset.image(index).permute(1, 2, 0).numpy())
         return psnr(clean, distorted), ssim(clean, distorted), fsim(clean, distorted)
 
 
-def luminance(picture: Picture) -> Reals:
-    values: Reals = np.rint(rgb2ycbcr(picture)[..., 0])
+def luminance(image: Image) -> Reals:
+    values: Reals = np.rint(rgb2ycbcr(image)[..., 0])
     return values
 
 
@@ -72,7 +72,7 @@ def psnr(one: Reals, other: Reals) -> float:
 
 
 def ssim(one: Reals, other: Reals) -> float:
-    """After Wang et al. 2004, where the 11×11 window lies inside the picture, at full size."""
+    """After Wang et al. 2004, where the 11×11 window lies inside the image, at full size."""
     _, values = structural_similarity(
         one, other, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
@@ -89,7 +89,7 @@ def fsim(one: Reals, other: Reals) -> float:
 
 
 def shipped(folder: Path, image_ids: list[str]) -> pd.DataFrame:
-    """What TID2013 ships for these pictures: lines go through references, types and levels, each in order."""
+    """What TID2013 ships for these images: lines go through references, types and levels, each in order."""
     lines = [24 * 5 * (int(i[1:3]) - 1) + 5 * (int(i[4:6]) - 1) + int(i[7]) - 1 for i in image_ids]
     return pd.DataFrame({name: np.loadtxt(folder / f"{name}.txt")[lines] for name in MEASURES}, index=image_ids)
 
@@ -99,9 +99,9 @@ def sroccs(table: pd.DataFrame, scores: Reals) -> list[float]:
 
 
 def main(
-    root: Annotated[Path, typer.Argument(help="holds Kodak's pictures and TID2013's mos_with_names.txt")],
+    root: Annotated[Path, typer.Argument(help="holds Kodak's images and TID2013's mos_with_names.txt")],
     metrics: Annotated[Path | None, typer.Option(help="TID2013's folder metrics_values")] = None,
-    keep: Annotated[Path | None, typer.Option(help="CSV for the measures of every picture; read where it is there")] = None,
+    keep: Annotated[Path | None, typer.Option(help="CSV for the measures of every image; read where it is there")] = None,
 ) -> None:
     """Measure and print."""
     dataset = TID2013Reconstructed.open(root)
@@ -116,7 +116,7 @@ def main(
         here.to_csv(keep, index_label="image_id")
     there = shipped(metrics, ids) if metrics else None
     scores, kinds = np.array([sample.mos for sample in dataset.samples]), np.array(dataset.kinds)
-    print("| | type | pictures |" + "".join(f" {name} | rated |" for name in MEASURES))
+    print("| | type | images |" + "".join(f" {name} | rated |" for name in MEASURES))
     print("|-:|-|-:|" + "-:|-:|" * len(MEASURES))
     lines = [(str(kind.number), kind.name, kinds == kind.number) for kind in DISTORTIONS if kind.number != UNSEEN]
     lines.append(("", f"all but {UNSEEN}", kinds != UNSEEN))

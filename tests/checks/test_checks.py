@@ -151,14 +151,14 @@ FAULTS = {
     "raises": (faulty(run=lambda self, *_: 1 / 0), "runs", "refuse"),
     "returns NaN": (faulty(stay=lambda self, attacked, *_: attacked * torch.nan), "returns", "no NaN"),
     "returns float64": (faulty(stay=lambda self, attacked, *_: attacked.double()), "returns", "float32"),
-    "returns one picture": (faulty(stay=lambda self, attacked, *_: attacked[0]), "returns", "(N, 3, H, W)"),
+    "returns one image": (faulty(stay=lambda self, attacked, *_: attacked[0]), "returns", "(N, 3, H, W)"),
     "returns a list": (faulty(run=lambda self, target, images, *_: [images]), "returns", "tensor"),
     "leaves the ball": (faulty(stay=too_far), "threat model", "threat.project"),
     "leaves it by a hair": (faulty(stay=off_the_grid), "threat model", "threat.project"),
     "draws from the global stream": (faulty(stay=global_noise), "seed", "generator"),
     "moves the global stream": (faulty(stay=global_noise), "leaves alone", "set no seed"),
     "seeds the global stream": (faulty(stay=own_seed), "leaves alone", "set no seed"),
-    "writes into the pictures": (faulty(stay=in_place), "leaves alone", "copies"),
+    "writes into the images": (faulty(stay=in_place), "leaves alone", "copies"),
     "keeps something": (faulty(stay=remembers), "leaves alone", "nothing on self"),
     "sets threads": (faulty(run=sets_dtype), "leaves alone", "no setting of torch"),
     "trains the model": (faulty(run=trains_the_model), "leaves alone", "copies"),
@@ -167,9 +167,9 @@ FAULTS = {
     "asks past the target": (faulty(run=past_the_target), "counting", "never target.model"),
     "declares too little": (faulty(access="score"), "runs", "refuse"),
     "declares too much": (faulty(run=lambda self, target, images, *_: images), "access", "set access"),
-    "mixes the batch": (faulty(stay=unlike_in_company), "batch", "that picture"),
+    "mixes the batch": (faulty(stay=unlike_in_company), "batch", "that image"),
     "even sides only": (faulty(run=even_only), "odd sizes", "any height"),
-    "no flat pictures": (faulty(run=divides), "flat pictures", "variance"),
+    "no flat images": (faulty(run=divides), "flat images", "variance"),
     "one direction only": (faulty(run=raw_scores), "both directions", "objective.loss"),
     "does nothing": (faulty(run=lambda self, target, images, *_: images), "both directions", "objective.loss"),
 }  # fmt: skip
@@ -230,7 +230,7 @@ def test_a_control_needs_no_paper_and_no_strength() -> None:
 
 @dataclass(frozen=True)
 class Fine(Purification):
-    """Pictures as they are."""
+    """Images as they are."""
 
     name = "fine"
     paper = "of these tests"
@@ -311,13 +311,13 @@ WEAKNESSES = {
     "raises": (weak(protect=lambda self, model: 1 / 0), "applies", "DoesNotApply"),
     "fits nothing": (weak(protect=no_fit), "applies", "--model"),
     "returns no model": (weak(protect=lambda self, model: None), "applies", "QualityModel"),
-    "one score for all": (weak(protect=by(lambda scores, images: scores[:1])), "shape", "one score a picture"),
-    "NaN on flat pictures": (weak(protect=by(over_contrast)), "flat pictures", "variance"),
+    "one score for all": (weak(protect=by(lambda scores, images: scores[:1])), "shape", "one score an image"),
+    "NaN on flat images": (weak(protect=by(over_contrast)), "flat images", "variance"),
     "mixes the batch": (weak(protect=by(lambda scores, images: scores - 0.1 * scores.mean())), "batch", "statistics"),
     "draws and does not say so": (weak(protect=by(lambda s, x: s + 0.1 * torch.rand_like(s))), "repeats", "stochastic=True"),
     "says that it draws": (weak(stochastic=True), "repeats", "stochastic=True"),
     "seeds": (weak(protect=by(lambda s, x: s + 0 * float(np.random.seed(0) is None))), "random state", "set no seed"),
-    "writes into the pictures": (weak(purifier=lambda self: lambda images: images.mul_(0.9)), "input", "copy"),
+    "writes into the images": (weak(purifier=lambda self: lambda images: images.mul_(0.9)), "input", "copy"),
     "spoils the model": (weak(protect=spoils), "undefended model", "deepcopy"),
     "another range": (weak(protect=other_range), "facts", "score_range"),
     "draws when it is made": (weak(protect=drawn_once), "twice", "seed"),
@@ -332,7 +332,7 @@ WEAKNESSES = {
     "a certificate of another shape": (
         certified(lambda self, *_: Certificate(torch.zeros(()), torch.ones(()), 1.0, 1.0)), "certificate", "(N,)",
     ),
-    "a loss a picture": (recipe(lambda self, model, images, labels, progress: model(images)), "recipe", "scalar"),
+    "a loss an image": (recipe(lambda self, model, images, labels, progress: model(images)), "recipe", "scalar"),
     "a loss of nothing": (
         recipe(lambda self, model, images, labels, progress: (images.sum() * 0).requires_grad_()), "recipe", "weights",
     ),
@@ -414,7 +414,7 @@ def test_every_built_in_defense_passes(name: str) -> None:
 
 
 class Sick(QualityModel):
-    """Scores as long as it is asked about few enough pictures; the error is the class's."""
+    """Scores as long as it is asked about few enough images; the error is the class's."""
 
     info = ModelInfo("sick", min_size=1)
     error: Exception = RuntimeError("no\nway")
@@ -447,7 +447,7 @@ class Spoilt(Fine):
 )
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_a_model_that_raises_in_the_comparison_is_a_reason(monkeypatch, error, words, most) -> None:
-    """On clean pictures, on attacked ones or in between."""
+    """On clean images, on attacked ones or in between."""
     monkeypatch.setitem(MODELS.entries, "sick", Entry("sick", Sick))
     monkeypatch.setattr(Sick, "error", error)
     monkeypatch.setattr(Sick, "most", most)

@@ -1,4 +1,4 @@
-"""One picture under attack, for `iqarena attack` and `iqarena explain`."""
+"""One image under attack, for `iqarena attack` and `iqarena explain`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from iqarena.attacks.base import Access, Attack
-from iqarena.bench.cli.attack_image import attack_picture
+from iqarena.bench.cli.attack_image import attack_image
 from iqarena.bench.cli.explain import explain
 from iqarena.bench.errors import UserError
 from iqarena.bench.leaderboard.examples import enlarged
@@ -30,7 +30,7 @@ class Hungry(Attack):
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 72, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     return tmp_path / "a.png"
@@ -47,17 +47,17 @@ def read(path: Path) -> np.ndarray:
         return np.array(opened)
 
 
-def test_an_attack_that_runs_out_of_memory_is_one_line(picture: Path, hungry: str, tmp_path: Path) -> None:
+def test_an_attack_that_runs_out_of_memory_is_one_line(image: Path, hungry: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^out of memory: MemoryError: 9 GiB$"):
-        attack_picture(picture, "cnniqa", "none", hungry, None, None, None, 0, tmp_path)
+        attack_image(image, "cnniqa", "none", hungry, None, None, None, 0, tmp_path)
     with pytest.raises(UserError, match=r"^out of memory: MemoryError: 9 GiB$"):
-        explain(picture, "resnet-iqa", "cprl", attack=hungry)
+        explain(image, "resnet-iqa", "cprl", attack=hungry)
 
 
-def test_the_difference_that_is_written_is_enlarged_around_grey(picture: Path, tmp_path: Path) -> None:
-    attack_picture(picture, "cnniqa", "none", "fgsm", None, None, "4/255", 0, tmp_path / "out")
+def test_the_difference_that_is_written_is_enlarged_around_grey(image: Path, tmp_path: Path) -> None:
+    attack_image(image, "cnniqa", "none", "fgsm", None, None, "4/255", 0, tmp_path / "out")
     before, after, difference = (read(tmp_path / f"out/a-{name}.png") for name in ("before", "after", "difference"))
-    assert (before == read(picture)).all()
+    assert (before == read(image)).all()
     assert (difference == enlarged(before, after)).all()
     assert {*np.unique(difference)} <= {128 + 16 * step for step in range(-4, 5)}
 

@@ -88,7 +88,7 @@ def test_run_resumes_and_the_leaderboard_checks(tmp_path: Path) -> None:
     assert iqarena(*check).returncode == 1
 
 
-def test_attack_writes_pictures_and_says_what_happened(tmp_path: Path) -> None:
+def test_attack_writes_images_and_says_what_happened(tmp_path: Path) -> None:
     from skimage import data
 
     Image.fromarray(data.astronaut()[:128, 130:290]).save(tmp_path / "a.png")
@@ -105,7 +105,7 @@ def test_attack_writes_pictures_and_says_what_happened(tmp_path: Path) -> None:
 def files(tmp_path: Path) -> Path:
     (tmp_path / "broken.yaml").write_text("models: [resnet-iqa\nattacks: [pgd]\n")
     (tmp_path / "mistyped.yaml").write_text("models: [resnet-iqa]\nattacks: [pgd]\nlimit: many\n")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     Image.new("L", (80, 80)).save(tmp_path / "gray.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     Image.new("RGB", (80, 80)).save(tmp_path / "fine.png")
@@ -133,7 +133,7 @@ def files(tmp_path: Path) -> Path:
         ("run --executor processes --address auto --dry-run --out OUT", "--executor processes uses none"),
         ("run --dataset folder --out OUT", "needs --root"),
         ("attack nothing.png --model resnet-iqa --attack pgd", "nothing.png: no such file"),
-        ("attack text.png --model resnet-iqa --attack pgd", "text.png: not a readable picture"),
+        ("attack text.png --model resnet-iqa --attack pgd", "text.png: not a readable image"),
         ("attack gray.png --model resnet-iqa --attack pgd", "mode L is not 8-bit RGB"),
         ("attack small.png --model resnet-iqa --attack pgd", "is 20×20; resnet-iqa needs 64×64"),
         ("attack fine.png --model resnet-iqa --attack pgd --objective up", "objectives"),

@@ -1,4 +1,4 @@
-"""LPIPS against piq's with the same weights, and distances of pictures that a run kept."""
+"""LPIPS against piq's with the same weights, and distances of images that a run kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from iqarena.bench.executors import local
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
 from tests.attacks.test_dists import small_weights
-from tests.support.planted import Linear, pictures
+from tests.support.planted import Linear, planted_images
 
 WIDTHS = (4, 5, 6, 7, 8)
 
@@ -53,7 +53,7 @@ def test_lpips_is_piqs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(ours(x, y), theirs(x, y), rtol=1e-4)
 
 
-def test_lpips_is_nought_for_the_same_picture_and_grows_with_noise() -> None:
+def test_lpips_is_nought_for_the_same_image_and_grows_with_noise() -> None:
     made, clean, shift = LPIPS(lpips_weights()), noise(1, 32, 2), noise(1, 32, 3) - 0.5
     found = [float(made((clean + share * shift).clamp(0, 1), clean)) for share in (0, 0.05, 0.2, 0.8)]
     assert found[0] == 0
@@ -77,8 +77,8 @@ def test_weights_that_cannot_be_used_are_one_line_that_says_what_is_needed(load,
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Records:
-    """Two cells that share their pictures, and one of another attack."""
-    dataset, records = pictures(tmp_path / "pictures"), Records(tmp_path / "out")
+    """Two cells that share their images, and one of another attack."""
+    dataset, records = planted_images(tmp_path / "images"), Records(tmp_path / "out")
     suite = {
         "dataset": "folder",
         "models": ["linear"],
@@ -91,14 +91,14 @@ def kept(tmp_path: Path) -> Records:
     return records
 
 
-def test_pictures_that_were_kept_are_measured_once_for_all_cells_that_share_them(kept: Records) -> None:
+def test_images_that_were_kept_are_measured_once_for_all_cells_that_share_them(kept: Records) -> None:
     asked = []
 
     def distance(attacked: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         asked.append(float((attacked - clean).abs().max()))
         return (attacked - clean).abs().amax(dim=(1, 2, 3))
 
-    table = measure(kept, kept.folder.parent / "pictures", {"largest": distance})
+    table = measure(kept, kept.folder.parent / "images", {"largest": distance})
     assert len(table) == 2 * 6
     assert len(asked) == 6
     assert table.groupby("cell_id").size().tolist() == [6, 6]
@@ -114,7 +114,7 @@ def test_the_command_writes_a_table(kept: Records, tmp_path: Path) -> None:
     app = Typer()
     app.command()(perceptual.main)
     given = ["--lpips", str(tmp_path / "lpips.pth"), "--dists", str(tmp_path / "dists.pth")]
-    done = CliRunner().invoke(app, [str(kept.folder), *given, "--root", str(tmp_path / "pictures")])
+    done = CliRunner().invoke(app, [str(kept.folder), *given, "--root", str(tmp_path / "images")])
     assert done.exit_code == 0, done.output
     table = pd.read_csv(kept.folder / "perceptual.csv")
     assert list(table.columns) == ["cell_id", "image_id", "lpips", "dists"]

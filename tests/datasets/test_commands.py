@@ -11,7 +11,7 @@ from iqarena.bench.cli.app import main
 from iqarena.bench.datasets import DATASETS
 from iqarena.bench.datasets.tid2013_reconstructed.dataset import CROPS
 from tests.datasets.test_image_files import spoil
-from tests.support.published_layouts import READERS, kadid10k, picture
+from tests.support.published_layouts import READERS, image, kadid10k
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def iqarena(monkeypatch, capsys):
 
 @pytest.fixture
 def kadid(tmp_path, monkeypatch):
-    """KADID-10k's layout with three pictures."""
+    """KADID-10k's layout with three images."""
     monkeypatch.setattr(READERS["kadid10k"], "count", 3)
     (tmp_path / "kadid").mkdir()
     kadid10k(tmp_path / "kadid")
@@ -40,9 +40,9 @@ def kadid(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder data set of three pictures."""
+    """A folder data set of three images."""
     for name in "abc":
-        picture(tmp_path / "folder" / f"{name}.png", ord(name), 72, 70)
+        image(tmp_path / "folder" / f"{name}.png", ord(name), 72, 70)
     (tmp_path / "folder" / "labels.csv").write_text("image,reference_id,mos\na.png,r,0.5\nb.png,s,0.6\nc.png,t,0.7\n")
     return tmp_path / "folder"
 
@@ -85,11 +85,11 @@ def test_data_list_says_what_is_in_a_folder(iqarena, kadid):
     code, out, _ = iqarena("data", "list", "--root", kadid.parent, "--json")
     assert code == 0
     found = {entry["name"]: entry["found"] for entry in json.loads(out)}
-    assert found["kadid10k"] == "3 pictures"
-    assert found["images"] == "5 pictures"
+    assert found["kadid10k"] == "3 images"
+    assert found["images"] == "5 images"
     assert found["spaq"].startswith(f"no: {kadid.parent}: holds no label file of SPAQ")
     code, out, _ = iqarena("data", "list", "kadid10k", "--root", kadid)
-    assert "3 pictures" in out
+    assert "3 images" in out
     code, _, err = iqarena("data", "list", "kadid")
     assert code == 2
     assert "did you mean kadid10k" in err
@@ -118,7 +118,7 @@ def twice(root):
     ("change", "words"),
     [
         (lambda root: [path.unlink() for path in root.rglob("*.*")], "holds no label file of KADID-10k"),
-        (gone, "1 of the 3 pictures of KADID-10k are missing, the first is I81_25_05.png"),
+        (gone, "1 of the 3 images of KADID-10k are missing, the first is I81_25_05.png"),
         (another_release, "lacks the column(s) dmos"),
         (cut_labels, "holds 1 labels, KADID-10k has 3: cut, or of another release?"),
         (twice, "I01_01_01.png has more than one label"),
@@ -143,12 +143,12 @@ def test_a_wrong_data_set_is_one_line_and_nothing_is_written(iqarena, kadid, tmp
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("zero-byte", "not a readable picture"), ("sixteen-bit RGB", "16 bits a channel"), ("palette", "mode P"),
+        ("zero-byte", "not a readable image"), ("sixteen-bit RGB", "16 bits a channel"), ("palette", "mode P"),
         ("cmyk", "mode CMYK"), ("animated", "has 2 frames"), ("turned", "EXIF says to turn it"), ("cut", "not a readable"),
         ("bomb", "decompression bomb"), ("missing", "no such file"),
     ],
 )  # fmt: skip
-def test_a_picture_that_cannot_be_used_is_one_line_before_anything_is_written(iqarena, folder, tmp_path, kind, words):
+def test_an_image_that_cannot_be_used_is_one_line_before_anything_is_written(iqarena, folder, tmp_path, kind, words):
     spoil(folder / "b.png", kind)
     before = files_below(tmp_path)
     where = ["--dataset", "folder", "--root", folder, "--out", tmp_path / "out"]
@@ -162,7 +162,7 @@ def test_a_picture_that_cannot_be_used_is_one_line_before_anything_is_written(iq
     code, out, err = iqarena("data", "verify", "folder", "--root", folder)
     assert code == 2
     assert [line.split()[1] for line in out.splitlines()] == ["file", "b.png"]
-    assert err == "iqarena: folder has 1 problem(s) in 3 labelled pictures\n"
+    assert err == "iqarena: folder has 1 problem(s) in 3 labelled images\n"
     assert files_below(tmp_path) == before
 
 

@@ -45,20 +45,20 @@ def manifest():
 
 @pytest.fixture(scope="module")
 def first_crop():
-    """The 96 pictures of the first crop, built anew."""
+    """The 96 images of the first crop, built anew."""
     return list(itertools.islice(render(), 1 + 5 * len(DISTORTIONS)))
 
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch, first_crop):
-    """The data set with a cache folder that holds some pictures of the first crop only."""
+    """The data set with a cache folder that holds some images of the first crop only."""
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path))
     data = Demo()
     folder = tmp_path / f"demo-{data.fingerprint[:16]}"
     folder.mkdir()
     for index in (0, 2, 3, 4, 7, 95):
-        image_id, *_, picture = first_crop[index]
-        Image.fromarray(picture).save(folder / f"{image_id}.png", compress_level=1)
+        image_id, *_, image = first_crop[index]
+        Image.fromarray(image).save(folder / f"{image_id}.png", compress_level=1)
     return data
 
 
@@ -93,45 +93,42 @@ def test_labels_make_sense(manifest):
         assert labels.iloc[-1] < labels.iloc[0] - 0.1 or "saturation" in name, name
 
 
-def test_pictures_of_the_first_crop_are_those_of_the_manifest(first_crop, manifest):
+def test_images_of_the_first_crop_are_those_of_the_manifest(first_crop, manifest):
     found = pd.DataFrame(
-        [
-            (image_id, reference, kind, level, pixel_hash(picture))
-            for image_id, reference, kind, level, picture in first_crop
-        ],
+        [(image_id, reference, kind, level, pixel_hash(image)) for image_id, reference, kind, level, image in first_crop],
         columns=[c for c in COLUMNS if c != "mos"],
     )
     pd.testing.assert_frame_equal(found, manifest.drop(columns="mos").head(len(found)))
-    assert {picture.shape for *_, picture in first_crop} == {(SIDE, SIDE, 3)}
+    assert {image.shape for *_, image in first_crop} == {(SIDE, SIDE, 3)}
 
 
 def test_demo_reads_its_cache(demo, first_crop):
     for index in (0, 7, 95):
-        picture = demo.picture(index)
-        assert picture.dtype == torch.uint8
-        assert (picture.permute(1, 2, 0).numpy() == first_crop[index][-1]).all()
+        image = demo.image(index)
+        assert image.dtype == torch.uint8
+        assert (image.permute(1, 2, 0).numpy() == first_crop[index][-1]).all()
     assert demo.mos(0) == pytest.approx(0.998, abs=2e-3)
     assert demo.label_kind == "pseudo-MOS"
 
 
 def test_a_changed_pixel_in_the_cache_is_noticed_and_the_file_named(demo, first_crop):
-    image_id, *_, picture = first_crop[3]
-    changed = picture.copy()
+    image_id, *_, image = first_crop[3]
+    changed = image.copy()
     changed[5, 6, 1] ^= 1
     path = demo.folder / f"{image_id}.png"
     Image.fromarray(changed).save(path)
     with pytest.raises(UserError) as error:
-        demo.picture(3)
+        demo.image(3)
     assert str(path) in exit_on_user_error(error)
     assert "delete the folder" in str(error.value)
-    demo.picture(4)  # the others are still good
+    demo.image(4)  # the others are still good
 
 
-def test_a_picture_that_is_gone_from_the_cache_is_named(demo):
+def test_an_image_that_is_gone_from_the_cache_is_named(demo):
     path = demo.folder / f"{demo.samples[2].image_id}.png"
     path.unlink()
     with pytest.raises(UserError) as error:
-        demo.picture(2)
+        demo.image(2)
     assert str(path) in exit_on_user_error(error)
 
 
@@ -139,7 +136,7 @@ def test_a_cache_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError) as error:
-        Demo().picture(0)
+        Demo().image(0)
     assert "IQARENA_CACHE" in exit_on_user_error(error) or str(tmp_path / "file") in str(error.value)
 
 
@@ -150,12 +147,12 @@ def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatc
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path))
     monkeypatch.setattr("PIL.Image.Image.save", full)
     with pytest.raises(UserError) as error:
-        Demo().picture(0)
+        Demo().image(0)
     assert "No space left on device); set IQARENA_CACHE" in exit_on_user_error(error)
     assert not list(tmp_path.iterdir())
 
 
-# --- choosing some of the pictures
+# --- choosing some of the images
 
 
 class Listed(ImageDataset):
@@ -168,7 +165,7 @@ class Listed(ImageDataset):
     def open(cls, root):
         return cls([])
 
-    def picture(self, index):
+    def image(self, index):
         return torch.full((3, 4, 4), index, dtype=torch.uint8)
 
 
@@ -181,7 +178,7 @@ def test_a_limited_draw_is_a_prefix_of_a_longer_one_and_balanced_over_the_refere
         longer = data.spread(min(limit + 3, len(references) - 1))
         assert drawn == longer[: len(drawn)]
         counts, there = Counter(references[i] for i in drawn), Counter(references)
-        # a reference is behind another by more than one only if it has no more pictures
+        # a reference is behind another by more than one only if it has no more images
         for one, other in itertools.permutations(there, 2):
             assert counts[one] >= counts[other] - 1 or counts[one] == there[one]
 
@@ -196,13 +193,13 @@ def test_the_draw_of_the_demo_set_is_what_it_always_was():
     assert Counter(name.split("-")[0] for name in drawn) == dict.fromkeys(CROPS, 2)
 
 
-def test_subset_keeps_pictures_and_labels_together():
+def test_subset_keeps_images_and_labels_together():
     whole = Listed("abc")
     whole.samples = [Sample(f"i{i}", "r", i / 10) for i in range(3)]
     some = Subset(whole, [2, 0])
     assert len(some) == 2
     assert [some.mos(i) for i in range(2)] == [0.2, 0.0]
-    assert int(some.picture(0)[0, 0, 0]) == 2
+    assert int(some.image(0)[0, 0, 0]) == 2
 
 
 # --- splits
@@ -245,7 +242,7 @@ def test_what_worker_processes_saw_comes_in_order_and_the_callers_random_stream_
     assert (torch.get_rng_state() == state).all()
 
 
-def test_worker_processes_are_for_many_pictures_and_several_threads(monkeypatch):
+def test_worker_processes_are_for_many_images_and_several_threads(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert decoders(FEW) == 0
     assert decoders(FEW + 1) == 4
@@ -268,19 +265,19 @@ def test_a_process_that_may_have_no_children_decodes_itself():
 
 
 class Broken(Listed):
-    def picture(self, index):
+    def image(self, index):
         if index == 2:
             raise UserError("c.png: no such file")
         return torch.full((3, 4, 4 + index), index, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_pictures_of_a_run_are_looked_at_by_worker_processes_and_a_bad_one_is_one_line(workers, monkeypatch):
+def test_the_images_of_a_run_are_looked_at_by_worker_processes_and_a_bad_one_is_one_line(workers, monkeypatch):
     monkeypatch.setattr("iqarena.bench.datasets.image_store.decoders", lambda count: workers)
-    pictures = CleanImages(Broken(["a"] * 5), [3, 0])
-    assert pictures.sizes == [(4, 7), (4, 4)]
-    assert pictures.hashes == [hashlib.sha256(bytes([i] * 12 * (4 + i))).hexdigest() for i in (3, 0)]
-    assert (pictures[0] == 3).all()
+    images = CleanImages(Broken(["a"] * 5), [3, 0])
+    assert images.sizes == [(4, 7), (4, 4)]
+    assert images.hashes == [hashlib.sha256(bytes([i] * 12 * (4 + i))).hexdigest() for i in (3, 0)]
+    assert (images[0] == 3).all()
     with pytest.raises(UserError) as error:
         CleanImages(Broken(["a"] * 5), [3, 2, 4])
     assert exit_on_user_error(error) == "c.png: no such file"

@@ -32,7 +32,7 @@ def test_distortion_repeats_exactly_keeps_shape_and_type_and_leaves_its_input_al
 
 
 @BY_NAME
-def test_distortion_takes_pictures_that_are_not_square(distortion, natural):
+def test_distortion_takes_images_that_are_not_square(distortion, natural):
     assert distortion.apply(natural[:33, :47].copy(), 3, stream()).shape == (33, 47, 3)
 
 
@@ -45,11 +45,11 @@ def test_distortion_does_not_touch_the_global_random_stream(distortion, natural)
 
 
 @BY_NAME
-def test_a_higher_level_is_farther_from_the_picture(distortion, natural):
+def test_a_higher_level_is_farther_from_the_image(distortion, natural):
     errors = [
         float(((distortion.apply(natural, level, stream()).astype(float) - natural) ** 2).mean()) for level in range(1, 6)
     ]
-    # motion blur turns with the picture's own edges and a lens shift may come back into step with a texture, but the
+    # motion blur turns with the image's own edges and a lens shift may come back into step with a texture, but the
     # streams are the same for all levels, so even these grow; nothing needs an exception on this crop
     assert all(low < high for low, high in itertools.pairwise(errors)), errors
 
@@ -57,16 +57,14 @@ def test_a_higher_level_is_farther_from_the_picture(distortion, natural):
 @BY_NAME
 def test_levels_between_the_five_are_interpolated(distortion):
     seen = []
-    probe = type(distortion)(
-        distortion.name, distortion.ladder, lambda picture, strength, _: seen.append(strength) or picture
-    )
+    probe = type(distortion)(distortion.name, distortion.ladder, lambda image, strength, _: seen.append(strength) or image)
     for level in (1, 1.5, 5):
         probe.apply(np.zeros((1, 1, 3), np.uint8), level, stream())
     assert seen == pytest.approx([distortion.ladder[0], sum(distortion.ladder[:2]) / 2, distortion.ladder[4]])
 
 
 @BY_NAME
-def test_distortion_copes_with_flat_pictures(distortion):
+def test_distortion_copes_with_flat_images(distortion):
     for level in (0, 255):
         out = distortion.apply(np.full((40, 40, 3), level, np.uint8), 5, stream())
         assert out.shape == (40, 40, 3)
@@ -74,10 +72,10 @@ def test_distortion_copes_with_flat_pictures(distortion):
 
 # --- pseudo-MOS
 
-PERFECT = np.array([[1.0, 1.0, 1.0, 0.0, 0.0]])  # fsim, haarpsi and vif_p of a picture with itself are 1, gmsd and mdsi 0
+PERFECT = np.array([[1.0, 1.0, 1.0, 0.0, 0.0]])  # fsim, haarpsi and vif_p of an image with itself are 1, gmsd and mdsi 0
 
 
-def test_pseudo_mos_of_a_pristine_picture_is_the_best_but_for_what_vif_counts_as_better():
+def test_pseudo_mos_of_a_pristine_image_is_the_best_but_for_what_vif_counts_as_better():
     label = float(pseudo_mos(PERFECT, load_consensus())[0])
     # VIF exceeds 1 for enhanced contrast, in a hundredth of the training set: a fifth of that is missing to 1
     assert 0.995 < label <= 1

@@ -23,7 +23,7 @@ def exit_on_user_error(error):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder data set of two pictures."""
+    """A folder data set of two images."""
     rng = np.random.RandomState(0)
     for name in ("a.png", "b.png"):
         Image.fromarray(rng.randint(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / name)
@@ -31,11 +31,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_folder_reads_pictures_and_labels(folder):
+def test_folder_reads_images_and_labels(folder):
     data = open_dataset("folder", folder)
     assert isinstance(data, Folder)
     assert [(s.image_id, s.reference_id, s.mos) for s in data.samples] == [("a.png", "r1", 0.25), ("b.png", "007", 1.0)]
-    assert (data.picture(1).permute(1, 2, 0).numpy() == np.asarray(Image.open(folder / "b.png"))).all()
+    assert (data.image(1).permute(1, 2, 0).numpy() == np.asarray(Image.open(folder / "b.png"))).all()
     before = data.fingerprint
     (folder / "labels.csv").write_text("image,reference_id,mos\na.png,r1,0.26\nb.png,007,1\n")
     assert Folder(folder).fingerprint != before
@@ -95,10 +95,10 @@ def test_any_column_names_and_ranges_can_be_given(scores):
         ("a.png", "s1", 1.0, 5.0), ("b.png", "s2", 0.0, 1.0)
     ]  # fmt: skip
     assert data.split(3) == ["training", "test"]
-    assert data.picture(0).shape == (3, 20, 24)
+    assert data.image(0).shape == (3, 20, 24)
 
 
-def test_low_scores_can_be_good_a_column_may_be_called_2019_and_pictures_may_be_their_own_references(scores):
+def test_low_scores_can_be_good_a_column_may_be_called_2019_and_images_may_be_their_own_references(scores):
     spec = "folder[table=scores.csv,image=filename,reference=filename,mos=2019,high=80,higher_is_better=false]"
     data = open_dataset(spec, scores)
     assert [(s.reference_id, s.mos, s.raw) for s in data.samples] == [("a.png", 1.0, 0.0), ("b.png", 0.5, 40.0)]
@@ -111,7 +111,7 @@ def test_low_scores_can_be_good_a_column_may_be_called_2019_and_pictures_may_be_
     [
         ("table=none.csv", "none.csv: not found"),
         ("table=scores.csv", "lacks the column(s) image, mos, reference_id; it has filename, scene, MOS"),
-        ("picture=filename", "no parameter 'picture'; it has table, image"),
+        ("image=filename", "no parameter 'image'; it has table, image"),
         ("low=5,high=1", "low=5 must be below high=1"),
         ("low=x", "low: "),
         ("table=scores.csv,image=filename,reference=scene,mos=MOS,low=2,high=5", "line 3: MOS 1 is not in [2, 5]"),
@@ -133,9 +133,9 @@ def test_one_part_alone_can_be_taken(folder):
     whole, part = open_dataset("folder", folder), open_dataset("folder[part=validation]", folder)
     assert [sample.image_id for sample in part.samples] == ["b.png"]
     assert part.mos(0) == 1
-    assert torch.equal(part.picture(0), whole.picture(1))
+    assert torch.equal(part.image(0), whole.image(1))
     assert part.fingerprint != whole.fingerprint
-    for parameters, words in (("part=test", "holds no picture of the part test"), ("part=tests", "part: Input should be")):
+    for parameters, words in (("part=test", "holds no image of the part test"), ("part=tests", "part: Input should be")):
         with pytest.raises(UserError, match=words) as error:
             open_dataset(f"folder[{parameters}]", folder)
         exit_on_user_error(error)
@@ -150,7 +150,7 @@ def test_images_are_found_at_any_depth_without_labels_each_its_own_reference(fol
     assert data.label_kind == "none"
     assert [(s.image_id, s.reference_id) for s in data.samples] == [(n, n) for n in ("a.png", "b.png", "more/still/C.JPG")]
     assert all(math.isnan(s.mos) and math.isnan(s.raw) for s in data.samples)
-    assert data.picture(2).shape == (3, 8, 9)
+    assert data.image(2).shape == (3, 8, 9)
     before = data.fingerprint
     (folder / "b.png").unlink()
     assert Images(folder).fingerprint != before

@@ -1,4 +1,4 @@
-"""Picture files that can be used, and those that cannot."""
+"""Image files that can be used, and those that cannot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from iqarena.bench.datasets.base import read_picture
+from iqarena.bench.datasets.base import read_image
 from iqarena.bench.errors import UserError
 
 
@@ -22,15 +22,15 @@ def exit_on_user_error(error):
 
 @pytest.fixture
 def path(tmp_path):
-    """A good picture."""
+    """A good image."""
     Image.fromarray(np.random.RandomState(1).randint(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
-def deep_png(path, picture):
+def deep_png(path, image):
     """A PNG of 16 bits a channel, which Pillow cannot write."""
-    height, width = picture.shape[:2]
-    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in picture)
+    height, width = image.shape[:2]
+    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in image)
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows)),
@@ -40,14 +40,14 @@ def deep_png(path, picture):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(stored))
 
 
-def _save(path, picture, **options):
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path, **options)
+def _save(path, image, **options):
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
 
 
-def turned_jpeg(path, picture):
+def turned_jpeg(path, image):
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
-    _save(path, picture, format="JPEG", exif=turned)
+    _save(path, image, format="JPEG", exif=turned)
 
 
 def bomb(path, _):
@@ -64,28 +64,28 @@ def folder_instead(path, _):
 
 BAD = {
     "missing": (lambda path, _: path.unlink(), "no such file"),
-    "directory": (folder_instead, "not a readable picture"),
-    "zero-byte": (lambda path, _: path.write_bytes(b""), "not a readable picture"),
-    "text": (lambda path, _: path.write_text("this is no picture"), "not a readable picture"),
-    "cut": (lambda path, _: path.write_bytes(path.read_bytes()[:300]), "not a readable picture"),
-    "grey": (lambda path, picture: _save(path, picture[..., 0]), "mode L"),
-    "alpha": (lambda path, picture: _save(path, np.dstack([picture, picture[..., :1]])), "mode RGBA"),
-    "palette": (lambda path, picture: _save(path, Image.fromarray(picture).quantize(16)), "mode P"),
-    "sixteen-bit": (lambda path, picture: _save(path, picture[..., 0].astype(np.uint16) * 256), "16 bits"),
+    "directory": (folder_instead, "not a readable image"),
+    "zero-byte": (lambda path, _: path.write_bytes(b""), "not a readable image"),
+    "text": (lambda path, _: path.write_text("this is no image"), "not a readable image"),
+    "cut": (lambda path, _: path.write_bytes(path.read_bytes()[:300]), "not a readable image"),
+    "grey": (lambda path, image: _save(path, image[..., 0]), "mode L"),
+    "alpha": (lambda path, image: _save(path, np.dstack([image, image[..., :1]])), "mode RGBA"),
+    "palette": (lambda path, image: _save(path, Image.fromarray(image).quantize(16)), "mode P"),
+    "sixteen-bit": (lambda path, image: _save(path, image[..., 0].astype(np.uint16) * 256), "16 bits"),
     "sixteen-bit RGB": (deep_png, "16 bits"),
     "sixteen-bit PPM": (
-        lambda path, picture: path.write_bytes(b"P6 24 20 65535\n" + (picture.astype(">u2") * 257).tobytes()),
+        lambda path, image: path.write_bytes(b"P6 24 20 65535\n" + (image.astype(">u2") * 257).tobytes()),
         "16 bits",
     ),
     "animated": (
-        lambda path, picture: _save(path, picture, save_all=True, append_images=[Image.fromarray(picture[::-1].copy())]),
+        lambda path, image: _save(path, image, save_all=True, append_images=[Image.fromarray(image[::-1].copy())]),
         "has 2 frames",
     ),
-    "cmyk": (lambda path, picture: _save(path, Image.fromarray(picture).convert("CMYK"), format="JPEG"), "mode CMYK"),
+    "cmyk": (lambda path, image: _save(path, Image.fromarray(image).convert("CMYK"), format="JPEG"), "mode CMYK"),
     "turned": (turned_jpeg, "orientation 6"),
     "bomb": (bomb, "decompression bomb"),
 }
-"""How to spoil a picture file, and the words with which it is then refused."""
+"""How to spoil an image file, and the words with which it is then refused."""
 
 
 def spoil(path, kind):
@@ -93,65 +93,65 @@ def spoil(path, kind):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_picture_that_cannot_be_used_is_one_line_that_names_it(path, kind):
+def test_an_image_that_cannot_be_used_is_one_line_that_names_it(path, kind):
     spoil(path, kind)
     with pytest.raises(UserError) as error:
-        read_picture(path)
+        read_image(path)
     assert exit_on_user_error(error).startswith(f"{path}: ")
     assert BAD[kind][1] in str(error.value)
 
 
-def test_a_picture_twice_below_the_bomb_limit_is_refused_not_warned_of(path, monkeypatch):
+def test_an_image_twice_below_the_bomb_limit_is_refused_not_warned_of(path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # 480 pixels: Pillow would only warn
     with pytest.raises(UserError, match="decompression bomb"):
-        read_picture(path)
+        read_image(path)
 
 
 def test_an_upright_exif_is_no_matter(path):
     upright = Image.Exif()
     upright[ExifTags.Base.Orientation] = 1
     Image.open(path).save(path.with_suffix(".jpg"), exif=upright)
-    assert read_picture(path.with_suffix(".jpg")).shape == (3, 20, 24)
+    assert read_image(path.with_suffix(".jpg")).shape == (3, 20, 24)
 
 
 # --- of a published data set
 
 
 @pytest.mark.parametrize("kind", ["grey", "palette", "turned"])
-def test_a_published_picture_whose_rgb_is_exact_is_read_as_everybody_reads_it(path, kind):
+def test_a_published_image_whose_rgb_is_exact_is_read_as_everybody_reads_it(path, kind):
     spoil(path, kind)
-    picture = read_picture(path, published=True)
-    assert (picture.permute(1, 2, 0).numpy() == np.asarray(Image.open(path).convert("RGB"))).all()
+    image = read_image(path, published=True)
+    assert (image.permute(1, 2, 0).numpy() == np.asarray(Image.open(path).convert("RGB"))).all()
 
 
-def test_alpha_of_a_published_picture_must_be_opaque(path):
+def test_alpha_of_a_published_image_must_be_opaque(path):
     pixels = np.asarray(Image.open(path))
     Image.fromarray(np.dstack([pixels, np.full((20, 24), 255, np.uint8)])).save(path)
-    assert (read_picture(path, published=True).permute(1, 2, 0).numpy() == pixels).all()
+    assert (read_image(path, published=True).permute(1, 2, 0).numpy() == pixels).all()
     spoil(path, "alpha")
     with pytest.raises(UserError, match="partly transparent"):
-        read_picture(path, published=True)
+        read_image(path, published=True)
 
 
-def test_of_a_published_multi_picture_jpeg_the_first_is_taken(path):
+def test_of_a_published_multi_image_jpeg_the_first_is_taken(path):
     first, second = Image.open(path), Image.fromarray(np.zeros((20, 24, 3), np.uint8))
     first.save(path.with_suffix(".mpo"), "MPO", save_all=True, append_images=[second])
     with pytest.raises(UserError, match="2 frames"):
-        read_picture(path.with_suffix(".mpo"))
-    picture = read_picture(path.with_suffix(".mpo"), published=True)
-    assert picture.float().mean() > 100
+        read_image(path.with_suffix(".mpo"))
+    image = read_image(path.with_suffix(".mpo"), published=True)
+    assert image.float().mean() > 100
 
 
 @pytest.mark.parametrize("kind", sorted(set(BAD) - {"grey", "palette", "turned"}))
-def test_other_pictures_are_refused_of_a_published_set_too(path, kind):
+def test_other_images_are_refused_of_a_published_set_too(path, kind):
     spoil(path, kind)
     with pytest.raises(UserError):
-        read_picture(path, published=True)
+        read_image(path, published=True)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged TIFF tags before it gives up or goes on
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff", "webp"])
-def test_a_cut_or_changed_file_is_a_picture_or_a_user_error_never_a_crash(tmp_path, suffix, natural):
+def test_a_cut_or_changed_file_is_an_image_or_a_user_error_never_a_crash(tmp_path, suffix, natural):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(natural[:40, :48]).save(path)
     whole = path.read_bytes()
@@ -166,12 +166,12 @@ def test_a_cut_or_changed_file_is_a_picture_or_a_user_error_never_a_crash(tmp_pa
         path.write_bytes(content)
         refusal = ""
         try:
-            picture = read_picture(path)
+            image = read_image(path)
         except UserError as error:
             refusal = str(error)
         if refusal:
             assert str(path) in refusal
             assert "\n" not in refusal
         else:
-            assert picture.dtype == torch.uint8
-            assert picture.shape[0] == 3
+            assert image.dtype == torch.uint8
+            assert image.shape[0] == 3

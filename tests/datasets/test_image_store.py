@@ -1,4 +1,4 @@
-"""Pictures of a run in bounded memory."""
+"""Images of a run in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ONE = 3 * 16 * 16
 
 
 class Counting(ImageDataset):
-    """Random pictures that count how often they are decoded."""
+    """Random images that count how often they are decoded."""
 
     name, label_kind, fingerprint = "counting", "none", "0"
 
@@ -30,32 +30,32 @@ class Counting(ImageDataset):
     def open(cls, root):
         return cls()
 
-    def picture(self, index):
+    def image(self, index):
         self.decoded[index] += 1
         return self.made[index]
 
 
 def test_what_was_asked_for_last_is_kept_and_no_more_than_fits():
     dataset = Counting()
-    pictures = CleanImages(dataset, [9, 1, 2, 3], memory=2 * ONE)
-    assert len(pictures) == 4
-    assert pictures.sizes == [(16, 16)] * 4
-    assert len(set(pictures.hashes)) == 4
+    images = CleanImages(dataset, [9, 1, 2, 3], memory=2 * ONE)
+    assert len(images) == 4
+    assert images.sizes == [(16, 16)] * 4
+    assert len(set(images.hashes)) == 4
     assert dataset.decoded == [0, 1, 1, 1, 0, 0, 0, 0, 0, 1]
     for place in (2, 3, 2, 3):  # the last two of the first look
-        assert torch.equal(pictures[place], dataset.made[[9, 1, 2, 3][place]])
+        assert torch.equal(images[place], dataset.made[[9, 1, 2, 3][place]])
     assert sum(dataset.decoded) == 4
-    assert torch.equal(pictures[0], dataset.made[9])
-    assert torch.equal(pictures[3], dataset.made[3])
+    assert torch.equal(images[0], dataset.made[9])
+    assert torch.equal(images[3], dataset.made[3])
     assert sum(dataset.decoded) == 5
     with pytest.raises(IndexError):
-        pictures[4]
+        images[4]
 
 
-def test_a_picture_larger_than_the_memory_is_decoded_all_the_same():
+def test_an_image_larger_than_the_memory_is_decoded_all_the_same():
     dataset = Counting()
-    pictures = CleanImages(dataset, range(3), memory=1)
-    assert [torch.equal(picture, made) for picture, made in zip(pictures, dataset.made, strict=False)] == [True] * 3
+    images = CleanImages(dataset, range(3), memory=1)
+    assert [torch.equal(image, made) for image, made in zip(images, dataset.made, strict=False)] == [True] * 3
 
 
 def test_a_shelf_puts_into_files_what_does_not_fit():

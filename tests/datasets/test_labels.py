@@ -22,7 +22,7 @@ FILES = {
     "live": "LIVE", "csiq": "CSIQ", "tid2013": "TID2013", "kadid10k": "KADID-10k", "koniq10k": "KonIQ-10k",
     "clive": "LIVE_Challenge", "vclfer": "VCLFER", "spaq": "SPAQ", "cid2013": "CID2013", "pipal": "PIPAL",
 }  # fmt: skip
-# pictures, references, and the first picture with its reference and published score
+# images, references, and the first image with its reference and published score
 FACTS = {
     "live": (779, 29, "jp2k/img2.bmp", "studentsculpture", 15.512954417537026),
     "csiq": (866, 30, "AWGN/1600.AWGN.1.png", "1600", 0.061989),
@@ -39,7 +39,7 @@ FACTS = {
 
 @pytest.fixture
 def opened(data_root, tmp_path):
-    """A data set from its label file alone; pictures are not needed to read labels."""
+    """A data set from its label file alone; images are not needed to read labels."""
 
     def open_(name, file="", as_="labels.txt"):
         source = data_root / "labels" / (file or f"{FILES[name]}.txt")
@@ -55,8 +55,8 @@ def opened(data_root, tmp_path):
 @pytest.mark.parametrize("name", FACTS)
 def test_counts_and_values_are_true(opened, name):
     data = opened(name)
-    pictures, references, image, reference, raw = FACTS[name]
-    assert len(data) == pictures
+    images, references, image, reference, raw = FACTS[name]
+    assert len(data) == images
     assert len({s.reference_id for s in data.samples}) == references
     assert (data.samples[0].image_id, data.samples[0].reference_id, data.samples[0].raw) == (image, reference, raw)
     labels = np.array([s.mos for s in data.samples])
@@ -108,7 +108,7 @@ def test_the_own_file_of_tid2013_has_the_samples_of_the_common_file(opened):
     assert [s.raw for s in own.samples] == pytest.approx([s.raw for s in common.samples], abs=5.1e-5)
 
 
-def test_the_file_of_koniq_with_the_official_split_has_the_pictures_and_nearly_the_order_of_the_common_file(opened):
+def test_the_file_of_koniq_with_the_official_split_has_the_images_and_nearly_the_order_of_the_common_file(opened):
     common = opened("koniq10k")
     own = opened("koniq10k", "koniq10k_distributions_sets.csv", "koniq10k_distributions_sets.csv")
     assert Counter(own.split()) == {"training": 7058, "test": 2015, "validation": 1000}
@@ -133,8 +133,8 @@ def test_the_label_file_of_another_data_set_is_refused(opened):
         opened("tid2013", "KADID-10k.txt")
 
 
-def test_without_pictures_everything_is_missing(opened, tmp_path):
+def test_without_images_everything_is_missing(opened, tmp_path):
     opened("live")
-    pictures, problems = verify("live", tmp_path / "live")
-    assert pictures == len(problems) == 779
+    images, problems = verify("live", tmp_path / "live")
+    assert images == len(problems) == 779
     assert {problem.kind for problem in problems} == {"missing"}

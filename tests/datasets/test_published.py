@@ -33,7 +33,7 @@ def refusal(name, root):
 
 @pytest.fixture
 def layout(tmp_path, monkeypatch):
-    """Write a data set's layout, in a folder with a space in its name, and make its reader expect three pictures."""
+    """Write a data set's layout, in a folder with a space in its name, and make its reader expect three images."""
 
     def write(name):
         if name in WORKBOOKS:
@@ -58,7 +58,7 @@ def test_the_official_layout_is_read(layout, name):
     np.testing.assert_allclose([row[2:] for row in found], [row[2:] for row in EXPECTED[name]], rtol=0, atol=1e-12)
     assert data.label_kind == "MOS"
     for index in range(len(data)):
-        assert data.picture(index).shape == ((3, 768, 1024) if name == "koniq10k" else (3, 20, 24))
+        assert data.image(index).shape == ((3, 768, 1024) if name == "koniq10k" else (3, 20, 24))
     assert pickle.loads(pickle.dumps(data)).samples == data.samples  # so that it can go to another process
 
 
@@ -79,7 +79,7 @@ def test_the_case_of_names_on_disk_does_not_matter(layout, name):
         path.rename(path.with_name(path.name.swapcase()))
     data = open_dataset(name, root)
     assert data.samples == before
-    assert data.picture(2).shape[0] == 3
+    assert data.image(2).shape[0] == 3
 
 
 def test_live_goes_through_its_folders_in_order_and_leaves_copies_of_references_out(layout):
@@ -94,7 +94,7 @@ def test_live_goes_through_its_folders_in_order_and_leaves_copies_of_references_
     assert data.samples[-1].image_id == "fastfading/img174.bmp"
     assert data.samples[-1].mos == pytest.approx(1 / 115)
     assert data.samples[0].mos > data.samples[-1].mos  # a difference to the reference: low is good
-    assert data.picture(0).shape == (3, 6, 8)
+    assert data.image(0).shape == (3, 6, 8)
     before = data.fingerprint
     (root / "dmos_realigned.mat").unlink()
     older = LIVE(root)
@@ -109,7 +109,7 @@ def test_koniq_has_an_official_split_two_scales_and_two_sizes(layout):
     for path in (root / "1024x768").iterdir():
         path.unlink()
     (root / "1024x768").rmdir()
-    assert open_dataset("koniq10k", root).picture(0).shape == (3, 384, 512)
+    assert open_dataset("koniq10k", root).image(0).shape == (3, 384, 512)
     (root / "koniq10k_distributions_sets.csv").unlink()
     rows = "10004473376.jpg,0,0,0,0,0,9,3.0,0.5,60\n9996001596.jpg,0,0,0,0,0,9,1,0.5,1\n7.jpg,0,0,0,0,0,9,5,0.5,100\n"
     (root / "koniq10k_scores_and_distributions.csv").write_text(
@@ -123,13 +123,13 @@ def test_koniq_has_an_official_split_two_scales_and_two_sizes(layout):
     assert other.fingerprint != data.fingerprint
 
 
-def test_koniq_in_a_folder_whose_name_says_no_size_has_pictures_of_any(layout):
+def test_koniq_in_a_folder_whose_name_says_no_size_has_images_of_any(layout):
     root = layout("koniq10k")
     (root / "1024x768").rename(root / "koniq_extracted")
     (root / "koniq10k_distributions_sets.csv").rename(root / "koniq_extracted" / "koniq10k_distributions_sets.csv")
     shutil.rmtree(root / "512x384")
     data = open_dataset("koniq10k", root)
-    assert data.picture(0).shape == (3, 768, 1024)
+    assert data.image(0).shape == (3, 768, 1024)
     assert data.expected_side() is None
 
 
@@ -194,7 +194,7 @@ def test_half_an_archive_is_one_line_with_a_count_and_what_lists_them(layout, na
     for path in gone:
         path.unlink()
     words = refusal(name, root)
-    assert "2 of the 3 pictures" in words
+    assert "2 of the 3 images" in words
     assert gone[0].name.lower() in words.lower()
     assert f"iqarena data verify {name}" in words
 
@@ -214,7 +214,7 @@ def test_half_an_archive_is_one_line_with_a_count_and_what_lists_them(layout, na
         ),
         ("dist_img,ref_img,dmos,var\na.png,I.png,4,0\nb.png,I.png,bad,0\nc.png,I.png,4,0\n", "b.png: score bad is not in"),
         ("dist_img,ref_img,dmos,var\na.png,I.png,4,0\nb.png,I.png,,0\nc.png,I.png,4,0\n", "b.png: score nan"),
-        ("dist_img,ref_img,dmos,var\na.png,I.png,4,0\n,I.png,4,0\nc.png,I.png,4,0\n", "label 2 names no picture"),
+        ("dist_img,ref_img,dmos,var\na.png,I.png,4,0\n,I.png,4,0\nc.png,I.png,4,0\n", "label 2 names no image"),
         ("", "not a readable table"),
         (b"\xff\xfe\x00", "not a readable table"),
     ],
@@ -289,4 +289,4 @@ def test_names_that_differ_from_the_labels_in_more_than_case_are_missing(layout)
 def test_a_mix_of_sizes_is_never_read_from_two_folders(layout):
     root = layout("koniq10k")
     (root / "1024x768" / "7.jpg").unlink()  # the other folder has it, in another size
-    assert "1 of the 3 pictures" in refusal("koniq10k", root)
+    assert "1 of the 3 images" in refusal("koniq10k", root)

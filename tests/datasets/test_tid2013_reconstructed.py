@@ -1,4 +1,4 @@
-"""TID2013 reconstructed: distortions against closed forms, pictures against what TID2013 publishes of its own."""
+"""TID2013 reconstructed: distortions against closed forms, images against what TID2013 publishes of its own."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def test_a_distortion_repeats_by_name_and_leaves_its_input_and_the_global_stream
 
 
 @BY_NAME
-def test_a_higher_level_is_farther_from_the_picture(distortion, natural):
+def test_a_higher_level_is_farther_from_the_image(distortion, natural):
     found = [psnr(distortion.apply(natural, level, "a"), natural) for level in LEVELS]
     assert all(high > low for high, low in itertools.pairwise(found)), found
 
 
 @BY_NAME
 @pytest.mark.parametrize("value", [0, 255])
-def test_a_flat_picture_comes_back(distortion, value):
+def test_a_flat_image_comes_back(distortion, value):
     assert distortion.apply(np.full((24, 20, 3), value, np.uint8), 5, "a").shape == (24, 20, 3)
 
 
@@ -120,7 +120,7 @@ def test_tuned_types_are_on_their_ladder(number, natural):
 
 
 def test_tuning_goes_as_far_as_it_can():
-    # grey has no colour to lose and its edges no colours to move apart: the picture itself is the nearest there is
+    # grey has no colour to lose and its edges no colours to move apart: the image itself is the nearest there is
     ramp = np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(24, axis=1)
     assert np.abs(KIND[18].apply(ramp, 5, "a").astype(int) - ramp).max() <= 1
     assert (KIND[23].apply(ramp, 5, "a") == ramp).all()
@@ -296,10 +296,10 @@ def test_the_fingerprint_is_that_of_labels_and_not_of_the_place(layout, tmp_path
     assert TID2013Reconstructed.open(layout).fingerprint != before
 
 
-def test_a_picture_that_is_not_kodaks_is_one_line_and_nothing_is_written(layout, tmp_path, monkeypatch):
+def test_an_image_that_is_not_kodaks_is_one_line_and_nothing_is_written(layout, tmp_path, monkeypatch):
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match="not the picture of the Kodak suite") as error:
-        TID2013Reconstructed.open(layout).picture(0)
+    with pytest.raises(UserError, match="not the image of the Kodak suite") as error:
+        TID2013Reconstructed.open(layout).image(0)
     assert "kodim01.png" in exit_on_user_error(error)
     assert not (tmp_path / "cache").exists()
 
@@ -307,7 +307,7 @@ def test_a_picture_that_is_not_kodaks_is_one_line_and_nothing_is_written(layout,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda root: (root / "kodim07.png").unlink(), "1 of Kodak's 24 pictures are missing, the first is kodim07.png"),
+        (lambda root: (root / "kodim07.png").unlink(), "1 of Kodak's 24 images are missing, the first is kodim07.png"),
         (lambda root: (root / "mos_with_names.txt").unlink(), "no label file of TID2013"),
         (lambda root: cut(root, 1700), "holds 1,700 labels, TID2013 has 3,000: cut, or of another release?"),
         (lambda root: swap(root, "i03_02_1.bmp", "i03_02_2.bmp"), "named once"),
@@ -367,7 +367,7 @@ def test_every_crop_is_tid2013s(data, reference_id):
 
 @pytest.mark.parametrize("reference_id", sorted(PUBLISHED))
 @pytest.mark.parametrize("number", [7, 8, 10, 16, 17])
-def test_pictures_without_noise_have_the_psnr_of_those_that_were_rated(data, reference_id, number):
+def test_images_without_noise_have_the_psnr_of_those_that_were_rated(data, reference_id, number):
     crop = data.reference(reference_id)
     found = [psnr(KIND[number].apply(crop, level, "a"), crop) for level in LEVELS]
     assert found == pytest.approx(PUBLISHED[reference_id][number], abs=0.00006)  # four decimals are published
@@ -386,7 +386,7 @@ def test_noise_is_as_strong_as_in_those_that_were_rated(data, number):
 )
 def test_impulses_have_the_luminance_of_those_that_were_rated(data, image_id, published):
     index = next(i for i, sample in enumerate(data.samples) if sample.image_id == image_id)
-    one, other = (np.rint(rgb2ycbcr(picture)[..., 0]) for picture in (data.made(index), data.reference(f"I{image_id[1:3]}")))
+    one, other = (np.rint(rgb2ycbcr(image)[..., 0]) for image in (data.made(index), data.reference(f"I{image_id[1:3]}")))
     # PSNR.txt; the other kind of impulses is 1 to 2.5 dB away
     assert 10 * math.log10(255**2 / ((one - other) ** 2).mean()) == pytest.approx(published, abs=0.4)
 
@@ -399,16 +399,16 @@ def test_labels_are_those_of_the_file(data):
     assert data.samples[0].raw == 5.51429
 
 
-def test_a_picture_is_made_once(data, monkeypatch):
+def test_an_image_is_made_once(data, monkeypatch):
     index = next(i for i, sample in enumerate(data.samples) if sample.image_id == "i03_18_2")
-    first = data.picture(index)
+    first = data.image(index)
     assert [path.name for path in data.folder.iterdir()] == ["i03_18_2.png"]
     assert (first.permute(1, 2, 0).numpy() == data.made(index)).all()
     monkeypatch.setattr(Distortion, "apply", None)
-    assert (data.picture(index) == first).all()
+    assert (data.image(index) == first).all()
     Image.new("RGB", (5, 5)).save(data.folder / "i03_18_2.png")
     with pytest.raises(UserError, match="delete it to have it made anew") as error:
-        data.picture(index)
+        data.image(index)
     exit_on_user_error(error)
 
 
@@ -416,5 +416,5 @@ def test_a_cache_that_cannot_be_written_to_is_one_line(data, tmp_path, monkeypat
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="IQARENA_CACHE") as error:
-        data.picture(0)
+        data.image(0)
     exit_on_user_error(error)

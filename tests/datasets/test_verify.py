@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from iqarena.bench.cli.app import app
 from iqarena.bench.datasets.verify import verify
 from tests.datasets.test_image_files import spoil
-from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITERS, live, picture
+from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITERS, image, live
 
 
 def found(name, root):
@@ -40,10 +40,10 @@ def test_a_whole_data_set_has_no_problem(tmp_path, monkeypatch, name):
     assert verify(name, tmp_path) == (3, [])
 
 
-def test_copies_of_references_are_no_extra_pictures_of_live(tmp_path):
+def test_copies_of_references_are_no_extra_images_of_live(tmp_path):
     live(tmp_path)
     assert verify("live", tmp_path) == (779, [])  # enough of them to be decoded by worker processes
-    picture(tmp_path / "jp2k" / "mine.png")
+    image(tmp_path / "jp2k" / "mine.png")
     (tmp_path / "wn" / "img174.bmp").write_bytes(b"")
     assert found("live", tmp_path) == [("extra", "jp2k/mine.png"), ("truncated", "wn/img174.bmp")]
 
@@ -51,11 +51,11 @@ def test_copies_of_references_are_no_extra_pictures_of_live(tmp_path):
 def test_every_kind_of_problem_is_found_and_nothing_is_written(kadid):
     images = kadid / "images"
     (images / "I01_01_01.png").unlink()
-    picture(images / "I01_01_02.png", 0, 21, 20)
+    image(images / "I01_01_02.png", 0, 21, 20)
     whole = (images / "I81_25_05.png").read_bytes()
     (images / "I81_25_05.png").write_bytes(whole[: len(whole) // 2])
-    picture(images / "I99_01_01.png")
-    picture(kadid / "elsewhere" / "mine.png")  # not where the pictures lie: no matter
+    image(images / "I99_01_01.png")
+    image(kadid / "elsewhere" / "mine.png")  # not where the images lie: no matter
     before = files_below(kadid)
     assert found("kadid10k", kadid) == [
         ("extra", "images/I99_01_01.png"), ("missing", "I01_01_01.png"), ("truncated", "I81_25_05.png")
@@ -63,16 +63,16 @@ def test_every_kind_of_problem_is_found_and_nothing_is_written(kadid):
     assert files_below(kadid) == before
 
 
-def test_a_picture_of_another_size_than_the_other_versions_of_its_reference_is_told(kadid, monkeypatch):
+def test_an_image_of_another_size_than_the_other_versions_of_its_reference_is_told(kadid, monkeypatch):
     monkeypatch.setattr(READERS["kadid10k"], "count", 4)
     with (kadid / "dmos.csv").open("a") as file:
         file.write("I01_01_03.png,I01.png,3,0\n")
-    picture(kadid / "images" / "I01_01_03.png", 0, 21, 20)
+    image(kadid / "images" / "I01_01_03.png", 0, 21, 20)
     _, problems = verify("kadid10k", kadid)
     assert [(p.kind, p.file, p.about) for p in problems] == [("wrong-size", "I01_01_03.png", "21×20, not 24×20")]
 
 
-def test_a_picture_of_another_size_than_the_release_states_is_told(kadid, monkeypatch):
+def test_an_image_of_another_size_than_the_release_states_is_told(kadid, monkeypatch):
     monkeypatch.setattr(READERS["kadid10k"], "side", (512, 384))
     _, problems = verify("kadid10k", kadid)
     assert {(p.kind, p.about) for p in problems} == {("wrong-size", "24×20, not 512×384")}
@@ -87,7 +87,7 @@ def test_a_picture_of_another_size_than_the_release_states_is_told(kadid, monkey
         ("alpha", "unreadable"),
     ],
 )  # fmt: skip
-def test_a_picture_that_cannot_be_used_is_told(kadid, kind, as_):
+def test_an_image_that_cannot_be_used_is_told(kadid, kind, as_):
     spoil(kadid / "images" / "I81_25_05.png", kind)
     assert found("kadid10k", kadid) == [(as_, "I81_25_05.png")]
 
@@ -115,7 +115,7 @@ def test_all_wrong_labels_are_told_at_once(kadid):
 
 def test_folder_and_images_are_looked_at_too(tmp_path):
     for name in ("a.png", "b.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     spoil(tmp_path / "b.png", "turned")
     (tmp_path / "scores.csv").write_text("file,score\na.png,1\nb.png,0\nc.png,1\n")
     assert found("images", tmp_path) == [("unreadable", "b.png")]
@@ -133,21 +133,21 @@ def run(*arguments):
 def test_the_command_says_that_all_is_well(kadid):
     result = run("kadid10k", "--root", kadid)
     assert result.exit_code == 0
-    assert "whole: 3 pictures" in result.output
+    assert "whole: 3 images" in result.output
     told = run("kadid10k", "--root", kadid, "--json")
     assert told.exit_code == 0
-    assert json.loads(told.stdout) == {"dataset": "kadid10k", "pictures": 3, "problems": []}
+    assert json.loads(told.stdout) == {"dataset": "kadid10k", "images": 3, "problems": []}
 
 
 def test_the_command_shows_a_table_and_exits_with_2(kadid):
     (kadid / "images" / "I01_01_01.png").unlink()
-    picture(kadid / "images" / "[red]extra.png")
+    image(kadid / "images" / "[red]extra.png")
     result = run("kadid10k", "--root", kadid)
     assert result.exit_code == 2
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines[0] == ["kind", "file", "about"]
     assert [line[:2] for line in lines[1:]] == [["extra", "images/[red]extra.png"], ["missing", "I01_01_01.png"]]
-    assert "2 problem(s) in 3 labelled pictures" in result.stderr
+    assert "2 problem(s) in 3 labelled images" in result.stderr
     told = run("kadid10k", "--root", kadid, "--json")
     assert told.exit_code == 2
     assert [problem["kind"] for problem in json.loads(told.stdout)["problems"]] == ["extra", "missing"]

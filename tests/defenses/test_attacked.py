@@ -29,7 +29,7 @@ from iqarena.bench.suite import validated
 from iqarena.defenses.purification.base import Purification, PurifiedModel
 from iqarena.models.base import QualityModel
 from tests.support.attack_runs import craft, random_pixels
-from tests.support.planted import SIDE, Case, Defended, Linear, flags_of, pictures
+from tests.support.planted import SIDE, Case, Defended, Linear, flags_of, planted_images
 
 
 def run(out: Path, defense: str, dataset: Folder, models: dict[str, QualityModel], **suite: object) -> Records:
@@ -52,7 +52,7 @@ def only(records: Records) -> dict[str, object]:
 
 def test_the_record_of_a_certified_defense_holds_its_certificates(tmp_path):
     spec = "median-smoothing[draws=5,certify_draws=200,confidence=0.9,batch=200]"
-    dataset = pictures(tmp_path / "pictures")
+    dataset = planted_images(tmp_path / "images")
     records = run(tmp_path / "out", spec, dataset, {"linear": Linear()}, attacks=["fgsm", "random-noise"])
     both = list(records.all())
     assert [record["status"] for record in both] == ["ok", "ok"]
@@ -74,7 +74,7 @@ def test_the_record_of_a_certified_defense_holds_its_certificates(tmp_path):
 
 
 def test_a_threat_in_l2_is_the_radius_and_a_certificate_that_cannot_be_had_is_a_reason(tmp_path):
-    dataset, spec = pictures(tmp_path / "pictures"), "median-smoothing[draws=5,certify_draws=50,confidence=0.9,batch=50]"
+    dataset, spec = planted_images(tmp_path / "images"), "median-smoothing[draws=5,certify_draws=50,confidence=0.9,batch=50]"
     record = only(
         run(
             tmp_path / "out",
@@ -93,11 +93,13 @@ def test_a_threat_in_l2_is_the_radius_and_a_certificate_that_cannot_be_had_is_a_
 
 
 def test_other_defenses_certify_nothing(tmp_path):
-    record = only(run(tmp_path / "out", "flip", pictures(tmp_path / "p"), {"linear": Linear()}, attacks=["random-noise"]))
+    record = only(
+        run(tmp_path / "out", "flip", planted_images(tmp_path / "p"), {"linear": Linear()}, attacks=["random-noise"])
+    )
     assert "certificate" not in record
 
 
-# --- what filters make of pictures
+# --- what filters make of images
 
 
 def test_likeness_is_scikit_images_after_the_same_transform(natural):
@@ -113,11 +115,11 @@ def test_likeness_is_scikit_images_after_the_same_transform(natural):
     luma = np.tensordot([0.299, 0.587, 0.114], np.stack([clean.numpy(), attacked.numpy()]).astype(float) / 255, (0, 1))
     expected = structural_similarity(*luma, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
     assert found["ssim_same_transform"] == pytest.approx(expected, abs=1e-6)
-    # a picture upside down is not to be compared with the clean one
+    # an image upside down is not to be compared with the clean one
     assert all(math.isnan(found[name]) for name in ("psnr_clean", "ssim_clean", "psnr_attacked", "ssim_attacked"))
 
 
-def test_likeness_draws_the_same_for_both_pictures_and_leaves_equal_ones_out():
+def test_likeness_draws_the_same_for_both_images_and_leaves_equal_ones_out():
     one = random_pixels(1, 32, 32)[0]
     noise = DEFENSES.build("random-noise[sigma=0.1]").protect(load_model("resnet-iqa"))
     found = filter_fidelity(noise, False, [(one, one)], [3])
@@ -130,8 +132,8 @@ def test_likeness_draws_the_same_for_both_pictures_and_leaves_equal_ones_out():
     assert math.isnan(filter_fidelity(noise, False, [(small, small)], [3])["ssim_clean"])
 
 
-def test_the_record_of_a_filter_says_what_it_makes_of_pictures(tmp_path):
-    dataset = pictures(tmp_path / "p")
+def test_the_record_of_a_filter_says_what_it_makes_of_images(tmp_path):
+    dataset = planted_images(tmp_path / "p")
     blurred = only(run(tmp_path / "a", "gaussian-blur", dataset, {"linear": Linear()}, attacks=["fgsm"]))["purified"]
     assert blurred["psnr_same_transform"] > blurred["psnr_clean"] > 0
     turned = only(run(tmp_path / "b", "jpeg+flip", dataset, {"linear": Linear()}, attacks=["fgsm"]))["purified"]
@@ -147,25 +149,25 @@ FILTERS = (
     "random-noise", "random-rotate", "resize", "tv-denoise", "unsharp", "upscale", "wavelet-denoise", "jpeg+flip",
 )  # fmt: skip
 TOLERANCE = 0.05
-"""Quality units, of shifts up to 0.8: four pictures are few, and some of these attacks have arrived in both settings."""
+"""Quality units, of shifts up to 0.8: four images are few, and some of these attacks have arrived in both settings."""
 
 
 @pytest.fixture(scope="module")
 def crops() -> torch.Tensor:
     demo = Demo()
-    return torch.stack([demo.picture(i)[:, 40:136, 40:136] for i in (0, 300, 500, 900)])
+    return torch.stack([demo.image(i)[:, 40:136, 40:136] for i in (0, 300, 500, 900)])
 
 
 @pytest.fixture(scope="module")
 def bare(crops: torch.Tensor) -> tuple[QualityModel, torch.Tensor]:
-    """The undefended model, and the pictures that an attacker makes who knows of nothing else."""
+    """The undefended model, and the images that an attacker makes who knows of nothing else."""
     model = load_model("resnet-iqa")
     return model, craft(ATTACKS.build("pgd[steps=6]"), model, crops, "away", Threat(size=4 / 255))[1].pixels
 
 
 @pytest.mark.parametrize("spec", FILTERS)
 def test_who_knows_of_a_filter_is_at_least_as_strong(spec, crops, bare):
-    """Mean |shift| of the deployed quality under `pgd`, on average over pictures and, of random ones, over draws."""
+    """Mean |shift| of the deployed quality under `pgd`, on average over images and, of random ones, over draws."""
     model, ignorant = bare
     defense = DEFENSES.build(spec)
     assert isinstance(defense, Purification)
@@ -189,7 +191,7 @@ def test_who_knows_of_a_filter_is_at_least_as_strong(spec, crops, bare):
 
 
 class Fake(Defended):
-    """Adds noise, rounds, and turns the picture upside down: no gradient is left, and nothing is defended."""
+    """Adds noise, rounds, and turns the image upside down: no gradient is left, and nothing is defended."""
 
     def __init__(self, model: QualityModel) -> None:
         super().__init__(model)
@@ -202,8 +204,8 @@ class Fake(Defended):
 
 
 def mirrored(root: Path) -> Folder:
-    """The planted pictures with the upper half mirrored into the lower, so that upside down they are the same; labelled."""
-    pictures(root)
+    """The planted images with the upper half mirrored into the lower, so that upside down they are the same; labelled."""
+    planted_images(root)
     table, model = pd.read_csv(root / "labels.csv"), Linear()
     for row, name in enumerate(table.image):
         with Image.open(root / name) as opened:
@@ -218,7 +220,7 @@ def mirrored(root: Path) -> Folder:
 
 def test_a_fake_that_hides_gradients_is_caught(tmp_path):
     """Robust to who does not know of it and to who follows gradients; a search for scores breaks it, and it is flagged."""
-    dataset, search = mirrored(tmp_path / "pictures"), "square[queries=1000]"
+    dataset, search = mirrored(tmp_path / "images"), "square[queries=1000]"
     flags, measures = {}, {}
     for name, made in (("fake", Fake), ("bare", None)):
         case = Case(name, None, made, attacks=("pgd", search))

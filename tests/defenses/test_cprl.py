@@ -107,7 +107,7 @@ def test_mask_keeps_the_strong_channels_and_is_strictly_between_zero_and_one():
     assert float(mask[3]) < 0.1
 
 
-def test_activation_multiplies_each_channel_by_its_mask_picture_by_picture():
+def test_activation_multiplies_each_channel_by_its_mask_image_by_image():
     features = torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(2))
     layer = SoftRankActivation(0.5, 0.1, 0.05)
     torch.testing.assert_close(layer(features), features * layer.kept(features))
@@ -136,13 +136,13 @@ maps = st.integers(0, 10_000).map(
 @given(maps, st.floats(0.05, 0.99))
 def test_soft_sort_mask_shrinks_towards_the_mean_as_numpy_says(features, share):
     found = SortMask(share, "soft")(features).numpy()
-    for picture, channel in np.ndindex(2, 3):
-        values = features[picture, channel].numpy()
+    for image, channel in np.ndindex(2, 3):
+        values = features[image, channel].numpy()
         mean = values.mean()
         distances = np.abs(values - mean)
         threshold = np.sort(distances, axis=None)[int(share * 20) - 1]
         expected = mean + np.sign(values - mean) * np.maximum(distances - threshold, 0)
-        np.testing.assert_allclose(found[picture, channel], expected, atol=1e-12)
+        np.testing.assert_allclose(found[image, channel], expected, atol=1e-12)
 
 
 @given(maps, st.floats(0.05, 0.99))
@@ -228,7 +228,7 @@ def test_the_activation_is_between_feature_maps_and_head(defense, activation):
 
 
 def plain(epsilon=2 / 255):
-    """CPRL's losses on a picture batch whose scores are known: the model is the mean pixel."""
+    """CPRL's losses on an image batch whose scores are known: the model is the mean pixel."""
     images = torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1, 1).expand(3, 3, 8, 8).contiguous()
     return images, torch.tensor([0.3, 0.3, 0.9])
 
@@ -250,7 +250,7 @@ class Means(CPRLModel):
 def test_the_terms_of_cprl_are_what_its_docstring_says():
     images, labels = plain()
     sufficiency = np.mean([0.1**2, 0.2**2, 0.0])
-    # effects against the next picture: |0.2−0.9|, |0.5−0.2|, |0.9−0.5|; label distances 0.6, 0, 0.6, cut at μ
+    # effects against the next image: |0.2−0.9|, |0.5−0.2|, |0.9−0.5|; label distances 0.6, 0, 0.6, cut at μ
     for margin, necessity in ((0.2, 0.0), (0.6, np.mean([0, 0, 0.2]))):
         found = CPRL(adversarial_weight=0, necessity_weight=0.5, margin=margin).loss(Means(), images, labels, 1.0)
         assert float(found) == pytest.approx(sufficiency + 0.5 * necessity, abs=1e-6)
@@ -264,7 +264,7 @@ def test_a_recipe_without_its_inner_attack_costs_one_pass(made):
 def test_the_minimax_term_is_the_squared_error_at_the_edge_of_the_ball():
     images, labels = plain()
     found = CPRL(necessity_weight=0, epsilon=4 / 255).loss(Means(), images, labels, 1.0)
-    # the inner steps add up to 1.25 ε from anywhere in the ball, so at least 1/4 ε on the wrong side of the clean picture
+    # the inner steps add up to 1.25 ε from anywhere in the ball, so at least 1/4 ε on the wrong side of the clean image
     errors = np.array([0.1, 0.2, 0.0])
     least, most = errors, errors + 4 / 255
     clean = np.mean(errors**2)
@@ -319,7 +319,7 @@ def test_surrogates_of_the_shipped_weights_are_near_and_have_a_gradient(through)
     images = random_pixels(4, 64, 64).float() / 255
     with torch.no_grad():
         apart = (deployed.quality(images) - surrogate.quality(images)).abs().max()
-    # identity leaves the forward as it is; four times wider or narrower edges move scores of these pictures by up to 0.1
+    # identity leaves the forward as it is; four times wider or narrower edges move scores of these images by up to 0.1
     assert float(apart) <= (1e-6 if through == "identity" else 0.2)
     leaf = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(surrogate.quality(leaf).sum(), leaf)
@@ -341,15 +341,15 @@ def test_straight_through_hands_the_gradient_on_as_it_is():
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory, natural):
+def image(tmp_path_factory, natural):
     path = tmp_path_factory.mktemp("explain") / "a.png"
     Image.fromarray(natural[:96, :96]).save(path)
     return path
 
 
 @pytest.fixture(scope="module")
-def explained(picture):
-    return explain(picture, "resnet-iqa", "cprl", attack="score-reflection-away[steps=3]")
+def explained(image):
+    return explain(image, "resnet-iqa", "cprl", attack="score-reflection-away[steps=3]")
 
 
 def test_an_explanation_holds_the_models_own_numbers(explained):
@@ -362,7 +362,7 @@ def test_an_explanation_holds_the_models_own_numbers(explained):
     assert explained.channels["mask"].sum() == pytest.approx(64, abs=8)
     swaps = explained.swaps.set_index("from_attacked")
     assert list(swaps.index) == ["none", "do(N)", "do(C)", "both"]
-    # nothing swapped is the clean picture, everything the attacked one, whatever the mask
+    # nothing swapped is the clean image, everything the attacked one, whatever the mask
     for name, quality in (("none", explained.clean_quality), ("both", explained.attacked_quality)):
         for column in ("quality", "random_mean", "random_least", "random_most"):
             assert swaps.loc[name, column] == pytest.approx(quality, abs=1e-3), (name, column)
@@ -382,7 +382,7 @@ def test_a_channels_numbers_are_those_of_the_model_run_by_hand(explained):
 
     with torch.no_grad():
         before, after = (z(torch.tensor(a).permute(2, 0, 1)) for a in (explained.clean, explained.attacked))
-        some = [z(demo.picture(i)) for i in demo.spread(24)]
+        some = [z(demo.image(i)) for i in demo.spread(24)]
         usual = torch.stack([maps.mean(dim=(0, 2, 3)) for maps in some]).mean(0)
         for channel in (0, 77):
             out, swapped = before.clone(), before.clone()
@@ -394,10 +394,10 @@ def test_a_channels_numbers_are_those_of_the_model_run_by_hand(explained):
             assert row["shift"] == pytest.approx(float(moved), rel=1e-3)
 
 
-def test_an_explanation_is_written_as_one_picture_and_one_table(explained, tmp_path):
-    picture, table = write(explained, "a", tmp_path / "new")
+def test_an_explanation_is_written_as_one_image_and_one_table(explained, tmp_path):
+    image, table = write(explained, "a", tmp_path / "new")
     assert table.read_text().splitlines()[0] == "channel,mask,mask_attacked,effect,shift,adversarial_effect"
-    with Image.open(picture) as opened:
+    with Image.open(image) as opened:
         assert opened.size[0] > 900
 
 
@@ -405,6 +405,6 @@ def test_an_explanation_is_written_as_one_picture_and_one_table(explained, tmp_p
     ("defense", "words"),
     [("adversarial-training", "does not part features"), ("cprl[keep=0.4]", "was trained with keep=0.5")],
 )
-def test_what_cannot_be_explained_is_one_line(picture, defense, words):
+def test_what_cannot_be_explained_is_one_line(image, defense, words):
     with pytest.raises(UserError, match=words):
-        explain(picture, "resnet-iqa", defense, attack="fgsm")
+        explain(image, "resnet-iqa", defense, attack="fgsm")

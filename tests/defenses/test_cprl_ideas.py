@@ -24,7 +24,7 @@ EPSILON = 8 / 255
 
 
 class Means(FeatureModel):
-    """The score is the mean pixel; it counts the pictures that it sees."""
+    """The score is the mean pixel; it counts the images that it sees."""
 
     info = ModelInfo("means", min_size=1)
 
@@ -48,7 +48,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss_of(recipe: CPRL, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """The loss, and the scores of the clean and of the attacked pictures that it was of."""
+    """The loss, and the scores of the clean and of the attacked images that it was of."""
     torch.manual_seed(3)
     found = float(recipe.loss(Means().train(), *batch, 1.0).detach())
     torch.manual_seed(3)
@@ -59,9 +59,9 @@ def loss_of(recipe: CPRL, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[flo
 # --- the stable rank
 
 
-def test_the_stable_rank_goes_by_variance_over_pictures_against_what_an_attack_does():
+def test_the_stable_rank_goes_by_variance_over_images_against_what_an_attack_does():
     layer = StableRankActivation(keep=0.5, sharpness=0.01, channels=4, momentum=1.0)
-    # means of the channels over three pictures: they vary by 4, 1, 1 and 0 units², and are moved by 2, 0.1, 1 and 0
+    # means of the channels over three images: they vary by 4, 1, 1 and 0 units², and are moved by 2, 0.1, 1 and 0
     clean = torch.tensor([[2.0, 1, 1, 0], [-2.0, -1, 1, 0], [0.0, 0, -2, 0]])
     moved = torch.tensor([2.0, -0.1, 1, 0])
     maps = clean[:, :, None, None] + torch.tensor([[-1.0, 1], [1, -1]])  # what the mean over a map does not see
@@ -80,7 +80,7 @@ def test_the_stable_rank_learns_while_it_trains_and_stands_still_after():
     layer, maps = StableRankActivation(0.5, 0.05, 6), torch.randn(8, 6, 3, 3)
     torch.testing.assert_close(layer.train()(maps), maps * layer.kept(maps))
     signal = layer.signal.clone()
-    # of the first half of the batch, the clean pictures, by 5 %
+    # of the first half of the batch, the clean images, by 5 %
     expected = 0.05 * maps[:4].mean(dim=(2, 3)).var(dim=0, unbiased=False)
     torch.testing.assert_close(signal, expected)
     layer.eval()(maps)
@@ -121,7 +121,7 @@ def test_ideas_are_off_by_default(batch):
 
 def test_a_reflecting_intervention_pushes_every_score_across_the_middle(batch):
     _, labels = batch
-    mean = float(labels.mean())  # 0.4: the third picture is above it
+    mean = float(labels.mean())  # 0.4: the third image is above it
     torch.testing.assert_close(
         CPRL(intervention="reflection").moved_from(labels), labels + 2 * torch.tensor([-1.0, -1, 1, -1])
     )
@@ -141,7 +141,7 @@ def test_the_invariance_term_is_the_squared_shift(batch, weight):
     assert found - without == pytest.approx(weight * float(((attacked - clean) ** 2).mean()), abs=1e-6)
 
 
-def test_necessity_under_attack_is_the_ranking_of_attacked_pictures(batch):
+def test_necessity_under_attack_is_the_ranking_of_attacked_images(batch):
     _, labels = batch
     without, _, attacked = loss_of(CPRL(epsilon=EPSILON, necessity_weight=0), batch)
     found, _, _ = loss_of(CPRL(epsilon=EPSILON, necessity_weight=2, necessity="attacked", margin=0.3), batch)
@@ -160,7 +160,7 @@ def test_necessity_under_attack_is_the_ranking_of_attacked_pictures(batch):
      ({"sufficiency_weight": 0.0, "necessity_weight": 0.0, "inner_steps": 1}, 2),
      ({"mask": "stable-rank", "mask_ramp": 0.5, "invariance_weight": 1.0, "intervention": "mixed"}, 4)],
 )  # fmt: skip
-def test_a_picture_costs_what_is_said(batch, changes, passes):
+def test_an_image_costs_what_is_said(batch, changes, passes):
     recipe = CPRL(**changes)
     model = recipe.prepare(Means()).train()
     assert recipe.passes_an_image == passes
@@ -175,8 +175,8 @@ def test_a_picture_costs_what_is_said(batch, changes, passes):
     ("wrong", "words"),
     [("mask_ramp=1", "mask_ramp must be"), ("inner_steps=0", "inner_steps at least 1"),
      ("invariance_weight=-1", "invariance_weight must not be negative"),
-     ("sufficiency_weight=0", "necessity=clean needs pictures"),
-     ("adversarial_weight=0,necessity=attacked", "necessity=attacked needs pictures"),
+     ("sufficiency_weight=0", "necessity=clean needs images"),
+     ("adversarial_weight=0,necessity=attacked", "necessity=attacked needs images"),
      ("adversarial_weight=0,invariance_weight=1", "invariance_weight above 0 needs"),
      ("adversarial_weight=0,mask=stable-rank", "mask=stable-rank needs"),
      ("adversarial_weight=0,sufficiency_weight=0,necessity_weight=0", "a training needs")],

@@ -42,7 +42,7 @@ PASSES = {
 
 @pytest.fixture
 def batch() -> tuple[LinearModel, torch.Tensor, torch.Tensor]:
-    """A linear model, pictures that no step of 4/255 takes to the ends of the range, and labels."""
+    """A linear model, images that no step of 4/255 takes to the ends of the range, and labels."""
     images = 0.3 + 0.4 * torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     return LinearModel(reach=20.0), images, torch.tensor([0.1, 0.4, 0.4, 0.6, 0.8, 1.0])
 
@@ -70,7 +70,7 @@ def loss_of(spec: str, batch: tuple[LinearModel, torch.Tensor, torch.Tensor], pr
 CLOSE = {"rel": 1e-4}
 
 
-def test_adversarial_training_is_the_error_on_clean_and_on_attacked_pictures(batch):
+def test_adversarial_training_is_the_error_on_clean_and_on_attacked_images(batch):
     model, images, labels = batch
     attacked = moved(model, images, labels, EPSILON)
     clean, worse = (((model(x) - labels) ** 2).mean().item() for x in (images, attacked))
@@ -88,7 +88,7 @@ def test_the_ball_grows_over_the_first_part_of_the_training(batch):
     )
 
 
-def test_the_label_of_an_attacked_picture_falls_by_one_minus_ssim(batch):
+def test_the_label_of_an_attacked_image_falls_by_one_minus_ssim(batch):
     model, images, labels = batch
     attacked = moved(model, images, labels, EPSILON)
     luma = np.array([0.299, 0.587, 0.114])[:, None, None]
@@ -112,7 +112,7 @@ def test_similarity_is_that_of_the_threat_model(natural):
     torch.testing.assert_close(similarity(clean, clean), torch.ones(1))
 
 
-def test_trades_is_the_error_on_clean_pictures_and_the_largest_difference(batch):
+def test_trades_is_the_error_on_clean_images_and_the_largest_difference(batch):
     model, images, labels = batch
     own = model(images).detach()
     attacked = moved(model, images, own, EPSILON)
@@ -137,7 +137,7 @@ def test_norm_regularization_is_half_the_squared_l1_norm_of_the_gradient(batch):
 
 
 def test_norm_regularization_steps_in_the_published_length():
-    # 0.01 of pictures divided by ImageNet's standard deviations of 0.229, 0.224 and 0.225
+    # 0.01 of images divided by ImageNet's standard deviations of 0.229, 0.224 and 0.225
     assert DEFENSES.build("norm-regularization").step == pytest.approx(0.01 * np.mean([0.229, 0.224, 0.225]), rel=0.01)
 
 
@@ -156,7 +156,7 @@ def test_ranking_loss_pair_by_pair():
     assert float(found) == pytest.approx(np.mean(expected))
 
 
-def test_anchored_training_ranks_attacked_pictures_against_clean_ones(batch):
+def test_anchored_training_ranks_attacked_images_against_clean_ones(batch):
     model, images, labels = batch
     attacked = moved(model, images, labels, EPSILON)
     ranking = ranking_loss(model(attacked), model(images), labels, labels, 0.1)
@@ -167,7 +167,7 @@ def test_anchored_training_ranks_attacked_pictures_against_clean_ones(batch):
 
 
 def test_anchors_stand_still(batch):
-    """The ranking loss reaches the weights through attacked pictures alone."""
+    """The ranking loss reaches the weights through attacked images alone."""
     model, images, labels = batch
     recipe = DEFENSES.build(f"anchored-training[epsilon={EPSILON},ranking_weight=3,margin=0.1]")
     torch.manual_seed(5)
@@ -178,7 +178,7 @@ def test_anchors_stand_still(batch):
     torch.testing.assert_close(found, torch.autograd.grad(expected, model.weight)[0], rtol=1e-3, atol=1e-5)
 
 
-def test_free_training_moves_pictures_by_the_gradient_of_the_weights_own_pass(batch):
+def test_free_training_moves_images_by_the_gradient_of_the_weights_own_pass(batch):
     model, images, labels = batch
     recipe = DEFENSES.build(f"free-training[epsilon={EPSILON}]")
     torch.manual_seed(5)
@@ -202,7 +202,7 @@ def test_free_training_moves_pictures_by_the_gradient_of_the_weights_own_pass(ba
 
 
 class Counting(QualityModel):
-    """A linear model under BatchNorm and dropout that counts the pictures it sees, and in which mode."""
+    """A linear model under BatchNorm and dropout that counts the images it sees, and in which mode."""
 
     info = ModelInfo("counting", min_size=1)
 
@@ -219,7 +219,7 @@ class Counting(QualityModel):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_pass_is_counted(name):
-    """A picture is never seen more often than the budget says; the model leaves in training mode, its buffers whole."""
+    """An image is never seen more often than the budget says; the model leaves in training mode, its buffers whole."""
     recipe = DEFENSES.build(name)
     assert recipe.passes_an_image == PASSES[name]
     model = Counting().train()
@@ -248,23 +248,23 @@ def test_the_loss_reaches_all_weights(name):
 
 
 class Noisy:
-    """Grey pictures under noise, in memory; the label falls with the noise."""
+    """Grey images under noise, in memory; the label falls with the noise."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
         self.levels = torch.rand(64, generator=generator)
         noise = torch.randn(64, 3, 32, 32, generator=generator)
-        self.pictures = (128 + 60 * self.levels.view(-1, 1, 1, 1) * noise).clamp(0, 255).to(torch.uint8)
+        self.images = (128 + 60 * self.levels.view(-1, 1, 1, 1) * noise).clamp(0, 255).to(torch.uint8)
 
     def __len__(self) -> int:
         return len(self.levels)
 
-    def picture(self, index: int) -> torch.Tensor:
-        return self.pictures[index]
+    def image(self, index: int) -> torch.Tensor:
+        return self.images[index]
 
     def part(self, index: int, choose: Callable[[int, int], tuple[int, int, int, int]]) -> torch.Tensor:
         top, left, height, width = choose(32, 32)
-        return self.pictures[index, :, top : top + height, left : left + width]
+        return self.images[index, :, top : top + height, left : left + width]
 
     def mos(self, index: int) -> float:
         return 1 - float(self.levels[index])
@@ -280,19 +280,19 @@ TRAINED = sorted(
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_recipe_learns_within_its_budget(name, tmp_path):
     """Whoever is registered, in the loop itself: bf16, averaged weights, the budget to the last batch."""
-    recipe, pictures = DEFENSES.build(name), Noisy()
+    recipe, images = DEFENSES.build(name), Noisy()
     torch.manual_seed(0)
     model = recipe.prepare(Tiny())
     budget = Schedule(passes=1280 * recipe.passes_an_image, batch=16, crop=32, learning_rate=0.02, ema=0.9, workers=0)
-    facts = train(model, recipe.losses, recipe.passes_an_image, pictures, budget, checkpoint=tmp_path / "c")
+    facts = train(model, recipe.losses, recipe.passes_an_image, images, budget, checkpoint=tmp_path / "c")
     assert facts["steps"] == 80
     assert facts["images_seen"] == 1280
     assert facts["passes"] == budget.passes
-    assert srocc(model, pictures) > 0.9  # noise is easy to see
+    assert srocc(model, images) > 0.9  # noise is easy to see
 
 
 @pytest.mark.parametrize("name", [*TRAINED, "lipschitz"])
-def test_a_recipe_states_truthfully_what_a_picture_costs(name):
+def test_a_recipe_states_truthfully_what_an_image_costs(name):
     """Forwards and backwards of the network that is trained, counted at its first layer while one batch is learnt from."""
     recipe = DEFENSES.build(name)
     torch.manual_seed(0)

@@ -26,8 +26,8 @@ from tests.support.analytic_models import MeanModel
 from tests.support.attack_runs import random_pixels
 
 
-def as_batch(picture: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(picture.transpose(2, 0, 1).copy())[None].float() / 255
+def as_batch(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 255
 
 
 # --- JPEG
@@ -43,7 +43,7 @@ def test_deployed_jpeg_is_pillows_own(quality, natural):
     assert (found == expected).all()
 
 
-def test_deployed_jpeg_codes_each_picture_by_itself(natural):
+def test_deployed_jpeg_codes_each_image_by_itself(natural):
     images = torch.cat([as_batch(natural), as_batch(natural[::-1])])
     together = real_jpeg(images, 30)
     assert torch.equal(together[1:], real_jpeg(images[1:], 30))
@@ -72,7 +72,7 @@ def test_surrogate_is_close_to_the_deployed_codec(quality, natural):
     # apart by design: rounding x → ⌊x⌉ + (x − ⌊x⌉)³ is off by |x − ⌊x⌉|³, 1/32 of a quantisation step on average where
     # coding is off by 1/4 of one; and libjpeg rounds to whole levels (1/4 on average) three times: YCbCr, its DCT, RGB
     assert apart < coding / 8 + 3 / 4
-    assert coding > 3, "the case must be one where coding changes the picture"
+    assert coding > 3, "the case must be one where coding changes the image"
 
 
 @pytest.mark.parametrize("other", [30, 70])
@@ -96,7 +96,7 @@ def test_surrogate_takes_any_size_and_gives_a_finite_gradient_everywhere(shape):
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_jpeg_of_a_flat_picture_is_that_picture(level):
+def test_jpeg_of_a_flat_image_is_that_image(level):
     images = torch.full((1, 3, 24, 24), level / 255)
     # only the mean of a block is coded; at quality 95 in steps of 2/8 grey levels, which the codec rounds to whole ones
     assert (real_jpeg(images, 95) - images).abs().max() * 255 <= 1 + 1e-3
@@ -121,7 +121,7 @@ def test_surrogate_is_differentiable_after_the_codec_has_run_in_inference_mode(n
     assert gradient.abs().sum() > 0
 
 
-def test_jpeg_defense_scores_the_coded_picture_and_offers_a_gradient_through_its_surrogate(natural):
+def test_jpeg_defense_scores_the_coded_image_and_offers_a_gradient_through_its_surrogate(natural):
     images, defense = as_batch(natural), JPEG(quality=10)
     model = MeanModel()
     torch.testing.assert_close(defense.protect(model)(images), model(real_jpeg(images, 10)))

@@ -75,7 +75,7 @@ def test_gradient_of_the_network_is_no_longer_than_its_constant(size):
         assert (moved <= model.constant(*size) * (x - y).flatten(1).norm(dim=1) + 1e-5).all()
 
 
-def test_constant_in_words_of_the_picture_is_slope_times_rms():
+def test_constant_in_words_of_the_image_is_slope_times_rms():
     model = LipschitzIQA(20.0, MeanModel.info)
     shift = 2 / 255 * math.sqrt(3 * 64 * 48)  # 2/255 in every value
     assert model.constant(64, 48) * shift == pytest.approx(20 * 2 / 255)

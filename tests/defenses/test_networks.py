@@ -55,7 +55,7 @@ def test_the_shipped_denoiser_takes_noise_off(natural):
     images = torch.from_numpy(natural.transpose(2, 0, 1).copy())[None].float() / 255
     model = DEFENSES.build("denoiser").protect(MeanModel())
     assert isinstance(model, PurifiedModel)
-    for sigma, gain in ((0.05, 2.0), (0.12, 4.0)):  # in dB; its card says what it gains on pictures of the training's kind
+    for sigma, gain in ((0.05, 2.0), (0.12, 4.0)):  # in dB; its card says what it gains on images of the training's kind
         spoilt = noisy(images, torch.Generator().manual_seed(0), sigma)
         with torch.inference_mode():
             restored = model.purify(spoilt)
@@ -65,15 +65,15 @@ def test_the_shipped_denoiser_takes_noise_off(natural):
 
 @pytest.mark.parametrize("name", ["denoiser", "fcn-filter"])
 def test_training_writes_weights_with_a_card_and_lowers_the_error(name, natural, tmp_path):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for k in range(3):
-        Image.fromarray(np.rot90(natural, k)).save(tmp_path / "pictures" / f"{k}.png")
-    pictures, losses = Folder(tmp_path / "pictures"), []
-    for passes in (8, 16):  # of the same pictures in the same order
+        Image.fromarray(np.rot90(natural, k)).save(tmp_path / "images" / f"{k}.png")
+    images, losses = Folder(tmp_path / "images"), []
+    for passes in (8, 16):  # of the same images in the same order
         schedule = Schedule(passes=passes, batch=2, crop=48, learning_rate=3e-3, weight_decay=0.0, ema=0.5, workers=0)
         said: list[float] = []
         out = tmp_path / str(passes)
-        file = fit(name, pictures, pictures, schedule, out, lambda progress, said=said: said.append(progress.loss))
+        file = fit(name, images, images, schedule, out, lambda progress, said=said: said.append(progress.loss))
         losses.append(said[-1])
         network = {"denoiser": ResidualDenoiser, "fcn-filter": FCN}[name]()
         assert load_weights(network, file) == card_of(file)["sha256"]
@@ -83,7 +83,7 @@ def test_training_writes_weights_with_a_card_and_lowers_the_error(name, natural,
     assert losses[1] < 0.9 * losses[0]
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no JPEG or PNG"):
         Folder(tmp_path)
 

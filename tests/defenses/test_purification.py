@@ -42,7 +42,7 @@ WITHOUT_WEIGHTS = (
 
 
 class Wave(QualityModel):
-    """A smooth function of every pixel that is not even in any of them, of pictures of any size."""
+    """A smooth function of every pixel that is not even in any of them, of images of any size."""
 
     info = ModelInfo("wave", min_size=8)
 
@@ -73,8 +73,8 @@ def purification(request: pytest.FixtureRequest, weights: dict[str, str]) -> Pur
     return built
 
 
-def as_batch(picture: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(picture.transpose(2, 0, 1).copy())[None].float() / 255
+def as_batch(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 255
 
 
 def as_array(images: torch.Tensor) -> np.ndarray:
@@ -100,10 +100,10 @@ def test_gaussian_blur_is_scipys(kernel, natural):
 
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_unsharp_is_scipys_blur_taken_away(kernel, natural):
-    picture = natural / 255
-    smooth = ndimage.gaussian_filter(picture, 1.0, mode="mirror", radius=kernel // 2, axes=(0, 1))
+    image = natural / 255
+    smooth = ndimage.gaussian_filter(image, 1.0, mode="mirror", radius=kernel // 2, axes=(0, 1))
     found = as_array(purified(f"unsharp[kernel={kernel}]", as_batch(natural)))
-    np.testing.assert_allclose(found, np.clip(2 * picture - smooth, 0, 1), atol=1e-5)
+    np.testing.assert_allclose(found, np.clip(2 * image - smooth, 0, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -135,11 +135,11 @@ def test_flip_is_pillows_half_turn(natural):
 @pytest.mark.parametrize("degrees", [-30.0, 12.5])
 @pytest.mark.parametrize("shape", [(96, 96), (64, 96)])
 def test_rotation_is_pillows(degrees, shape, natural):
-    picture = natural[: shape[0], : shape[1]]
-    planes = [Image.fromarray((picture[..., c] / 255).astype(np.float32)) for c in range(3)]
+    image = natural[: shape[0], : shape[1]]
+    planes = [Image.fromarray((image[..., c] / 255).astype(np.float32)) for c in range(3)]
     expected = np.stack([np.asarray(p.rotate(degrees, Image.Resampling.BILINEAR)) for p in planes], axis=-1)
-    found = as_array(rotated(as_batch(picture), torch.tensor([degrees])))
-    # at the edge of the turned picture Pillow does not mix in black: compare where a 3×3 around stays inside
+    found = as_array(rotated(as_batch(image), torch.tensor([degrees])))
+    # at the edge of the turned image Pillow does not mix in black: compare where a 3×3 around stays inside
     whole = Image.new("F", shape[::-1], 1.0).rotate(degrees, Image.Resampling.BILINEAR)
     inside = ndimage.minimum_filter(np.asarray(whole), 5, mode="constant") == 1
     assert inside.mean() > 0.5
@@ -173,7 +173,7 @@ def test_random_noise_has_the_stated_size_and_stays_in_range():
     assert ((dark >= 0) & (dark <= 1)).all()
 
 
-def test_random_crop_is_a_part_of_the_picture_and_each_pictures_own():
+def test_random_crop_is_a_part_of_the_image_and_each_images_own():
     images = random_pixels(6, 20, 24).float() / 255
     cuts = purified("random-crop[size=9]", images)
     places = set()
@@ -203,11 +203,11 @@ def test_wavelet_denoise_is_scikit_images(natural):
 
     noise = np.random.default_rng(0).normal(0, 0.03, natural.shape)
     plain = natural / 255
-    for picture in (plain, natural / 255 + noise, (natural / 255 + noise)[:85, :61]):
-        images = torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+    for image in (plain, natural / 255 + noise, (natural / 255 + noise)[:85, :61]):
+        images = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
         # where coefficients are 0 but for rounding, it depends on the library's order of sums which ones it leaves out of σ
-        for sigma in (0.02,) if picture is plain else (0.02, None):
-            expected = np.clip(denoise_wavelet(picture, sigma=sigma, channel_axis=-1, rescale_sigma=True), 0, 1)
+        for sigma in (0.02,) if image is plain else (0.02, None):
+            expected = np.clip(denoise_wavelet(image, sigma=sigma, channel_axis=-1, rescale_sigma=True), 0, 1)
             np.testing.assert_allclose(as_array(wavelet_denoised(images, sigma)), expected, atol=1e-6)
 
 
@@ -246,18 +246,18 @@ def test_a_bridged_random_preprocessor_follows_torchs_seed_and_leaves_numpys_alo
 # --- surrogates
 
 
-PICTURES = ("natural", "odd", "grey", "black", "white", "gradient")
+IMAGES = ("natural", "odd", "grey", "black", "white", "gradient")
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_the_surrogate_has_a_finite_gradient_that_is_not_zero(purification, picture, natural, pictures):
-    images = as_batch(natural) if picture == "natural" else pictures[picture][None].float() / 255
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_surrogate_has_a_finite_gradient_that_is_not_zero(purification, image, natural, images):
+    images = as_batch(natural) if image == "natural" else images[image][None].float() / 255
     model = purification.surrogate(Wave())
     leaf = images.clone().requires_grad_()
     torch.manual_seed(0)
     (gradient,) = torch.autograd.grad(model(leaf).sum(), leaf)
     assert torch.isfinite(gradient).all()
-    if picture == "grey" and "jpeg" in purification.name.lower():
+    if image == "grey" and "jpeg" in purification.name.lower():
         return  # every coefficient is on a level there, where the stand-in's x³ is flat; a random start leaves such places
     # a random crop of 16×16 leaves out 97 % of 96×96; a median takes one pixel of its window
     assert float((gradient != 0).float().mean()) > 0.02
@@ -268,9 +268,9 @@ def test_the_surrogate_has_a_finite_gradient_that_is_not_zero(purification, pict
 APART = {"jpeg": 0.005}
 
 
-@pytest.mark.parametrize("picture", ["natural", "odd"])
-def test_the_surrogate_is_close_to_the_deployed_filter(purification, picture, natural, pictures):
-    images = as_batch(natural) if picture == "natural" else pictures[picture][None].float() / 255
+@pytest.mark.parametrize("image", ["natural", "odd"])
+def test_the_surrogate_is_close_to_the_deployed_filter(purification, image, natural, images):
+    images = as_batch(natural) if image == "natural" else images[image][None].float() / 255
     scores = []
     for model in (purification.protect(MeanModel()), purification.surrogate(MeanModel())):
         torch.manual_seed(3)
@@ -319,7 +319,7 @@ def test_straight_through_gives_the_filters_values_and_the_identitys_gradient():
 # --- conduct
 
 
-def test_a_filter_takes_each_picture_by_itself_and_changes_nothing_in_place(purification):
+def test_a_filter_takes_each_image_by_itself_and_changes_nothing_in_place(purification):
     images = random_pixels(3, 24, 26).float() / 255
     kept = images.clone()
     purify = purification.purifier()
@@ -383,7 +383,7 @@ def test_every_preprocessor_of_the_toolbox_is_on_offer_or_refused_with_a_reason(
 
 @pytest.mark.parametrize("scale", [0.1, 0.25, 0.3, 0.5, 0.7, 0.9, 1.0])
 @pytest.mark.parametrize("inner", [7, 64])
-def test_the_least_side_of_a_resized_picture_is_just_enough(scale, inner):
+def test_the_least_side_of_a_resized_image_is_just_enough(scale, inner):
     resize = Resize(scale)
     least = resize.least(inner)
     sides = [resize.purifier()(torch.zeros(1, 3, side, side)).shape[2] for side in (least, max(least - 1, 1))]
@@ -391,7 +391,7 @@ def test_the_least_side_of_a_resized_picture_is_just_enough(scale, inner):
     assert sides[1] < inner
 
 
-def test_too_small_pictures_are_refused_with_the_size_that_is_needed():
+def test_too_small_images_are_refused_with_the_size_that_is_needed():
     assert DEFENSES.build("random-crop[size=24]").protect(Wave()).info.min_size == 24
     assert DEFENSES.build("resize").protect(Wave()).info.min_size == 16
     assert DEFENSES.build("gaussian-blur[kernel=21]").protect(Wave()).info.min_size == 11

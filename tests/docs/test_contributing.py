@@ -39,8 +39,8 @@ def test_every_command_that_people_are_told_to_type_exists() -> None:
 
 def test_the_readmes_figures_are_those_of_the_board() -> None:
     readme, board = (ROOT.joinpath(name).read_text(encoding="utf-8") for name in ("README.md", "leaderboard.md"))
-    (picture,) = re.findall(r"\[!\[(.+?)\]\((results/[^)]+)\)", readme)
-    assert f"[![{picture[0]}]({picture[1]})" in board, "the picture's words are not those of the board"
+    (image,) = re.findall(r"\[!\[(.+?)\]\((results/[^)]+)\)", readme)
+    assert f"[![{image[0]}]({image[1]})" in board, "the image's words are not those of the board"
     track = board.partition("## demo, linf, ε = 2/255")[2].partition("\n## ")[0]
     told = re.findall(r"\b([a-z-]+) (−?\d\.\d\d) of (\d\.\d\d)", " ".join(readme.split()))
     assert len(told) >= 4
@@ -56,7 +56,7 @@ def test_the_readmes_figures_are_those_of_the_board() -> None:
     ("words", "told"),
     [
         ("submit images nowhere -m cnniqa --eps 2/255", "nowhere: no such folder"),
-        ("submit images EMPTY -m cnniqa --eps 2/255", "at least 2 pictures are wanted"),
+        ("submit images EMPTY -m cnniqa --eps 2/255", "at least 2 images are wanted"),
         ("submit images EMPTY -m nique --eps 2/255", "did you mean niqe"),
         ("submit images EMPTY -m cnniqa --eps 0", "eps 0 is outside"),
         ("submit images EMPTY -m cnniqa --eps nan", "neither a number nor a fraction"),

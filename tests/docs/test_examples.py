@@ -26,4 +26,11 @@ def test_examples_run(name: str) -> None:
 
 
 def test_the_contracts_have_examples() -> None:
-    assert {"iqarena.attacks.base", "iqarena.attacks.threat", "iqarena.bench.api", "iqarena.bench.inference.target", "iqarena.defenses.base", "iqarena.models.base"} <= set(MODULES)
+    assert {
+        "iqarena.attacks.base",
+        "iqarena.attacks.threat",
+        "iqarena.bench.api",
+        "iqarena.bench.inference.target",
+        "iqarena.defenses.base",
+        "iqarena.models.base",
+    } <= set(MODULES)

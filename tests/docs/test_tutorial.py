@@ -1,4 +1,4 @@
-"""The tutorial: its steps run, on a few pictures, and the page is what they say."""
+"""The tutorial: its steps run, on a few images, and the page is what they say."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_its_steps_run_and_the_page_is_what_they_say(home: Path, monkeypatch) ->
         made = tutorial.page(do, home / "attacks/mine.py")
     finally:
         sys.modules.pop("attacks.mine", None)
-    # what does not depend on how many pictures there were is the same, word for word: prose, commands and the edit
+    # what does not depend on how many images there were is the same, word for word: prose, commands and the edit
     for step in tutorial.STEPS:
         assert f"$ {step.command}" in page
         assert all(sure in page for sure in step.sure), "run python docs/tutorial_attack.py"

@@ -128,12 +128,12 @@ def test_certificates_are_of_one_radius_but_beside_a_threat_in_l2():
 
 
 def test_certificates_of_a_set_do_not_depend_on_order_and_company():
-    pictures, seeds = [*random_pixels(3), random_pixels(1, 20, 24)[0]], [5, 6, 7, 8]
+    images, seeds = [*random_pixels(3), random_pixels(1, 20, 24)[0]], [5, 6, 7, 8]
     defense, model = MedianSmoothing(certify_draws=200, batch=200), Bumpy().train()
-    pictures[3] = random_pixels(1, 16, 16, seed=9)[0]
-    whole = certify(defense, model, pictures, seeds, 0.02)
+    images[3] = random_pixels(1, 16, 16, seed=9)[0]
+    whole = certify(defense, model, images, seeds, 0.02)
     state = torch.get_rng_state()
-    turned = certify(defense, model, pictures[::-1], seeds[::-1], 0.02)
+    turned = certify(defense, model, images[::-1], seeds[::-1], 0.02)
     assert torch.equal(whole.lower, turned.lower.flip(0))
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training

@@ -1,4 +1,4 @@
-"""Attacks that need more than one batch: fitted on other pictures, on the whole set, and ensembles of others."""
+"""Attacks that need more than one batch: fitted on other images, on the whole set, and ensembles of others."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ SIDE = 16
 
 @pytest.fixture
 def evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
-    """Twelve random pictures of four references, a linear model, an empty cache."""
+    """Twelve random images of four references, a linear model, an empty cache."""
     monkeypatch.setenv("IQARENA_CACHE", str(tmp_path / "cache"))
-    return Evaluator(pictures(tmp_path / "pictures", 4), None, 4, {"linear": LinearModel(SIDE, SIDE)})
+    return Evaluator(images(tmp_path / "images", 4), None, 4, {"linear": LinearModel(SIDE, SIDE)})
 
 
-def pictures(root: Path, references: int) -> Folder:
+def images(root: Path, references: int) -> Folder:
     root.mkdir()
     stream = np.random.default_rng(3)
     rows = []
@@ -60,10 +60,10 @@ def register(monkeypatch: pytest.MonkeyPatch, made: type) -> None:
 
 @dataclass(frozen=True)
 class Tells(FittedAttack):
-    """Learns how many pictures it was shown and their mean; brightens by one level."""
+    """Learns how many images it was shown and their mean; brightens by one level."""
 
     name: ClassVar[str] = "tells"
-    fit_pictures: ClassVar[int] = 5
+    fit_images: ClassVar[int] = 5
     fits: ClassVar[list[torch.Tensor]] = []
 
     def fit(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators) -> Fit:
@@ -78,8 +78,8 @@ class Tells(FittedAttack):
 # --- seeds
 
 
-def test_every_picture_and_every_seed_of_a_suite_has_draws_of_its_own(evaluator):
-    """A linear model's quality moves by the same for the same noise, whatever the picture: other moves are other draws."""
+def test_every_image_and_every_seed_of_a_suite_has_draws_of_its_own(evaluator):
+    """A linear model's quality moves by the same for the same noise, whatever the image: other moves are other draws."""
     moves = []
     for seed in (0, 1):
         cell = cells("random-noise", seed=seed)[0]
@@ -92,7 +92,7 @@ def test_every_picture_and_every_seed_of_a_suite_has_draws_of_its_own(evaluator)
 # --- fitted
 
 
-def test_a_fit_sees_no_picture_of_a_reference_that_it_attacks(evaluator, monkeypatch):
+def test_a_fit_sees_no_image_of_a_reference_that_it_attacks(evaluator, monkeypatch):
     register(monkeypatch, Tells)
     Tells.fits.clear()
     cell = cells("tells")[0]
@@ -100,11 +100,13 @@ def test_a_fit_sees_no_picture_of_a_reference_that_it_attacks(evaluator, monkeyp
     assert record["status"] == "ok"
     facts = record["attack"]["fits"]
     assert [sorted(fit["references"]) for fit in facts] == [["ref1", "ref3"], ["ref0", "ref2"]]
-    assert [fit["pictures"] for fit in facts] == [5, 5]
+    assert [fit["images"] for fit in facts] == [5, 5]
     assert all(fit["backwards"] == 5 for fit in facts)
     for shown, fold in zip(Tells.fits, (0, 1), strict=True):
         attacked = [
-            p for s, p in zip(evaluator.samples, evaluator.images, strict=True) if evaluator.attacked.fits.folds[s.reference_id] == fold
+            p
+            for s, p in zip(evaluator.samples, evaluator.images, strict=True)
+            if evaluator.attacked.fits.folds[s.reference_id] == fold
         ]
         assert attacked
         assert not any(torch.equal((a * 255).round().byte(), b) for a in shown for b in attacked)
@@ -135,12 +137,12 @@ def test_another_threat_or_objective_gets_a_fit_of_its_own(evaluator, monkeypatc
     assert len(Tells.fits) == 8  # two folds, two sizes, raise and lower
 
 
-def test_pictures_of_one_reference_are_attacked_with_what_the_demo_pictures_taught(tmp_path, monkeypatch):
+def test_images_of_one_reference_are_attacked_with_what_the_demo_images_taught(tmp_path, monkeypatch):
     monkeypatch.delenv("IQARENA_CACHE", raising=False)
     register(monkeypatch, Tells)
     monkeypatch.setattr("iqarena.bench.evaluation.fit_cache.cache_folder", lambda: tmp_path / "cache")
-    evaluator = Evaluator(pictures(tmp_path / "one", 1), None, 4, {"linear": LinearModel(SIDE, SIDE)})
-    shown, references = evaluator.attacked.fits.pictures(0, 5)
+    evaluator = Evaluator(images(tmp_path / "one", 1), None, 4, {"linear": LinearModel(SIDE, SIDE)})
+    shown, references = evaluator.attacked.fits.images(0, 5)
     assert shown.shape == (5, 3, 192, 192)
     assert set(references) <= {"astronaut", "chelsea", "china", "coffee", "flower", "rocket"}
 
@@ -148,11 +150,11 @@ def test_pictures_of_one_reference_are_attacked_with_what_the_demo_pictures_taug
 # --- on the whole set
 
 
-def test_a_set_level_attack_gives_the_same_pictures_in_any_batch(evaluator):
+def test_a_set_level_attack_gives_the_same_images_in_any_batch(evaluator):
     cell = cells("sma[steps=5]")[0]
     record, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
     assert record["status"] == "ok"
-    assert (rows.backwards <= 15).all()  # a picture that has reached its aim is left alone
+    assert (rows.backwards <= 15).all()  # an image that has reached its aim is left alone
     assert (rows.forwards <= 1 + ATTACKS.build("sma[steps=5]").passes[0]).all()
     single = Evaluator(evaluator.dataset, None, 1, evaluator.extra_models)
     _, alone = single.run(cell, single.cell_id(cell))
@@ -183,7 +185,7 @@ def test_an_ensemble_keeps_the_worst_of_what_its_members_leave_as_cells_of_their
     parts = []
     for member, kind in Both.members:
         own = replace(cell, attack=member.name, objective=kind)
-        assert own.crafting in evaluator.attacked._cache, "a member's pictures are there for the member's own cell"
+        assert own.crafting in evaluator.attacked._cache, "a member's images are there for the member's own cell"
         parts.append(evaluator.run(own, evaluator.ids.cell_id(own))[1])
     shifts = np.stack([(rows.adv_quality - rows.clean_quality).abs() for rows in parts])
     np.testing.assert_allclose((whole.adv_quality - whole.clean_quality).abs(), shifts.max(axis=0), atol=1e-6)
@@ -210,13 +212,13 @@ def test_an_ensemble_is_skipped_under_a_query_limit(evaluator):
 # --- refusals
 
 
-def test_an_attack_says_why_it_cannot_have_a_picture_or_a_threat(evaluator, monkeypatch):
+def test_an_attack_says_why_it_cannot_have_an_image_or_a_threat(evaluator, monkeypatch):
     class Large(APGD):
         name: ClassVar[str] = "large"
         min_size: ClassVar[int] = 64
 
     register(monkeypatch, Large)
-    with pytest.raises(CannotRun, match="large needs pictures of at least 64×64, not 16×16"):
+    with pytest.raises(CannotRun, match="large needs images of at least 64×64, not 16×16"):
         evaluator.ids.cell_id(cells("large")[0])
     with pytest.raises(CannotRun, match="apgd does not support patch; it supports linf, l2"):
         evaluator.ids.cell_id(cells("apgd", threats=[{"norm": "patch", "eps": 0.1}])[0])
@@ -230,7 +232,7 @@ NUMBERS = {
         ("pgd[steps=5]", "away"): 0.131357, ("square[queries=30]", "away"): 0.001142,
     },
 }  # fmt: skip
-"""Mean |quality shift| on six demo pictures, by the protocol that the harness has."""
+"""Mean |quality shift| on six demo images, by the protocol that the harness has."""
 
 
 def test_the_numbers_of_small_cells_are_those_of_the_protocol() -> None:

@@ -27,8 +27,8 @@ threats = st.one_of(
 
 
 @st.composite
-def attacked_pictures(draw):
-    """Clean pixels, a threat, and floats around the clean picture, from inside the ball to far outside of it and [0, 1]."""
+def attacked_images(draw):
+    """Clean pixels, a threat, and floats around the clean image, from inside the ball to far outside of it and [0, 1]."""
     threat = draw(threats)
     clean = random_pixels(2, 5, 7, seed=draw(st.integers(0, 10**6)))
     if draw(st.booleans()):
@@ -44,7 +44,7 @@ def attacked_pictures(draw):
     return clean, images, threat
 
 
-@given(attacked_pictures())
+@given(attacked_images())
 def test_stored_pixels_are_always_inside_the_threat_model(case):
     clean, images, threat = case
     stored = quantize(images, clean, threat)
@@ -53,8 +53,8 @@ def test_stored_pixels_are_always_inside_the_threat_model(case):
     assert inside_threat(stored.pixels, clean, threat).all()
 
 
-@given(attacked_pictures())
-def test_a_ball_is_its_threat_model_around_the_pictures_that_it_was_made_for(case):
+@given(attacked_images())
+def test_a_ball_is_its_threat_model_around_the_images_that_it_was_made_for(case):
     clean, images, threat = case
     clean = clean.float() / 255
     ball = Ball(threat, clean)
@@ -80,8 +80,8 @@ def test_a_size_a_hair_below_whole_levels_does_not_turn_every_attack_into_a_viol
         assert inside_threat(stored.pixels, clean, threat).all()
 
 
-@given(attacked_pictures())
-def test_storing_rounds_each_pixel_toward_the_clean_picture(case):
+@given(attacked_images())
+def test_storing_rounds_each_pixel_toward_the_clean_image(case):
     clean, images, threat = case
     start = clean.float() / 255
     projected = threat.project(images, start).double() * 255
@@ -94,7 +94,7 @@ def test_storing_rounds_each_pixel_toward_the_clean_picture(case):
     assert (wanted.abs() - moved.abs() < 1.03).all()
 
 
-@given(attacked_pictures())
+@given(attacked_images())
 def test_projection_is_inside_and_leaves_what_is_inside_alone(case):
     clean, images, threat = case
     start = clean.float() / 255
@@ -104,8 +104,8 @@ def test_projection_is_inside_and_leaves_what_is_inside_alone(case):
     torch.testing.assert_close(threat.project(projected, start), projected, atol=3e-7, rtol=0)
 
 
-@given(attacked_pictures())
-def test_snapped_pictures_are_on_the_grid_and_survive_storing_unchanged(case):
+@given(attacked_images())
+def test_snapped_images_are_on_the_grid_and_survive_storing_unchanged(case):
     clean, images, threat = case
     start = clean.float() / 255
     snapped = threat.snap(threat.project(images, start), start)
@@ -135,7 +135,7 @@ def test_linf_projection_is_a_clamp_of_every_value():
     torch.testing.assert_close(out.flatten(), torch.tensor([0.0, 0.55, 0.9]))
 
 
-def test_l2_projection_scales_the_shift_of_each_picture_by_itself():
+def test_l2_projection_scales_the_shift_of_each_image_by_itself():
     clean = torch.full((2, 3, 1, 1), 0.5)
     shift = torch.tensor([[0.3, 0.4, 0.0], [0.0, 0.03, 0.04]]).view(2, 3, 1, 1)
     out = Threat("l2", 0.1).project(clean + shift, clean) - clean
@@ -171,7 +171,7 @@ def test_a_patch_is_the_square_with_most_of_the_change():
     assert kept[0, 0, 5, 0] == 0
     torch.testing.assert_close(kept[0, :, 1:3, 4:6], shift[0, :, 1:3, 4:6])
     torch.testing.assert_close(kept[1], shift[1])
-    # around the first picture's changes, rows 1 to 5 and columns 0 to 5, only a square of six by six fits
+    # around the first image's changes, rows 1 to 5 and columns 0 to 5, only a square of six by six fits
     torch.testing.assert_close(threat.distance(clean + shift, clean), torch.tensor([36 / 42, 4 / 42]))
 
 
@@ -234,7 +234,7 @@ def test_an_attack_that_leaves_the_pixel_range_is_reported_and_brought_back():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_a_value_that_is_not_finite_is_reported_and_the_clean_picture_stored(norm, bad):
+def test_a_value_that_is_not_finite_is_reported_and_the_clean_image_stored(norm, bad):
     clean = random_pixels(2, 4, 4)
     images = clean.float() / 255
     images[0, 1, 2, 3] = bad

@@ -1,4 +1,4 @@
-"""Cells crafted on another model: the source's pictures, the deployed model's scores, a row that is whole without itself."""
+"""Cells crafted on another model: the source's images, the deployed model's scores, a row that is whole without itself."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def linear(seed: int, name: str) -> LinearModel:
 
 @pytest.fixture
 def evaluator(tmp_path: Path) -> Evaluator:
-    """Eight random pictures of four references, and two linear models of other weights."""
-    root = tmp_path / "pictures"
+    """Eight random images of four references, and two linear models of other weights."""
+    root = tmp_path / "images"
     root.mkdir()
     stream = np.random.default_rng(3)
     rows = []
@@ -50,7 +50,7 @@ def run(evaluator: Evaluator, out: Path, **suite: object) -> tuple[local.Outcome
     return local.run(evaluator, expand(validated(chosen)), records, report=lambda *_: None), records
 
 
-def test_pictures_are_those_crafted_on_the_source_and_scores_the_deployed_models(evaluator: Evaluator, tmp_path: Path) -> None:
+def test_images_are_those_crafted_on_the_source_and_scores_the_deployed_models(evaluator: Evaluator, tmp_path: Path) -> None:
     outcome, records = run(evaluator, tmp_path / "out")
     assert (outcome.done, outcome.failed, outcome.skipped) == (4, [], [])
     table = pd.read_csv(tmp_path / "out" / "summary.csv", keep_default_na=False)
@@ -70,7 +70,7 @@ def test_pictures_are_those_crafted_on_the_source_and_scores_the_deployed_models
         np.testing.assert_array_equal(moved.clean_quality, itself.clean_quality)
 
 
-def test_no_picture_is_crafted_twice(evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_image_is_crafted_twice(evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     craft = Evaluator._craft
     monkeypatch.setattr(Evaluator, "_craft", lambda self, cell: made.append(cell.crafting) or craft(self, cell))

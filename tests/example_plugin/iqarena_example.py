@@ -28,7 +28,7 @@ class ExampleStep(GradientDescent):
 
 @dataclass(frozen=True)
 class ExampleShift(Purification):
-    """The picture moved by a pixel."""
+    """The image moved by a pixel."""
 
     name: ClassVar[str] = "example-shift"
     moves_pixels: ClassVar[bool] = True
@@ -39,7 +39,7 @@ class ExampleShift(Purification):
 
 
 class ExampleMean(QualityModel):
-    """The mean of the left half of a picture."""
+    """The mean of the left half of an image."""
 
     info = ModelInfo("example-mean", min_size=2, paper="unpublished")
 
@@ -60,6 +60,6 @@ class ExampleRamps(ImageDataset):
     def open(cls, root: Path | None) -> ExampleRamps:
         return cls()
 
-    def picture(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> torch.Tensor:
         ramp = torch.arange(24, dtype=torch.uint8).mul(4).add(30 * (index + 1))
         return ramp.expand(3, 16, 24).contiguous()

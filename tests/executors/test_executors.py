@@ -27,12 +27,12 @@ from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
 from iqarena.models.base import QualityModel
 from tests.support.analytic_models import StochasticModel, WrongShapeModel
-from tests.support.small_runs import attacker, four_pictures, go, suite, table
+from tests.support.small_runs import attacker, four_images, go, suite, table
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return four_pictures(tmp_path / "pictures")
+    return four_images(tmp_path / "images")
 
 
 def test_two_processes_leave_the_table_that_one_leaves(root, tmp_path):
@@ -49,7 +49,7 @@ def test_a_process_that_is_killed_costs_one_cell(root, tmp_path):
     assert [(cell.attack.partition("=")[2], status) for cell, status, _ in outcome.failed] == [("kill]", "failed")]
     assert "signal 9" in outcome.failed[0][2]
     found = table(tmp_path / "out")
-    # the greedy one dies with four pictures at once and is done with two
+    # the greedy one dies with four images at once and is done with two
     assert found.status.tolist().count("ok") == 2
     assert found[found.status == "failed"].abs_gain.isna().all()
     again = go(suite("nothing", "kill", "greedy"), root, tmp_path / "out")
@@ -59,7 +59,9 @@ def test_a_process_that_is_killed_costs_one_cell(root, tmp_path):
 def test_a_cell_that_hangs_ends_at_its_time_limit(root, tmp_path, monkeypatch):
     """An hour is allowed. When the cell that hangs has begun, the clock here jumps by an hour: no test of patience."""
     jumped = 0.0
-    monkeypatch.setattr("iqarena.bench.executors.processes.time", SimpleNamespace(monotonic=lambda: time.monotonic() + jumped))
+    monkeypatch.setattr(
+        "iqarena.bench.executors.processes.time", SimpleNamespace(monotonic=lambda: time.monotonic() + jumped)
+    )
 
     def report(event, cell, *_):
         nonlocal jumped
@@ -79,7 +81,7 @@ def test_a_cell_that_takes_more_memory_than_it_may_fails_alone(root, tmp_path):
     assert outcome.done == 2
 
 
-def test_cells_that_share_attacked_pictures_are_one_task():
+def test_cells_that_share_attacked_images_are_one_task():
     chosen = validated(
         {"models": ["cnniqa"], "defenses": ["none", "jpeg"], "threats": [{"eps": "2/255"}, {"eps": "4/255"}],
          "attacks": ["fgsm", "pgd", {"attack": "apgd", "objectives": ["away", "raise"]}, "standard"]}
@@ -105,7 +107,18 @@ def test_two_runs_do_not_write_to_one_folder(root, tmp_path):
 
 def test_ctrl_c_ends_a_run_of_processes_soon_and_says_how_to_go_on(root, tmp_path):
     command = [
-        *(sys.executable, "-m", "iqarena", "run", "--executor", "processes", "--workers", "1", "--out", str(tmp_path / "out")),
+        *(
+            sys.executable,
+            "-m",
+            "iqarena",
+            "run",
+            "--executor",
+            "processes",
+            "--workers",
+            "1",
+            "--out",
+            str(tmp_path / "out"),
+        ),
         *("--dataset", "folder", "--root", str(root), "-m", "cnniqa", "-d", "none", "-a", attacker("hang")),
     ]
     here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -128,8 +141,8 @@ def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
     records = Records(tmp_path / "out")
     evaluator = Evaluator(open_dataset("folder", root), None, 4)
     found = estimate(evaluator, expand(chosen), records)
-    # pgd: 2 defenses × 2 settings, of which both oblivious ones share their pictures with the undefended adaptive one;
-    # each of the two sets takes 3 steps, a last look and the clean score; every cell scores four pictures
+    # pgd: 2 defenses × 2 settings, of which both oblivious ones share their images with the undefended adaptive one;
+    # each of the two sets takes 3 steps, a last look and the clean score; every cell scores four images
     assert (found.to_do, found.craftings, found.skipped, found.done) == (4, 2, 4, 0)
     assert (found.forwards, found.backwards) == (2 * 4 * 5 + 4 * 4, 2 * 4 * 3)
     assert found.seconds > 0
@@ -146,7 +159,7 @@ def test_a_dry_run_knows_what_a_run_would_do_anew(root, tmp_path):
     assert CliRunner().invoke(app, words).exit_code == 0
     for options, to_do in (([], 0), (["--fresh"], 2), (["--keep-images"], 2)):
         said = CliRunner().invoke(app, [*words, "--dry-run", *options]).stdout
-        assert said.startswith(f"{to_do} cells to run, {2 - to_do} done before, 0 skipped; 4 pictures each")
+        assert said.startswith(f"{to_do} cells to run, {2 - to_do} done before, 0 skipped; 4 images each")
 
 
 def lone(root: Path, model: QualityModel, **more: object) -> tuple[Evaluator, list]:

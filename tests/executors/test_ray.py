@@ -15,7 +15,7 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.executors import execute
 from iqarena.bench.executors.schedule import Outcome
 from iqarena.bench.results.store import Records
-from tests.support.small_runs import attacker, four_pictures, go, suite, table
+from tests.support.small_runs import attacker, four_images, go, suite, table
 
 ray = pytest.importorskip("ray", reason="the executor ray needs the extra ray")
 
@@ -33,7 +33,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return four_pictures(tmp_path / "pictures")
+    return four_images(tmp_path / "images")
 
 
 def test_all_executors_leave_one_table_and_take_over_from_each_other(cluster, root, tmp_path):
@@ -61,7 +61,7 @@ def test_a_cell_that_dies_hangs_or_wants_too_much_is_lost_alone(cluster, root, t
     chosen = suite("greedy", "hungry", "hang", "nothing", seconds=3600)
     outcome: Outcome = execute(chosen, root, Records(tmp_path / "out"), report, "ray", 1, address=cluster.address)
     assert outcome.done == 4
-    # the greedy one's process dies with four pictures at once, the hungry one raises; both are done with two
+    # the greedy one's process dies with four images at once, the hungry one raises; both are done with two
     assert [(cell.attack, words) for cell, _, words in outcome.failed] == [
         (attacker("hang"), "it took longer than the time limit of 3600 s")
     ]

@@ -1,4 +1,4 @@
-"""A suite from file to table: cells, resume, faults in plugins and disks, bad pictures, and the Python door."""
+"""A suite from file to table: cells, resume, faults in plugins and disks, bad images, and the Python door."""
 
 from __future__ import annotations
 
@@ -158,8 +158,8 @@ def test_a_damaged_record_is_made_again(small: ImageDataset, tmp_path: Path) -> 
     assert without_seconds((out / "summary.csv").read_text()) == without_seconds(whole)
 
 
-def test_order_batch_and_company_change_no_picture(small: ImageDataset, tmp_path: Path) -> None:
-    """Seeds are of the cell and the picture: one at a time, in another order, beside other cells, all the same."""
+def test_order_batch_and_company_change_no_image(small: ImageDataset, tmp_path: Path) -> None:
+    """Seeds are of the cell and the image: one at a time, in another order, beside other cells, all the same."""
     attacks = ["random-noise", "pgd", "square[queries=20]", "torchattacks:PGD"]
     run_all(small, LinearModel(), tmp_path / "a", attacks=attacks, batch=8)
     run_all(small, LinearModel(), tmp_path / "b", attacks=attacks[::-1], batch=1)
@@ -167,7 +167,7 @@ def test_order_batch_and_company_change_no_picture(small: ImageDataset, tmp_path
     assert len(a) == 8
     both = a.merge(b, on="cell_id", suffixes=("_a", "_b"))
     assert len(both) == 8
-    # scores may differ in the last bits of float32 with the batch; a picture of another seed would differ by far more
+    # scores may differ in the last bits of float32 with the batch; an image of another seed would differ by far more
     np.testing.assert_allclose(both.abs_gain_a, both.abs_gain_b, atol=1e-6)
 
 
@@ -230,7 +230,7 @@ def test_a_query_limit_that_allows_no_question_is_a_skipped_cell(
     assert (outcome.done, outcome.failed) == (0, [])
 
 
-def test_a_picture_below_a_models_least_size_is_skipped_with_the_reason(small: ImageDataset) -> None:
+def test_an_image_below_a_models_least_size_is_skipped_with_the_reason(small: ImageDataset) -> None:
     chosen = validated({"models": ["cnniqa"], "attacks": ["pgd"], "dataset": small.name, "settings": ["adaptive"]})
     with pytest.raises(CannotRun, match=r"is 16×16; cnniqa needs 32×32"):
         Evaluator(small, 1, 16).cell_id(expand(chosen)[0])
@@ -293,7 +293,7 @@ class Both(Ensemble):
         return -objective.loss(quality)
 
 
-def test_seconds_of_a_cell_have_what_its_pictures_took_in_other_cells(
+def test_seconds_of_a_cell_have_what_its_images_took_in_other_cells(
     small: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ATTACKS.entries, "both", Entry("both", Both))
@@ -361,7 +361,7 @@ class OnlySometimes(Shaky):
 
         def purify(images: torch.Tensor) -> torch.Tensor:
             calls.append(1)
-            if len(calls) > 7:  # one call for the clean scores and six for timing; then come the attacked pictures
+            if len(calls) > 7:  # one call for the clean scores and six for timing; then come the attacked images
                 raise MemoryError("enough")
             return images
 
@@ -392,7 +392,7 @@ def test_a_defense_that_breaks_is_one_line(small: ImageDataset, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("defenses")
-def test_a_defense_that_fails_on_attacked_pictures_is_not_ok(small: ImageDataset, tmp_path: Path) -> None:
+def test_a_defense_that_fails_on_attacked_images_is_not_ok(small: ImageDataset, tmp_path: Path) -> None:
     suite = {"attacks": ["random-noise"], "defenses": ["only-sometimes"], "settings": ["oblivious"]}
     outcome = run_all(small, LinearModel(), tmp_path, batch=8, **suite)
     assert [(status, error) for _, status, error in outcome.failed] == [("failed", "MemoryError: enough")]

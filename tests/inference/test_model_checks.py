@@ -72,7 +72,7 @@ class NoPixels(Sharpness):
 
 
 class TwoQuarters(Sharpness):
-    """Half of the picture is not looked at by the gradient."""
+    """Half of the image is not looked at by the gradient."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         half = images.shape[2] // 2
@@ -99,7 +99,7 @@ class Crooked(Sharpness):
 
 
 class FlatIsNothing(Sharpness):
-    """0 / 0 on flat pictures."""
+    """0 / 0 on flat images."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         contrast = images.flatten(1).var(dim=1)
@@ -107,14 +107,14 @@ class FlatIsNothing(Sharpness):
 
 
 class FlatRoot(Sharpness):
-    """Finite on flat pictures, and its gradient is not."""
+    """Finite on flat images, and its gradient is not."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images) + 1e-3 * images.flatten(1).var(dim=1).sqrt()
 
 
 class Writes(Sharpness):
-    """Writes into the pictures."""
+    """Writes into the images."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scores = super().forward(images.clone())
@@ -161,7 +161,7 @@ class DrawsWithNumpy(Sharpness):
 
 
 class Raises(Sharpness):
-    """Fails on every natural picture."""
+    """Fails on every natural image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no\nsuch   layer")
@@ -177,8 +177,8 @@ FAULTS = [
     ("shape", lambda: faulty(lambda self, images, scores: scores[:, None])),
     ("dtype and device", lambda: faulty(lambda self, images, scores: scores.double())),
     ("finite", lambda: faulty(lambda self, images, scores: scores / (images.flatten(1).std(dim=1) > 0.2).float())),
-    ("flat pictures", FlatIsNothing),
-    ("flat pictures", FlatRoot),
+    ("flat images", FlatIsNothing),
+    ("flat images", FlatRoot),
     ("range", lambda: without(Sharpness(), score_range=(0.0, 100.0))),
     ("range", lambda: without(Sharpness(), score_range=(5.0, 6.0))),
     ("direction", lambda: without(Sharpness(), higher_is_better=False)),
@@ -246,10 +246,10 @@ def test_the_probe_leaves_model_and_random_streams_as_they_were():
     assert model.mix.grad is None
 
 
-def test_natural_pictures_are_of_the_asked_size_and_get_worse():
-    pictures = natural(40, 56)
-    assert pictures.shape == (12, 3, 40, 56)
-    apart = (pictures[3:] - pictures[:3].repeat(3, 1, 1, 1)).flatten(1).norm(dim=1)
+def test_natural_images_are_of_the_asked_size_and_get_worse():
+    images = natural(40, 56)
+    assert images.shape == (12, 3, 40, 56)
+    apart = (images[3:] - images[:3].repeat(3, 1, 1, 1)).flatten(1).norm(dim=1)
     assert (apart > 1).all()
 
 

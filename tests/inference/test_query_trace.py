@@ -119,7 +119,7 @@ def test_what_a_record_says_of_a_trail():
 
 
 def test_a_record_holds_the_curve_of_its_attack(tmp_path: Path):
-    root = tmp_path / "pictures"
+    root = tmp_path / "images"
     root.mkdir()
     stream = np.random.default_rng(3)
     rows = []
@@ -140,7 +140,7 @@ def test_a_record_holds_the_curve_of_its_attack(tmp_path: Path):
         assert record["curve"]["forwards"][-1] == images.forwards.max()
         assert record["curve"]["abs_gain"][0] == 0
         assert np.all(np.diff(record["curve"]["abs_gain"]) >= 0)
-    # our own PGD asks about pictures as they are stored, so its curve ends at the record's own numbers
+    # our own PGD asks about images as they are stored, so its curve ends at the record's own numbers
     own = found["pgd[steps=12]"]
     assert own["curve"]["abs_gain"][-1] == pytest.approx(own["measures"]["abs_gain"], abs=1e-6)
     images = records.images(own["cell_id"])

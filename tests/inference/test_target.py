@@ -26,7 +26,7 @@ class Deaf(QualityModel):
         return images.detach().mean(dim=(1, 2, 3))
 
 
-def test_quality_is_counted_once_a_picture_and_carries_no_graph():
+def test_quality_is_counted_once_an_image_and_carries_no_graph():
     target = Target(MeanModel(), 3, "score")
     quality = target.quality(IMAGES)
     torch.testing.assert_close(quality, IMAGES.mean(dim=(1, 2, 3)))
@@ -36,7 +36,7 @@ def test_quality_is_counted_once_a_picture_and_carries_no_graph():
     assert target.counts.backwards.tolist() == [0, 0, 0]
 
 
-def test_gradient_is_that_of_the_loss_of_each_picture_by_itself():
+def test_gradient_is_that_of_the_loss_of_each_image_by_itself():
     model = LinearModel()
     target = Target(model, 3, "gradient")
     with frozen(model):
@@ -54,14 +54,14 @@ def test_gradient_works_where_the_caller_has_switched_gradients_off():
     torch.testing.assert_close(gradient, torch.full_like(IMAGES, 1 / 768))
 
 
-def test_gradient_is_there_for_pictures_that_come_out_of_inference_mode():
+def test_gradient_is_there_for_images_that_come_out_of_inference_mode():
     with torch.inference_mode():
         images = IMAGES.clone()
     _, gradient = Target(MeanModel(), 3, "gradient").quality_and_grad(images, identity)
     torch.testing.assert_close(gradient, torch.full_like(IMAGES, 1 / 768))
 
 
-def test_part_charges_only_its_own_pictures():
+def test_part_charges_only_its_own_images():
     target = Target(MeanModel(), 3, "gradient")
     target.quality(IMAGES)
     target.part(torch.tensor([2, 0])).quality_and_grad(IMAGES[[2, 0]], identity)
@@ -71,10 +71,10 @@ def test_part_charges_only_its_own_pictures():
     assert target.counts.backwards.tolist() == [1, 0, 1]
 
 
-def test_another_number_of_pictures_is_refused_and_not_charged():
+def test_another_number_of_images_is_refused_and_not_charged():
     target = Target(MeanModel(), 3, "gradient")
     for ask in (target.quality, lambda x: target.quality_and_grad(x, identity), target.module(identity)):
-        with pytest.raises(TargetError, match=r"2 pictures came in for a batch of 3; use target\.part"):
+        with pytest.raises(TargetError, match=r"2 images came in for a batch of 3; use target\.part"):
             ask(IMAGES[:2])
     assert target.counts.forwards.tolist() == [0, 0, 0]
 
@@ -110,7 +110,7 @@ def test_query_limit_is_enforced_to_the_pass():
     assert target.counts.forwards.tolist() == [3, 3, 3]
 
 
-def test_query_limit_counts_each_picture_by_itself():
+def test_query_limit_counts_each_image_by_itself():
     target = Target(MeanModel(), 3, "score", queries=2)
     first = target.part(torch.tensor([0]))
     first.quality(IMAGES[:1])
@@ -186,14 +186,14 @@ def test_module_counts_a_backward_once_where_one_leaf_goes_in_again_and_again():
 
 
 @pytest.mark.parametrize("way", ["gradient", "module"])
-def test_zero_gradients_are_counted_picture_by_picture_where_one_was_wanted(way):
+def test_zero_gradients_are_counted_image_by_image_where_one_was_wanted(way):
     class Flat(MeanModel):
         def forward(self, images):
             return super().forward(images) * torch.tensor([1.0, 1.0, 0.0])
 
     def loss(
         quality,
-    ):  # flat for the first picture, as a library's hinge is or a square at its goal: the model is not to blame
+    ):  # flat for the first image, as a library's hinge is or a square at its goal: the model is not to blame
         return quality * torch.tensor([0.0, 1.0, 1.0])
 
     target = Target(Flat(), 3, "gradient")
@@ -220,7 +220,7 @@ def test_a_model_without_a_path_to_the_pixels_is_named():
 
 def test_scores_of_another_shape_are_a_model_error():
     for ask in (Target(WrongShapeModel(), 3, "score").quality, lambda x: checked_quality(WrongShapeModel(), x)):
-        with pytest.raises(ModelError, match=r"wrong-shape: returned torch.float32 of shape \(3, 1\) for 3 pictures"):
+        with pytest.raises(ModelError, match=r"wrong-shape: returned torch.float32 of shape \(3, 1\) for 3 images"):
             ask(IMAGES)
 
 

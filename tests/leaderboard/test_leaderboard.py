@@ -23,7 +23,7 @@ from iqarena.bench.results.formatting import format_eps
 from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import load_suite
-from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
+from tests.support.board_records import BAD, CLEAN, GOOD, IMAGES, MOS, NOISE, PER_REFERENCE, WEAK, put
 
 
 @pytest.fixture
@@ -53,15 +53,15 @@ def test_robust_is_the_least_over_attacks_and_settings_but_not_controls(records:
     assert row.cost_ratio == pytest.approx(2.5)  # the median of 2, 4, 3, 2
     assert row.flags == ("zero-gradient", "noise-as-good")  # the control moves qualities most
     assert row.spread == pytest.approx(np.percentile(CLEAN, 75) - np.percentile(CLEAN, 25))
-    assert (row.images, row.references) == (PICTURES, PICTURES // PER_REFERENCE)
+    assert (row.images, row.references) == (IMAGES, IMAGES // PER_REFERENCE)
 
 
-def test_interval_is_of_the_least_and_pairs_cells_by_picture(records: Records) -> None:
+def test_interval_is_of_the_least_and_pairs_cells_by_image(records: Records) -> None:
     attacked = [MOS + 0.4 * NOISE[4], MOS + 0.4 * NOISE[5]]
     put(records, attacked[0], attack="a")
     put(records, attacked[1], attack="b", backwards=True)  # rows in another order
     row = only(records)["m", "none"]
-    weights = resample_weights([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)])[1:].astype(int)
+    weights = resample_weights([f"r{i // PER_REFERENCE:02d}" for i in range(IMAGES)])[1:].astype(int)
     replicates = []
     for counts in weights:
         mos, *scores = (rankdata(np.repeat(values, counts)) for values in (MOS, *attacked))
@@ -97,7 +97,7 @@ def test_rows_with_missing_or_failed_cells_are_listed_last_and_unranked(records:
     put(records, BAD, defense="whole", attack="fgsm")
     put(records, MOS, defense="lacking", attack="pgd")
     put(records, MOS, defense="failing", attack="pgd")
-    put(records, np.full(PICTURES, np.nan), defense="failing", attack="fgsm", status="failed", errors=["ValueError: no"])
+    put(records, np.full(IMAGES, np.nan), defense="failing", attack="fgsm", status="failed", errors=["ValueError: no"])
     rows = only(records)
     assert [defense for _, defense in rows] == ["whole", "failing", "lacking"]
     assert rows["m", "whole"].rank == 1
@@ -120,7 +120,7 @@ def test_an_attack_tried_on_few_rows_counts_there_and_takes_no_rank_elsewhere(re
 @pytest.mark.usefixtures("unplotted")
 def test_a_row_without_any_ok_cell_is_there_without_values(records: Records) -> None:
     put(records, GOOD, model="a")
-    put(records, np.full(PICTURES, np.nan), model="b", status="failed")
+    put(records, np.full(IMAGES, np.nan), model="b", status="failed")
     row = only(records)["b", "none"]
     assert not row.complete
     assert np.isnan(row.robust).all()
@@ -130,7 +130,7 @@ def test_a_row_without_any_ok_cell_is_there_without_values(records: Records) -> 
 
 def test_equal_scores_count_as_zero_and_do_not_hide(records: Records) -> None:
     put(records, GOOD, attack="fgsm")
-    put(records, np.full(PICTURES, 0.5), attack="pgd")
+    put(records, np.full(IMAGES, 0.5), attack="pgd")
     row = only(records)["m", "none"]
     assert row.robust[0] == 0
     assert row.worst_attack.startswith("pgd")
@@ -144,12 +144,12 @@ def test_one_reference_gives_no_interval_and_separates_nobody(records: Records) 
     assert [row.rank for row in rows.values()] == [1, 1]
 
 
-def test_cells_on_other_pictures_count_as_missing(records: Records) -> None:
+def test_cells_on_other_images_count_as_missing(records: Records) -> None:
     for model in ("a", "b"):
         put(records, GOOD, model=model)
     put(records, MOS[:8], model="c")
     row = only(records)["c", "none"]
-    assert row.missing == ("pgd, away, oblivious (run on other pictures)",)
+    assert row.missing == ("pgd, away, oblivious (run on other images)",)
     assert row.rank is None
 
 
@@ -216,8 +216,8 @@ def test_page_says_what_it_must(records: Records, tmp_path: Path) -> None:
     assert re.search(rf"^\| \d \| m \| jpeg\[quality=75\\\|x\] \(none\) \| .*{re.escape(shown)}", text, re.M)
     assert "reconstruction from the abstracts of [arXiv 2404.19567]" in text
     assert "labels are pseudo-MOS, not people's opinions" in text
-    assert "24 pictures of 12 references; labels: pseudo-MOS." in text
-    assert "Only 12 reference pictures" in text
+    assert "24 images of 12 references; labels: pseudo-MOS." in text
+    assert "Only 12 reference images" in text
     assert "`iqarena leaderboard --results ../results`" in text
     assert re.search(r"^- m, half: .* Missing: pgd, away, adaptive\.$", text, re.M)
     assert "`iqarena run ../results/suites/demo-linf-2-255.yaml --model MODEL --defense DEFENSE --out runs/again`" in text
@@ -303,10 +303,10 @@ def test_what_holds_in_l2_certifies_nothing_in_another_norm(records: Records) ->
     assert np.isnan(only(records)["m", "smoothed"].certified)
 
 
-def test_examples_are_the_pictures_that_moved_most_and_least_under_the_worst_kept_attack(records: Records) -> None:
+def test_examples_are_the_images_that_moved_most_and_least_under_the_worst_kept_attack(records: Records) -> None:
     put(records, GOOD, attack="fgsm", kept=True, backwards=True)
     put(records, WEAK, attack="nes", kept=True)
-    put(records, BAD, attack="pgd")  # worse, but its pictures are gone
+    put(records, BAD, attack="pgd")  # worse, but its images are gone
     put(records, GOOD, model="without")
     (board,) = content(records).boards
     most, least = board.examples
@@ -322,12 +322,12 @@ def test_examples_are_the_pictures_that_moved_most_and_least_under_the_worst_kep
 
 
 @pytest.mark.usefixtures("unplotted")
-def test_pictures_that_are_not_shown_can_go_without_a_change_to_the_board(records: Records, tmp_path: Path) -> None:
+def test_images_that_are_not_shown_can_go_without_a_change_to_the_board(records: Records, tmp_path: Path) -> None:
     put(records, GOOD, attack="fgsm", kept=True)
     put(records, WEAK, attack="nes", kept=True)
     render(records, tmp_path)
-    assert prune_images(records) == 3 * PICTURES - 4
-    assert len(list(records.pictures.rglob("*.png"))) == 4
+    assert prune_images(records) == 3 * IMAGES - 4
+    assert len(list(records.image_files.rglob("*.png"))) == 4
     assert not [line for line in check(records, tmp_path) if not line.endswith("missing")]
     assert prune_images(records) == 0
 
@@ -345,7 +345,7 @@ def test_suites_from_records_expand_to_the_same_cells(records: Records, tmp_path
     for again in board.reruns:
         (tmp_path / again.name).write_text(again.text)
         suite = load_suite(str(tmp_path / again.name))
-        assert suite.limit == PICTURES
+        assert suite.limit == IMAGES
         made |= {tuple(asdict(cell).items()) for cell in expand(suite)}
     assert made == {tuple(asdict(Cell(**record["cell"])).items()) for record in records.all()}
     row = board.rows[0]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from iqarena.bench.leaderboard import plots
-from iqarena.bench.leaderboard.page import without_pictures
+from iqarena.bench.leaderboard.page import without_images
 from iqarena.bench.leaderboard.render import check, render
 from iqarena.bench.results.store import Records
 from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, WEAK, put
@@ -72,7 +72,7 @@ def test_the_page_holds_what_the_records_say(text: str) -> None:
     assert data["families"][0]["sizes"] == ["clean", "2/255", "4/255"]
 
 
-def test_a_changed_page_is_noticed_but_not_another_librarys_pictures(site: Path, text: str) -> None:
+def test_a_changed_page_is_noticed_but_not_another_librarys_images(site: Path, text: str) -> None:
     page = site / "site/index.html"
     assert not [line for line in check(Records(site), site.parent) if "index.html" in line]
     try:
@@ -80,9 +80,9 @@ def test_a_changed_page_is_noticed_but_not_another_librarys_pictures(site: Path,
         assert f"{page}: differs from what the records give" in check(Records(site), site.parent)
     finally:
         page.write_text(text, encoding="utf-8")
-    picture = '<img src="data:image/png;base64,{}">'
-    assert without_pictures(picture.format("iVBORw0K/+=")) == without_pictures(picture.format("iVBORx"))
-    assert without_pictures(f"a{picture}") != without_pictures(f"b{picture}")
+    image = '<img src="data:image/png;base64,{}">'
+    assert without_images(image.format("iVBORw0K/+=")) == without_images(image.format("iVBORx"))
+    assert without_images(f"a{image}") != without_images(f"b{image}")
 
 
 # --- in a browser
@@ -222,7 +222,7 @@ def test_a_phone_needs_no_sideways_scrolling(page: Any, theme: str) -> None:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_pictures_slide_from_before_to_after(page: Any) -> None:
+def test_images_slide_from_before_to_after(page: Any) -> None:
     openers = {name: place for place, name in enumerate(shown(page))}
     page.find_elements("css selector", ".opener")[openers["bad, no defense"]].click()
     figures = page.find_elements("css selector", "tr.detail figure")

@@ -45,7 +45,7 @@ SETS, CLUSTERS, EACH = 2000, 100, 3
 
 
 def clustered(rng, spread, own):
-    """(SETS, pictures): a part that the pictures of a reference share, and one of each picture's own."""
+    """(SETS, images): a part that the images of a reference share, and one of each image's own."""
     shared = np.repeat(rng.normal(0, spread, (SETS, CLUSTERS)), EACH, axis=1)
     return shared + rng.normal(0, own, shared.shape)
 
@@ -54,16 +54,16 @@ def coverage(low, high, truth):
     return float(((low <= truth) & (truth <= high)).mean())
 
 
-def test_the_interval_of_a_mean_covers_the_truth_of_clustered_data_and_one_that_takes_pictures_alone_does_not():
+def test_the_interval_of_a_mean_covers_the_truth_of_clustered_data_and_one_that_takes_images_alone_does_not():
     shift = 1 + clustered(np.random.default_rng(0), 0.2, 0.1)
     covered = {}
-    for name, references in (("references", np.repeat(np.arange(CLUSTERS), EACH)), ("pictures", np.arange(shift.shape[1]))):
+    for name, references in (("references", np.repeat(np.arange(CLUSTERS), EACH)), ("images", np.arange(shift.shape[1]))):
         weights = resample_weights([f"r{i}" for i in references], 1000)
         means = (weights / weights.sum(1, keepdims=True)) @ shift.T  # a column a data set
         covered[name] = coverage(*np.percentile(means[1:], [2.5, 97.5], axis=0), 1)
     # 95 % give or take four binomial errors of 0.5 %, that of 2,000 sets
     assert 0.93 <= covered["references"] <= 0.97
-    assert covered["pictures"] < 0.85
+    assert covered["images"] < 0.85
 
 
 def test_the_interval_of_a_rank_correlation_covers_the_truth_of_clustered_data():

@@ -1,4 +1,4 @@
-"""Perceptual distances of stored pictures against other libraries."""
+"""Perceptual distances of stored images against other libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from iqarena.bench.metrics.image_distances import MS_SSIM_SIDE, distances, luma_
 
 
 def noisy(side: int, amount: int, width: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """A natural picture (3, side, width) uint8 under uniform noise, and itself."""
+    """A natural image (3, side, width) uint8 under uniform noise, and itself."""
     from skimage import data
 
     clean = torch.from_numpy(np.array(data.astronaut())).permute(2, 0, 1)[:, :side, : width or side].contiguous()
@@ -35,7 +35,7 @@ def test_ms_ssim_is_piqs(amount):
         pytest.skip(f"piq cannot be imported: {error}")
     attacked, clean = noisy(192, amount)
     luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
-    planes = [torch.einsum("c,chw->hw", luma, picture.double() / 255)[None, None] for picture in (attacked, clean)]
+    planes = [torch.einsum("c,chw->hw", luma, image.double() / 255)[None, None] for image in (attacked, clean)]
     assert similarities(attacked, clean)[1] == pytest.approx(float(piq.multi_scale_ssim(*planes)), abs=1e-9)
 
 
@@ -44,7 +44,7 @@ def test_ms_ssim_of_a_stored_pair_is_the_one_that_piq_gave():
     assert similarities(*noisy(192, 20))[1] == pytest.approx(0.9440209560508117, abs=1e-9)
 
 
-def test_the_same_picture_has_similarity_one_and_no_other_distance():
+def test_the_same_image_has_similarity_one_and_no_other_distance():
     _, clean = noisy(192, 1)
     row = distances(clean[None], clean[None]).iloc[0]
     assert (row.ssim, row.ms_ssim) == pytest.approx((1, 1))
@@ -64,6 +64,6 @@ def test_what_is_too_small_for_the_window_is_missing():
     assert all(math.isnan(value) for value in similarities(*noisy(10, 5)))
 
 
-def test_a_negative_of_a_picture_is_as_unlike_as_can_be():
+def test_a_negative_of_an_image_is_as_unlike_as_can_be():
     _, clean = noisy(192, 1)
     assert similarities(255 - clean, clean)[1] == 0

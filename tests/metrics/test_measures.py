@@ -55,7 +55,7 @@ HAND = cell([0.2, 0.5, 0.8], [0.3, 0.1, 0.8], mos=[0.1, 0.4, 0.9], undefended=[0
         # shifts 0, 0.1, 0.4; the 95 % quantile is nine tenths of the way from the second to the third
         ("shift_median", 0.1),
         ("shift_p95", 0.1 + 0.9 * 0.3),
-        # room: 0.8, 0.5, 0.8; the unmoved picture counts as moved by 1e-6
+        # room: 0.8, 0.5, 0.8; the unmoved image counts as moved by 1e-6
         ("r_score", (math.log10(0.8 / 0.1) + math.log10(0.5 / 0.4) + math.log10(0.8 / 1e-6)) / 3),
         # scaled by 0.2 … 0.8: x = 0, ½, 1, moved by 1/6, 2/3, 0; room 1, ½, 1
         ("r_score_minmax", (-math.log10(1 / 6 + 1e-6) + math.log10(0.5 / (2 / 3 + 1e-6)) + 6) / 3),
@@ -182,12 +182,12 @@ def test_two_images_are_enough_for_a_value_and_one_is_not():
     assert all(math.isnan(value) for value in alone.values())
 
 
-def test_pictures_without_a_score_are_left_out():
+def test_images_without_a_score_are_left_out():
     table = cell([0.2, 0.5, 0.8, 0.4, math.nan], [0.3, 0.1, 0.8, math.nan, 0.4], mos=[0.1, 0.4, 0.9, 0.5, 0.6])
     assert measure_cell(table)["rmse_adv"] == pytest.approx(measure_cell(HAND)["rmse_adv"])
 
 
-def test_pictures_without_labels_have_the_measures_that_need_none():
+def test_images_without_labels_have_the_measures_that_need_none():
     found = measure_cell(cell([0.2, 0.5, 0.8], [0.3, 0.1, 0.8], mos=[math.nan] * 3))
     for name in MEASURES:
         needs = name.startswith(("srocc", "plcc", "krocc", "rmse"))

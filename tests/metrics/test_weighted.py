@@ -38,7 +38,11 @@ def test_correlations_are_those_of_scipy(case):
     a, b, held = case
     long_a, long_b = np.repeat(a, held), np.repeat(b, held)
     constant = len(long_a) < 2 or np.ptp(long_a) == 0 or np.ptp(long_b) == 0
-    pairs = [(ResampledStatistics.pearson, stats.pearsonr), (ResampledStatistics.spearman, stats.spearmanr), (ResampledStatistics.kendall, stats.kendalltau)]
+    pairs = [
+        (ResampledStatistics.pearson, stats.pearsonr),
+        (ResampledStatistics.spearman, stats.spearmanr),
+        (ResampledStatistics.kendall, stats.kendalltau),
+    ]
     for ours, theirs in pairs:
         found = float(ours(one(held), a, b)[0]) if held.sum() else math.nan
         if constant:
@@ -105,7 +109,7 @@ def test_many_resamples_at_once_are_those_one_by_one_in_any_block(monkeypatch):
             np.testing.assert_allclose(found, [float(one[name][0]) for one in apart], atol=1e-12, err_msg=name)
 
 
-def test_groups_of_pictures_with_the_same_weights_change_nothing():
+def test_groups_of_images_with_the_same_weights_change_nothing():
     rng = np.random.default_rng(1)
     groups = rng.integers(0, 5, 30)
     a, b = rng.normal(size=30).round(1), rng.normal(size=30)

@@ -22,7 +22,7 @@ from iqarena.models.wadiqam_nr import LEAST_WEIGHT, PATCH, WaDIQaMNR, WaDIQaMNRF
 from tests.support.attack_runs import random_pixels
 
 
-def pictures(count: int = 2, height: int = 70, width: int = 66) -> torch.Tensor:
+def random_images(count: int = 2, height: int = 70, width: int = 66) -> torch.Tensor:
     return random_pixels(count, height, width).float() / 255
 
 
@@ -50,8 +50,8 @@ def test_residual_trunks_are_torchvisions_weight_by_weight(name):
     ours.load_state_dict(state, assign=True)
     stages = nn.ModuleList([theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4])
     with torch.inference_mode():
-        found = ours.eval().stages(pictures())
-        maps = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(pictures()))))
+        found = ours.eval().stages(random_images())
+        maps = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(random_images()))))
         for stage, own in zip(stages, found, strict=True):
             maps = stage(maps)
             # the same operations in another layout of memory, which adds in another order
@@ -66,10 +66,10 @@ def test_vgg_is_torchvisions_weight_by_weight():
     ours = vgg16_maps().eval()
     theirs.load_state_dict(ours.state_dict(), assign=True)
     with torch.inference_mode():
-        assert torch.equal(theirs[:-1](pictures()), ours(pictures()))
+        assert torch.equal(theirs[:-1](random_images()), ours(random_images()))
 
 
-def test_pictures_are_normalised_as_for_imagenet():
+def test_images_are_normalised_as_for_imagenet():
     images = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(2, 3, 4, 5)
     assert normalized(images).abs().max() < 1e-6
     ones = normalized(torch.ones(1, 3, 1, 1)).flatten()
@@ -82,7 +82,7 @@ def test_pictures_are_normalised_as_for_imagenet():
 def test_wadiqam_is_the_weighted_mean_over_patches_of_two_heads():
     torch.manual_seed(0)
     model = WaDIQaMNR().eval()
-    images = pictures(2, 70, 100)
+    images = random_images(2, 70, 100)
     total, weights = torch.zeros(2), torch.zeros(2)
     with torch.inference_mode():
         for top in (0, 32):
@@ -102,7 +102,7 @@ def test_wadiqam_without_any_weight_is_the_plain_mean():
     model = WaDIQaMNR().eval()
     nn.init.constant_(model.weigh[-1].bias, -1e3)
     with torch.inference_mode():
-        maps = model.features(pictures(2, 64, 64))
+        maps = model.features(random_images(2, 64, 64))
         torch.testing.assert_close(model.head(maps, 2), model.regress(maps.flatten(1)).view(2, 4).mean(dim=1))
 
 
@@ -143,10 +143,10 @@ def test_variance_stays_as_it_is_worked_out_through_all_blocks():
             assert float(maps.var()) == pytest.approx(expected + ALPHA**2, rel=0.35)
 
 
-def test_pictures_of_a_batch_never_meet_even_in_training():
+def test_images_of_a_batch_never_meet_even_in_training():
     torch.manual_seed(0)
     model = ResNetIQANF().train()
-    images = pictures(3)
+    images = random_images(3)
     with torch.inference_mode():
         together = model(images)
         alone = torch.cat([model(image[None]) for image in images])
@@ -175,7 +175,7 @@ def test_dbcnn_is_the_mean_outer_product_under_a_root_at_length_one():
 def test_dbcnn_brings_both_networks_to_one_grid(shape):
     model = DBCNN().eval()
     with torch.inference_mode():
-        maps = model.features(pictures(1, *shape))
+        maps = model.features(random_images(1, *shape))
     assert maps.shape == (1, 640, shape[0] // 16, shape[1] // 16)
 
 
@@ -190,7 +190,7 @@ def test_s_cnn_has_the_papers_layers():
 # --- hyperiqa
 
 
-def test_layers_made_for_each_picture_are_linear_layers():
+def test_layers_made_for_each_image_are_linear_layers():
     torch.manual_seed(0)
     weight, values, bias = torch.randn(3, 5, 4), torch.randn(3, 4), torch.randn(3, 5)
     made = torch.stack([functional.linear(v, w, b) for w, v, b in zip(weight, values, bias, strict=True)])
@@ -206,7 +206,7 @@ def test_layers_made_for_each_picture_are_linear_layers():
         ((384, 512), [(0, 0), (0, 144), (0, 288), (160, 0), (160, 144), (160, 288)]),
     ],
 )
-def test_windows_cover_a_picture_evenly_from_edge_to_edge(shape, corners):
+def test_windows_cover_an_image_evenly_from_edge_to_edge(shape, corners):
     places = torch.arange(shape[0] * shape[1]).view(1, 1, *shape)
     found = windows(places)
     assert [divmod(int(window[0, 0, 0, 0]), shape[1]) for window in found] == corners
@@ -216,7 +216,7 @@ def test_windows_cover_a_picture_evenly_from_edge_to_edge(shape, corners):
 def test_hyperiqa_is_the_mean_over_windows():
     torch.manual_seed(0)
     model = HyperIQA().eval()
-    images = pictures(1, 230, 100)
+    images = random_images(1, 230, 100)
     with torch.inference_mode():
         halves = torch.stack([model(images[..., top : top + 224, :]) for top in (0, 6)])
         torch.testing.assert_close(model(images), halves.mean(dim=0))
@@ -225,7 +225,7 @@ def test_hyperiqa_is_the_mean_over_windows():
 def test_hyperiqa_at_224_pools_as_the_paper_does(monkeypatch):
     torch.manual_seed(0)
     model = HyperIQA().eval()
-    images = pictures(1, 224, 224)
+    images = random_images(1, 224, 224)
     with torch.inference_mode():
         score = model(images)
         plain = {"lda1_pool": 8, "lda2_pool": 4, "lda3_pool": 2, "lda4_pool": 1}

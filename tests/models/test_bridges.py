@@ -29,7 +29,7 @@ ALL = "[low=0,high=1,higher_is_better=true,min_size=8]"
 
 
 class Contrast(nn.Module):
-    """Mean absolute step between neighbours, of N pictures a number each."""
+    """Mean absolute step between neighbours, of N images a number each."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean(dim=[1, 2, 3])
@@ -76,7 +76,7 @@ def test_facts_that_are_none_are_refused(wrong):
 def test_what_is_not_said_is_measured(script, few):
     model = load_model(f"torchscript:{script}")
     demo = Textures()
-    scores = [float(Contrast()(demo.picture(i)[None].float() / 255)) for i in range(40)]
+    scores = [float(Contrast()(demo.image(i)[None].float() / 255)) for i in range(40)]
     # rounded to a hundredth of their width or less
     assert model.info.score_range == pytest.approx(tuple(np.percentile(scores, [1, 99])), abs=0.01 * max(scores))
     assert model.info.higher_is_better
@@ -84,7 +84,7 @@ def test_what_is_not_said_is_measured(script, few):
     assert model.info.differentiable
     assert not model.info.stochastic
     assert len(model.info.weights_sha256) == 64
-    assert "demo pictures" in model.info.sources
+    assert "demo images" in model.info.sources
 
 
 def test_the_direction_is_that_of_the_correlation(tmp_path, few):
@@ -143,7 +143,7 @@ class Chance(nn.Module):
 
 class Stubborn(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        assert images.shape[2] == 7, "pictures of 7 rows only"
+        assert images.shape[2] == 7, "images of 7 rows only"
         return images.mean(dim=[1, 2, 3])
 
 
@@ -155,10 +155,10 @@ class Wide(nn.Module):
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        (Constant, "all demo pictures score about 4; give low="),
+        (Constant, "all demo images score about 4; give low="),
         (Hash, "which way its scores go is not clear"),
-        (Stubborn, "scores no picture of 32×32 to 512×512"),
-        (Wide, r"returned \(1, 3\) for 1 pictures"),
+        (Stubborn, "scores no image of 32×32 to 512×512"),
+        (Wide, r"returned \(1, 3\) for 1 images"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(module, words, tmp_path, few):
@@ -244,7 +244,7 @@ def graph(folder: Path, shape: list[object], kind: str = "FLOAT", inputs: int = 
 
 @pytest.mark.parametrize("count", ["n", 2, 1])
 @pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE"])
-def test_onnx_scores_any_number_of_pictures(tmp_path, images, count, kind):
+def test_onnx_scores_any_number_of_images(tmp_path, images, count, kind):
     model = load_model(graph(tmp_path, [count, 3, "h", "w"], kind) + ALL)
     torch.testing.assert_close(model(images), 2 * images.mean(dim=(1, 2, 3)))
     assert model(images).dtype == torch.float32

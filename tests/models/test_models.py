@@ -31,7 +31,7 @@ def model(request):
     return made
 
 
-def some_pictures(model, count):
+def some_images(model, count):
     side = model.info.min_size
     return random_pixels(count, max(side, 64) + 6, max(side, 64) + 2).float() / 255
 
@@ -50,7 +50,7 @@ def test_both_shipped_models_are_registered():
 
 @pytest.mark.parametrize("extra", [(0, 0), (1, 15), (33, 2), (60, 0)])
 @pytest.mark.parametrize("count", [1, 3])
-def test_scores_are_one_real_number_a_picture_at_any_size_from_the_least_on(model, extra, count):
+def test_scores_are_one_real_number_an_image_at_any_size_from_the_least_on(model, extra, count):
     height, width = (model.info.min_size + more for more in extra)
     with torch.inference_mode():
         scores = model(random_pixels(count, height, width).float() / 255)
@@ -60,7 +60,7 @@ def test_scores_are_one_real_number_a_picture_at_any_size_from_the_least_on(mode
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 254, 255])
-def test_flat_pictures_get_finite_scores_and_finite_gradients(model, level):
+def test_flat_images_get_finite_scores_and_finite_gradients(model, level):
     side = model.info.min_size
     images = torch.full((2, 3, side, side), level / 255, requires_grad=True)
     scores = model(images)
@@ -71,7 +71,7 @@ def test_flat_pictures_get_finite_scores_and_finite_gradients(model, level):
     assert torch.isfinite(gradient).all()
 
 
-def test_half_flat_pictures_get_finite_gradients(differentiable):
+def test_half_flat_images_get_finite_gradients(differentiable):
     model = differentiable
     side = model.info.min_size
     images = random_pixels(1, side, side).float() / 255
@@ -81,7 +81,7 @@ def test_half_flat_pictures_get_finite_gradients(differentiable):
     assert torch.isfinite(gradient).all()
 
 
-def test_gradient_reaches_pixels_all_over_the_picture(differentiable):
+def test_gradient_reaches_pixels_all_over_the_image(differentiable):
     model = differentiable
     side = 2 * model.info.min_size
     images = (random_pixels(1, side, side).float() / 255).requires_grad_()
@@ -108,36 +108,36 @@ def test_gradient_predicts_a_small_change_of_the_score(differentiable):
 
 
 def test_scores_repeat_exactly_in_eval_mode(model):
-    images = some_pictures(model, 2)
+    images = some_images(model, 2)
     with torch.inference_mode():
         first = model(images)
         torch.rand(7)
         assert torch.equal(model(images), first)
 
 
-def test_score_of_a_picture_does_not_depend_on_its_batch(model):
-    images = some_pictures(model, 5)
+def test_score_of_an_image_does_not_depend_on_its_batch(model):
+    images = some_images(model, 5)
     with torch.inference_mode():
         together = model(images)
         alone = torch.cat([model(images[i : i + 1]) for i in range(5)])
         reordered = model(images.flip(0)).flip(0)
     # other batch sizes take other kernels, which add float32 products in another order: some 1e-6 of scores of size one.
-    # Pictures of real data differ by far more than that
+    # Images of real data differ by far more than that
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(reordered, together, atol=1e-5, rtol=1e-5)
     assert together.std() > 1e-4
 
 
 def test_memory_layout_changes_nothing(model):
-    images = some_pictures(model, 2)
+    images = some_images(model, 2)
     with torch.inference_mode():
         torch.testing.assert_close(
             model(images.contiguous(memory_format=torch.channels_last)), model(images), atol=1e-5, rtol=1e-5
         )
 
 
-def test_scoring_does_not_change_the_pictures(model):
-    images = some_pictures(model, 1)
+def test_scoring_does_not_change_the_images(model):
+    images = some_images(model, 1)
     before = images.clone()
     model(images)
     assert torch.equal(images, before)
@@ -148,7 +148,7 @@ def test_plain_training_gives_every_weight_a_gradient(model):
         pytest.skip("is fitted in one go")
     trained = copy.deepcopy(model).requires_grad_().train()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = trained.training_loss(some_pictures(model, 4), torch.tensor([0.1, 0.4, 0.5, 0.9]))
+        loss = trained.training_loss(some_images(model, 4), torch.tensor([0.1, 0.4, 0.5, 0.9]))
     assert loss.dtype == torch.float32
     loss.backward()
     for name, parameter in trained.named_parameters():
@@ -159,7 +159,7 @@ def test_plain_training_gives_every_weight_a_gradient(model):
 def test_visible_feature_maps_are_where_the_score_comes_from(model):
     if not isinstance(model, FeatureModel):
         pytest.skip("shows no feature maps")
-    images = some_pictures(model, 2)
+    images = some_images(model, 2)
     with torch.inference_mode():
         maps = model.features(images)
         assert maps.ndim == 4
@@ -208,7 +208,7 @@ def test_contrast_normalisation_is_the_one_of_scipy(shape):
     np.testing.assert_allclose(normalize_contrast(gray)[0, 0], expected, atol=1e-4)
 
 
-def test_contrast_normalisation_of_a_flat_picture_is_nothing():
+def test_contrast_normalisation_of_a_flat_image_is_nothing():
     for level in (0.0, 77.0, 255.0):
         # rounding of the mean, a few times 1.5e-5
         assert normalize_contrast(torch.full((1, 1, 32, 32), level)).abs().max() < 1e-3

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from iqarena.bench.datasets.base import read_picture
+from iqarena.bench.datasets.base import read_image
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.loading import load_model
 from iqarena.models.nima_mobilenet import SIDE, NIMAMobileNet, _same
@@ -38,7 +38,7 @@ def test_the_published_weights_give_the_published_scores(data_root):
     assert len(expected) == 24
     loaded = load_model(f"nima-mobilenet[weights={weights}]")
     with torch.inference_mode():
-        scores = {name: loaded(read_picture(data_root / "kodak24" / name)[None].float() / 255).item() for name in expected}
+        scores = {name: loaded(read_image(data_root / "kodak24" / name)[None].float() / 255).item() for name in expected}
     # the references come from 8-bit integer arithmetic and a resize that rounds twice; they spread from 4.6 to 6.9
     assert max(abs(scores[name] - expected[name]) for name in expected) < 0.05
 
@@ -66,7 +66,7 @@ def test_weights_come_from_a_file_under_the_published_names(model, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(300, 411), (100, 65), (224, 224)])
-def test_pictures_are_resized_as_pillow_does(model, seen_by_conv1, shape):
+def test_images_are_resized_as_pillow_does(model, seen_by_conv1, shape):
     pixels = random_pixels(1, *shape)
     with torch.inference_mode():
         model(pixels.float() / 255)
@@ -116,7 +116,7 @@ def test_the_score_is_the_mean_of_the_distribution(model):
             torch.testing.assert_close(model.quality(images), torch.full((2,), quality))
 
 
-def test_every_pixel_of_a_large_picture_counts(model):
+def test_every_pixel_of_a_large_image_counts(model):
     images = (random_pixels(1, 3 * SIDE, 2 * SIDE).float() / 255).requires_grad_()
     (gradient,) = torch.autograd.grad(model(images).sum(), images)
     # a resize without antialiasing would skip more than half of the columns and two thirds of the rows

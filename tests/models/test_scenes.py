@@ -27,19 +27,19 @@ from tests.support.attack_runs import random_pixels
 
 
 @pytest.fixture(autouse=True)
-def _few_demo_pictures(monkeypatch):
+def _few_demo_images(monkeypatch):
     """Every card tells how `demo` is ranked, which takes a while."""
     demo = Demo()
     monkeypatch.setattr(iqarena.bench.training, "Demo", lambda: Subset(demo, demo.spread(8)))
 
 
-def as_images(*pictures: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+def as_images(*images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 @pytest.fixture(scope="module")
 def scene() -> np.ndarray:
-    """A natural picture, (240, 320, 3) uint8."""
+    """A natural image, (240, 320, 3) uint8."""
     from skimage import data
 
     return np.ascontiguousarray(data.coffee()[60:300, 100:420])
@@ -117,7 +117,7 @@ def test_normalised_contrast_is_the_one_of_scipy(scene):
     np.testing.assert_allclose(found_deviation[0, 0], deviation, atol=1e-6)
 
 
-def test_natural_pictures_come_close_to_the_unit_normal_and_spoilt_ones_do_not(scene):
+def test_natural_images_come_close_to_the_unit_normal_and_spoilt_ones_do_not(scene):
     noisy = np.clip(scene + np.random.default_rng(0).normal(0, 40, scene.shape), 0, 255).astype(np.uint8)
     soft = np.stack([ndimage.gaussian_filter(scene[..., c], 3) for c in range(3)], axis=-1)
     values = nss.mscn(nss.luma(as_images(scene, noisy, soft)))[0]
@@ -179,18 +179,18 @@ def test_niqe_of_one_block_takes_the_pristine_covariance_alone(scene):
     assert float(model(images)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_niqe_rates_pristine_pictures_best_and_kodaks_as_published(data_root):
+def test_niqe_rates_pristine_images_best_and_kodaks_as_published(data_root):
     model = load_model("niqe")
     kodak = [np.asarray(Image.open(data_root / "kodak24" / f"kodim{number:02}.png")) for number in (1, 7, 13, 19, 23)]
     soft = [np.stack([ndimage.gaussian_filter(p[..., c], 2) for c in range(3)], axis=-1) for p in kodak]
     with torch.inference_mode():
-        scores = [[float(model(as_images(picture))) for picture in some] for some in (kodak, soft)]
+        scores = [[float(model(as_images(image))) for image in some] for some in (kodak, soft)]
     assert max(scores[0]) < min(scores[1])
-    # published programs give the 24 pictures about 3 on average, whatever the pristine set
+    # published programs give the 24 images about 3 on average, whatever the pristine set
     assert 2 < np.mean(scores[0]) < 4
 
 
-def test_niqe_is_fitted_to_the_sharp_blocks_of_pictures(scene, tmp_path):
+def test_niqe_is_fitted_to_the_sharp_blocks_of_images(scene, tmp_path):
     root = tmp_path / "pristine"
     root.mkdir()
     blurred = np.stack([ndimage.gaussian_filter(scene[..., c], 6) for c in range(3)], axis=-1)
@@ -209,7 +209,7 @@ def test_niqe_is_fitted_to_the_sharp_blocks_of_pictures(scene, tmp_path):
 
 def test_niqe_says_what_it_cannot_be_fitted_to(scene, tmp_path):
     Image.fromarray(scene[:96, :96]).save(tmp_path / "one.png")
-    with pytest.raises(UserError, match="1 sharp blocks in 1 pictures are too few"):
+    with pytest.raises(UserError, match="1 sharp blocks in 1 images are too few"):
         fit("niqe", "none", Images(tmp_path), Schedule(), tmp_path / "out")
     Image.fromarray(scene[:90, :96]).save(tmp_path / "two.png")
     with pytest.raises(UserError, match="96×90; give ones of 96×96 or more"):
@@ -224,9 +224,9 @@ def test_niqe_says_what_it_cannot_be_fitted_to(scene, tmp_path):
 def test_brisque_features_are_those_of_piq(scene):
     library = pytest.importorskip("piq.brisque", exc_type=Exception, reason="needs piq")
     # piq pads with zeros and this with the edge: on a black margin both are the same
-    picture = np.zeros((120, 150, 3), np.uint8)
-    picture[10:-10, 10:-10] = scene[:100, :130]
-    gray = nss.luma(as_images(picture))
+    image = np.zeros((120, 150, 3), np.uint8)
+    image[10:-10, 10:-10] = scene[:100, :130]
+    gray = nss.luma(as_images(image))
     theirs = library._natural_scene_statistics(gray, 7, 7 / 6)[0]
     # piq takes the nearest α of a table in thousandths, and the means follow from α
     torch.testing.assert_close(brisque._features(gray)[0], theirs, atol=6e-4, rtol=0)
@@ -255,7 +255,7 @@ def test_brisque_is_scikit_learns_regression_on_its_features(rated, tmp_path):
     model = brisque.BRISQUE()
     load_weights(model, file)
     chosen = [i for i, split in enumerate(rated.split()) if split == "training"]
-    images = torch.stack([rated.picture(i) for i in range(len(rated))]).float() / 255
+    images = torch.stack([rated.image(i) for i in range(len(rated))]).float() / 255
     table = brisque.features(images)
     low, high = table[chosen].amin(0).float(), table[chosen].amax(0).float()
     scaled = (2 * (table - low) / (high - low) - 1).numpy()

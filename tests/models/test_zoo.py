@@ -47,7 +47,7 @@ def test_every_model_of_the_zoo_has_weights_that_fit_and_a_card():
             continue
         assert entry.made is not None
         assert entry.made.in_zoo
-        assert card["data"]["pictures"], f"{file.name}: say which pictures it was trained on"
+        assert card["data"]["images"], f"{file.name}: say which images it was trained on"
         assert isinstance(card["measured"]["demo_srocc_pseudo_mos"], float)
         if card["defense"] == "none":
             load_weights(entry.made(), file)
@@ -69,10 +69,10 @@ def test_shipped_models_are_ranked_and_it_is_written_into_their_cards(zoo):
     found = card["measured"].pop("demo")
     before["measured"].pop("demo", None)
     assert card == before
-    assert found["pictures"] == 24
+    assert found["images"] == 24
     assert found["label_kind"] == "pseudo-MOS"
     assert found["fingerprint"] == Demo().fingerprint
-    assert found["srocc"] > 0.6  # of some 24 pictures of a set on which it reaches 0.87
+    assert found["srocc"] > 0.6  # of some 24 images of a set on which it reaches 0.87
     load_weights(MODELS.find("resnet-iqa")(), zoo / "resnet-iqa.safetensors")  # the card still vouches for the file
 
 

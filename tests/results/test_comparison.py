@@ -24,7 +24,7 @@ from iqarena.bench.results.comparison import compare, frame
 from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.report import diagnosed
 from iqarena.bench.results.store import Records
-from tests.support.board_records import BAD, CLEAN, GOOD, MOS, NOISE, PER_REFERENCE, PICTURES, WEAK, put
+from tests.support.board_records import BAD, CLEAN, GOOD, IMAGES, MOS, NOISE, PER_REFERENCE, WEAK, put
 
 
 def filled(records: Records) -> Records:
@@ -45,7 +45,7 @@ def srocc(values):
 
 def test_defenses_are_paired_attack_by_attack_and_under_the_worst(records: Records) -> None:
     (duel,) = compare(filled(records), "none", "cprl")
-    assert (duel.kind, duel.context, duel.images, duel.references) == ("defense", "m", PICTURES, PICTURES // PER_REFERENCE)
+    assert (duel.kind, duel.context, duel.images, duel.references) == ("defense", "m", IMAGES, IMAGES // PER_REFERENCE)
     lines = {line.what: line for line in duel.lines["srocc"]}
     noise = "random-noise, away, oblivious (control)"
     assert list(lines) == ["no attack", "worst of 2 attacks", "fgsm, away, oblivious", "pgd, away, oblivious", noise]
@@ -63,7 +63,7 @@ def test_defenses_are_paired_attack_by_attack_and_under_the_worst(records: Recor
 
 def test_differences_are_resampled_together_and_corrected_for_their_number(records: Records) -> None:
     (duel,) = compare(filled(records), "none", "cprl")
-    sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)], COMPARED)
+    sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(IMAGES)], COMPARED)
     values = {name: sample.spearman(MOS, adv) for name, adv in {"bad": BAD, "good": GOOD}.items()}
     difference = values["good"] - values["bad"]
     pgd = next(line for line in duel.lines["srocc"] if line.what == "pgd, away, oblivious")
@@ -110,7 +110,7 @@ def test_weights_of_one_recipe_are_seeds_of_its_training(records: Records) -> No
     assert duel.seeds == (1, 3)
     line = next(line for line in duel.lines["srocc"] if line.what == "pgd, away, oblivious")
     assert line.values[1][0] == pytest.approx(np.mean([srocc(adv) for adv in seeds]))
-    sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(PICTURES)], COMPARED)
+    sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(IMAGES)], COMPARED)
     stack = np.stack([sample.spearman(MOS, adv) for adv in seeds])
     assert line.values[1] == pytest.approx(interval(over_seeds(stack, 1)))
     assert "cprl: means over 3 trainings" in notes(duel)[0]
@@ -138,9 +138,9 @@ def test_one_reference_gives_values_and_no_intervals(records: Records) -> None:
         assert duel.better("srocc", line) == ""
 
 
-def test_pictures_without_labels_are_compared_by_their_clean_qualities(records: Records) -> None:
+def test_images_without_labels_are_compared_by_their_clean_qualities(records: Records) -> None:
     for defense, adv in (("none", BAD), ("cprl", GOOD)):
-        put(records, adv, defense=defense, label_kind="none", mos=np.full(PICTURES, np.nan))
+        put(records, adv, defense=defense, label_kind="none", mos=np.full(IMAGES, np.nan))
     (duel,) = compare(records, "none", "cprl")
     assert [line.what for line in duel.lines["srocc"]] == ["worst of 1 attack", "pgd, away, oblivious"]
     assert duel.lines["srocc"][0].values[1][0] == pytest.approx(spearmanr(CLEAN, GOOD).statistic)
@@ -179,7 +179,7 @@ def test_what_is_printed_can_be_read_without_the_code(records: Records) -> None:
     )
     assert "cprl holds better." in " ".join(text.split())
     assert "Without any attack" in text
-    assert "Only 12 reference pictures" in text
+    assert "Only 12 reference images" in text
     assert "Not compared, because not both were run with it: square, away, oblivious." in " ".join(text.split())
     assert "corrected by Holm" in " ".join(text.split())
     assert all(len(line) <= 100 for line in text.splitlines())
@@ -201,9 +201,9 @@ def test_a_table_and_a_plot_are_written(records: Records, tmp_path: Path) -> Non
     assert len(rows) == 5 + 4
     assert len(rows) == len(frame(duels))
     assert rows[rows.what == "pgd, away, oblivious"].better.tolist() == ["cprl", "cprl"]
-    with Image.open(plot) as picture:
-        assert picture.width > 1000
-        assert picture.convert("L").getextrema()[0] < 100
+    with Image.open(plot) as image:
+        assert image.width > 1000
+        assert image.convert("L").getextrema()[0] < 100
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(UserError, match="choose another --out"):

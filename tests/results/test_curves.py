@@ -22,7 +22,7 @@ from iqarena.bench.results.curves import (
 )
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
-from tests.support.planted import Linear, pictures
+from tests.support.planted import Linear, planted_images
 
 SIZES = [2 / 255, 4 / 255, 8 / 255]
 
@@ -32,7 +32,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     """Two linear models, one also behind a defense, three sizes, and attacks from one on the other."""
     root = tmp_path_factory.mktemp("curves")
     made = Records(root / "out")
-    evaluator = Evaluator(pictures(root / "pictures"), None, 24, {"one": Linear("one"), "two": Linear("two", seed=1)})
+    evaluator = Evaluator(planted_images(root / "images"), None, 24, {"one": Linear("one"), "two": Linear("two", seed=1)})
     suite = {"dataset": "folder", "models": ["one", "two"], "attacks": ["random-noise", "pgd[steps=6]", "fgsm"],
              "threats": [{"eps": eps} for eps in SIZES], "settings": ["oblivious", "transfer"],
              "defenses": ["none", "flip"]}  # fmt: skip

@@ -17,7 +17,7 @@ from iqarena.bench.results.report import diagnosed
 from iqarena.bench.results.store import Records, Scored
 from iqarena.bench.results.track import Condition, FinishedCell
 from tests.support.analytic_models import LinearModel, MeanModel, StochasticModel
-from tests.support.planted import CASES, Case, Optimises, flags_of, line, pictures
+from tests.support.planted import CASES, Case, Optimises, flags_of, line, planted_images
 
 DOCS = Path(__file__).parents[2] / "docs" / "flags.md"
 COUNT = 40
@@ -32,7 +32,7 @@ WOBBLE = RNG.normal(0, 0.01, (8, COUNT))
 
 @pytest.mark.parametrize("case", CASES, ids=[case.flag or "plain" for case in CASES])
 def test_a_planted_fault_raises_its_flag_and_the_docs_say_what_else_it_raises(case: Case, tmp_path: Path) -> None:
-    raised = [flag.name for flag in flags_of(case, pictures(tmp_path / "pictures"), tmp_path / "out")]
+    raised = [flag.name for flag in flags_of(case, planted_images(tmp_path / "images"), tmp_path / "out")]
     if case.flag is None:
         assert raised == []
     else:
@@ -64,7 +64,7 @@ def test_a_shipped_plain_model_raises_nothing(tmp_path: Path) -> None:
 
 
 def cell(adv: Any, attack: str = "pgd", access: str = "gradient", **changes: Any) -> FinishedCell:
-    """One finished cell on forty pictures of twenty references."""
+    """One finished cell on forty images of twenty references."""
     where = {"dataset": "demo", "model": "m", "defense": "d", "attack": attack, "objective": "away", "norm": "linf",
              "eps": 8 / 255, "queries": None, "setting": "adaptive", "source": ""}  # fmt: skip
     where |= {name: changes[name] for name in where if name in changes}
@@ -75,7 +75,9 @@ def cell(adv: Any, attack: str = "pgd", access: str = "gradient", **changes: Any
         "defense": {"stochastic": changes.get("stochastic", False)}, "model": {}, "curve": changes.get("curve", {}),
     }  # fmt: skip
     names = tuple((f"p{i:02d}", f"r{i // 2:02d}") for i in range(COUNT))
-    return FinishedCell(Condition('', '', ''), record, Scored(names, changes.get("mos", CLEAN), changes.get("clean", CLEAN), np.asarray(adv)))
+    return FinishedCell(
+        Condition("", "", ""), record, Scored(names, changes.get("mos", CLEAN), changes.get("clean", CLEAN), np.asarray(adv))
+    )
 
 
 def moved(far: float, wobble: int = 0) -> Any:
@@ -103,9 +105,9 @@ def test_a_rival_must_be_clearly_stronger(flag: str, rival: dict[str, Any]) -> N
     assert names(white, cell(moved(0.25, 1), **rival)) == [flag]
     assert names(white, cell(moved(0.21, 1), **rival)) == []
     assert names(white, cell(moved(0.15, 1), **rival)) == []
-    one_picture = moved(0.19, 1)
-    one_picture[0] += 2.4  # by 0.05 on average, but not clear of zero
-    assert names(white, cell(one_picture, **rival)) == []
+    one_image = moved(0.19, 1)
+    one_image[0] += 2.4  # by 0.05 on average, but not clear of zero
+    assert names(white, cell(one_image, **rival)) == []
 
 
 @pytest.mark.parametrize("difference", [{"eps": 4 / 255}, {"objective": "raise"}, {"norm": "l2"}, {"queries": 100}])
@@ -203,7 +205,7 @@ def test_what_is_left_to_an_attack_falls_as_it_gets_further(kind: str) -> None:
     assert (left[1] > left[2]).all()
 
 
-def test_pictures_without_labels_are_judged_by_their_clean_qualities() -> None:
+def test_images_without_labels_are_judged_by_their_clean_qualities() -> None:
     assert names(cell(CLEAN, eps=16 / 255, mos=np.full(COUNT, np.nan))) == ["no-collapse"]
 
 

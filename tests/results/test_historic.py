@@ -38,7 +38,7 @@ def test_records_of_a_version_load_and_go_into_the_table(version: int, tmp_path:
         assert record is not None
         assert record["measures"] == written["measures"]
         assert isinstance(record["crafting"], str)
-        assert record["pictures"] == []
+        assert record["images"] == []
         row = rows.loc[folder.name]
         assert row.srocc_adv == pytest.approx(written["measures"]["srocc_adv"], rel=1e-15)  # a float as text and back
         assert row.attack == written["cell"]["attack"]
@@ -49,7 +49,7 @@ def test_records_of_a_version_load_and_go_into_the_table(version: int, tmp_path:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_old_record_whose_pictures_table_was_edited_is_not_taken(version: int, tmp_path: Path) -> None:
+def test_an_old_record_whose_images_table_was_edited_is_not_taken(version: int, tmp_path: Path) -> None:
     shutil.copytree(HISTORIC / str(version), tmp_path / "out")
     records = Records(tmp_path / "out")
     folder = next((tmp_path / "out" / "cells").iterdir())

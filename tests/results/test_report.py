@@ -13,14 +13,14 @@ from iqarena import evaluate
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.results.report import Report
 from iqarena.bench.results.store import IMAGE_COLUMNS, SUMMARY_COLUMNS
-from tests.support.planted import Linear, Rounded, pictures
+from tests.support.planted import Linear, Rounded, planted_images
 
 ATTACKS = ["random-noise", "pgd[steps=4]", "fgsm", "square[queries=60]"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    return pictures(tmp_path_factory.mktemp("report") / "pictures")
+    return planted_images(tmp_path_factory.mktemp("report") / "images")
 
 
 @pytest.fixture(scope="module")

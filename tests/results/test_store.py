@@ -1,4 +1,4 @@
-"""A results folder where something went wrong: kept pictures that are gone, renames that fail, runs that were killed."""
+"""A results folder where something went wrong: kept images that are gone, renames that fail, runs that were killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from iqarena.bench.errors import UserError
 from iqarena.bench.leaderboard.examples import prune
 from iqarena.bench.results.store import Records
-from tests.support.board_records import BAD, GOOD, PICTURES, put
+from tests.support.board_records import BAD, GOOD, IMAGES, put
 
 PIXELS = torch.arange(8 * 8 * 3, dtype=torch.uint8).reshape(3, 8, 8)
 
@@ -20,22 +20,22 @@ def record_of(records: Records) -> dict:
     return record
 
 
-def test_kept_pictures_that_were_pruned_are_kept_again_when_their_cell_is_run_again(records: Records) -> None:
+def test_kept_images_that_were_pruned_are_kept_again_when_their_cell_is_run_again(records: Records) -> None:
     put(records, GOOD, kept=True)
-    assert prune(records, []) == 2 * PICTURES
+    assert prune(records, []) == 2 * IMAGES
     with pytest.raises(UserError, match="--fresh --keep-images"):
         records.kept(record_of(records))
     put(records, GOOD, kept=True)
     kept = records.kept(record_of(records))
     assert kept is not None
-    assert [int(picture[0, 0, 0]) for picture in kept] == list(range(1, PICTURES + 1))
+    assert [int(image[0, 0, 0]) for image in kept] == list(range(1, IMAGES + 1))
 
 
 @pytest.mark.parametrize("end", [0, 20, -20])
-def test_a_kept_picture_that_is_damaged_is_made_whole_when_its_cell_is_run_again(records: Records, end: int) -> None:
+def test_a_kept_image_that_is_damaged_is_made_whole_when_its_cell_is_run_again(records: Records, end: int) -> None:
     put(records, GOOD, kept=True)
     record = record_of(records)
-    path = records.picture(record["crafting"], 3)
+    path = records.attacked_image(record["crafting"], 3)
     path.write_bytes(path.read_bytes()[:end] + b"?" * 40)
     with pytest.raises(UserError, match=r"00003.png: .*--fresh --keep-images"):
         records.kept(record)
@@ -43,9 +43,9 @@ def test_a_kept_picture_that_is_damaged_is_made_whole_when_its_cell_is_run_again
     assert records.kept(record) is not None
 
 
-def test_kept_pictures_that_are_there_are_not_written_again(records: Records) -> None:
+def test_kept_images_that_are_there_are_not_written_again(records: Records) -> None:
     put(records, GOOD, kept=True)
-    path = records.picture(record_of(records)["crafting"], 0)
+    path = records.attacked_image(record_of(records)["crafting"], 0)
     before = path.stat().st_ino
     put(records, BAD, kept=True)
     assert path.stat().st_ino == before
@@ -83,10 +83,10 @@ def test_what_a_killed_run_had_set_aside_comes_back_and_its_litter_goes(records:
     folder.rename(folder.with_name(f".{folder.name}.123.old"))
     (records.cells / f".{folder.name}.123.part").mkdir()
     litter = records.original("f" * 64, "p00").with_suffix(".123.part")
-    litter.write_bytes(b"half a picture")
+    litter.write_bytes(b"half an image")
     with records.writing():
         assert record_of(records) == record
-    assert not [*records.cells.glob(".*"), *records.pictures.glob("*/*.part")]
+    assert not [*records.cells.glob(".*"), *records.image_files.glob("*/*.part")]
     folder.with_name(f".{folder.name}.123.old").mkdir()
     with records.writing():  # where the new one is there, the old one goes
         assert record_of(records) == record
@@ -94,9 +94,9 @@ def test_what_a_killed_run_had_set_aside_comes_back_and_its_litter_goes(records:
 
 
 def test_originals_are_read_as_they_were_kept(records: Records) -> None:
-    from iqarena.bench.datasets.base import read_picture
+    from iqarena.bench.datasets.base import read_image
 
-    records.keep_originals("f" * 64, [("a picture", PIXELS)])
-    path = records.original("f" * 64, "a picture")
-    assert torch.equal(read_picture(path), PIXELS)
+    records.keep_originals("f" * 64, [("an image", PIXELS)])
+    path = records.original("f" * 64, "an image")
+    assert torch.equal(read_image(path), PIXELS)
     assert [file.name for file in path.parent.iterdir()] == [path.name]

@@ -2,7 +2,7 @@
 
     python -m tests.speed.attack_speed --turns 7 --write
 
-`resnet-iqa`, eight demo pictures in one batch, one thread, budgets cut short. The passes that an attack makes are noted
+`resnet-iqa`, eight demo images in one batch, one thread, budgets cut short. The passes that an attack makes are noted
 once. The bare loop makes the same on batches of the same sizes, and after each backward pass the step that any attack
 takes: along the sign, or for ℓ2 the gradient's direction, back into the ball and into [0, 1]. In both, the seconds
 inside the model are measured beside those of the whole: a figure is the attack's whole over its passes, divided by the
@@ -40,7 +40,7 @@ from iqarena.bench.process import keep_freed_memory, use_threads
 from iqarena.bench.registry import ATTACKS
 from iqarena.models.base import QualityModel
 from tests.speed import page
-from tests.speed.attacks import EPS, pictures, plain_step
+from tests.speed.attacks import EPS, demo_images, plain_step
 from tests.speed.rows import TURNS, Row, in_turns, ratio
 
 GROUP = "attacks"
@@ -59,7 +59,7 @@ OWN_WORK = {
     "ioi": "Fourier transforms",
     "korhonen": "map of spatial activity",
     "madc": "reference distance and its gradient",
-    "score-boundary": "textures along edges, picture by picture",
+    "score-boundary": "textures along edges, image by image",
     "sma": "ranks of the whole set",
     "ssah": "Haar transforms",
     "stadv": "warp",
@@ -72,13 +72,13 @@ OWN_WORK = {
 """Attacks that compute something of their own beside the model, and what."""
 
 Call = tuple[int, bool]
-"""A forward pass of so many pictures, and whether a backward pass followed."""
+"""A forward pass of so many images, and whether a backward pass followed."""
 
 
 class Watched(QualityModel):
     """A model that notes what it is asked, and the processor seconds that its passes take.
 
-    A backward pass is what lies between the gradient's arrival at the scores and its arrival at the pictures.
+    A backward pass is what lies between the gradient's arrival at the scores and its arrival at the images.
     """
 
     def __init__(self, model: QualityModel) -> None:
@@ -240,7 +240,7 @@ def main() -> int:
     turns = max(options.turns, TURNS)
     use_threads(1)
     keep_freed_memory()
-    images = pictures()
+    images = demo_images()
     model = load_model("resnet-iqa")
     rows: list[Row] = []
     broken: list[str] = []

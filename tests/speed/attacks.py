@@ -26,19 +26,19 @@ from iqarena.models.base import QualityModel
 from iqarena.models.resnet18_iqa import ResNet18IQA
 from tests.speed.rows import Row, in_turns, ratio
 
-EPS, STEP, STEPS, PICTURES = 4 / 255, 1 / 255, 10, 8
+EPS, STEP, STEPS, IMAGES = 4 / 255, 1 / 255, 10, 8
 
 
 def pgd_rows(turns: int) -> Iterator[Row]:
     """The harness' PGD on `resnet-iqa` against the bare loop below."""
-    pixels = pictures()
+    pixels = demo_images()
     plain = load_model("resnet-iqa")
     placed = Engine().place(copy.deepcopy(plain), pixels[0])
     with frozen(plain), frozen(placed):
         times = in_turns(
             [lambda: harness(placed, pixels), lambda: bare_loop(plain, pixels), lambda: bare_loop(placed, pixels)], turns
         )
-    size = f"{PICTURES} pictures of {pixels.shape[3]}×{pixels.shape[2]}, {STEPS} steps, one thread"
+    size = f"{IMAGES} images of {pixels.shape[3]}×{pixels.shape[2]}, {STEPS} steps, one thread"
     for name, other, words in (
         (
             "PGD of the harness / bare fp32 loop, `resnet-iqa`",
@@ -53,7 +53,7 @@ def pgd_rows(turns: int) -> Iterator[Row]:
 
 def library_rows(turns: int) -> Iterator[Row]:
     """Other libraries' PGD against the harness' on `resnet18-iqa` at 224², in float32 and on the fast path."""
-    pixels = pictures()[:, :, 80:304, 144:368].contiguous()
+    pixels = demo_images()[:, :, 80:304, 144:368].contiguous()
     plain = resnet18(pixels)
     placed = Engine().place(copy.deepcopy(plain), pixels[0])
     fast: dict[str, Callable[[], torch.Tensor]] = {
@@ -84,7 +84,7 @@ def library_rows(turns: int) -> Iterator[Row]:
 
 def cprl_rows(turns: int) -> Iterator[Row]:
     """CPRL's activation, forward and backward, as a share of its backbone's."""
-    pixels, model, cprl = pictures(), load_model("resnet-iqa"), CPRL()
+    pixels, model, cprl = demo_images(), load_model("resnet-iqa"), CPRL()
     assert isinstance(model, nn.Module)
     backbone: Any = Engine().place(model, pixels[0])
     activation = SoftRankActivation(cprl.keep, cprl.temperature, cprl.sharpness)
@@ -108,14 +108,14 @@ def cprl_rows(turns: int) -> Iterator[Row]:
 # --- what is timed
 
 
-def pictures() -> torch.Tensor:
-    """Demo pictures (N, 3, H, W) in [0, 1]."""
+def demo_images() -> torch.Tensor:
+    """Demo images (N, 3, H, W) in [0, 1]."""
     demo = Demo()
-    return torch.stack([demo.picture(i) for i in demo.spread(PICTURES)]).float() / 255
+    return torch.stack([demo.image(i) for i in demo.spread(IMAGES)]).float() / 255
 
 
 def resnet18(pixels: torch.Tensor) -> QualityModel:
-    """`resnet18-iqa` with seeded weights, as none are shipped, whose BatchNorm has seen the pictures."""
+    """`resnet18-iqa` with seeded weights, as none are shipped, whose BatchNorm has seen the images."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         model = ResNet18IQA()
@@ -139,14 +139,14 @@ def bare_loop(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
 
 
 def plain_step(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Pictures a step along a gradient's sign, back in the ball around the clean ones, as anybody writes it down."""
+    """Images a step along a gradient's sign, back in the ball around the clean ones, as anybody writes it down."""
     moved = images + STEP * gradient.sign()
     moved = clean + (moved - clean).clamp(-EPS, EPS)
     return moved.clamp(0, 1)
 
 
 def harness(model: QualityModel, images: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
-    """PGD as a cell runs it: counted, on pictures as they would be stored, the best iterate returned."""
+    """PGD as a cell runs it: counted, on images as they would be stored, the best iterate returned."""
     with frozen(model):
         target = Target(model, len(images), "gradient", precision=precision)
         objective = Objective("raise", target.quality(images))
@@ -155,7 +155,7 @@ def harness(model: QualityModel, images: torch.Tensor, precision: Precision = "f
 
 
 def scores(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
-    """Qualities (N,) of pictures as they would be stored."""
+    """Qualities (N,) of images as they would be stored."""
     with torch.inference_mode():
         return model.quality((images * 255).round() / 255)
 

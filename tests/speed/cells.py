@@ -25,7 +25,7 @@ from iqarena.bench.metrics.measures import measure_cell
 from iqarena.bench.process import use_threads
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import Suite, validated
-from tests.speed.attacks import bare_loop, pictures
+from tests.speed.attacks import bare_loop, demo_images
 from tests.speed.rows import Row, in_turns, ratio
 
 CELLS = 50
@@ -37,7 +37,7 @@ def overhead_rows(turns: int) -> Iterator[Row]:
     """Cells of a linear model under `random-noise`, which asks nothing: all that is left is the harness."""
     for count, wanted in ((8, "≤ 20"), (60, "")):
         with tempfile.TemporaryDirectory() as scratch:
-            root = noise_pictures(Path(scratch) / "pictures", count)
+            root = noise_images(Path(scratch) / "images", count)
             suite = validated(
                 {"models": ["linear"], "dataset": "folder", "attacks": ["random-noise"], "settings": ["oblivious"],
                  "threats": [{"eps": (1 + number) / 255} for number in range(CELLS)]}
@@ -52,7 +52,7 @@ def overhead_rows(turns: int) -> Iterator[Row]:
                 assert not outcome.failed
             taken = taken[1:]
             yield Row(
-                "cells", f"a cell of a trivial model and attack, {count} pictures", statistics.median(taken), "ms", wanted,
+                "cells", f"a cell of a trivial model and attack, {count} images", statistics.median(taken), "ms", wanted,
                 (min(taken), max(taken)),
                 f"{1000 / statistics.median(taken):.0f} cells/s; {CELLS} cells on {SIDE}×{SIDE} pixels, all that a run does",
             )  # fmt: skip
@@ -61,7 +61,7 @@ def overhead_rows(turns: int) -> Iterator[Row]:
 def record_rows(turns: int) -> Iterator[Row]:
     """Measures, writing and reading of one cell's record."""
     with tempfile.TemporaryDirectory() as scratch:
-        root = noise_pictures(Path(scratch) / "pictures", 60)
+        root = noise_images(Path(scratch) / "images", 60)
         suite = validated(
             {"models": ["linear"], "dataset": "folder", "attacks": ["random-noise"], "settings": ["oblivious"]}
         )
@@ -78,7 +78,7 @@ def record_rows(turns: int) -> Iterator[Row]:
         records.write(record, images)
         for name, times in zip(jobs, in_turns(list(jobs.values()), turns), strict=True):
             each = [1000 * seconds for seconds in times]
-            yield Row("cells", f"{name}, 60 pictures", statistics.median(each), "ms", "", (min(each), max(each)))
+            yield Row("cells", f"{name}, 60 images", statistics.median(each), "ms", "", (min(each), max(each)))
 
 
 def worker_rows(turns: int) -> Iterator[Row]:
@@ -133,14 +133,14 @@ def machine_rows(turns: int) -> Iterator[Row]:
 
 def bare_loops(count: int) -> None:
     """A bare PGD loop, so many times."""
-    pixels, model = pictures(), load_model("resnet-iqa")
+    pixels, model = demo_images(), load_model("resnet-iqa")
     with frozen(model):
         for _ in range(count):
             bare_loop(model, pixels)
 
 
-def noise_pictures(folder: Path, count: int) -> Path:
-    """A labelled folder of small random pictures."""
+def noise_images(folder: Path, count: int) -> Path:
+    """A labelled folder of small random images."""
     folder.mkdir()
     stream = np.random.default_rng(0)
     rows = []

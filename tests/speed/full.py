@@ -19,15 +19,15 @@ class Whole:
     """How much there is to do under one threat model in the settings oblivious and adaptive; `none` is a defense.
 
     Attributes:
-        datasets, models, defenses, attacks, pictures: how many; pictures of each data set.
-        forwards, backwards: passes that an attack takes a picture.
+        datasets, models, defenses, attacks, images: how many; images of each data set.
+        forwards, backwards: passes that an attack takes an image.
     """
 
     datasets: int
     models: int
     defenses: int
     attacks: int
-    pictures: int
+    images: int
     forwards: float
     backwards: float
 
@@ -38,19 +38,19 @@ class Whole:
 
     @property
     def craftings(self) -> int:
-        """Sets of attacked pictures: all oblivious cells of an attack share those of its undefended adaptive cell."""
+        """Sets of attacked images: all oblivious cells of an attack share those of its undefended adaptive cell."""
         return self.datasets * self.models * self.defenses * self.attacks
 
     @property
     def crafting_passes(self) -> tuple[float, float]:
-        """Forward and backward passes of single pictures, in attacks."""
-        each = self.craftings * self.pictures
+        """Forward and backward passes of single images, in attacks."""
+        each = self.craftings * self.images
         return each * self.forwards, each * self.backwards
 
     @property
     def scoring_passes(self) -> int:
-        """Forward passes of single pictures, to score what was attacked, and every defended model's clean pictures."""
-        return (self.cells + self.datasets * self.models * self.defenses) * self.pictures
+        """Forward passes of single images, to score what was attacked, and every defended model's clean images."""
+        return (self.cells + self.datasets * self.models * self.defenses) * self.images
 
     def seconds(self, forward: float, backward: float) -> float:
         """On one worker, at so many seconds a pass."""
@@ -70,19 +70,19 @@ def main(
     models: int = 40,
     defenses: int = 40,
     attacks: int = 40,
-    pictures: Annotated[int, typer.Option(help="of each data set")] = 60,
-    forward_ms: Annotated[float, typer.Option(help="of one picture's forward pass, see `iqarena run --dry-run`")] = 1.0,
+    images: Annotated[int, typer.Option(help="of each data set")] = 60,
+    forward_ms: Annotated[float, typer.Option(help="of one image's forward pass, see `iqarena run --dry-run`")] = 1.0,
     backward_ms: Annotated[float, typer.Option(help="of its backward pass")] = 2.0,
     workers: Annotated[int, typer.Option(help="GPUs or cores")] = 64,
 ) -> None:
     """Cells, passes and days."""
     forwards, backwards, known = usual_passes()
-    whole = Whole(datasets, models, defenses, attacks, pictures, forwards, backwards)
+    whole = Whole(datasets, models, defenses, attacks, images, forwards, backwards)
     attacking, back = whole.crafting_passes
     days = whole.seconds(forward_ms / 1000, backward_ms / 1000) / 86400
     typer.echo(f"cells: 2 × {datasets} × {models} × {defenses} × {attacks} = {whole.cells:,}")
-    typer.echo(f"sets of attacked pictures: {whole.craftings:,}")
-    typer.echo(f"passes a picture: {forwards:.0f} forward, {backwards:.0f} backward, the mean of {known} built-in attacks")
+    typer.echo(f"sets of attacked images: {whole.craftings:,}")
+    typer.echo(f"passes an image: {forwards:.0f} forward, {backwards:.0f} backward, the mean of {known} built-in attacks")
     typer.echo(
         f"to attack: {attacking:.3g} forward and {back:.3g} backward passes; to score: {whole.scoring_passes:.3g} forward"
     )

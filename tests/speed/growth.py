@@ -29,7 +29,7 @@ from iqarena.bench.suite import Suite, validated
 from tests.speed.rows import Row
 
 SIZES = (100, 1_000, 10_000)
-PICTURES = 60
+IMAGES = 60
 RENDERED_TURNS = 1
 """Rendering is measured once: it takes long, and nothing was promised."""
 
@@ -72,7 +72,7 @@ def suite_of(count: int) -> Suite:
     """So many cells: 5 defenses of 2 models under 5 sizes of ε in both settings, times attacks of other steps."""
     return validated(
         {"models": ["resnet-iqa", "cnniqa"], "defenses": ["none", "jpeg", "flip", "bit-depth", "median-blur"],
-         "limit": PICTURES, "threats": [{"eps": (1 + size) / 255} for size in range(5)],
+         "limit": IMAGES, "threats": [{"eps": (1 + size) / 255} for size in range(5)],
          "attacks": [f"pgd[steps={1 + number}]" for number in range(count // 100)]}
     )  # fmt: skip
 
@@ -104,7 +104,11 @@ def fabricate(suite: Suite, folder: Path) -> Path:
     with mock.patch.object(on_disk, "_sync"), mock.patch("os.fsync"):  # nobody needs it after a crash
         for cell in cells:
             changed: dict[str, Any] = json.loads(json.dumps(record))
-            changed |= {"cell": asdict(cell), "cell_id": evaluator.ids.cell_id(cell), "crafting": evaluator.ids.crafting_id(cell)}
+            changed |= {
+                "cell": asdict(cell),
+                "cell_id": evaluator.ids.cell_id(cell),
+                "crafting": evaluator.ids.crafting_id(cell),
+            }
             noise = stream.normal(scale=0.02, size=len(images))
             records.write(changed, images.assign(adv_quality=(images.adv_quality + noise).round(6)))
     return folder

@@ -1,10 +1,10 @@
-"""How fast data sets are read: ``python -m tests.speed.reading_speed [--labels FILE] [--workers N] [--pictures N]``.
+"""How fast data sets are read: ``python -m tests.speed.reading_speed [--labels FILE] [--workers N] [--images N]``.
 
 Two numbers, for a look and for comparisons on one machine, not a test:
 
-* seconds to index KADID-10k, its 10,125 pictures being there as empty files, from a label file in its official form (made
+* seconds to index KADID-10k, its 10,125 images being there as empty files, from a label file in its official form (made
   up here) or from the given one in the form of the IQA-Dataset project;
-* pictures a second of 512×384, decoded, cropped, flipped and batched by `iqarena.defenses.training.loop.batches`, as training reads
+* images a second of 512×384, decoded, cropped, flipped and batched by `iqarena.defenses.training.loop.batches`, as training reads
   them, against a bare loop over Pillow in as many processes that throws the pixels away. The two are timed in turns, the
   start of their processes included; what is told are the medians, of the ratio of the turns and of the ratio of the
   processor times, which other work on the machine disturbs less.
@@ -61,7 +61,7 @@ def bare(path: Path) -> int:
 def main(
     labels: Annotated[Path | None, typer.Option(help="KADID-10k's labels in the form of the IQA-Dataset project")] = None,
     workers: int = 2,
-    pictures: Annotated[int, typer.Option(help="files; each is read five times in a round")] = 400,
+    images: Annotated[int, typer.Option(help="files; each is read five times in a round")] = 400,
     rounds: int = 5,
 ) -> None:
     torch.set_num_threads(1)
@@ -70,7 +70,7 @@ def main(
     for suffix in ("png", "jpg", "bmp"):
         with tempfile.TemporaryDirectory() as folder:
             stream = np.random.RandomState(0)
-            for number in range(pictures):  # smooth noise, about as large a file as a photograph's
+            for number in range(images):  # smooth noise, about as large a file as a photograph's
                 noise = ndimage.gaussian_filter(stream.normal(128, 400, (384, 512, 3)), (3, 3, 0)) + stream.normal(
                     0, 2, (384, 512, 3)
                 )
@@ -100,14 +100,14 @@ def compare(folder: Path, suffix: str, workers: int, rounds: int) -> None:
             pool.join()
 
     def training() -> None:
-        seen = sum(len(pictures) for pictures, _ in batches(Subset(data, range(len(data))), schedule, 0, steps))
+        seen = sum(len(images) for images, _ in batches(Subset(data, range(len(data))), schedule, 0, steps))
         assert seen == len(paths)
 
     turns = [(spent(training), spent(loop)) for _ in range(rounds)]
     one, two = (len(paths) / statistics.median(turn[place][0] for turn in turns) for place in (0, 1))
     ratio, of_cpu = (statistics.median(turn[1][kind] / turn[0][kind] for turn in turns) for kind in (0, 1))
     size = sum(path.stat().st_size for path in paths) / len(paths) / 1024
-    rates = f"{one:.0f} pictures/s, a bare Pillow loop {two:.0f}"
+    rates = f"{one:.0f} images/s, a bare Pillow loop {two:.0f}"
     print(f"{suffix} ({size:.0f} KiB each): {rates}: ratio {ratio:.2f}, {of_cpu:.2f} by processor time")
 
 

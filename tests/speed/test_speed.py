@@ -77,7 +77,7 @@ def test_the_arithmetic_of_a_whole_evaluation_is_what_the_plan_says() -> None:
     whole = Whole(1, 2, 3, 3, 10, forwards=4, backwards=3)
     assert whole.cells == len(plan)
     assert whole.craftings == len({cell.crafting for cell in plan})
-    # 18 sets × 10 pictures × 4 and 3; 36 cells and 6 clean sets × 10 pictures to score
+    # 18 sets × 10 images × 4 and 3; 36 cells and 6 clean sets × 10 images to score
     assert whole.seconds(1.0, 0.5) == 720 + 420 + 0.5 * 540
     forwards, backwards, known = usual_passes()
     assert forwards >= backwards > 0

@@ -27,7 +27,7 @@ PASSES = 4 * 32  # one step each
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten noisy pictures, four of them for validation."""
+    """Ten noisy images, four of them for validation."""
     folder = tmp_path_factory.mktemp("labelled")
     stream = np.random.default_rng(0)
     rows = []
@@ -55,7 +55,7 @@ def test_a_search_trains_attacks_and_goes_on_where_it_was(
 ) -> None:
     whole = list(made(root, tmp_path / "a").rows(RECIPES))
     assert [row["recipe"] for row in whole] == RECIPES
-    assert {(row["pictures"], row["passes"]) for row in whole} == {(4, PASSES)}
+    assert {(row["images"], row["passes"]) for row in whole} == {(4, PASSES)}
     assert all(-1 <= row["robust SROCC"] <= 1 for row in whole)
     monkeypatch.setattr(search, "fit", lambda *_, **__: pytest.fail("trained anew"))
     assert list(made(root, tmp_path / "a").rows(RECIPES)) == whole

@@ -85,7 +85,7 @@ def test_a_suite_of_a_section_is_one_that_runs(tmp_path: Path) -> None:
     cells = expand(load_suite(str(file)))
     assert {cell.precision for cell in cells if cell.attack.startswith("pgd")} == {"bfloat16"}
     assert {cell.precision for cell in cells if cell.attack.startswith("standard")} == {"float32"}
-    # what an ensemble and its members share is paid once: 900 steps and 1,000 questions of 60 pictures, and the cells
+    # what an ensemble and its members share is paid once: 900 steps and 1,000 questions of 60 images, and the cells
     both = [cell for cell in cells if cell.precision == "float32" and "steps" not in cell.attack]
     defenses = len({cell.defense for cell in both})
     steps, questions = 60 * 11.5e-3 / 60, 60 * 4.5e-3 / 60
@@ -164,7 +164,7 @@ def test_what_is_searched_can_be_built() -> None:
 
 
 def test_a_robust_srocc_is_the_least_over_what_all_met_mean_over_seeds(found: Findings) -> None:
-    assert (found.dataset, found.pictures, found.references, len(found.sizes)) == ("demo", 24, 12, 2)
+    assert (found.dataset, found.images, found.references, len(found.sizes)) == ("demo", 24, 12, 2)
     size = found.sizes[0]
     met = {"score-reflection-away", "pgd[steps=40]"}
     assert size.common == {Met(attack, "away", setting) for attack in met for setting in ("adaptive", "oblivious")}
@@ -252,7 +252,7 @@ def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Pat
     search = tmp_path / "search.csv"
     pd.DataFrame(
         [("cprl", 0.8, 0.2, "score-reflection", 0.1, 100, 50_000), ("cprl[keep=0.3]", 0.7, 0.3, "fgsm", 0.1, 100, 50_000)],
-        columns=["recipe", "clean SROCC", "robust SROCC", "worst attack", "largest mean |shift|", "pictures", "passes"],
+        columns=["recipe", "clean SROCC", "robust SROCC", "worst attack", "largest mean |shift|", "images", "passes"],
     ).to_csv(search, index=False)
     written = list(write([found], search, tmp_path / "docs"))
     text = (tmp_path / "docs" / "cprl.md").read_text(encoding="utf-8")
@@ -261,8 +261,8 @@ def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Pat
     assert len(links) == 1 + 2 * 3
     assert all((tmp_path / "docs" / link).is_file() for link in links)
     assert {path.name for path in written} == {Path(link).name for link in links if "cells" not in link} | {"cprl.md"}
-    with Image.open(tmp_path / "docs" / "cprl" / "robust-demo.png") as picture:
-        assert picture.width > 800
+    with Image.open(tmp_path / "docs" / "cprl" / "robust-demo.png") as image:
+        assert image.width > 800
     # the better one first
     assert text.index("`cprl[keep=0.3]` | 0.70 | 0.30 | 0.10") < text.index("`cprl` | 0.80 | 0.20 | 0.10")
     rows = re.findall(r"^\| (\S[^|]*?) \| 3 \| 0\.\d\d \[", text, re.M)

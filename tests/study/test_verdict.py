@@ -50,7 +50,7 @@ def test_the_verdict_follows_from_the_numbers_whichever_way_they_fall(told: Call
     assert "**It is more robust, but not by what we had set out for**: it costs more than 0.02 clean SROCC." in dear
     for text in (better, worse, dear):
         assert text.startswith("At 2/255, where adversarial training keeps ")
-        assert "All this is from 12 reference pictures, 3 seeds a variant, one small network and one budget" in text
+        assert "All this is from 12 reference images, 3 seeds a variant, one small network and one budget" in text
 
 
 def test_the_verdict_tells_what_is_left_under_everything_that_was_tried(tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ CLAIM = {
 }  # fmt: skip
 SAID = {"kind": "attack", "name": "mine", "versions": {"iqarena": "0"}, "claims": [CLAIM],
         "plugin": {"file": "source/mine.py", "made": "Mine"}}  # fmt: skip
-PICTURE = torch.randint(256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGE = torch.randint(256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 MEMBERS = {
     "source/mine.py": b"x = 1\n", f"records/{'0' * 16}/images.csv": b"image_id\n" * 400,
-    f"pictures/{'0' * 16}/00000.png": bundle.encoded(PICTURE),
+    f"images/{'0' * 16}/00000.png": bundle.encoded(IMAGE),
 }  # fmt: skip
 
 
@@ -39,8 +39,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     with bundle.opened(tmp_path / "b.zip") as found:
         assert found.manifest == manifest
         assert {name: found.read(name) for name in MEMBERS} == MEMBERS
-        assert found.names("pictures/" + "0" * 16) == [f"pictures/{'0' * 16}/00000.png"]
-        assert torch.equal(found.picture(f"pictures/{'0' * 16}/00000.png", 5, 7), PICTURE)
+        assert found.names("images/" + "0" * 16) == [f"images/{'0' * 16}/00000.png"]
+        assert torch.equal(found.image(f"images/{'0' * 16}/00000.png", 5, 7), IMAGE)
         assert manifest.members["source/mine.py"].sha256 == hashlib.sha256(b"x = 1\n").hexdigest()
         assert manifest.members["source/mine.py"].bytes == 6
     again = tmp_path / "again.zip"
@@ -274,7 +274,7 @@ def test_a_bundle_that_was_cut_or_changed_on_the_way_is_refused(tmp_path: Path) 
     refused(tmp_path / "b.zip", "source/mine.py is ")
 
 
-# --- pictures
+# --- images
 
 
 def png(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
@@ -307,19 +307,19 @@ def jpeg() -> bytes:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (huge(), "not a readable PNG|is 50000×50000, and the clean picture 7×5"),
-        (png(8, 5), "is 8×5, and the clean picture 7×5"),
-        (png(7, 5, "L"), "not a still picture in 8-bit RGB"),
-        (png(7, 5, "RGBA"), "not a still picture in 8-bit RGB"),
-        (png(7, 5, "I;16"), "not a still picture in 8-bit RGB"),
-        (png(7, 5, transparency=(0, 0, 0)), "not a still picture in 8-bit RGB"),
-        (animated(), "not a still picture in 8-bit RGB"),
+        (huge(), "not a readable PNG|is 50000×50000, and the clean image 7×5"),
+        (png(8, 5), "is 8×5, and the clean image 7×5"),
+        (png(7, 5, "L"), "not a still image in 8-bit RGB"),
+        (png(7, 5, "RGBA"), "not a still image in 8-bit RGB"),
+        (png(7, 5, "I;16"), "not a still image in 8-bit RGB"),
+        (png(7, 5, transparency=(0, 0, 0)), "not a still image in 8-bit RGB"),
+        (animated(), "not a still image in 8-bit RGB"),
         (jpeg(), "not a PNG file"),
         (b"", "not a PNG file"),
         (png(7, 5)[:45], "not a readable PNG file"),
     ],
 )
-def test_a_picture_of_another_kind_is_refused(content: bytes, told: str) -> None:
+def test_an_image_of_another_kind_is_refused(content: bytes, told: str) -> None:
     with pytest.raises(UserError, match=told) as refusal:
         bundle.decoded(content, "x.png", 5, 7)
     assert "\n" not in str(refusal.value)

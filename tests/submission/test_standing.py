@@ -1,4 +1,4 @@
-"""Submitted pictures beside the row that a board lists: same row, same pictures, same model, and only then a comparison."""
+"""Submitted images beside the row that a board lists: same row, same images, same model, and only then a comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.store import Records
 from iqarena.bench.submission.standing import SAME_RANKS, BoardStanding, standing
 from iqarena.bench.suite import validated
-from tests.support.small_runs import four_pictures, go
+from tests.support.small_runs import four_images, go
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("board")
     chosen = {"models": ["cnniqa"], "defenses": ["none", "jpeg"], "dataset": "folder", "attacks": ["fgsm", "pgd[steps=2]"],
               "settings": ["adaptive"]}  # fmt: skip
-    assert not go(validated(chosen), four_pictures(folder / "pictures"), folder / "runs", executor="local").failed
+    assert not go(validated(chosen), four_images(folder / "images"), folder / "runs", executor="local").failed
     return folder / "runs"
 
 
@@ -39,7 +39,7 @@ def cell_of(board: Path) -> Cell:
 
 
 def stand(board: Path, table: pd.DataFrame, **changed: Any) -> BoardStanding | str:
-    """How pictures stand whose measures are those of the row, but for what is changed."""
+    """How images stand whose measures are those of the row, but for what is changed."""
     cell = replace(cell_of(board), **changed.pop("cell", {}))
     own = {"srocc_clean": table.srocc_clean.iloc[0], "srocc_adv": table.srocc_adv.min(), "abs_gain": 0.1} | changed
     ids = own.pop("ids", [f"{number}.png" for number in range(4)])
@@ -73,8 +73,8 @@ def test_only_a_lower_robust_srocc_beats_a_row(board: Path, table: pd.DataFrame,
     ("changed", "told"),
     [
         ({"as_claimed": False}, "beats nothing: it is not as claimed"),
-        ({"ids": ["0.png", "1.png", "2.png"]}, "the row is of 4 pictures, these are 3"),
-        ({"ids": ["0.png", "1.png", "2.png", "9.png"]}, "the row is of 4 other pictures"),
+        ({"ids": ["0.png", "1.png", "2.png"]}, "the row is of 4 images, these are 3"),
+        ({"ids": ["0.png", "1.png", "2.png", "9.png"]}, "the row is of 4 other images"),
         ({"srocc_clean": -0.9}, "another one than the row's"),
         ({"srocc_adv": float("nan")}, "is not defined"),
     ],
@@ -100,7 +100,7 @@ def test_a_row_that_is_not_there_is_a_line(board: Path, table: pd.DataFrame, cel
 
 
 def test_verify_shows_it(board: Path, table: pd.DataFrame, tmp_path: Path) -> None:
-    runner, root = CliRunner(), ["--root", str(board.parent / "pictures")]
+    runner, root = CliRunner(), ["--root", str(board.parent / "images")]
     clean, packed = str(tmp_path / "clean"), str(tmp_path / "b.zip")
     assert runner.invoke(app, ["data", "export", "folder", clean, *root]).exit_code == 0
     words = ["submit", "images", clean, "-m", "cnniqa", "-d", "jpeg", "--dataset", "folder", "--eps", "2/255", *root]
@@ -110,7 +110,7 @@ def test_verify_shows_it(board: Path, table: pd.DataFrame, tmp_path: Path) -> No
     heading = next(line for line in done.output.splitlines() if "listed" in line)
     assert heading.split() == ["listed", "claimed", "measured"]
     assert "on the board: cnniqa + jpeg, folder, linf 2/255" in done.output
-    lower = bool(table.srocc_clean.iloc[0] < table.srocc_adv.min() - SAME_RANKS)  # the pictures are clean ones
+    lower = bool(table.srocc_clean.iloc[0] < table.srocc_adv.min() - SAME_RANKS)  # the images are clean ones
     assert ("does not beat the listed row" in done.output) is not lower
     assert ("\nbeats the listed row" in done.output) is lower
     done = runner.invoke(app, ["verify", packed, *root, "--results", str(tmp_path)])

@@ -30,7 +30,7 @@ from iqarena.bench.submission.submit import export, submit_attack, submit_defens
 from iqarena.bench.submission.verify import verify
 from iqarena.bench.suite import validated
 from iqarena.models.zoo import save_weights
-from tests.support.small_runs import four_pictures
+from tests.support.small_runs import four_images
 
 SOURCE = '''
 from pathlib import Path
@@ -58,7 +58,7 @@ class Mine(Attack):
 
 @dataclass
 class Ground:
-    """Four pictures with labels, and a bundle of each kind about them."""
+    """Four images with labels, and a bundle of each kind about them."""
 
     root: Path
     mark: Path
@@ -89,7 +89,7 @@ def attack_bundle(folder: Path, root: Path, spec: str, **more: Any) -> Path:
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     folder = tmp_path_factory.mktemp("ground")
-    root, mark = four_pictures(folder / "pictures"), folder / "mark"
+    root, mark = four_images(folder / "images"), folder / "mark"
     attack = attack_bundle(folder, root, source(folder / "own", mark))
     assert mark.exists()
     mark.unlink()
@@ -139,7 +139,7 @@ def wrong(path: Path, root: Path, **more: Any) -> set[str]:
 # --- honest ones
 
 
-def test_honest_pictures_are_as_claimed(ground: Ground) -> None:
+def test_honest_images_are_as_claimed(ground: Ground) -> None:
     verdict = verify(ground.images, ground.root)
     assert verdict.ok
     assert (verdict.kind, verdict.name) == ("images", "by hand")
@@ -179,10 +179,10 @@ def test_an_honest_defense_is_as_claimed(ground: Ground) -> None:
 def test_a_bundle_has_manifest_source_records_and_a_sample(ground: Ground) -> None:
     with bundle.opened(ground.attack) as found:
         manifest, names = found.manifest, set(found.manifest.members)
-        assert {name.partition("/")[0] for name in names} == {"source", "records", "pictures"}
+        assert {name.partition("/")[0] for name in names} == {"source", "records", "images"}
         assert {Path(name).name for name in found.names("records")} == {"images.csv", "record.json"}
         assert "class Mine" in found.text("source/mine.py")
-        assert len(found.names("pictures")) == 2 * 4
+        assert len(found.names("images")) == 2 * 4
     assert manifest.versions["torch"] == torch.__version__ or manifest.versions["torch"] in torch.__version__
     assert [claim.n_images for claim in manifest.claims] == [4, 4]
 
@@ -210,19 +210,19 @@ def test_rows_that_were_made_better_are_found(ground: Ground, tmp_path: Path) ->
     )
 
 
-def test_a_picture_outside_of_the_threat_model_is_found(ground: Ground, tmp_path: Path) -> None:
+def test_an_image_outside_of_the_threat_model_is_found(ground: Ground, tmp_path: Path) -> None:
     for path in (ground.images, ground.attack):
         with bundle.opened(path) as found:
             name = next(name for name in found.manifest.members if name.endswith("00001.png"))
-            picture = found.picture(name, 32, 32)
+            image = found.image(name, 32, 32)
         # three levels in one channel of one pixel, whichever way there is room
-        clean = open_dataset("folder", ground.root).picture(1)
-        picture[0, 3, 3] = clean[0, 3, 3] + 3 if clean[0, 3, 3] < 128 else clean[0, 3, 3] - 3
-        assert "outside linf 0.007843" in wrong(repacked(path, tmp_path, **{name: bundle.encoded(picture)}), ground.root)
+        clean = open_dataset("folder", ground.root).image(1)
+        image[0, 3, 3] = clean[0, 3, 3] + 3 if clean[0, 3, 3] < 128 else clean[0, 3, 3] - 3
+        assert "outside linf 0.007843" in wrong(repacked(path, tmp_path, **{name: bundle.encoded(image)}), ground.root)
 
 
-def test_other_pictures_than_those_scored_are_found(ground: Ground, tmp_path: Path) -> None:
-    clean = bundle.encoded(open_dataset("folder", ground.root).picture(0))
+def test_other_images_than_those_scored_are_found(ground: Ground, tmp_path: Path) -> None:
+    clean = bundle.encoded(open_dataset("folder", ground.root).image(0))
     with bundle.opened(ground.attack) as found:
         name = next(name for name in found.manifest.members if name.endswith("00000.png"))
     assert wrong(repacked(ground.attack, tmp_path, **{name: clean}), ground.root) == {"adv_quality"}
@@ -273,8 +273,8 @@ def cell_with(**fields: Any) -> Callable[[dict[str, Any]], None]:
         (cell_with(draws=10**9), "no cell"),
         (cell_with(virus=1), "no cell"),
         (lambda m: m["claims"][0].update(fingerprint="another"), "not those of the claim"),
-        (lambda m: m["claims"][0].update(n_images=5), "5 pictures are claimed"),
-        (lambda m: m["claims"][0].update(n_images=3), "other pictures or labels|has more pictures"),
+        (lambda m: m["claims"][0].update(n_images=5), "5 images are claimed"),
+        (lambda m: m["claims"][0].update(n_images=3), "other images or labels|has more images"),
         (lambda m: m["claims"].append(m["claims"][0]), "claimed twice"),
         (lambda m: m["claims"][0].update(cell_id="f" * 16), "is missing"),
     ],
@@ -305,10 +305,10 @@ def test_an_attack_may_only_bring_itself(ground: Ground, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("members", "told"),
     [
-        ({"00003.png": None}, "has 3 of 4 pictures"),
+        ({"00003.png": None}, "has 3 of 4 images"),
         ({"00000.png": None}, "not numbered from 00000.png on"),
         ({"00000.png": b"GIF89a"}, "not a PNG file"),
-        ({"00000.png": bundle.encoded(torch.zeros(3, 64, 64, dtype=torch.uint8))}, "is 64×64, and the clean picture 32×32"),
+        ({"00000.png": bundle.encoded(torch.zeros(3, 64, 64, dtype=torch.uint8))}, "is 64×64, and the clean image 32×32"),
         ({"images.csv": b""}, "is no images.csv"),
         ({"images.csv": b"a,b\n1,2\n"}, "is no images.csv"),
         ({"images.csv": b"\xff\xfe"}, "is not UTF-8"),
@@ -346,7 +346,7 @@ def test_weights_that_are_not_what_they_should_be_are_refused(members, said, tol
 # --- submitting
 
 
-def test_pictures_that_will_not_do_are_not_packed(ground: Ground, tmp_path: Path) -> None:
+def test_images_that_will_not_do_are_not_packed(ground: Ground, tmp_path: Path) -> None:
     def told(**changed: Any) -> str:
         given = {"folder": tmp_path / "a", "model": "cnniqa", "defense": "none", "dataset": "folder", "eps": "2/255"}
         with pytest.raises(UserError) as refusal:
@@ -356,7 +356,7 @@ def test_pictures_that_will_not_do_are_not_packed(ground: Ground, tmp_path: Path
 
     assert "no such folder" in told()
     (tmp_path / "a").mkdir()
-    assert "at least 2 pictures" in told()
+    assert "at least 2 images" in told()
     assert export(open_dataset("folder", ground.root), 3, tmp_path / "a") == 3
     assert "no name of letters" not in told(eps="nonsense")
     assert "--eps" in told(eps="nonsense")
@@ -365,13 +365,13 @@ def test_pictures_that_will_not_do_are_not_packed(ground: Ground, tmp_path: Path
     with pytest.raises(UserError, match="choose another --out"):
         submit_images(tmp_path / "a", "cnniqa", "none", "folder", "2/255", "linf", "x", ground.root, Path())
     hidden = first.rename(tmp_path / "hidden")
-    assert f"{first}: is missing; the others are of the pictures that `iqarena data export folder --limit 3`" in told()
+    assert f"{first}: is missing; the others are of the images that `iqarena data export folder --limit 3`" in told()
     hidden.rename(first)
     shutil.copy(first, tmp_path / "a" / "another.png")
-    assert "another.png: not one of the 4 pictures" in told()
+    assert "another.png: not one of the 4 images" in told()
     (tmp_path / "a" / "another.png").unlink()
     Image.new("RGB", (32, 32)).save(first)
-    assert "1 of 3 pictures are outside linf ≤ 2/255" in told()
+    assert "1 of 3 images are outside linf ≤ 2/255" in told()
     first.write_bytes(b"nonsense")
     assert "not a PNG file" in told()
 
@@ -438,4 +438,4 @@ def test_the_commands_tell_what_they_did(ground: Ground, tmp_path: Path) -> None
     done = runner.invoke(app, ["verify", str(changed), *root])
     assert "DIFFERS" in done.output
     done = runner.invoke(app, ["data", "export", "folder", str(tmp_path / "clean"), *root, "--limit", "2"])
-    assert "2 pictures" in done.output
+    assert "2 images" in done.output

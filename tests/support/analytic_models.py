@@ -55,7 +55,7 @@ class StochasticModel(QualityModel):
 
 
 class NaNModel(QualityModel):
-    """Not a number, whatever the picture; its gradient is not one either."""
+    """Not a number, whatever the image; its gradient is not one either."""
 
     info = ModelInfo("nan", min_size=1)
 

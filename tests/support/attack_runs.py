@@ -24,7 +24,7 @@ SMALL_THREATS: dict[Norm, Threat] = {
     "patch": Threat("patch", 0.1),
     "ssim": Threat("ssim", 0.02),
 }
-"""One threat model of each kind, for pictures of a few hundred pixels."""
+"""One threat model of each kind, for images of a few hundred pixels."""
 
 
 SEARCHES = {
@@ -39,7 +39,7 @@ SEARCHES = {
 def random_pixels(
     count: int, height: int = 16, width: int = 16, seed: int = 0, low: int = 0, high: int = 256
 ) -> torch.Tensor:
-    """Pictures (count, 3, height, width) uint8, uniform in [low, high)."""
+    """Images (count, 3, height, width) uint8, uniform in [low, high)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(low, high, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -47,9 +47,9 @@ def random_pixels(
 def craft(
     attack: Attack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat, seeds: list[int] | None = None
 ) -> tuple[torch.Tensor, Stored, Target]:
-    """Run an attack on pictures (N, 3, H, W) uint8 as the evaluator does; its own output, what is stored of it, the target.
+    """Run an attack on images (N, 3, H, W) uint8 as the evaluator does; its own output, what is stored of it, the target.
 
-    What has to be fitted is fitted on eight random pictures of the same size; a set-level attack takes `clean` as its set.
+    What has to be fitted is fitted on eight random images of the same size; a set-level attack takes `clean` as its set.
     """
     images = clean.float() / 255
     with frozen(model):
@@ -66,13 +66,13 @@ def craft(
                 aims = attack.decide(quality, seen, torch.Generator().manual_seed(0))
                 objective = Objective("target", quality, value=aims)
             attacked = attack.run(target, images, objective, threat, generators)
-    assert torch.equal(images, clean.float() / 255), "an attack must not write into the pictures that it gets"
+    assert torch.equal(images, clean.float() / 255), "an attack must not write into the images that it gets"
     assert not images.requires_grad
     return attacked, quantize(attacked, clean, threat), target
 
 
 def moved_by_sign(clean: torch.Tensor, model: LinearModel, levels: float | torch.Tensor) -> torch.Tensor:
-    """clip(x + levels·sign(w)), in bytes; `levels` is a number or one a picture."""
+    """clip(x + levels·sign(w)), in bytes; `levels` is a number or one an image."""
     steps = torch.as_tensor(levels).view(-1, 1, 1, 1) * model.weight.detach().sign()
     return (clean.float() + steps).clamp(0, 255).to(torch.uint8)
 
@@ -83,7 +83,7 @@ def one_by_one(attack: Attack, model: QualityModel, clean: torch.Tensor, kind: K
 
 
 def fitted(attack: FittedAttack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat) -> Fit:
-    """A fit of an attack on eight random pictures of the size of `clean`."""
+    """A fit of an attack on eight random images of the size of `clean`."""
     images = random_pixels(8, *clean.shape[2:], seed=99).float() / 255
     target = Target(model, len(images), attack.access)
     objective = Objective(kind, target.quality(images))

@@ -1,4 +1,4 @@
-"""Records to make boards of: two dozen pictures with good, weak and bad scores."""
+"""Records to make boards of: two dozen images with good, weak and bad scores."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 from iqarena.bench.results.store import IMAGE_COLUMNS, Records
 
-PICTURES, PER_REFERENCE = 24, 2
-MOS = np.linspace(0.1, 0.9, PICTURES)
-NOISE = np.random.default_rng(0).normal(size=(6, PICTURES))
+IMAGES, PER_REFERENCE = 24, 2
+MOS = np.linspace(0.1, 0.9, IMAGES)
+NOISE = np.random.default_rng(0).normal(size=(6, IMAGES))
 GOOD, WEAK, BAD = MOS + 0.1 * NOISE[0], MOS + 0.6 * NOISE[1], -MOS + 0.3 * NOISE[2]
 CLEAN = MOS + 0.05 * NOISE[3]
 
@@ -54,8 +54,8 @@ def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | Non
         "crafting": re.sub(r"\W+", "_", f"{cell['model']} {cell['attack']}"),
         "score_seconds_an_image": {"defended": changes.get("seconds", 1.0), "undefended": 0.5},
     }
-    pictures = {name: torch.full((3, 8, 8), int(name[1:]), dtype=torch.uint8) for name in images.image_id}
-    kept = [picture + 1 for picture in pictures.values()] if changes.get("kept") else None
+    pixels = {name: torch.full((3, 8, 8), int(name[1:]), dtype=torch.uint8) for name in images.image_id}
+    kept = [image + 1 for image in pixels.values()] if changes.get("kept") else None
     if kept:
-        records.keep_originals("f" * 64, pictures.items())
+        records.keep_originals("f" * 64, pixels.items())
     records.write(record, images.reindex(columns=IMAGE_COLUMNS), kept)

@@ -70,12 +70,12 @@ class Attacker(Attack):
             time.sleep(10**6)
 
     def greedy(self, target: Any, images: torch.Tensor) -> None:
-        """Dies of more than two pictures at once, as of a batch that the kernel has no room for."""
+        """Dies of more than two images at once, as of a batch that the kernel has no room for."""
         if len(images) > 2:
             os._exit(137)
 
     def hungry(self, target: Any, images: torch.Tensor) -> None:
-        """Raises for more than two pictures at once, as where an allocation fails."""
+        """Raises for more than two images at once, as where an allocation fails."""
         if len(images) > 2:
             raise RuntimeError("CUDA error: out of memory")
 

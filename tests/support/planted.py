@@ -1,6 +1,6 @@
 """Planted cases for the flags: ``python -m tests.support.planted`` prints which flags each raises, as docs/flags.md shows them.
 
-Each is a small model or defense with one fault, run through the real evaluator on random pictures; the first has none. The
+Each is a small model or defense with one fault, run through the real evaluator on random images; the first has none. The
 undefended model is linear, so that everything about it is known.
 """
 
@@ -38,7 +38,7 @@ SIZES = (4 / 255, 8 / 255, 16 / 255)
 
 
 class Linear(QualityModel):
-    """½ + Σ w·(x − ½), with weights that change so slowly over the picture that searches find their signs."""
+    """½ + Σ w·(x − ½), with weights that change so slowly over the image that searches find their signs."""
 
     def __init__(self, name: str = "linear", seed: int = 0, score_range: tuple[float, float] = (0.0, 1.0)) -> None:
         super().__init__()
@@ -136,10 +136,10 @@ class Case:
 
 CASES = (
     Case("the plain model, all attacks, three sizes", None, sizes=SIZES, transfer=True),
-    Case("an attack that returns pictures twice as far away as it may", "left-ball", attacks=("leaves", "pgd")),
+    Case("an attack that returns images twice as far away as it may", "left-ball", attacks=("leaves", "pgd")),
     Case("scores rounded to 1/200: no gradient", "zero-gradient", Rounded),
     Case("a gradient of the wrong sign, against `square`", "black-box-wins", Turned, settings=("adaptive",)),
-    Case("the same, against pictures crafted on a similar model", "transfer-wins", Turned, transfer=True,
+    Case("the same, against images crafted on a similar model", "transfer-wins", Turned, transfer=True,
          attacks=("pgd",), settings=("adaptive",)),
     Case("the same, against attacks on the undefended model", "adaptive-weaker", Turned, attacks=("pgd",)),
     Case("the same, in the second half of 40 steps", "more-steps-no-help", Turned, attacks=("pgd[steps=40]",)),
@@ -148,11 +148,11 @@ CASES = (
     Case("the same, against random noise", "noise-as-good", Turned, attacks=("pgd", "random-noise"), settings=("adaptive",)),
     Case("a score range much narrower than the scores are spread", "out-of-range", score_range=(0.4, 0.6)),
     Case("random numbers added to scores, and not said", "undeclared-randomness", Noisy),
-    Case("a gradient step on the picture before it is scored", "optimises-in-forward", Optimises),
+    Case("a gradient step on the image before it is scored", "optimises-in-forward", Optimises),
 )  # fmt: skip
 
 
-def pictures(root: Path) -> Folder:
+def planted_images(root: Path) -> Folder:
     """Twenty-four blocks of noise of eight references, labelled by what the linear model says, about."""
     root.mkdir(parents=True)
     rng, model, rows = np.random.default_rng(3), Linear(), []
@@ -207,7 +207,7 @@ def table(cases: Iterable[Case] = CASES) -> str:
     """The table of docs/flags.md."""
     lines = ["| planted | flag | and along with it |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as scratch:
-        dataset = pictures(Path(scratch) / "pictures")
+        dataset = planted_images(Path(scratch) / "images")
         for number, case in enumerate(cases):
             raised = [flag.name for flag in flags_of(case, dataset, Path(scratch) / str(number))]
             lines.append(line(case, raised))

@@ -1,4 +1,4 @@
-"""The official layouts of published data sets, three or so small pictures each, in the file formats that they come in."""
+"""The official layouts of published data sets, three or so small images each, in the file formats that they come in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iqarena.bench.datasets.published.base import PublishedSet
 from iqarena.bench.datasets.published.live import COUNTS
 
 
-def picture(path: Path, seed: int = 0, width: int = 24, height: int = 20) -> None:
+def image(path: Path, seed: int = 0, width: int = 24, height: int = 20) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.RandomState(seed).randint(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
 
@@ -37,8 +37,8 @@ def live(root: Path) -> None:
     savemat(root / "refnames_all.mat", {"refnames_all": cells(names)})
     for folder, count in COUNTS.items():
         for number in range(1, count + 1):
-            picture(root / folder / f"img{number}.bmp", number, 8, 6)
-    picture(root / "refimgs" / "scene0.bmp", 0, 8, 6)
+            image(root / folder / f"img{number}.bmp", number, 8, 6)
+    image(root / "refimgs" / "scene0.bmp", 0, 8, 6)
     (root / "jp2k" / "info.txt").write_text("scene0.bmp img1.bmp 0\n")
 
 
@@ -65,22 +65,22 @@ def csiq(root: Path) -> None:
     ]
     workbook(root / "csiq.DMOS.xlsx", {"z_crit": [[1, 2]], "all_by_image": [[None] * 9] * 3 + [header, *rows]})
     for name in ("AWGN/1600.AWGN.1", "BLUR/1600.BLUR.2", "jpeg2000/woman.jpeg2000.5"):
-        picture(root / "dst_imgs" / f"{name}.png")
-    picture(root / "src_imgs" / "1600.png")
+        image(root / "dst_imgs" / f"{name}.png")
+    image(root / "src_imgs" / "1600.png")
 
 
 def tid2013(root: Path) -> None:
     (root / "mos_with_names.txt").write_text("5.51429 I01_01_1.bmp\n9.0 i01_01_2.bmp\n0.0 i25_24_5.bmp\n")
     for name in ("i01_01_1.bmp", "I01_01_2.BMP", "I25_24_5.bmp"):
-        picture(root / "distorted_images" / name)
-    picture(root / "reference_images" / "I01.BMP")
+        image(root / "distorted_images" / name)
+    image(root / "reference_images" / "I01.BMP")
 
 
 def kadid10k(root: Path) -> None:
     rows = "I01_01_01.png,I01.png,4.57,0.496\nI01_01_02.png,I01.png,5,0\nI81_25_05.png,I81.png,1,0\n"
     (root / "dmos.csv").write_text(f"dist_img,ref_img,dmos,var\n{rows}")
     for name in ("I01_01_01", "I01_01_02", "I81_25_05", "I01", "I81"):
-        picture(root / "images" / f"{name}.png")
+        image(root / "images" / f"{name}.png")
 
 
 def koniq10k(root: Path) -> None:
@@ -89,8 +89,8 @@ def koniq10k(root: Path) -> None:
     lines = "".join(f"{name},{counts},{mos},0.5,{part}\n" for name, mos, part in rows)
     (root / "koniq10k_distributions_sets.csv").write_text(f"{header},set\n{lines}")
     for name, *_ in rows:
-        picture(root / "1024x768" / name, 0, 1024, 768)
-        picture(root / "512x384" / name, 0, 512, 384)
+        image(root / "1024x768" / name, 0, 1024, 768)
+        image(root / "512x384" / name, 0, 512, 384)
 
 
 def clive(root: Path) -> None:
@@ -99,7 +99,7 @@ def clive(root: Path) -> None:
     savemat(root / "Data" / "AllImages_release.mat", {"AllImages_release": cells(names).T})
     savemat(root / "Data" / "AllMOS_release.mat", {"AllMOS_release": np.array([[50.0, 50, 0, 66.5, 100]])})
     for name in names:
-        picture(root / "Images" / ("trainingImages" if name[0] == "t" else "") / name)
+        image(root / "Images" / ("trainingImages" if name[0] == "t" else "") / name)
 
 
 def vclfer(root: Path) -> None:
@@ -112,14 +112,14 @@ def vclfer(root: Path) -> None:
     ]
     workbook(root / "results.xls", {"MOS": rows})  # pandas looks at the content, not the name
     for name in ("IMG_01_AWGN_1.bmp", "IMG_01_JPG_2.jpg", "IMG_23_BLU_6.bmp", "IMG_01.bmp", "IMG_23.bmp"):
-        picture(root / "vcl_fer" / name)
+        image(root / "vcl_fer" / name)
 
 
 def spaq(root: Path) -> None:
     rows = [["Image name", "MOS", "Brightness"], ["00001.jpg", 48.86, 1], ["00002.jpg", 0, 1], ["11125.jpg", 100, 1]]
     workbook(root / "Annotations" / "MOS and Image attribute scores.xlsx", {"Sheet1": rows})
     for name in ("00001", "00002", "11125"):
-        picture(root / "TestImage" / f"{name}.jpg")
+        image(root / "TestImage" / f"{name}.jpg")
 
 
 def cid2013(root: Path) -> None:
@@ -127,7 +127,7 @@ def cid2013(root: Path) -> None:
     rows.append(["IS_VI_C08_D14", 1, 100])
     workbook(root / "CID2013 data - version 12112014.xlsx", {"Info": [["x"]], "CID2013 MOS": rows})
     for name in ("IS1/co1/IS_I_C01_D01", "IS1/co1/IS_I_C01_D02", "IS6/co8/IS_VI_C08_D14"):
-        picture(root / f"{name}.jpg")
+        image(root / f"{name}.jpg")
 
 
 def pipal(root: Path) -> None:
@@ -135,7 +135,7 @@ def pipal(root: Path) -> None:
     (root / "Train_Label" / "A0001.txt").write_text("A0001_00_00.bmp,1520.0648\nA0001_00_01.bmp,900\n")
     (root / "Train_Label" / "A0248.txt").write_text("A0248_06_26.bmp,1850")
     for name in ("Distortion_1/A0001_00_00", "Distortion_1/A0001_00_01", "Distortion_4/A0248_06_26", "Train_Ref/A0001"):
-        picture(root / f"{name}.bmp")
+        image(root / f"{name}.bmp")
 
 
 WRITERS = {f.__name__: f for f in (live, csiq, tid2013, kadid10k, koniq10k, clive, vclfer, spaq, cid2013, pipal)}
@@ -174,7 +174,7 @@ EXPECTED: dict[str, list[tuple[str, str, float, float]]] = {
         ("A0248_06_26.bmp", "A0248", 1.0, 1850.0),
     ],
 }  # fmt: skip
-"""Image, reference, label and raw label of every picture of the layouts above; LIVE's are told in its own test."""
+"""Image, reference, label and raw label of every image of the layouts above; LIVE's are told in its own test."""
 
 READERS: dict[str, type[PublishedSet]] = {
     made.name: made for made in (LIVE, CSIQ, TID2013, KADID10k, KonIQ10k, CLIVE, VCLFER, SPAQ, CID2013, PIPAL)

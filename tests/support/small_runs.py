@@ -1,4 +1,4 @@
-"""Runs of a few cells on four small pictures, for the tests of executors and faults."""
+"""Runs of a few cells on four small images, for the tests of executors and faults."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from iqarena.bench.suite import Suite, validated
 PLUGIN = f"file:{Path(__file__).parent / 'misbehaving.py'}:Attacker"
 
 
-def four_pictures(folder: Path) -> Path:
-    """Four random pictures of two references, with labels; returns the folder."""
+def four_images(folder: Path) -> Path:
+    """Four random images of two references, with labels; returns the folder."""
     folder.mkdir()
     stream = np.random.default_rng(0)
     rows = []

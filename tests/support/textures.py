@@ -9,7 +9,7 @@ from tests.support.attack_runs import random_pixels
 
 
 class Textures:
-    """In demo's place: forty pictures whose label is the strength of their noise, the first of them "pristine"."""
+    """In demo's place: forty images whose label is the strength of their noise, the first of them "pristine"."""
 
     def __init__(self) -> None:
         strengths = [1 - i / 40 for i in range(40)]
@@ -18,7 +18,7 @@ class Textures:
     def spread(self, count: int) -> list[int]:
         return list(range(min(count, 40)))
 
-    def picture(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> torch.Tensor:
         noise = random_pixels(1, 64, 64, seed=index)[0].float()
         return (128 + (noise - 128) * self.mos(index)).to(torch.uint8)
 

@@ -34,7 +34,7 @@ class MyIdea(Attack):
 
     @property
     def passes(self) -> tuple[int, int]:
-        return 1, 1  # TODO forward and backward passes a picture, at most
+        return 1, 1  # TODO forward and backward passes an image, at most
 
     def run(self, target: Target, images: Tensor, objective: Objective, threat: Threat, generator: Generators) -> Tensor:
         if target.queries_left == 0:  # ask before every question: a threat model may limit them

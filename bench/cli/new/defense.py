@@ -30,7 +30,7 @@ class MyIdea(Purification):
             raise ValueError(f"{self.name}: radius must be at least 0")
 
     def purifier(self) -> Purifier:
-        # TODO your idea: pictures (N, 3, H, W) in [0, 1] to pictures of the same kind. If it has no useful gradient,
+        # TODO your idea: images (N, 3, H, W) in [0, 1] to images of the same kind. If it has no useful gradient,
         # give an attacker one in stand_in(): a smooth filter, or straight_through(self.purifier())
         side, around = 2 * self.radius + 1, (self.radius,) * 4
         return lambda images: avg_pool2d(pad(images, around, mode="replicate"), side, stride=1)

@@ -8,11 +8,11 @@ from torch.nn.functional import avg_pool2d
 from iqarena.models.base import ModelInfo, QualityModel
 
 NATURAL = 0.012
-"""Mean detail of a natural picture, in [0, 1]: noise has more, blur and compression less."""
+"""Mean detail of a natural image, in [0, 1]: noise has more, blur and compression less."""
 
 
 class MyIdea(QualityModel):
-    """TODO in a sentence. As it stands: how near the mean detail of a picture is to a natural one's."""
+    """TODO in a sentence. As it stands: how near the mean detail of an image is to a natural one's."""
 
     info = ModelInfo(
         "my-idea",
@@ -24,7 +24,7 @@ class MyIdea(QualityModel):
     )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # TODO your network: pictures (N, 3, H, W) in [0, 1] to raw scores (N,). Normalise, resize and crop in here. Weights
+        # TODO your network: images (N, 3, H, W) in [0, 1] to raw scores (N,). Normalise, resize and crop in here. Weights
         # of your own are loaded in __init__, or named by the user as my-idea[weights=FILE]
         gray = images.mean(dim=1, keepdim=True)
         detail = (gray[..., 1:-1, 1:-1] - avg_pool2d(gray, 3, stride=1)).square().add(1e-8).sqrt().mean(dim=(1, 2, 3))

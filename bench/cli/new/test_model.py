@@ -14,8 +14,8 @@ def test_my_idea_keeps_to_the_contract() -> None:
 
 
 def test_my_idea_likes_neither_noise_nor_blur() -> None:
-    picture, model = natural(129, 177)[:1], MyIdea().eval()
-    noise = 0.2 * torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
-    worse = (picture + noise).clamp(0, 1), avg_pool2d(picture, 9, stride=1)
+    image, model = natural(129, 177)[:1], MyIdea().eval()
+    noise = 0.2 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    worse = (image + noise).clamp(0, 1), avg_pool2d(image, 9, stride=1)
     with torch.no_grad():
-        assert all(model.quality(picture) > model.quality(other) for other in worse)
+        assert all(model.quality(image) > model.quality(other) for other in worse)

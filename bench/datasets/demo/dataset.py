@@ -1,11 +1,11 @@
-"""`demo`: the embedded data set. Six pictures that ship inside scikit-image and scikit-learn, distorted here.
+"""`demo`: the embedded data set. Six images that ship inside scikit-image and scikit-learn, distorted here.
 
     astronaut, chelsea, coffee, rocket   scikit-image; NASA, S. van der Walt, R. Michetti, SpaceX (CC0, public domain)
     china, flower                        scikit-learn; flickr users danielbuechele and vultilion (CC BY 2.0)
 
-Two crops of each, 192×192, nineteen distortion types in five levels and the pristine crop: 1,152 pictures. Their labels
+Two crops of each, 192×192, nineteen distortion types in five levels and the pristine crop: 1,152 images. Their labels
 are pseudo-MOS (see `iqarena.bench.datasets.demo.pseudo_mos`), not human ratings. ``demo.csv`` holds label and sha256 of every
-picture's pixels; pictures are built once into the user's cache folder and checked against it whenever they are read.
+image's pixels; images are built once into the user's cache folder and checked against it whenever they are read.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import platformdirs
 import torch
 from PIL import Image
 
-from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
-from iqarena.bench.datasets.demo.distortions import DISTORTIONS, Picture
+from iqarena.bench.datasets.base import ImageDataset, Sample, read_image
+from iqarena.bench.datasets.demo.distortions import DISTORTIONS, Pixels
 from iqarena.bench.errors import UserError
 
 MANIFEST = Path(__file__).with_name("demo.csv")
@@ -38,22 +38,22 @@ CROPS = {
     "china": ((100, 180), (225, 420)),
     "flower": ((43, 200), (235, 300)),
 }
-"""Top left corners (row, column) of the crops of each picture."""
+"""Top left corners (row, column) of the crops of each image."""
 
 
-def _source(name: str) -> Picture:
+def _source(name: str) -> Pixels:
     if name in ("china", "flower"):
         from sklearn.datasets import load_sample_image
 
-        loaded: Picture = load_sample_image(f"{name}.jpg")
+        loaded: Pixels = load_sample_image(f"{name}.jpg")
         return loaded
     from skimage import data
 
     return np.asarray(getattr(data, name)())
 
 
-def render() -> Iterator[tuple[str, str, str, int, Picture]]:
-    """Every picture of the set: (image_id, reference_id, distortion, level, pixels); level 0 is pristine."""
+def render() -> Iterator[tuple[str, str, str, int, Pixels]]:
+    """Every image of the set: (image_id, reference_id, distortion, level, pixels); level 0 is pristine."""
     for name, corners in CROPS.items():
         source = _source(name)
         for number, (top, left) in enumerate(corners):
@@ -66,9 +66,9 @@ def render() -> Iterator[tuple[str, str, str, int, Picture]]:
                     yield image_id, name, distortion.name, level, distortion.apply(crop, level, np.random.RandomState(seed))
 
 
-def pixel_hash(picture: Picture) -> str:
+def pixel_hash(image: Pixels) -> str:
     """sha256 of the pixels, row by row, RGB."""
-    return hashlib.sha256(np.ascontiguousarray(picture).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def cache_folder() -> Path:
@@ -77,7 +77,7 @@ def cache_folder() -> Path:
 
 
 class Demo(ImageDataset):
-    """The embedded set: six pictures under nineteen distortions in five levels; building it takes some seconds, once."""
+    """The embedded set: six images under nineteen distortions in five levels; building it takes some seconds, once."""
 
     name = "demo"
     label_kind = "pseudo-MOS"
@@ -100,7 +100,7 @@ class Demo(ImageDataset):
 
     @functools.cached_property
     def folder(self) -> Path:
-        """Where the pictures are; they are built on first use, under a temporary name, and renamed when whole."""
+        """Where the images are; they are built on first use, under a temporary name, and renamed when whole."""
         folder = cache_folder() / f"demo-{self.fingerprint[:16]}"
         if folder.is_dir():
             return folder
@@ -120,20 +120,18 @@ class Demo(ImageDataset):
         return folder
 
     def _build(self, part: Path) -> None:
-        """The pictures as PNG files, each held against the manifest."""
-        for (image_id, *_, picture), expected in zip(render(), self.hashes, strict=True):
-            if pixel_hash(picture) != expected:
+        """The images as PNG files, each held against the manifest."""
+        for (image_id, *_, image), expected in zip(render(), self.hashes, strict=True):
+            if pixel_hash(image) != expected:
                 raise UserError(
-                    f"demo picture {image_id}: the pixels built here differ from the manifest's; "
+                    f"demo image {image_id}: the pixels built here differ from the manifest's; "
                     "another version of Pillow, NumPy or SciPy than tested, please report yours"
                 )
-            Image.fromarray(picture).save(part / f"{image_id}.png", compress_level=1)
+            Image.fromarray(image).save(part / f"{image_id}.png", compress_level=1)
 
-    def picture(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> torch.Tensor:
         path = self.folder / f"{self.samples[index].image_id}.png"
-        picture = read_picture(path)
-        if pixel_hash(picture.permute(1, 2, 0).numpy()) != self.hashes[index]:
-            raise UserError(
-                f"{path}: not the picture of the manifest; delete the folder {self.folder} to have it built anew"
-            )
-        return picture
+        image = read_image(path)
+        if pixel_hash(image.permute(1, 2, 0).numpy()) != self.hashes[index]:
+            raise UserError(f"{path}: not the image of the manifest; delete the folder {self.folder} to have it built anew")
+        return image

@@ -1,6 +1,6 @@
-"""Nineteen picture distortions in five levels, of the kinds KADID-10k is made of (Lin, Hosu, Saupe, QoMEX 2019).
+"""Nineteen image distortions in five levels, of the kinds KADID-10k is made of (Lin, Hosu, Saupe, QoMEX 2019).
 
-Each function takes a picture (H, W, 3) uint8, a strength out of its ladder and a random stream, and returns a picture
+Each function takes an image (H, W, 3) uint8, a strength out of its ladder and a random stream, and returns an image
 of the same shape and type. Only elementary float64 arithmetic, frozen ``RandomState`` streams and the codecs of Pillow
 are used, so that the same call gives the same bytes on every machine.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Reals = NDArray[np.float64]
 Stream = np.random.RandomState
 
@@ -25,166 +25,166 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Distortion:
-    """One distortion type: ``apply(picture, level, stream)`` with a level in [1, 5]."""
+    """One distortion type: ``apply(image, level, stream)`` with a level in [1, 5]."""
 
     name: str
     ladder: tuple[float, float, float, float, float]
-    distort: Callable[[Picture, float, Stream], Picture]
+    distort: Callable[[Pixels, float, Stream], Pixels]
 
-    def apply(self, picture: Picture, level: float, stream: Stream) -> Picture:
+    def apply(self, image: Pixels, level: float, stream: Stream) -> Pixels:
         """Distort at a level from 1 (mild) to 5 (severe); levels between the five are interpolated on the ladder."""
         strength = float(np.interp(level, [1, 2, 3, 4, 5], self.ladder))
-        return self.distort(picture, strength, stream)
+        return self.distort(image, strength, stream)
 
 
-def _store(values: Reals) -> Picture:
+def _store(values: Reals) -> Pixels:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _with_luma(picture: Picture, change: Callable[[Reals], Reals]) -> Picture:
+def _with_luma(image: Pixels, change: Callable[[Reals], Reals]) -> Pixels:
     """Change the luma and keep the chroma differences."""
-    values = picture.astype(np.float64)
+    values = image.astype(np.float64)
     luma = values @ _LUMA
     return _store(values + (change(luma) - luma)[..., None])
 
 
-def _convolve(picture: Picture, kernel: Reals) -> Picture:
-    values = picture.astype(np.float64)
+def _convolve(image: Pixels, kernel: Reals) -> Pixels:
+    values = image.astype(np.float64)
     return _store(np.stack([ndimage.convolve(values[..., c], kernel, mode="reflect") for c in range(3)], axis=-1))
 
 
-def _through_codec(picture: Picture, codec: str, **options: object) -> Picture:
+def _through_codec(image: Pixels, codec: str, **options: object) -> Pixels:
     stored = io.BytesIO()
-    Image.fromarray(picture).save(stored, codec, **options)
+    Image.fromarray(image).save(stored, codec, **options)
     with Image.open(stored) as decoded:
         return np.asarray(decoded.convert("RGB"))
 
 
-def gaussian_blur(picture: Picture, sigma: float, stream: Stream) -> Picture:
-    return _store(ndimage.gaussian_filter(picture.astype(np.float64), (sigma, sigma, 0), mode="reflect"))
+def gaussian_blur(image: Pixels, sigma: float, stream: Stream) -> Pixels:
+    return _store(ndimage.gaussian_filter(image.astype(np.float64), (sigma, sigma, 0), mode="reflect"))
 
 
-def lens_blur(picture: Picture, radius: float, stream: Stream) -> Picture:
+def lens_blur(image: Pixels, radius: float, stream: Stream) -> Pixels:
     """Blur with a disc, anti-aliased at its rim."""
     size = int(np.ceil(radius))
     y, x = np.mgrid[-size : size + 1, -size : size + 1].astype(np.float64)
     disc = np.clip(radius + 0.5 - np.sqrt(x * x + y * y), 0, 1)
-    return _convolve(picture, disc / disc.sum())
+    return _convolve(image, disc / disc.sum())
 
 
-def motion_blur(picture: Picture, length: float, stream: Stream) -> Picture:
+def motion_blur(image: Pixels, length: float, stream: Stream) -> Pixels:
     """Average along a line in a random direction."""
     angle = stream.uniform(0, np.pi)
     size = int(np.ceil(length / 2))
     kernel = np.zeros((2 * size + 1, 2 * size + 1))
     for step in np.linspace(-length / 2, length / 2, 8 * size + 1):
         kernel[size + int(np.rint(step * np.sin(angle))), size + int(np.rint(step * np.cos(angle)))] += 1
-    return _convolve(picture, kernel / kernel.sum())
+    return _convolve(image, kernel / kernel.sum())
 
 
-def jpeg(picture: Picture, quality: float, stream: Stream) -> Picture:
-    return _through_codec(picture, "JPEG", quality=round(quality))
+def jpeg(image: Pixels, quality: float, stream: Stream) -> Pixels:
+    return _through_codec(image, "JPEG", quality=round(quality))
 
 
-def jpeg2000(picture: Picture, ratio: float, stream: Stream) -> Picture:
+def jpeg2000(image: Pixels, ratio: float, stream: Stream) -> Pixels:
     """JPEG 2000 with the reversible wavelet, cut at a compression ratio."""
-    return _through_codec(picture, "JPEG2000", quality_mode="rates", quality_layers=[round(ratio)], irreversible=False)
+    return _through_codec(image, "JPEG2000", quality_mode="rates", quality_layers=[round(ratio)], irreversible=False)
 
 
-def white_noise(picture: Picture, sigma: float, stream: Stream) -> Picture:
-    return _store(picture + stream.normal(0, sigma, picture.shape))
+def white_noise(image: Pixels, sigma: float, stream: Stream) -> Pixels:
+    return _store(image + stream.normal(0, sigma, image.shape))
 
 
-def color_noise(picture: Picture, sigma: float, stream: Stream) -> Picture:
+def color_noise(image: Pixels, sigma: float, stream: Stream) -> Pixels:
     """Noise in the two chroma planes only."""
-    noise = stream.normal(0, sigma, picture.shape)
-    return _store(picture + noise - (noise @ _LUMA)[..., None])
+    noise = stream.normal(0, sigma, image.shape)
+    return _store(image + noise - (noise @ _LUMA)[..., None])
 
 
-def impulse_noise(picture: Picture, share: float, stream: Stream) -> Picture:
-    out = picture.copy()
-    hit = stream.uniform(size=picture.shape) < share
-    out[hit] = np.where(stream.uniform(size=picture.shape) < 0.5, 0, 255)[hit]
+def impulse_noise(image: Pixels, share: float, stream: Stream) -> Pixels:
+    out = image.copy()
+    hit = stream.uniform(size=image.shape) < share
+    out[hit] = np.where(stream.uniform(size=image.shape) < 0.5, 0, 255)[hit]
     return out
 
 
-def multiplicative_noise(picture: Picture, sigma: float, stream: Stream) -> Picture:
-    return _store(picture * (1 + stream.normal(0, sigma, picture.shape)))
+def multiplicative_noise(image: Pixels, sigma: float, stream: Stream) -> Pixels:
+    return _store(image * (1 + stream.normal(0, sigma, image.shape)))
 
 
-def color_shift(picture: Picture, pixels: float, stream: Stream) -> Picture:
+def color_shift(image: Pixels, pixels: float, stream: Stream) -> Pixels:
     """Move red and blue apart in a random direction, as a bad lens does."""
     angle = stream.uniform(0, 2 * np.pi)
     offset = np.array([pixels * np.sin(angle), pixels * np.cos(angle)])
-    values = picture.astype(np.float64)
+    values = image.astype(np.float64)
     for channel, way in ((0, 1.0), (2, -1.0)):
         values[..., channel] = ndimage.shift(values[..., channel], way * offset, order=1, mode="reflect")
     return _store(values)
 
 
-def saturation(picture: Picture, factor: float, stream: Stream) -> Picture:
+def saturation(image: Pixels, factor: float, stream: Stream) -> Pixels:
     """Scale the chroma; below 1 fades colours, and a negative factor turns them into their complements."""
-    values = picture.astype(np.float64)
+    values = image.astype(np.float64)
     gray = (values @ _LUMA)[..., None]
     return _store(gray + factor * (values - gray))
 
 
-def contrast(picture: Picture, factor: float, stream: Stream) -> Picture:
+def contrast(image: Pixels, factor: float, stream: Stream) -> Pixels:
     """Pull the luma towards its mean."""
-    return _with_luma(picture, lambda luma: luma.mean() + factor * (luma - luma.mean()))
+    return _with_luma(image, lambda luma: luma.mean() + factor * (luma - luma.mean()))
 
 
-def brighten(picture: Picture, amount: float, stream: Stream) -> Picture:
+def brighten(image: Pixels, amount: float, stream: Stream) -> Pixels:
     """Lift dark and middle tones along a parabola that keeps black and white."""
-    return _with_luma(picture, lambda luma: luma + 4 * amount * (luma / 255) * (1 - luma / 255))
+    return _with_luma(image, lambda luma: luma + 4 * amount * (luma / 255) * (1 - luma / 255))
 
 
-def darken(picture: Picture, amount: float, stream: Stream) -> Picture:
+def darken(image: Pixels, amount: float, stream: Stream) -> Pixels:
     """Lower the middle tones along the same parabola."""
-    return brighten(picture, -amount, stream)
+    return brighten(image, -amount, stream)
 
 
-def sharpen(picture: Picture, amount: float, stream: Stream) -> Picture:
+def sharpen(image: Pixels, amount: float, stream: Stream) -> Pixels:
     """Unsharp masking, overdone."""
-    values = picture.astype(np.float64)
+    values = image.astype(np.float64)
     return _store(values + amount * (values - ndimage.gaussian_filter(values, (1.5, 1.5, 0), mode="reflect")))
 
 
-def quantization(picture: Picture, levels: float, stream: Stream) -> Picture:
+def quantization(image: Pixels, levels: float, stream: Stream) -> Pixels:
     """Leave so many values a channel."""
     steps = round(levels) - 1
-    return _store(np.rint(picture.astype(np.float64) / 255 * steps) / steps * 255)
+    return _store(np.rint(image.astype(np.float64) / 255 * steps) / steps * 255)
 
 
-def pixelate(picture: Picture, size: float, stream: Stream) -> Picture:
+def pixelate(image: Pixels, size: float, stream: Stream) -> Pixels:
     """Replace square blocks by their mean."""
     block = round(size)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     rows, columns = np.arange(height) // block, np.arange(width) // block
     labels = rows[:, None] * (columns.max() + 1) + columns[None, :]
     index = np.arange(labels.max() + 1)
-    planes = [ndimage.mean(picture[..., c].astype(np.float64), labels, index)[labels] for c in range(3)]
+    planes = [ndimage.mean(image[..., c].astype(np.float64), labels, index)[labels] for c in range(3)]
     return _store(np.stack(planes, axis=-1))
 
 
-def jitter(picture: Picture, reach: float, stream: Stream) -> Picture:
+def jitter(image: Pixels, reach: float, stream: Stream) -> Pixels:
     """Fetch each pixel from a random place nearby."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     y = np.clip(y + np.rint(stream.uniform(-reach, reach, y.shape)).astype(int), 0, height - 1)
     x = np.clip(x + np.rint(stream.uniform(-reach, reach, x.shape)).astype(int), 0, width - 1)
-    fetched: Picture = picture[y, x]
+    fetched: Pixels = image[y, x]
     return fetched
 
 
-def block_errors(picture: Picture, count: float, stream: Stream) -> Picture:
+def block_errors(image: Pixels, count: float, stream: Stream) -> Pixels:
     """Overwrite 16×16 blocks by a copy from elsewhere, as a broken stream does."""
-    out = picture.copy()
-    height, width = picture.shape[:2]
+    out = image.copy()
+    height, width = image.shape[:2]
     for _ in range(round(count * height * width / 192**2)):
         to_y, from_y = stream.randint(0, height - 16, 2)
         to_x, from_x = stream.randint(0, width - 16, 2)
-        out[to_y : to_y + 16, to_x : to_x + 16] = picture[from_y : from_y + 16, from_x : from_x + 16]
+        out[to_y : to_y + 16, to_x : to_x + 16] = image[from_y : from_y + 16, from_x : from_x + 16]
     return out
 
 

@@ -1,11 +1,11 @@
-"""Makes a training set: crops of pristine pictures, distorted at random, labelled with pseudo-MOS.
+"""Makes a training set: crops of pristine images, distorted at random, labelled with pseudo-MOS.
 
-    python -m iqarena.bench.datasets.demo.make_training_set OUT PICTURES [PICTURES …]
+    python -m iqarena.bench.datasets.demo.make_training_set OUT IMAGES [IMAGES …]
 
 leaves ``OUT/images/*.png`` and ``OUT/labels.csv`` (a `folder` data set) and ``OUT/consensus.json``. Needs the extra
-``labels`` (piq). Pictures whose name hashes into the last tenth are the validation split.
+``labels`` (piq). Images whose name hashes into the last tenth are the validation split.
 
-Each picture gives up to four crops as it is and one of a rescaled copy, since what is pristine may be sharp or soft.
+Each image gives up to four crops as it is and one of a rescaled copy, since what is pristine may be sharp or soft.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import typer
 from PIL import Image
 from rich.progress import track
 
-from iqarena.bench.datasets.demo.distortions import DISTORTIONS, Picture
+from iqarena.bench.datasets.demo.distortions import DISTORTIONS, Pixels
 from iqarena.bench.datasets.demo.pseudo_mos import MEASURES, fit_consensus, load_consensus, measure, pseudo_mos
 from iqarena.bench.process import use_threads
 
@@ -38,36 +38,36 @@ def _stream(*names: object) -> np.random.RandomState:
 
 
 def split_of(reference_id: str) -> str:
-    """`validation` for about a tenth of the pictures, else `training`; all crops of a picture go together."""
+    """`validation` for about a tenth of the images, else `training`; all crops of an image go together."""
     return "validation" if hashlib.sha256(reference_id.encode()).digest()[0] < 26 else "training"
 
 
-def _crops(picture: Picture, *names: object, most: int) -> list[Picture]:
+def _crops(image: Pixels, *names: object, most: int) -> list[Pixels]:
     """Crops from a grid of non-overlapping places, at most so many."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     stream = _stream("crops", *names)
     rows = CROP * np.arange(height // CROP) + stream.randint(0, height % CROP + 1)
     columns = CROP * np.arange(width // CROP) + stream.randint(0, width % CROP + 1)
     places = [(y, x) for y in rows for x in columns]
     chosen = [places[i] for i in stream.permutation(len(places))[:most]]
-    return [picture[y : y + CROP, x : x + CROP] for y, x in chosen]
+    return [image[y : y + CROP, x : x + CROP] for y, x in chosen]
 
 
-def _rescaled(picture: Picture, reference_id: str) -> tuple[float, Picture]:
-    """The picture at a random scale from 0.6 to 1.8, and the scale."""
+def _rescaled(image: Pixels, reference_id: str) -> tuple[float, Pixels]:
+    """The image at a random scale from 0.6 to 1.8, and the scale."""
     scale = float(np.exp(_stream("scale", reference_id).uniform(np.log(0.6), np.log(1.8))))
-    scale = max(scale, CROP / min(picture.shape[:2]))
-    size = (round(picture.shape[1] * scale), round(picture.shape[0] * scale))
-    return scale, np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+    scale = max(scale, CROP / min(image.shape[:2]))
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    return scale, np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
 
-def _make_picture(job: tuple[Path, Path]) -> list[dict[str, object]]:
-    """All crops and versions of one picture: files written, one row each with its raw measures."""
+def _make_image(job: tuple[Path, Path]) -> list[dict[str, object]]:
+    """All crops and versions of one image: files written, one row each with its raw measures."""
     path, out = job
     with Image.open(path) as opened:
-        picture = np.asarray(opened.convert("RGB"))
-    scale, copy = _rescaled(picture, path.stem)
-    crops = [(1.0, crop) for crop in _crops(picture, path.stem, most=4)]
+        image = np.asarray(opened.convert("RGB"))
+    scale, copy = _rescaled(image, path.stem)
+    crops = [(1.0, crop) for crop in _crops(image, path.stem, most=4)]
     crops += [(scale, crop) for crop in _crops(copy, path.stem, "rescaled", most=1)]
     rows: list[dict[str, object]] = []
     for number, (scale, crop) in enumerate(crops):
@@ -91,17 +91,17 @@ def _make_picture(job: tuple[Path, Path]) -> list[dict[str, object]]:
 
 def main(
     out: Annotated[Path, typer.Argument(help="folder to write")],
-    pictures: Annotated[list[Path], typer.Argument(help="folders of pristine pictures, searched recursively")],
+    images: Annotated[list[Path], typer.Argument(help="folders of pristine images, searched recursively")],
     workers: int = 2,
     refit: Annotated[bool, typer.Option(help="fit the percentiles anew instead of using the project's own")] = False,
 ) -> None:
     """Distort and label."""
-    paths = sorted(path for folder in pictures for path in folder.rglob("*") if path.suffix in {".png", ".jpg"})
+    paths = sorted(path for folder in images for path in folder.rglob("*") if path.suffix in {".png", ".jpg"})
     if not paths:
-        raise typer.BadParameter(f"no .png or .jpg below {', '.join(map(str, pictures))}")
+        raise typer.BadParameter(f"no .png or .jpg below {', '.join(map(str, images))}")
     (out / "images").mkdir(parents=True, exist_ok=True)
     with get_context("spawn").Pool(workers, use_threads, (1,)) as pool:
-        done = pool.imap(_make_picture, [(path, out) for path in paths], chunksize=2)
+        done = pool.imap(_make_image, [(path, out) for path in paths], chunksize=2)
         rows = [row for rows in track(done, "labelling", total=len(paths)) for row in rows]
     table = pd.DataFrame(rows)
     distorted = table[(table.distortion != "pristine") & (table.scale == 1)]
@@ -109,7 +109,7 @@ def main(
     (out / "consensus.json").write_text(json.dumps(consensus, indent=1) + "\n")
     table["mos"] = pseudo_mos(table[list(MEASURES)].to_numpy(), consensus)
     table.to_csv(out / "labels.csv", index=False)
-    print(f"{len(table)} images of {table.reference_id.nunique()} pictures in {out}")
+    print(f"{len(table)} images of {table.reference_id.nunique()} images in {out}")
 
 
 if __name__ == "__main__":

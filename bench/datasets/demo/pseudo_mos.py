@@ -1,12 +1,12 @@
-"""Pseudo-MOS: a label for distorted pictures that nobody has rated, from a consensus of full-reference measures.
+"""Pseudo-MOS: a label for distorted images that nobody has rated, from a consensus of full-reference measures.
 
 The idea is KADIS-700k's (Lin, Hosu, Saupe, arXiv 2001.08113): let good full-reference measures stand in for raters and
 equalise each one's histogram, so that no measure's scale outweighs another's. Here: FSIM (colour), HaarPSI, VIFp, GMSD
 and MDSI as ``piq`` computes them, each turned into its percentile among the measures of a training set, oriented so
-that 1 is best; the pseudo-MOS is the mean of the five percentiles, in [0, 1]. A pristine picture has nearly 1.
+that 1 is best; the pseudo-MOS is the mean of the five percentiles, in [0, 1]. A pristine image has nearly 1.
 
 The percentiles are kept in ``pseudo_mos.json``, so that every label anywhere is on one scale. Labels are made once and
-stored with the pictures; only making them needs ``piq`` (and with it torchvision).
+stored with the images; only making them needs ``piq`` (and with it torchvision).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def measure(references: torch.Tensor, distorted: torch.Tensor) -> NDArray[np.flo
     """The five measures.
 
     Args:
-        references: pristine pictures, (N, 3, H, W) in [0, 1].
+        references: pristine images, (N, 3, H, W) in [0, 1].
         distorted: their distorted versions, the same shape.
 
     Returns:
@@ -44,7 +44,7 @@ def measure(references: torch.Tensor, distorted: torch.Tensor) -> NDArray[np.flo
 
 
 def fit_consensus(measures: NDArray[np.float64]) -> dict[str, list[float]]:
-    """The percentiles 0 … 100 of each measure over a training set's distorted pictures, (N, 5) as from `measure`."""
+    """The percentiles 0 … 100 of each measure over a training set's distorted images, (N, 5) as from `measure`."""
     return {name: np.percentile(measures[:, i], np.arange(101)).tolist() for i, name in enumerate(MEASURES)}
 
 

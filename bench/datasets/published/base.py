@@ -1,6 +1,6 @@
-"""The base of all readers of published data sets: one label file, read once; pictures found by name, in whatever case.
+"""The base of all readers of published data sets: one label file, read once; images found by name, in whatever case.
 
-A reader is a table: which label files a release may have and how each is read, where its pictures lie, what its numbers
+A reader is a table: which label files a release may have and how each is read, where its images lie, what its numbers
 mean. Everything else is done here. The official label files come first. Where none is there, ``labels.csv`` or
 ``labels.txt`` is taken, with the columns `dis_img_path` (the data set's folder, then the official path), `score` (raw)
 and, in sets with references, `ref_img_path`: the form in which the IQA-Dataset project publishes labels of many sets.
@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from iqarena.bench.datasets.base import SPLITS, PictureFiles, Sample
+from iqarena.bench.datasets.base import SPLITS, ImageFiles, Sample
 from iqarena.bench.datasets.tables import Frame, read_csv, renamed
 from iqarena.bench.datasets.tree import Tree
 from iqarena.bench.errors import UserError
@@ -32,7 +32,7 @@ class LabelFile:
     Attributes:
         paths: official paths below the data set's folder, all needed; the first says where that folder is. `*` stands for
             any part of a name, and for several files.
-        read: makes a frame of the files, with the columns image (official path below the picture folder), raw and, where
+        read: makes a frame of the files, with the columns image (official path below the image folder), raw and, where
             it has them, reference_id and split.
         raw_range: of its labels, if not the data set's.
     """
@@ -51,15 +51,15 @@ class Problem:
     about: str
 
 
-class PublishedSet(PictureFiles):
+class PublishedSet(ImageFiles):
     """A published data set; a subclass fills in the table.
 
     Attributes:
         title: as its authors write it.
         label_files: forms of its labels, the preferred one first.
-        folders: alternatives of folders that hold the pictures; the first of which one is there is taken.
+        folders: alternatives of folders that hold the images; the first of which one is there is taken.
         beside: pattern of official files that lie there too, below the data set's folder and in lower case.
-        side: (width, height) of every picture, where the release says so.
+        side: (width, height) of every image, where the release says so.
         common_count: how many labels the ``labels.csv`` of the IQA-Dataset project has, if not `count`.
     """
 
@@ -73,7 +73,7 @@ class PublishedSet(PictureFiles):
     common_count: ClassVar[int | None] = None
 
     def __init__(self, root: Path) -> None:
-        """Read the labels; pictures are not needed yet.
+        """Read the labels; images are not needed yet.
 
         Raises:
             UserError: where the root or its label file is not this data set's, or a label is wrong.
@@ -86,10 +86,10 @@ class PublishedSet(PictureFiles):
 
     @classmethod
     def open(cls, root: Path | None) -> PublishedSet:
-        """The data set with all its pictures there, if not yet decoded.
+        """The data set with all its images there, if not yet decoded.
 
         Raises:
-            UserError: also where a picture is missing: half an archive would be another benchmark.
+            UserError: also where an image is missing: half an archive would be another benchmark.
         """
         if root is None:
             raise UserError(f"the data set {cls.name!r} needs --root DIR, the folder with {cls.label_files[0].paths[0]}")
@@ -97,14 +97,14 @@ class PublishedSet(PictureFiles):
         missing = [sample.image_id for sample, path in zip(opened.samples, opened.paths, strict=True) if path is None]
         if missing:
             raise UserError(
-                f"{root}: {len(missing):,} of the {len(opened):,} pictures of {cls.title} are missing, "
+                f"{root}: {len(missing):,} of the {len(opened):,} images of {cls.title} are missing, "
                 f"the first is {missing[0]}; {opened._verify()} lists them"
             )
         return opened
 
     @classmethod
     def indexed(cls, root: Path) -> PublishedSet:
-        """As the constructor, but wrong labels are only noted, in `label_problems`; their pictures are left out."""
+        """As the constructor, but wrong labels are only noted, in `label_problems`; their images are left out."""
         made = cls.__new__(cls)
         made._index(root)
         return made
@@ -126,12 +126,12 @@ class PublishedSet(PictureFiles):
         wanted = self.common_count if common and self.common_count else self.count
         self.label_problems, good = self._checked(table, wanted)
         table = table[good]
-        if "reference_id" not in table:  # taken as they come: every picture is its own reference
+        if "reference_id" not in table:  # taken as they come: every image is its own reference
             table = table.assign(reference_id=table["image"])
         rows = zip(table["image"], table["reference_id"], table["raw"].astype(float), strict=True)
         self.samples = [Sample(str(image), str(reference), self._label(raw), raw) for image, reference, raw in rows]
         self.official = list(table["split"]) if "split" in table else None
-        self.picture_folders = self._folders_in(tree, place)
+        self.image_folders = self._folders_in(tree, place)
         self.tree = tree
         self.paths = [self._find(sample.image_id) for sample in self.samples]
         digest = hashlib.sha256(self.name.encode())
@@ -174,7 +174,7 @@ class PublishedSet(PictureFiles):
 
     @classmethod
     def image_of(cls, path: str) -> str:
-        """The official path below the picture folder, of a path that begins with the data set's own folder."""
+        """The official path below the image folder, of a path that begins with the data set's own folder."""
         path = path.partition("/")[2]
         for folder in (folder for folders in cls.folders for folder in folders if folder):
             path = path.removeprefix(f"{folder}/")
@@ -192,7 +192,7 @@ class PublishedSet(PictureFiles):
         raw = pd.to_numeric(table["raw"], errors="coerce")
         outside = ~raw.between(*self.raw_range) & ~unnamed
         for row in table.index[unnamed]:
-            problems.append(Problem("labels", name, f"label {row + 1} names no picture"))
+            problems.append(Problem("labels", name, f"label {row + 1} names no image"))
         for image in table["image"][twice]:
             problems.append(Problem("labels", name, f"{image} has more than one label"))
         low, high = self.raw_range
@@ -206,7 +206,7 @@ class PublishedSet(PictureFiles):
         return problems, ~(unnamed | twice | outside)
 
     def _folders_in(self, tree: Tree, place: str) -> list[str]:
-        """Places of the pictures, in lower case, ending with a slash or empty."""
+        """Places of the images, in lower case, ending with a slash or empty."""
         for alternative in self.folders:
             places = [f"{place}{folder}/".lower() if folder else place for folder in alternative]
             there = [folder for folder in places if any(file.startswith(folder) for file in tree.files)]
@@ -216,12 +216,12 @@ class PublishedSet(PictureFiles):
 
     def _find(self, image_id: str) -> str | None:
         low = image_id.lower()
-        return next((path for folder in self.picture_folders if (path := self.tree.files.get(f"{folder}{low}"))), None)
+        return next((path for folder in self.image_folders if (path := self.tree.files.get(f"{folder}{low}"))), None)
 
     def expected_side(self) -> tuple[int, int] | None:
-        """(width, height) that every picture should have, if known."""
+        """(width, height) that every image should have, if known."""
         return self.side
 
     def belongs(self, path: str) -> bool:
-        """Whether an official file that is no labelled picture has this path (in lower case)."""
+        """Whether an official file that is no labelled image has this path (in lower case)."""
         return bool(self.beside and re.fullmatch(self.beside, path.removeprefix(self._place)))

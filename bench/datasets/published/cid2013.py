@@ -1,6 +1,6 @@
 """CID2013. Scenes photographed with many cameras, in six studies (image sets) whose scores were realigned onto one scale.
 
-The pictures of one scene in one image set differ by their camera only, so they share a reference: 36 of them. The stated
+The images of one scene in one image set differ by their camera only, so they share a reference: 36 of them. The stated
 scale is 0 to 100; realigned values go down to −9.55, so the range begins at −10 and none is clipped.
 """
 

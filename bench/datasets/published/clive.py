@@ -1,4 +1,4 @@
-"""LIVE In the Wild (LIVE Challenge). The seven pictures t1 … t7 on which raters were trained are left out."""
+"""LIVE In the Wild (LIVE Challenge). The seven images t1 … t7 on which raters were trained are left out."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class CLIVE(PublishedSet):
-    """LIVE In the Wild: 1,162 pictures of mobile cameras with the faults they came with, rated by a crowd."""
+    """LIVE In the Wild: 1,162 images of mobile cameras with the faults they came with, rated by a crowd."""
 
     name = "clive"
     title = "LIVE In the Wild"
     paper = (
-        "D. Ghadiyaram, A. C. Bovik: Massive online crowdsourced study of subjective and objective picture quality, IEEE "
+        "D. Ghadiyaram, A. C. Bovik: Massive online crowdsourced study of subjective and objective image quality, IEEE "
         "Transactions on Image Processing 25(1), 2016"
     )
     licence = "free to use, copy and distribute with LIVE's copyright notice and citation"

@@ -15,12 +15,12 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class KADID10k(PublishedSet):
-    """KADID-10k: 81 pictures, 25 distortion types in five levels; 10,125 distorted ones, rated by a crowd."""
+    """KADID-10k: 81 images, 25 distortion types in five levels; 10,125 distorted ones, rated by a crowd."""
 
     name = "kadid10k"
     title = "KADID-10k"
     paper = "H. Lin, V. Hosu, D. Saupe: KADID-10k: a large-scale artificially distorted IQA database, QoMEX 2019"
-    licence = "for research, with citation; pictures under the Pixabay licence"
+    licence = "for research, with citation; images under the Pixabay licence"
     layout = """
         images/I01_01_01.png …, and the references I01.png … I81.png beside them
         dmos.csv

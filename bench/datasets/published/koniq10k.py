@@ -23,7 +23,7 @@ def _read_with_split(files: Sequence[Path]) -> Frame:
 
 
 class KonIQ10k(PublishedSet):
-    """KonIQ-10k: 10,073 pictures in the wild, rated by a crowd; with an official split."""
+    """KonIQ-10k: 10,073 images in the wild, rated by a crowd; with an official split."""
 
     name = "koniq10k"
     title = "KonIQ-10k"
@@ -31,7 +31,7 @@ class KonIQ10k(PublishedSet):
         "V. Hosu, H. Lin, T. Szirányi, D. Saupe: KonIQ-10k: an ecologically valid database for deep learning of blind image "
         "quality assessment, IEEE Transactions on Image Processing 29, 2020"
     )
-    licence = "for research, with citation; pictures under their Creative Commons licences (YFCC100m)"
+    licence = "for research, with citation; images under their Creative Commons licences (YFCC100m)"
     layout = """
         1024x768/*.jpg or 512x384/*.jpg
         koniq10k_distributions_sets.csv (MOS 0 to 100, split) or koniq10k_scores_and_distributions.csv (MOS 1 to 5)
@@ -46,5 +46,5 @@ class KonIQ10k(PublishedSet):
     folders = (("1024x768",), ("512x384",))
 
     def expected_side(self) -> tuple[int, int] | None:
-        size = re.fullmatch(r"(\d+)x(\d+)", self.picture_folders[0].rstrip("/").rpartition("/")[2])
+        size = re.fullmatch(r"(\d+)x(\d+)", self.image_folders[0].rstrip("/").rpartition("/")[2])
         return (int(size[1]), int(size[2])) if size else None

@@ -36,7 +36,7 @@ def _read(files: Sequence[Path], variable: str) -> Frame:
 
 
 class LIVE(PublishedSet):
-    """LIVE release 2: 29 pictures, JPEG 2000, JPEG, noise, blur and fast fading; 779 distorted ones, 161 raters."""
+    """LIVE release 2: 29 images, JPEG 2000, JPEG, noise, blur and fast fading; 779 distorted ones, 161 raters."""
 
     name = "live"
     title = "LIVE"

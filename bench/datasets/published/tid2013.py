@@ -16,7 +16,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class TID2013(PublishedSet):
-    """TID2013: 25 pictures, 24 distortion types in five levels; 3,000 distorted ones, 971 raters of five countries."""
+    """TID2013: 25 images, 24 distortion types in five levels; 3,000 distorted ones, 971 raters of five countries."""
 
     name = "tid2013"
     title = "TID2013"

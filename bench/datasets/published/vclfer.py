@@ -1,6 +1,6 @@
 """VCL@FER. Its label is a MOS: it falls with the level of each distortion.
 
-The authors publish scores apart from the pictures, as ``results.xls``: every row of it that names a picture counts, with
+The authors publish scores apart from the images, as ``results.xls``: every row of it that names an image counts, with
 what is in its column MOS.
 """
 
@@ -32,7 +32,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class VCLFER(PublishedSet):
-    """VCL@FER: 23 pictures, noise, blur, JPEG 2000 and JPEG in six levels; 552 distorted ones, 118 raters."""
+    """VCL@FER: 23 images, noise, blur, JPEG 2000 and JPEG in six levels; 552 distorted ones, 118 raters."""
 
     name = "vclfer"
     title = "VCL@FER"

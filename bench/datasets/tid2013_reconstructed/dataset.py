@@ -1,13 +1,13 @@
-"""`tid2013-reconstructed`: people's scores for pictures that are made anew from Kodak's and from TID2013's label file.
+"""`tid2013-reconstructed`: people's scores for images that are made anew from Kodak's and from TID2013's label file.
 
-TID2013's references I01 to I24 are crops of Kodak's 24 pictures (I25 is synthetic and left out), and of its 24 distortion
+TID2013's references I01 to I24 are crops of Kodak's 24 images (I25 is synthetic and left out), and of its 24 distortion
 types 15 are defined well enough to be made again: `iqarena.bench.datasets.tid2013_reconstructed.distortions`. Types 7, 8, 10, 16 and 17 come out
-as the pictures that were rated; the others differ from them in the draw of the noise, in the codec or in how finely they
-were tuned, so the scores are of pictures like these. How alike: docs/tid2013-reconstructed.md. Left out are 4, 9, 12, 13,
+as the images that were rated; the others differ from them in the draw of the noise, in the codec or in how finely they
+were tuned, so the scores are of images like these. How alike: docs/tid2013-reconstructed.md. Left out are 4, 9, 12, 13,
 14, 15, 20, 21 and 24, which depend on filters, coders or placements that are not published, and of 23 the levels that are
 more than a shift of colours.
 
-Pictures are made when they are asked for, and kept in the user's cache folder.
+Images are made when they are asked for, and kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from iqarena.bench.datasets.base import ImageDataset, Sample, read_picture
+from iqarena.bench.datasets.base import ImageDataset, Sample, read_image
 from iqarena.bench.datasets.demo.dataset import cache_folder, pixel_hash
 from iqarena.bench.datasets.published.tid2013 import TID2013
 from iqarena.bench.datasets.tables import Frame, read_lines
-from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, PIXEL_IMPULSES, Picture
+from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS, PIXEL_IMPULSES, Pixels
 from iqarena.bench.datasets.tree import Tree
 from iqarena.bench.errors import UserError
 
 RECIPE = 1
-"""Raised whenever the same pair of reference and type would give another picture."""
+"""Raised whenever the same pair of reference and type would give another image."""
 
 LABELS = ("mos_with_names.txt", "tid2013_mos_with_names.txt")
 WIDTH, HEIGHT = 512, 384
@@ -65,12 +65,12 @@ KINDS = {distortion.number: distortion for distortion in DISTORTIONS}
 
 
 class TID2013Reconstructed(ImageDataset):
-    """TID2013 reconstructed: 1,755 distorted pictures, made anew from 24 Kodak pictures, with TID2013's human scores."""
+    """TID2013 reconstructed: 1,755 distorted images, made anew from 24 Kodak images, with TID2013's human scores."""
 
     name = "tid2013-reconstructed"
     label_kind = "MOS (reconstructed)"
     paper = TID2013.paper
-    licence = "labels: for research, with citation; pictures of the Kodak suite: for unrestricted use"
+    licence = "labels: for research, with citation; images of the Kodak suite: for unrestricted use"
     layout = """
         kodim01.png … kodim24.png, in whatever folder
         mos_with_names.txt or tid2013_mos_with_names.txt, in whatever folder
@@ -79,7 +79,7 @@ class TID2013Reconstructed(ImageDataset):
     count = 1755
 
     def __init__(self, root: Path) -> None:
-        """Read the labels and find Kodak's pictures.
+        """Read the labels and find Kodak's images.
 
         Raises:
             UserError: where one of them is not there, or the label file is not TID2013's.
@@ -101,7 +101,7 @@ class TID2013Reconstructed(ImageDataset):
 
     @classmethod
     def open(cls, root: Path | None) -> TID2013Reconstructed:
-        """The data set; its pictures are made when they are asked for.
+        """The data set; its images are made when they are asked for.
 
         Raises:
             UserError: as the constructor.
@@ -113,43 +113,43 @@ class TID2013Reconstructed(ImageDataset):
             )
         return cls(root)
 
-    def picture(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> torch.Tensor:
         path = self.folder / f"{self.samples[index].image_id}.png"
         if not path.is_file():
             _save(self.made(index), path)
-        picture = read_picture(path)
-        if picture.shape != (3, HEIGHT, WIDTH):
-            raise UserError(f"{path}: not the picture that was put there; delete it to have it made anew")
-        return picture
+        image = read_image(path)
+        if image.shape != (3, HEIGHT, WIDTH):
+            raise UserError(f"{path}: not the image that was put there; delete it to have it made anew")
+        return image
 
     @property
     def folder(self) -> Path:
-        """Where made pictures are kept; the labels have no part in them."""
+        """Where made images are kept; the labels have no part in them."""
         return cache_folder() / f"{self.name}-{RECIPE}"
 
-    def made(self, index: int) -> Picture:
-        """The distorted picture (H, W, 3), made anew."""
+    def made(self, index: int) -> Pixels:
+        """The distorted image (H, W, 3), made anew."""
         sample, kind, level = self.samples[index], KINDS[self.kinds[index]], self.levels[index]
         if kind.number == 6 and level > 1 and int(sample.reference_id[1:]) % 2 == 0:
             kind = PIXEL_IMPULSES
         return kind.apply(self.reference(sample.reference_id), level, sample.image_id)
 
-    def reference(self, reference_id: str) -> Picture:
+    def reference(self, reference_id: str) -> Pixels:
         """The pristine crop (H, W, 3).
 
         Raises:
-            UserError: where the original is not Kodak's picture.
+            UserError: where the original is not Kodak's image.
         """
         path, (top, left) = self.originals[reference_id], CROPS[reference_id]
-        original = read_picture(path).permute(1, 2, 0).numpy()
+        original = read_image(path).permute(1, 2, 0).numpy()
         crop = np.ascontiguousarray(original[top : top + HEIGHT, left : left + WIDTH])
         if not pixel_hash(crop).startswith(CROP_HASHES[reference_id]):
-            raise UserError(f"{path}: not the picture of the Kodak suite, pixel by pixel; get the PNG of 768×512 anew")
+            raise UserError(f"{path}: not the image of the Kodak suite, pixel by pixel; get the PNG of 768×512 anew")
         return crop
 
 
 class Originals(ImageDataset):
-    """What of the data set lies on disk: Kodak's pictures, each checked when it is read."""
+    """What of the data set lies on disk: Kodak's images, each checked when it is read."""
 
     name, label_kind = "kodak24", "none"
 
@@ -162,7 +162,7 @@ class Originals(ImageDataset):
     def open(cls, root: Path | None) -> Originals:
         return cls(TID2013Reconstructed.open(root))
 
-    def picture(self, index: int) -> torch.Tensor:
+    def image(self, index: int) -> torch.Tensor:
         """The crop that is TID2013's reference."""
         return torch.from_numpy(self.made.reference(self.references[index])).permute(2, 0, 1)
 
@@ -171,11 +171,11 @@ def _labels_in(tree: Tree) -> Path:
     for name in LABELS:
         if places := tree.places_of(name):
             return tree.matching(places[0], name)[0]
-    raise UserError(f"{tree.root}: holds no label file of TID2013 ({' or '.join(LABELS)}); put it beside Kodak's pictures")
+    raise UserError(f"{tree.root}: holds no label file of TID2013 ({' or '.join(LABELS)}); put it beside Kodak's images")
 
 
 def _kodak_in(tree: Tree) -> dict[str, Path]:
-    """Kodak's picture of every reference."""
+    """Kodak's image of every reference."""
     found: dict[str, Path] = {}
     for reference in CROPS:
         name = f"kodim{reference[1:]}.png"
@@ -183,7 +183,7 @@ def _kodak_in(tree: Tree) -> dict[str, Path]:
             found[reference] = tree.matching(places[0], name)[0]
     if missing := [reference for reference in CROPS if reference not in found]:
         raise UserError(
-            f"{tree.root}: {len(missing)} of Kodak's 24 pictures are missing, the first is kodim{missing[0][1:]}.png"
+            f"{tree.root}: {len(missing)} of Kodak's 24 images are missing, the first is kodim{missing[0][1:]}.png"
         )
     return found
 
@@ -200,20 +200,20 @@ def _read(file: Path) -> Frame:
     wrong = parts[0].isna() | ~raw.between(0, 9) | table["image"].duplicated()
     if wrong.any():
         first = table[wrong].iloc[0]
-        raise UserError(f"{file}: {first['raw']} {first['image']} is no score from 0 to 9 of a picture that is named once")
+        raise UserError(f"{file}: {first['raw']} {first['image']} is no score from 0 to 9 of an image that is named once")
     return pd.DataFrame(
         {"image": table["image"], "raw": raw, "reference": "I" + parts[0], "kind": parts[1].astype(int),
          "level": parts[2].astype(int)}
     )  # fmt: skip
 
 
-def _save(picture: Picture, path: Path) -> None:
-    """Write under a temporary name and rename: several processes may make the same picture."""
+def _save(image: Pixels, path: Path) -> None:
+    """Write under a temporary name and rename: several processes may make the same image."""
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            Image.fromarray(picture).save(part, "PNG", compress_level=1)
+            Image.fromarray(image).save(part, "PNG", compress_level=1)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

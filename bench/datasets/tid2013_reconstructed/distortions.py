@@ -1,8 +1,8 @@
 """TID2013's distortions, as far as their definition is known to the last parameter or up to the draw of the noise.
 
-The paper names the types. Parameters are what TID2013 publishes with every picture, ``metrics_values/PSNR.txt``,
+The paper names the types. Parameters are what TID2013 publishes with every image, ``metrics_values/PSNR.txt``,
 ``PSNRc.txt``, ``SSIM.txt``, ``FSIM.txt`` and ``FSIMc.txt`` of its release 1.0, leaves open: docs/tid2013-reconstructed.md.
-Some types have fixed strengths and some are tuned, picture by picture, to a ladder of PSNR over all colour samples.
+Some types have fixed strengths and some are tuned, image by image, to a ladder of PSNR over all colour samples.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scipy import ndimage
 from scipy.optimize import brentq
 from skimage.color import rgb2ycbcr, ycbcr2rgb
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 Reals = NDArray[np.float64]
 Stream = np.random.RandomState
 
@@ -36,8 +36,8 @@ _ABERRATION_LADDER = (33.0, 28.0, 25.0, 23.0, 21.0)
 """The means of PSNRc.txt over all references: the one tuned type that is not on the common ladder."""
 
 
-def psnr(one: Picture, other: Picture) -> float:
-    """Over all samples of all colours, in dB; infinite for equal pictures."""
+def psnr(one: Pixels, other: Pixels) -> float:
+    """Over all samples of all colours, in dB; infinite for equal images."""
     error = float(((one.astype(np.float64) - other) ** 2).mean())
     return 10 * math.log10(255**2 / error) if error else math.inf
 
@@ -49,8 +49,8 @@ class Distortion:
     Attributes:
         number: TID2013's.
         name: TID2013's, shortened.
-        distort: makes a picture of a picture, a strength and a random stream.
-        strengths: of levels 1 to 5, the same for all pictures; or, where empty,
+        distort: makes an image of an image, a strength and a random stream.
+        strengths: of levels 1 to 5, the same for all images; or, where empty,
         ladder: their PSNR in dB, which the strength is tuned to, and
         reach: the mildest and the severest strength to be tried.
         whole: strengths are whole numbers.
@@ -58,31 +58,31 @@ class Distortion:
 
     number: int
     name: str
-    distort: Callable[[Picture, float, Stream], Picture]
+    distort: Callable[[Pixels, float, Stream], Pixels]
     strengths: tuple[float, ...] = ()
     ladder: tuple[float, ...] = LADDER
     reach: tuple[float, float] = (0.0, 0.0)
     whole: bool = False
 
-    def apply(self, picture: Picture, level: int, name: str) -> Picture:
-        """The picture (H, W, 3) distorted at a level from 1 to 5; anything random in it depends on `name` alone."""
+    def apply(self, image: Pixels, level: int, name: str) -> Pixels:
+        """The image (H, W, 3) distorted at a level from 1 to 5; anything random in it depends on `name` alone."""
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
-        def made(strength: float) -> Picture:
-            return self.distort(picture, strength, np.random.RandomState(seed))
+        def made(strength: float) -> Pixels:
+            return self.distort(image, strength, np.random.RandomState(seed))
 
         if self.strengths:
             return made(self.strengths[level - 1])
-        return self._tuned(picture, self.ladder[level - 1], made)
+        return self._tuned(image, self.ladder[level - 1], made)
 
-    def _tuned(self, picture: Picture, wanted: float, made: Callable[[float], Picture]) -> Picture:
+    def _tuned(self, image: Pixels, wanted: float, made: Callable[[float], Pixels]) -> Pixels:
         """The nearest to a PSNR of all that a search over the logarithm of the strength comes across."""
-        found: list[tuple[float, Picture]] = []
+        found: list[tuple[float, Pixels]] = []
 
         @functools.cache
         def above(strength: float) -> float:
             tried = made(strength)
-            found.append((min(psnr(tried, picture), 100.0) - wanted, tried))
+            found.append((min(psnr(tried, image), 100.0) - wanted, tried))
             return found[-1][0]
 
         def at(logarithm: float) -> float:
@@ -96,13 +96,13 @@ class Distortion:
         return min(found, key=lambda one: abs(one[0]))[1]
 
 
-def _store(values: Reals) -> Picture:
+def _store(values: Reals) -> Pixels:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _through_codec(picture: Picture, codec: str, **options: object) -> Picture:
+def _through_codec(image: Pixels, codec: str, **options: object) -> Pixels:
     stored = io.BytesIO()
-    Image.fromarray(picture).save(stored, codec, **options)
+    Image.fromarray(image).save(stored, codec, **options)
     with Image.open(stored) as decoded:
         return np.asarray(decoded.convert("RGB"))
 
@@ -113,55 +113,55 @@ def _neighbourhood(noise: Reals) -> Reals:
     return means
 
 
-def additive_noise(picture: Picture, variance: float, stream: Stream) -> Picture:
+def additive_noise(image: Pixels, variance: float, stream: Stream) -> Pixels:
     """White Gaussian noise, independent in R, G and B."""
-    return _store(picture + math.sqrt(variance) * stream.normal(size=picture.shape))
+    return _store(image + math.sqrt(variance) * stream.normal(size=image.shape))
 
 
-def color_noise(picture: Picture, variance: float, stream: Stream) -> Picture:
+def color_noise(image: Pixels, variance: float, stream: Stream) -> Pixels:
     """White noise of this variance in the luminance and 4.1 times that in Cb and Cr, in Rec. 601's digital values.
 
     4.1 is the mean ratio that PSNR.txt, of the luminance, and PSNRc.txt leave.
     """
-    noise = stream.normal(size=picture.shape) * np.sqrt(variance * np.array([1, 4.1, 4.1]))
-    return _store(255 * ycbcr2rgb(rgb2ycbcr(picture) + noise))
+    noise = stream.normal(size=image.shape) * np.sqrt(variance * np.array([1, 4.1, 4.1]))
+    return _store(255 * ycbcr2rgb(rgb2ycbcr(image) + noise))
 
 
-def correlated_noise(picture: Picture, variance: float, stream: Stream) -> Picture:
+def correlated_noise(image: Pixels, variance: float, stream: Stream) -> Pixels:
     """White noise averaged over 3×3 pixels, this variance thereafter."""
     # a mean of nine has a third of the deviation
-    return _store(picture + 3 * math.sqrt(variance) * _neighbourhood(stream.normal(size=picture.shape)))
+    return _store(image + 3 * math.sqrt(variance) * _neighbourhood(stream.normal(size=image.shape)))
 
 
-def high_frequency_noise(picture: Picture, variance: float, stream: Stream) -> Picture:
+def high_frequency_noise(image: Pixels, variance: float, stream: Stream) -> Pixels:
     """White noise without its mean over 3×3 pixels, this variance thereafter."""
-    white = stream.normal(size=picture.shape)
+    white = stream.normal(size=image.shape)
     # the variance that is left is 8/9² + (8/9)² = 8/9
-    return _store(picture + math.sqrt(variance * 9 / 8) * (white - _neighbourhood(white)))
+    return _store(image + math.sqrt(variance * 9 / 8) * (white - _neighbourhood(white)))
 
 
-def impulse_noise(picture: Picture, share: float, stream: Stream) -> Picture:
+def impulse_noise(image: Pixels, share: float, stream: Stream) -> Pixels:
     """A share of the samples, independently in R, G and B, is replaced by values drawn evenly from 0 to 255."""
-    hit = stream.uniform(size=picture.shape) < share
-    return np.where(hit, stream.randint(0, 256, picture.shape), picture).astype(np.uint8)
+    hit = stream.uniform(size=image.shape) < share
+    return np.where(hit, stream.randint(0, 256, image.shape), image).astype(np.uint8)
 
 
-def pixel_impulse_noise(picture: Picture, share: float, stream: Stream) -> Picture:
+def pixel_impulse_noise(image: Pixels, share: float, stream: Stream) -> Pixels:
     """As `impulse_noise`, but it is pixels that are hit: all three samples are replaced, by values of their own."""
-    hit = stream.uniform(size=picture.shape[:2]) < share
-    return np.where(hit[..., None], stream.randint(0, 256, picture.shape), picture).astype(np.uint8)
+    hit = stream.uniform(size=image.shape[:2]) < share
+    return np.where(hit[..., None], stream.randint(0, 256, image.shape), image).astype(np.uint8)
 
 
-def quantization(picture: Picture, step: float, stream: Stream) -> Picture:
+def quantization(image: Pixels, step: float, stream: Stream) -> Pixels:
     """Samples rounded to multiples of a step."""
-    return _store(np.rint(picture / step) * step)
+    return _store(np.rint(image / step) * step)
 
 
-def gaussian_blur(picture: Picture, sigma: float, stream: Stream) -> Picture:
-    """A Gaussian kernel of 11×11 pixels, black around the picture."""
+def gaussian_blur(image: Pixels, sigma: float, stream: Stream) -> Pixels:
+    """A Gaussian kernel of 11×11 pixels, black around the image."""
     kernel = np.exp(-(np.arange(-5, 6) ** 2) / (2 * sigma**2))
     kernel /= kernel.sum()
-    blurred = picture.astype(np.float64)
+    blurred = image.astype(np.float64)
     for axis in (0, 1):
         blurred = ndimage.correlate1d(blurred, kernel, axis, mode="constant")
     return _store(blurred)
@@ -177,50 +177,50 @@ def _annex_k() -> list[list[int]]:
         return [list(decoded.quantization[table]) for table in (0, 1)]
 
 
-def jpeg(picture: Picture, quality: float, stream: Stream) -> Picture:
+def jpeg(image: Pixels, quality: float, stream: Stream) -> Pixels:
     """Baseline's limit of 255 on quantization steps, which `quality` alone would keep, was not kept in TID2013."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     tables = [[max(1, int(step * percent + 50) // 100) for step in table] for table in _annex_k()]
-    return _through_codec(picture, "JPEG", qtables=tables, subsampling="4:2:0", progressive=True)  # the same pixels
+    return _through_codec(image, "JPEG", qtables=tables, subsampling="4:2:0", progressive=True)  # the same pixels
 
 
-def jpeg2000(picture: Picture, ratio: float, stream: Stream) -> Picture:
-    return _through_codec(picture, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
+def jpeg2000(image: Pixels, ratio: float, stream: Stream) -> Pixels:
+    return _through_codec(image, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
 
 
-def mean_shift(picture: Picture, shift: float, stream: Stream) -> Picture:
-    return _store(picture.astype(np.float64) + shift)
+def mean_shift(image: Pixels, shift: float, stream: Stream) -> Pixels:
+    return _store(image.astype(np.float64) + shift)
 
 
-def contrast(picture: Picture, factor: float, stream: Stream) -> Picture:
+def contrast(image: Pixels, factor: float, stream: Stream) -> Pixels:
     """Stretched around the mean of all samples of all colours."""
-    mean = picture.mean()
-    return _store(mean + factor * (picture - mean))
+    mean = image.mean()
+    return _store(mean + factor * (image - mean))
 
 
-def saturation(picture: Picture, loss: float, stream: Stream) -> Picture:
+def saturation(image: Pixels, loss: float, stream: Stream) -> Pixels:
     """Cb and Cr lose this part of themselves; more than 1 turns colours into their complements. The luminance stays."""
-    values = rgb2ycbcr(picture)
+    values = rgb2ycbcr(image)
     values[..., 0] = np.rint(values[..., 0])  # whole, it survives the way to 8-bit RGB and back, as it does in TID2013
     values[..., 1:] = 128 + (1 - loss) * (values[..., 1:] - 128)
     return _store(255 * ycbcr2rgb(values))
 
 
-def multiplicative_noise(picture: Picture, sigma: float, stream: Stream) -> Picture:
+def multiplicative_noise(image: Pixels, sigma: float, stream: Stream) -> Pixels:
     """Samples times 1 + white Gaussian noise, independent in R, G and B."""
-    return _store(picture * (1 + sigma * stream.normal(size=picture.shape)))
+    return _store(image * (1 + sigma * stream.normal(size=image.shape)))
 
 
-def palette(picture: Picture, colors: float, stream: Stream) -> Picture:
-    """So many colours, chosen for the picture, with Floyd–Steinberg dither."""
-    image = Image.fromarray(picture)
-    chosen = image.quantize(round(colors), method=Image.Quantize.MEDIANCUT, kmeans=1)
-    return np.asarray(image.quantize(palette=chosen, dither=Image.Dither.FLOYDSTEINBERG).convert("RGB"))
+def palette(image: Pixels, colors: float, stream: Stream) -> Pixels:
+    """So many colours, chosen for the image, with Floyd–Steinberg dither."""
+    opened = Image.fromarray(image)
+    chosen = opened.quantize(round(colors), method=Image.Quantize.MEDIANCUT, kmeans=1)
+    return np.asarray(opened.quantize(palette=chosen, dither=Image.Dither.FLOYDSTEINBERG).convert("RGB"))
 
 
-def aberration(picture: Picture, pixels: float, stream: Stream) -> Picture:
+def aberration(image: Pixels, pixels: float, stream: Stream) -> Pixels:
     """Red moved to the right and blue to the left, by a part of a pixel too (linear interpolation)."""
-    values = picture.astype(np.float64)
+    values = image.astype(np.float64)
     for channel, way in ((0, pixels), (2, -pixels)):
         values[..., channel] = ndimage.shift(values[..., channel], (0, way), order=1, mode="nearest")
     return _store(values)
@@ -249,4 +249,4 @@ DISTORTIONS: tuple[Distortion, ...] = (
 
 PIXEL_IMPULSES = Distortion(6, "impulse noise", pixel_impulse_noise, _IMPULSES)
 """What type 6 is for levels 2 to 5 of references of even number: there PSNR.txt is as near to PSNRc.txt as only impulses
-that share pixels make it (2.2 to 4.4 dB, as computed for each picture, not 4.7 to 5.3)."""
+that share pixels make it (2.2 to 4.4 dB, as computed for each image, not 4.7 to 5.3)."""

@@ -27,7 +27,7 @@ KINDS: dict[str, Callable[[Board], Figure | None]] = {
     "quality-shift": partial(attacks, measure="shift"),
     "reflection": reflection,
     "transfer": transfer,
-    "pictures": sheet,
+    "images": sheet,
 }
 
 
@@ -37,7 +37,7 @@ def kinds(board: Board) -> list[str]:
     if not board.track.labelled:
         lacks.add("clean-robust")
     if not board.examples:
-        lacks.add("pictures")
+        lacks.add("images")
     if not board.sources:
         lacks.add("transfer")
     if not any(reflected(row) for row in board.rows):
@@ -82,8 +82,8 @@ def save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
         figure.set_layout_engine("none")  # it takes longest, and is the same for both
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png")
-        with Image.open(drawn) as picture:
-            opaque = picture.convert("RGB")
+        with Image.open(drawn) as image:
+            opaque = image.convert("RGB")
             if opaque.getcolors(_FEW_COLOURS) is None:  # photographs, or a scale of colours, which fewer would break up
                 opaque.save(png)
             else:  # a third of the size

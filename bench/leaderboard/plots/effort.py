@@ -42,8 +42,10 @@ def effort(curves: pd.DataFrame, heading: str, below: str, most: int = 4) -> Fig
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.set_ylabel(label if column == 0 else "")
-        panels[0][column].set_title(short_spec(model) if defense == "none" else f"{short_spec(model)}\n+ {short_spec(defense)}")
-        panels[-1][column].set_xlabel("forward passes a picture")
+        panels[0][column].set_title(
+            short_spec(model) if defense == "none" else f"{short_spec(model)}\n+ {short_spec(defense)}"
+        )
+        panels[-1][column].set_xlabel("forward passes an image")
     panels[1][0].set_ylim(-1.05, 1.05)
     head(figure, heading, below)
     legend(figure, _entries(attacks))

@@ -1,4 +1,4 @@
-"""Quality before and after score reflection, picture by picture."""
+"""Quality before and after score reflection, image by image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDE = 28
 
 
 def reflection(board: Board) -> Figure | None:
-    """A panel per model and defense: on the mirror line a picture has the mirrored quality; None without such cells."""
+    """A panel per model and defense: on the mirror line an image has the mirrored quality; None without such cells."""
     rows = shown([row for row in board.rows if reflected(row) is not None], MOST)
     if not rows:
         return None
@@ -40,7 +40,7 @@ def reflection(board: Board) -> Figure | None:
         axes.grid(color=FAINT, linewidth=0.6)
     figure.supxlabel("quality before", fontsize=8.5)
     figure.supylabel("quality after", fontsize=8.5)
-    head(figure, "Quality of each picture before and after score reflection", part_of(board, len(rows)))
+    head(figure, "Quality of each image before and after score reflection", part_of(board, len(rows)))
     handles = [
         Line2D([], [], color=INK, linewidth=1.1, label="mirror: fully reflected"),
         Line2D([], [], color=GREY, linewidth=0.9, linestyle=(0, (1, 2)), label="nothing moved"),

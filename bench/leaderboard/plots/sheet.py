@@ -1,4 +1,4 @@
-"""Pictures before and after attacks."""
+"""Images before and after attacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST = 4
 
 
 def sheet(board: Board) -> Figure:
-    """At the left the pictures that moved most of all, at the right those that moved least, no row twice."""
+    """At the left the images that moved most of all, at the right those that moved least, no row twice."""
     most = sorted((e for e in board.examples if e.moved_most), key=lambda e: -abs(e.adv - e.clean))[:MOST]
     least = sorted((e for e in board.examples if not e.moved_most), key=lambda e: abs(e.adv - e.clean))[:MOST]
     figure = Figure(figsize=(WIDTH, 1.05 + 1.62 * max(len(most), len(least))), layout="constrained")
@@ -23,7 +23,7 @@ def sheet(board: Board) -> Figure:
     left, right = (figure.add_subfigure(grid[0, half]) for half in range(2))
     _half(left, most, "moved most", max(len(most), len(least)))
     _half(right, least, "moved least", max(len(most), len(least)))
-    head(figure, f"Pictures before and after attacks, and their difference ×{GAIN}", f"{board.title} · {board.pictures}")
+    head(figure, f"Images before and after attacks, and their difference ×{GAIN}", f"{board.title} · {board.images}")
     return figure
 
 

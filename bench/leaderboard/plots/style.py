@@ -54,9 +54,9 @@ def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
 
 
 def part_of(board: Board, count: int) -> str:
-    """Title and pictures of a track, and how many of its rows are drawn where that is not all."""
+    """Title and images of a track, and how many of its rows are drawn where that is not all."""
     some = f" · {count} of {len(board.rows)} rows" if count < len(board.rows) else ""
-    return f"{board.title} · {board.pictures}{some}"
+    return f"{board.title} · {board.images}{some}"
 
 
 def short(names: Sequence[str]) -> list[str]:

@@ -134,14 +134,14 @@ function transferTable(parent, track) {
     track.transfer.sources.map((source) => `crafted on ${source}`), track.transfer.rows.map((name, place) => [name, track.transfer.values[place]]));
 }
 
-/** Each picture's quality before and after, beside the mirror line. */
+/** Each image's quality before and after, beside the mirror line. */
 function reflection(parent, row) {
   const { clean, adv, attack } = row.reflection;
   const values = [...clean, ...adv].filter((value) => value != null).map((value) => value / 1000);
   const [low, high] = [Math.min(0, ...values), Math.max(1, ...values)];
-  return chart(parent, 280, `Quality of ${clean.length} pictures before and after ${attack}`, {
+  return chart(parent, 280, `Quality of ${clean.length} images before and after ${attack}`, {
     data: { datasets: [
-      { type: "scatter", label: "pictures", data: clean.map((value, place) => ({ x: value / 1000, y: adv[place] == null ? null : adv[place] / 1000 })), backgroundColor: color(row.kind, 0.7), pointRadius: 3 },
+      { type: "scatter", label: "images", data: clean.map((value, place) => ({ x: value / 1000, y: adv[place] == null ? null : adv[place] / 1000 })), backgroundColor: color(row.kind, 0.7), pointRadius: 3 },
       { type: "line", label: "fully reflected", data: [{ x: low, y: 1 - low }, { x: high, y: 1 - high }], borderColor: css("--ink"), borderWidth: 1.2, pointRadius: 0 },
       { type: "line", label: "nothing moved", data: [{ x: low, y: low }, { x: high, y: high }], borderColor: css("--dim"), borderDash: [2, 3], borderWidth: 1, pointRadius: 0 },
     ] },

@@ -1,4 +1,4 @@
-// What an opened row shows: its attacks, plots, pictures and command.
+// What an opened row shows: its attacks, plots, images and command.
 
 function detail(track, row) {
   const panels = make("div", { class: "panels" });
@@ -18,7 +18,7 @@ function detail(track, row) {
       DATA.flags ? make("a", { href: `${DATA.flags}#${name}` }, name) : name, `: ${why}`))));
   }
   panel("Attacks, the worst first", true, attackTable(track, row));
-  if (row.examples?.length) panel("Pictures before and after", true, examples(row));
+  if (row.examples?.length) panel("Images before and after", true, examples(row));
   const family = DATA.families.find((one) => one.family === track.family);
   const curve = family?.curves.find((one) => one.name === row.name);
   if (curve) charts.push(() => lines(panel("Against the size of the attack", false), family, [curve], 280));
@@ -66,9 +66,9 @@ function attackTable(track, row) {
 
 function examples(row) {
   return make("div", { class: "examples" }, ...row.examples.map((example) => {
-    const before = make("img", { src: DATA.pictures[example.before], alt: `${example.image}, before` });
-    const after = make("img", { src: DATA.pictures[example.after], alt: `${example.image}, after ${example.attack}` });
-    const difference = make("img", { src: DATA.pictures[example.difference], alt: "their difference, enlarged", hidden: true });
+    const before = make("img", { src: DATA.images[example.before], alt: `${example.image}, before` });
+    const after = make("img", { src: DATA.images[example.after], alt: `${example.image}, after ${example.attack}` });
+    const difference = make("img", { src: DATA.images[example.difference], alt: "their difference, enlarged", hidden: true });
     const edge = make("span", { class: "line" });
     const slider = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `before and after, ${example.image}` });
     const split = () => {
@@ -84,6 +84,6 @@ function examples(row) {
       toggle.setAttribute("aria-pressed", String(!difference.hidden));
     });
     return make("figure", {}, make("div", { class: "pair" }, before, after, edge, difference), slider,
-      make("figcaption", {}, `The picture that moved ${example.most ? "most" : "least"}: ${example.image} under ${example.attack}, quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
+      make("figcaption", {}, `The image that moved ${example.most ? "most" : "least"}: ${example.image} under ${example.attack}, quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
   }));
 }

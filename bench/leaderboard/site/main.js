@@ -50,14 +50,14 @@ function options(select, everything, values) {
 
 function track() {
   state.track = DATA.tracks[Number(byId("track").value)];
-  const { labels, labelled, pictures, references, title, rows } = state.track;
+  const { labels, labelled, images, references, title, rows } = state.track;
   options(byId("model"), "all", [...new Set(rows.map((row) => row.model))].sort());
   options(byId("kind"), "all", [...new Set(rows.map((row) => row.kind))].sort());
   const about = labelled
     ? `Labels: ${labels}${labels.startsWith("pseudo") ? ", computed, not people's opinions" : ""}.`
-    : "Nobody rated these pictures: stability SROCC is between attacked and clean qualities.";
-  const few = references < 30 ? ` Only ${references} reference pictures: the intervals are wide and rough, and shared ranks say little.` : "";
-  byId("about-track").textContent = `${pictures}. ${about}${few}`;
+    : "Nobody rated these images: stability SROCC is between attacked and clean qualities.";
+  const few = references < 30 ? ` Only ${references} reference images: the intervals are wide and rough, and shared ranks say little.` : "";
+  byId("about-track").textContent = `${images}. ${about}${few}`;
   byId("caption").textContent = `${title}: open a row for its attacks, plots and command`;
   history.replaceState(null, "", `#${state.track.slug}`);
   tabs();
