@@ -87,9 +87,15 @@ class APGD(Attack):
         return best.images
 
     def _descend(
-        self, target: Target, start: torch.Tensor, images: torch.Tensor, objective: Objective, threat: Threat, steps: int,
+        self,
+        target: Target,
+        start: torch.Tensor,
+        images: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
+        steps: int,
         first: float,
-    ) -> Best:  # fmt: skip
+    ) -> Best:
         """One run; the best of its iterates, the start among them. An image that has arrived leaves it at a review."""
         ball = Ball(threat, images)
         stored = ball.snap(start)

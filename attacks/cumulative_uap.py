@@ -42,16 +42,24 @@ class CumulativeUAP(Universal):
             raise ValueError(f"{self.name}: step_size must be above 0")
 
     def learned(
-        self, start: torch.Tensor, target: Target, images: torch.Tensor, objective: Objective, threat: Threat,
+        self,
+        start: torch.Tensor,
+        target: Target,
+        images: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
         generator: Generators,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         tile = start.requires_grad_()
         for index, rate in minibatches(len(images), self.batch, self.epochs, generator):
             tile.grad = None
             backpropagate(
-                target.part(index), images[index], objective.part(index), threat,
+                target.part(index),
+                images[index],
+                objective.part(index),
+                threat,
                 lambda part: self.spread(tile, part, threat),
-            )  # fmt: skip
+            )
             assert tile.grad is not None
             tile.data -= self.step_size * rate * steepest(tile.grad[None], threat.norm)[0]
             if threat.norm == "linf":

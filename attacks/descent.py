@@ -92,9 +92,14 @@ class GradientDescent(Attack):
         return attacked
 
     def ask(
-        self, target: Target, stored: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,
+        self,
+        target: Target,
+        stored: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
+        generator: Generators,
         memory: Memory,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Qualities of the stored images, NaN where they were not seen themselves, and gradients of the loss."""
         return target.quality_and_grad(stored, objective.loss)
 

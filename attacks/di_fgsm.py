@@ -39,9 +39,14 @@ class DIFGSM(GradientDescent):
             raise ValueError(f"{self.name}: probability must be in [0, 1] and least in (0, 1]")
 
     def ask(
-        self, target: Target, stored: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,
+        self,
+        target: Target,
+        stored: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
+        generator: Generators,
         memory: Memory,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         draws = generator.uniform(0, 1, (4,)).tolist()
         with torch.enable_grad():
             leaf = stored.detach().requires_grad_()

@@ -45,9 +45,14 @@ class FittedAttack(Attack):
         """What to add to images (N, 3, H, W) of any size."""
 
     def run(
-        self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,
+        self,
+        target: Target,
+        images: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
+        generator: Generators,
         fit: Fit | None = None,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         """Apply what was learnt; asks the model nothing.
 
         Raises:

@@ -44,18 +44,26 @@ class GenerativeUAP(Universal):
             raise ValueError(f"{self.name}: width must be a multiple of 4 and learning_rate above 0")
 
     def learned(
-        self, start: torch.Tensor, target: Target, images: torch.Tensor, objective: Objective, threat: Threat,
+        self,
+        start: torch.Tensor,
+        target: Target,
+        images: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
         generator: Generators,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         network = seeded(self.width, generator).to(images.device)
         noise = generator.uniform(0, 1, start.shape).to(images)
         adam = torch.optim.Adam(network.parameters())
         for index, rate in minibatches(len(images), self.batch, self.epochs, generator):
             adam.zero_grad()
             backpropagate(
-                target.part(index), images[index], objective.part(index), threat,
+                target.part(index),
+                images[index],
+                objective.part(index),
+                threat,
                 lambda part: self.spread(network(noise)[0], part, threat),
-            )  # fmt: skip
+            )
             adam.param_groups[0]["lr"] = self.learning_rate * rate
             adam.step()
         with torch.no_grad():

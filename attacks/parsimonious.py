@@ -104,9 +104,10 @@ class Parsimonious(ScoreAttack):
             for start in range(0, len(blocks), self.batch):
                 for state in (False, True):  # over to +ε, then back to −ε
                     batch = [
-                        (channel, rows, columns) for channel, rows, columns in blocks[start : start + self.batch]
+                        (channel, rows, columns)
+                        for channel, rows, columns in blocks[start : start + self.batch]
                         if bool(up[channel, rows.start, columns.start]) == state
-                    ]  # fmt: skip
+                    ]
                     standing = yield from _greedy(batch, standing, flip)
             if side > 1:
                 side //= 2
@@ -141,5 +142,7 @@ def _blocks(shape: tuple[int, ...], side: int) -> list[Block]:
     channels, height, width = shape
     return [
         (channel, slice(top, top + side), slice(left, left + side))
-        for channel in range(channels) for top in range(0, height, side) for left in range(0, width, side)
-    ]  # fmt: skip
+        for channel in range(channels)
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]

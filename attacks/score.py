@@ -77,6 +77,8 @@ def windows(
     device = top.device
     along = torch.arange(side, device=device)
     return (
-        torch.arange(len(top), device=device).view(-1, 1, 1, 1), torch.arange(channels, device=device).view(1, -1, 1, 1),
-        (top[:, None] + along)[:, None, :, None], (left[:, None] + along)[:, None, None, :],
-    )  # fmt: skip
+        torch.arange(len(top), device=device).view(-1, 1, 1, 1),
+        torch.arange(channels, device=device).view(1, -1, 1, 1),
+        (top[:, None] + along)[:, None, :, None],
+        (left[:, None] + along)[:, None, None, :],
+    )

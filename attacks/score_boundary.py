@@ -121,9 +121,16 @@ class ScoreBoundary(ScoreAttack):
         return texture
 
     def _shrink(
-        self, start: torch.Tensor, found: torch.Tensor, gain: float, least: float, clean: float, image: torch.Tensor,
-        threat: Threat, generator: Generators,
-    ) -> Coroutine[torch.Tensor, float, tuple[torch.Tensor, float]]:  # fmt: skip
+        self,
+        start: torch.Tensor,
+        found: torch.Tensor,
+        gain: float,
+        least: float,
+        clean: float,
+        image: torch.Tensor,
+        threat: Threat,
+        generator: Generators,
+    ) -> Coroutine[torch.Tensor, float, tuple[torch.Tensor, float]]:
         """An image nearer to `start` that still gains more than `least`, and its gain."""
         low, high, far = 0.0, 1.0, found
         for _ in range(self.halvings):

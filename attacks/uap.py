@@ -36,17 +36,25 @@ class UAP(Universal):
             raise ValueError(f"{self.name}: learning_rate must be above 0")
 
     def learned(
-        self, start: torch.Tensor, target: Target, images: torch.Tensor, objective: Objective, threat: Threat,
+        self,
+        start: torch.Tensor,
+        target: Target,
+        images: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
         generator: Generators,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         tile = start.requires_grad_()
         adam = torch.optim.Adam([tile], eps=1e-12)  # gradients of a pixel are small
         for index, rate in minibatches(len(images), self.batch, self.epochs, generator):
             adam.zero_grad()
             backpropagate(
-                target.part(index), images[index], objective.part(index), threat,
+                target.part(index),
+                images[index],
+                objective.part(index),
+                threat,
                 lambda part: self.spread(tile, part, threat),
-            )  # fmt: skip
+            )
             adam.param_groups[0]["lr"] = self.learning_rate * rate
             adam.step()
             if threat.norm == "linf":

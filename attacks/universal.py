@@ -71,9 +71,14 @@ class Universal(FittedAttack):
 
     @abstractmethod
     def learned(
-        self, start: torch.Tensor, target: Target, images: torch.Tensor, objective: Objective, threat: Threat,
+        self,
+        start: torch.Tensor,
+        target: Target,
+        images: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
         generator: Generators,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         """The tile (3, h, w) that a single run ends with, from a start of the same shape."""
 
     def fit(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators) -> Fit:

@@ -40,9 +40,14 @@ class VMIFGSM(MIFGSM):
         return self.samples
 
     def ask(
-        self, target: Target, stored: torch.Tensor, objective: Objective, threat: Threat, generator: Generators,
+        self,
+        target: Target,
+        stored: torch.Tensor,
+        objective: Objective,
+        threat: Threat,
+        generator: Generators,
         memory: Memory,
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         tuning = torch.zeros_like(stored)
         if "stored" in memory:
             for _ in range(self.samples):

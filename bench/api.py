@@ -81,10 +81,18 @@ def evaluate(
     sizes = [eps] if isinstance(eps, str | float | int) else list(eps)
     chosen = [{"attack": attack, "objectives": list(objectives) if objectives else None} for attack in attacks]
     suite: Suite = validated(
-        {"models": [name], "defenses": list(defenses), "attacks": chosen, "threats": [{"eps": one} for one in sizes],
-         "settings": list(settings), "transfer_from": list(transfer_from), "limit": limit, "seed": seed,
-         "dataset": dataset if isinstance(dataset, str) else dataset.name}
-    )  # fmt: skip
+        {
+            "models": [name],
+            "defenses": list(defenses),
+            "attacks": chosen,
+            "threats": [{"eps": one} for one in sizes],
+            "settings": list(settings),
+            "transfer_from": list(transfer_from),
+            "limit": limit,
+            "seed": seed,
+            "dataset": dataset if isinstance(dataset, str) else dataset.name,
+        }
+    )
     opened = open_dataset(dataset) if isinstance(dataset, str) else dataset
     evaluator = Evaluator(opened, suite.limit, suite.batch, extra)
     with tempfile.TemporaryDirectory() as scratch:
@@ -97,9 +105,11 @@ def evaluate(
 
 def _named(model: nn.Module, score_range: tuple[float, float], higher_is_better: bool) -> tuple[str, QualityModel]:
     """The model under its name, fingerprinted by weights and code so that results of others are not taken for its own."""
-    made = copy.copy(model) if isinstance(model, QualityModel) else Custom(
-        model, ModelInfo(type(model).__name__, score_range, higher_is_better, min_size=1)
-    )  # fmt: skip
+    made = (
+        copy.copy(model)
+        if isinstance(model, QualityModel)
+        else Custom(model, ModelInfo(type(model).__name__, score_range, higher_is_better, min_size=1))
+    )
     fingerprint = hashlib.sha256(source_hash(model).encode())
     for key, value in made.state_dict().items():
         fingerprint.update(key.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -120,9 +120,21 @@ def _product(suite: Suite) -> Iterator[Cell]:
                     for defense in suite.defenses:
                         for setting, source in _views(suite, model):
                             yield Cell(
-                                suite.dataset, model, defense, attack.attack, objective, threat.norm, threat.eps,
-                                threat.queries, setting, suite.seed, suite.draws, attack.target, source, suite.precision,
-                            )  # fmt: skip
+                                suite.dataset,
+                                model,
+                                defense,
+                                attack.attack,
+                                objective,
+                                threat.norm,
+                                threat.eps,
+                                threat.queries,
+                                setting,
+                                suite.seed,
+                                suite.draws,
+                                attack.target,
+                                source,
+                                suite.precision,
+                            )
 
 
 def _views(suite: Suite, model: str) -> list[tuple[Setting, str]]:

@@ -190,9 +190,12 @@ class Registry(Generic[T]):
         return [
             made
             for made in vars(module).values()
-            if inspect.isclass(made) and issubclass(made, self.base) and made.__module__ == module.__name__
-            and not inspect.isabstract(made) and _name(made)
-        ]  # fmt: skip
+            if inspect.isclass(made)
+            and issubclass(made, self.base)
+            and made.__module__ == module.__name__
+            and not inspect.isabstract(made)
+            and _name(made)
+        ]
 
     def entry(self, name: str) -> Entry[T] | None:
         """The entry of a name, or of the bridge that a ``prefix:Class`` belongs to."""

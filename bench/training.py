@@ -87,12 +87,17 @@ def fit(
         "defense": recipe.name,
         "recipe": asdict(recipe) if is_dataclass(recipe) else {},
         **how,
-        "data": {"name": dataset.name, "label_kind": dataset.label_kind, "fingerprint": dataset.fingerprint,
-                 "training_images": len(parts.training), "training_references": parts.references},
+        "data": {
+            "name": dataset.name,
+            "label_kind": dataset.label_kind,
+            "fingerprint": dataset.fingerprint,
+            "training_images": len(parts.training),
+            "training_references": parts.references,
+        },
         "measured": _measured(prepared, parts),
         "versions": provenance()["versions"],
         "licence": "MIT",
-    }  # fmt: skip
+    }
     save_weights(prepared, target, card)
     target.with_suffix(".checkpoint").unlink(missing_ok=True)
     return target
@@ -141,13 +146,22 @@ def _trained(
     identity = {"recipe": [recipe.name, asdict(recipe)], "data": fingerprint, "start": began}
     prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     budget = train(
-        prepared, recipe.losses, recipe.passes_an_image, parts.training, schedule,
-        checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps(identity),
-        validation=parts.validation and parts.validation.thinned(_WATCHED), report=report,
-    )  # fmt: skip
+        prepared,
+        recipe.losses,
+        recipe.passes_an_image,
+        parts.training,
+        schedule,
+        checkpoint=target.with_suffix(".checkpoint"),
+        identity=json.dumps(identity),
+        validation=parts.validation and parts.validation.thinned(_WATCHED),
+        report=report,
+    )
     return prepared, {
-        "passes_an_image": recipe.passes_an_image, "schedule": asdict(schedule), "budget": budget, "start": began,
-    }  # fmt: skip
+        "passes_an_image": recipe.passes_an_image,
+        "schedule": asdict(schedule),
+        "budget": budget,
+        "start": began,
+    }
 
 
 def _measured(model: QualityModel, parts: _Parts) -> dict[str, float]:

@@ -47,9 +47,20 @@ _HOME = {
 """The module of each public name, below ``iqarena``."""
 
 __all__ = [
-    "Attack", "Defense", "ImageDataset", "ModelInfo", "Objective", "QualityModel", "Report", "Sample", "Threat", "UserError",
-    "evaluate", "load_model", "open_dataset",
-]  # fmt: skip
+    "Attack",
+    "Defense",
+    "ImageDataset",
+    "ModelInfo",
+    "Objective",
+    "QualityModel",
+    "Report",
+    "Sample",
+    "Threat",
+    "UserError",
+    "evaluate",
+    "load_model",
+    "open_dataset",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -74,9 +74,14 @@ class LinearityIQA(OnImageNet, QualityModel):
 
 def _reduction(width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(width, 1024), nn.BatchNorm1d(1024), nn.Linear(1024, 256), nn.BatchNorm1d(256),
-        nn.Linear(256, 64), nn.BatchNorm1d(64), nn.ReLU(),
-    )  # fmt: skip
+        nn.Linear(width, 1024),
+        nn.BatchNorm1d(1024),
+        nn.Linear(1024, 256),
+        nn.BatchNorm1d(256),
+        nn.Linear(256, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+    )
 
 
 def norm_in_norm(predictions: torch.Tensor, labels: torch.Tensor, p: float = 1.0, q: float = 2.0) -> torch.Tensor:

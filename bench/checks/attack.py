@@ -29,9 +29,12 @@ LIMITS = (1, 2, 7, 50)
 """Query limits that an attack must keep to; the clean score is paid from them."""
 
 SIZES: dict[Norm, tuple[float, float, float]] = {
-    "linf": (2 / 255, 1 / 255, 0.0123), "l2": (0.5, 0.2, 1.3), "l0": (0.05, 0.02, 0.031), "patch": (0.1, 0.05, 0.07),
+    "linf": (2 / 255, 1 / 255, 0.0123),
+    "l2": (0.5, 0.2, 1.3),
+    "l0": (0.05, 0.02, 0.031),
+    "patch": (0.1, 0.05, 0.07),
     "ssim": (0.02, 0.005, 0.03),
-}  # fmt: skip
+}
 """Of each norm a usual size for images of some hundred pixels, a small one, and one that is no whole number of levels."""
 
 ALIKE = 0.01
@@ -289,12 +292,13 @@ _CHECKS: tuple[tuple[str, Callable[[_Subject], _Measured], str], ...] = (
     ("batch", _batch, "let an image's result depend on that image and its own stream only, or say batches = False"),
     ("odd sizes", _of_scene("odd sides", seen=f"{ODD[1]}×{ODD[0]}"), "take any height and width, or refuse() it"),
     (
-        "flat images", _of_scene("flat", seen="black, white, grey and a hard edge"),
+        "flat images",
+        _of_scene("flat", seen="black, white, grey and a hard edge"),
         "keep divisions away from zero: flat areas have no variance, and their gradient may be zero",
     ),
     ("both directions", _directions, "make objective.loss(quality) small, whatever the objective, and nothing else"),
     ("GPU", _gpu, "make tensors on the images' device: .to(images)"),
-)  # fmt: skip
+)
 
 
 def attack_facts(attack: Attack) -> dict[str, Any]:

@@ -29,8 +29,10 @@ MODELS = ("cnniqa", "resnet-iqa")
 BESIDE = ("pgd", "standard")
 """Attacks that an attack is set beside."""
 ATTACKERS = {
-    "oblivious": ("pgd", "oblivious"), "adaptive": ("pgd", "adaptive"), "black-box": ("square[queries=60]", "adaptive"),
-}  # fmt: skip
+    "oblivious": ("pgd", "oblivious"),
+    "adaptive": ("pgd", "adaptive"),
+    "black-box": ("square[queries=60]", "adaptive"),
+}
 """Whom a defense meets: attack and setting."""
 IMAGES_OF_AN_ATTACK = 4
 """Few: `standard` takes some ten seconds an image and model."""
@@ -75,9 +77,12 @@ class _ModelUnderTest:
     def cell(self, attack: str, norm: str, setting: str = "adaptive") -> Cell:
         """An attack at its usual objective and size."""
         suite = {
-            "models": [self.model], "defenses": [self.defense], "attacks": [attack], "settings": [setting],
+            "models": [self.model],
+            "defenses": [self.defense],
+            "attacks": [attack],
+            "settings": [setting],
             "threats": [{"norm": norm, "eps": SIZES[norm]}],
-        }  # fmt: skip
+        }
         return expand(validated(suite))[0]
 
     def after(self, cell: Cell) -> tuple[torch.Tensor, Row]:

@@ -59,6 +59,8 @@ def _described(made: type[Any]) -> Finding:
 
 def _paper(plugin: Any) -> Finding:
     return Finding(
-        "paper", bool(plugin.paper.strip()), plugin.paper or "none",
+        "paper",
+        bool(plugin.paper.strip()),
+        plugin.paper or "none",
         "set paper to a link; for an idea that is published nowhere, to the words that say so",
-    )  # fmt: skip
+    )

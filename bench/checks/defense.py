@@ -227,9 +227,14 @@ def _recipe(defense: TrainedDefense, model: QualityModel, deployed: None) -> _Me
 
 
 _CHECKS: dict[str, Callable[..., _Measured]] = {
-    "facts": _facts, "seven images": _seven, "twice": _twice, "both directions": _turned, "GPU": _gpu,
-    "certificate": _certificate, "surrogate": _surrogate,
-}  # fmt: skip
+    "facts": _facts,
+    "seven images": _seven,
+    "twice": _twice,
+    "both directions": _turned,
+    "GPU": _gpu,
+    "certificate": _certificate,
+    "surrogate": _surrogate,
+}
 
 _ADVICE = {
     "facts": "keep score_range and higher_is_better: a defended model is compared with the undefended one",

@@ -117,6 +117,8 @@ def _sane(findings: Sequence[Finding]) -> bool:
 
 
 _CHECKERS: dict[str, Callable[[str, Sequence[str], int | None], _Checked]] = {
-    "model": _model, "attack": _attack, "defense": _defense,
-}  # fmt: skip
+    "model": _model,
+    "attack": _attack,
+    "defense": _defense,
+}
 """By kind: from a spec, models and images to what the plugin says of itself, the findings and the table."""

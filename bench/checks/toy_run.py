@@ -83,9 +83,15 @@ class ToyRun:
 
 
 def run_on_toy_model(
-    attack: Attack, clean: torch.Tensor, kind: Kind, threat: Threat, *, model: QualityModel | None = None,
-    seeds: Sequence[int] = (), device: str = "cpu",
-) -> ToyRun:  # fmt: skip
+    attack: Attack,
+    clean: torch.Tensor,
+    kind: Kind,
+    threat: Threat,
+    *,
+    model: QualityModel | None = None,
+    seeds: Sequence[int] = (),
+    device: str = "cpu",
+) -> ToyRun:
     """Attack images (N, 3, H, W) uint8 of a tiny model, as a cell does; all at once, if the attack takes batches.
 
     What has to be fitted is fitted on eight random images of the same size; a set-level attack takes `clean` as its set.
@@ -133,9 +139,14 @@ def run_on_toy_model(
 
 
 def _run(
-    attack: Attack, model: QualityModel, target: Target, images: torch.Tensor, kind: Kind, threat: Threat,
+    attack: Attack,
+    model: QualityModel,
+    target: Target,
+    images: torch.Tensor,
+    kind: Kind,
+    threat: Threat,
     generators: Generators,
-) -> tuple[Objective, torch.Tensor]:  # fmt: skip
+) -> tuple[Objective, torch.Tensor]:
     """What a cell does, for one batch that is the whole set."""
     quality = target.quality(images) if attack.access != "none" else torch.full((len(images),), torch.nan).to(images)
     labels = torch.linspace(0.2, 0.8, len(images)).to(images)

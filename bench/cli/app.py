@@ -15,9 +15,12 @@ from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.process import keep_freed_memory
 
 app = typer.Typer(
-    name="iqarena", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="iqarena",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Which image quality models and defenses hold when somebody attacks them?",
-)  # fmt: skip
+)
 
 
 def main() -> None:
@@ -62,8 +65,12 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
     if json_:
         typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
         return
-    brief = {"attacks": ["access", "norms"], "defenses": ["kind", "surrogate"], "models": ["weights", "min_size"],
-             "datasets": ["count", "label_kind"]}  # fmt: skip
+    brief = {
+        "attacks": ["access", "norms"],
+        "defenses": ["kind", "surrogate"],
+        "models": ["weights", "min_size"],
+        "datasets": ["count", "label_kind"],
+    }
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     for column in [*brief[kind.value], "about"]:
@@ -265,9 +272,16 @@ def train(
     schedule = Schedule(passes, batch, crop, learning_rate, ema=ema, seed=seed, workers=workers)
     with TrainingReporter() as report:
         written = fit(
-            model, defense, open_dataset(dataset, root), schedule, out,
-            start=start, backbone=backbone, label=label, report=report,
-        )  # fmt: skip
+            model,
+            defense,
+            open_dataset(dataset, root),
+            schedule,
+            out,
+            start=start,
+            backbone=backbone,
+            label=label,
+            report=report,
+        )
     typer.echo(f"{written}\n{written.with_suffix('.yaml')}")
 
 

@@ -55,19 +55,33 @@ class Attacked(NamedTuple):
 
 
 def attacked(
-    image: Path, model: str, defense: str, attack: str, *, eps: float | str, seed: int, norm: str = "linf",
+    image: Path,
+    model: str,
+    defense: str,
+    attack: str,
+    *,
+    eps: float | str,
+    seed: int,
+    norm: str = "linf",
     objective: str | None = None,
-) -> Attacked:  # fmt: skip
+) -> Attacked:
     """Attack one image adaptively.
 
     Raises:
         UserError: for anything that the caller can mend, and where the attack leaves no image or no score.
     """
     suite = validated(
-        {"models": [model], "defenses": [defense], "attacks": [{"attack": attack, "objectives": objective and [objective]}],
-         "threats": [{"norm": norm, "eps": eps}], "settings": ["adaptive"], "seed": seed, "dataset": "image"},
+        {
+            "models": [model],
+            "defenses": [defense],
+            "attacks": [{"attack": attack, "objectives": objective and [objective]}],
+            "threats": [{"norm": norm, "eps": eps}],
+            "settings": ["adaptive"],
+            "seed": seed,
+            "dataset": "image",
+        },
         lambda loc: "the command line",
-    )  # fmt: skip
+    )
     evaluator = Evaluator(OneImage(image), None, 1)
     cell = expand(suite)[0]
     try:

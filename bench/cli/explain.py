@@ -76,9 +76,14 @@ class Explanation:
 
 
 def explain(
-    image: str | Path, model: str = "resnet-iqa", defense: str = "cprl", *, attack: str = "score-reflection-away",
-    eps: float | str = "2/255", seed: int = 0,
-) -> Explanation:  # fmt: skip
+    image: str | Path,
+    model: str = "resnet-iqa",
+    defense: str = "cprl",
+    *,
+    attack: str = "score-reflection-away",
+    eps: float | str = "2/255",
+    seed: int = 0,
+) -> Explanation:
     """Attack one image through the defense and take the model's features apart.
 
     Args:
@@ -108,12 +113,19 @@ def explain(
     first, second = (set(channels[name].nlargest(top).index) for name in ("mask", "mask_attacked"))
     return Explanation(
         title=f"{attack}, {found.cell.objective} · ℓ∞ ≤ {eps} · {model} + {defense}",
-        clean=as_array(found.before), attacked=as_array(found.after),
-        clean_quality=float(found.row.clean_quality), attacked_quality=float(found.row.adv_quality),
-        cpr=before.heat(before.cpr), ncpr=before.heat(before.ncpr),
-        cpr_attacked=after.heat(after.cpr), ncpr_attacked=after.heat(after.ncpr),
-        channels=channels, swaps=swaps, overlap=len(first & second) / top, overlap_by_chance=top / len(channels),
-    )  # fmt: skip
+        clean=as_array(found.before),
+        attacked=as_array(found.after),
+        clean_quality=float(found.row.clean_quality),
+        attacked_quality=float(found.row.adv_quality),
+        cpr=before.heat(before.cpr),
+        ncpr=before.heat(before.ncpr),
+        cpr_attacked=after.heat(after.cpr),
+        ncpr_attacked=after.heat(after.ncpr),
+        channels=channels,
+        swaps=swaps,
+        overlap=len(first & second) / top,
+        overlap_by_chance=top / len(channels),
+    )
 
 
 class _Parts:
@@ -153,14 +165,16 @@ def _channels(model: CPRLModel, before: _Parts, after: _Parts) -> pd.DataFrame:
         out, swapped = before.maps.clone(), before.maps.clone()
         out[:, channel] = usual[channel]
         swapped[:, channel] = after.maps[:, channel]
-        rows.append({
-            "channel": channel,
-            "mask": float(before.kept[:, channel].mean()),
-            "mask_attacked": float(after.kept[:, channel].mean()),
-            "effect": abs(_quality(model, out) - clean),
-            "shift": float(shift[channel]),
-            "adversarial_effect": _quality(model, swapped) - clean,
-        })  # fmt: skip
+        rows.append(
+            {
+                "channel": channel,
+                "mask": float(before.kept[:, channel].mean()),
+                "mask_attacked": float(after.kept[:, channel].mean()),
+                "effect": abs(_quality(model, out) - clean),
+                "shift": float(shift[channel]),
+                "adversarial_effect": _quality(model, swapped) - clean,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -188,10 +202,15 @@ def _swaps(model: CPRLModel, before: _Parts, after: _Parts, generator: torch.Gen
             _quality(model, (after if take_cpr else before).held(order) + (after if take_ncpr else before).left(order))
             for order in orders
         ]
-        rows.append({
-            "from_attacked": name, "quality": _quality(model, cpr + ncpr), "random_mean": float(np.mean(controls)),
-            "random_least": min(controls), "random_most": max(controls),
-        })  # fmt: skip
+        rows.append(
+            {
+                "from_attacked": name,
+                "quality": _quality(model, cpr + ncpr),
+                "random_mean": float(np.mean(controls)),
+                "random_least": min(controls),
+                "random_most": max(controls),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -234,11 +253,22 @@ def _figure(found: Explanation) -> Figure:
     upper.colorbar(heat, ax=grid, fraction=0.03, label="mean |activation|")
     channels, swaps = lower.subplots(1, 2, width_ratios=[1.6, 1])
     dots = channels.scatter(
-        found.channels["effect"] + 1e-6, found.channels["shift"] + 1e-4, c=found.channels["mask"], cmap="viridis",
-        vmin=0, vmax=1, s=22, edgecolor=GREY, linewidth=0.3,
-    )  # fmt: skip
-    channels.set(xscale="log", yscale="log", xlabel="causal effect: |change of quality| when the channel is taken out",
-                 ylabel="adversarial shift:\nmean |z′ − z|, 1 = usual |z|")  # fmt: skip
+        found.channels["effect"] + 1e-6,
+        found.channels["shift"] + 1e-4,
+        c=found.channels["mask"],
+        cmap="viridis",
+        vmin=0,
+        vmax=1,
+        s=22,
+        edgecolor=GREY,
+        linewidth=0.3,
+    )
+    channels.set(
+        xscale="log",
+        yscale="log",
+        xlabel="causal effect: |change of quality| when the channel is taken out",
+        ylabel="adversarial shift:\nmean |z′ − z|, 1 = usual |z|",
+    )
     channels.set_title(f"channels: {found.overlap_words}")
     lower.colorbar(dots, ax=channels, label="mask, clean image", fraction=0.04)
     place = np.arange(len(found.swaps))

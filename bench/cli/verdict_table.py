@@ -14,16 +14,30 @@ from iqarena.bench.submission.verify import CheckedNumber, Verdict
 def verdict_as_data(verdict: Verdict) -> dict[str, Any]:
     """As JSON can hold it."""
     lines = [
-        {"cell": line.cell, "what": line.what, "claimed": line.claimed, "measured": line.measured, "ok": line.ok,
-         "tolerance": line.tolerance, "note": line.note}
+        {
+            "cell": line.cell,
+            "what": line.what,
+            "claimed": line.claimed,
+            "measured": line.measured,
+            "ok": line.ok,
+            "tolerance": line.tolerance,
+            "note": line.note,
+        }
         for line in verdict.lines
-    ]  # fmt: skip
+    ]
     standings = [
         {"row": stands.row, "beats": stands.beats, "words": stands.words, "numbers": [n._asdict() for n in stands.numbers]}
         for stands in verdict.standings
     ]
-    return {"ok": verdict.ok, "kind": verdict.kind, "name": verdict.name, "looked": verdict.looked, "open": verdict.open,
-            "lines": lines, "standings": standings}  # fmt: skip
+    return {
+        "ok": verdict.ok,
+        "kind": verdict.kind,
+        "name": verdict.name,
+        "looked": verdict.looked,
+        "open": verdict.open,
+        "lines": lines,
+        "standings": standings,
+    }
 
 
 def print_verdict(verdict: Verdict, console: Console | None = None) -> None:

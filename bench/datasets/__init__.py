@@ -29,10 +29,22 @@ from iqarena.bench.registry import Entry, by_name, installed, nearest, parse_spe
 DATASETS: dict[str, type[ImageDataset]] = {
     made.name: made
     for made in (
-        Demo, Folder, Images, LIVE, CSIQ, TID2013, TID2013Reconstructed, KADID10k, KonIQ10k, CLIVE, VCLFER, SPAQ, CID2013,
+        Demo,
+        Folder,
+        Images,
+        LIVE,
+        CSIQ,
+        TID2013,
+        TID2013Reconstructed,
+        KADID10k,
+        KonIQ10k,
+        CLIVE,
+        VCLFER,
+        SPAQ,
+        CID2013,
         PIPAL,
     )
-}  # fmt: skip
+}
 
 
 @cache

@@ -44,9 +44,12 @@ def each(look: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
     everything, so what a user can mend is returned instead.
     """
     yield from DataLoader(
-        _Each(look, count), batch_size=1, num_workers=workers, collate_fn=_first,
+        _Each(look, count),
+        batch_size=1,
+        num_workers=workers,
+        collate_fn=_first,
         generator=torch.Generator(),  # else the loader draws from the caller's stream
-    )  # fmt: skip
+    )
 
 
 def _first(items: list[T]) -> T:

@@ -93,9 +93,11 @@ def _extra(dataset: PublishedSet) -> list[Problem]:
     return [
         Problem("extra", path, "has no label and is not of the official release")
         for low, path in sorted(dataset.tree.files.items())
-        if low.endswith(SUFFIXES) and path not in labelled and low.startswith(tuple(dataset.image_folders))
+        if low.endswith(SUFFIXES)
+        and path not in labelled
+        and low.startswith(tuple(dataset.image_folders))
         and not dataset.belongs(low)
-    ]  # fmt: skip
+    ]
 
 
 def _odd_sizes(dataset: PublishedSet, sizes: list[Size | None]) -> list[Problem]:

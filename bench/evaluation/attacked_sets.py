@@ -40,9 +40,14 @@ class AttackedSets:
     """
 
     def __init__(
-        self, dataset: ImageDataset, samples: Sequence[Sample], images: CleanImages, pool: ModelPool, ids: CellIds,
+        self,
+        dataset: ImageDataset,
+        samples: Sequence[Sample],
+        images: CleanImages,
+        pool: ModelPool,
+        ids: CellIds,
         scorer: Scorer,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._dataset, self._samples, self._images = dataset, samples, images
         self._pool, self._ids, self._scorer = pool, ids, scorer
         self._cache: OrderedDict[str, Crafted] = OrderedDict()
@@ -91,10 +96,17 @@ class AttackedSets:
         clean = self._scorer.clean(*cell.crafted_on, cell.seed)
         attacked = attacked_model(cell)
         crafter = Crafter(
-            cell, attack, self._pool.ready(*attacked), clean, self._samples, self._images,
-            self._pool.batch(*attacked, halvings=self._scorer.halvings), self._pool.engine.device,
-            self.fits if isinstance(attack, FittedAttack) else None, self._ids.ingredients(cell, *cell.crafted_on),
-        )  # fmt: skip
+            cell,
+            attack,
+            self._pool.ready(*attacked),
+            clean,
+            self._samples,
+            self._images,
+            self._pool.batch(*attacked, halvings=self._scorer.halvings),
+            self._pool.engine.device,
+            self.fits if isinstance(attack, FittedAttack) else None,
+            self._ids.ingredients(cell, *cell.crafted_on),
+        )
         return crafter.craft()
 
     def _craft_members(self, cell: Cell, ensemble: Ensemble) -> Crafted:
@@ -119,6 +131,9 @@ class AttackedSets:
         for index, k in enumerate(chosen):
             pixels.put(index, members[k].pixels[index])
         return Crafted(
-            pixels, table, sum(member.seconds for member in members),
-            sorted({flag for m in members for flag in m.flags}), [error for m in members for error in m.errors],
-        )  # fmt: skip
+            pixels,
+            table,
+            sum(member.seconds for member in members),
+            sorted({flag for m in members for flag in m.flags}),
+            [error for m in members for error in m.errors],
+        )

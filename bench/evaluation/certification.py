@@ -49,9 +49,11 @@ def certify(
             with seeded(seed):
                 found.append(defense.certify(model, image[None].float() / 255, radius))
     return Certificate(
-        torch.cat([one.lower for one in found]), torch.cat([one.upper for one in found]),
-        radius, min(one.confidence for one in found),
-    )  # fmt: skip
+        torch.cat([one.lower for one in found]),
+        torch.cat([one.upper for one in found]),
+        radius,
+        min(one.confidence for one in found),
+    )
 
 
 @dataclass(frozen=True)

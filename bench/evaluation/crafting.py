@@ -90,9 +90,18 @@ class Crafter:
     """
 
     def __init__(
-        self, cell: Cell, attack: Attack, seen: QualityModel, clean: torch.Tensor, samples: Sequence[Sample],
-        images: CleanImages, batch: int, device: str, fits: FitCache | None, ingredients: object,
-    ) -> None:  # fmt: skip
+        self,
+        cell: Cell,
+        attack: Attack,
+        seen: QualityModel,
+        clean: torch.Tensor,
+        samples: Sequence[Sample],
+        images: CleanImages,
+        batch: int,
+        device: str,
+        fits: FitCache | None,
+        ingredients: object,
+    ) -> None:
         self.cell, self.attack, self.seen = cell, attack, seen
         self.samples, self.images = samples, images
         self.device = device
@@ -151,13 +160,23 @@ class Crafter:
                 seeds = [seed_of(self.cell.crafting, self.samples[i].image_id) for i in group]
                 labels = torch.tensor([self.samples[i].mos for i in group], dtype=torch.float32, device=self.device)
                 target = Target(
-                    self.seen, len(group), self.attack.access,
-                    queries=self.cell.queries, draws=self.cell.draws, seed=seeds[0], precision=self.cell.precision,
-                )  # fmt: skip
+                    self.seen,
+                    len(group),
+                    self.attack.access,
+                    queries=self.cell.queries,
+                    draws=self.cell.draws,
+                    seed=seeds[0],
+                    precision=self.cell.precision,
+                )
                 yield _Batch(
-                    group, self.images, target, None if labels.isnan().any() else labels, Generators(seeds),
-                    learnt.get(fold), self.device,
-                )  # fmt: skip
+                    group,
+                    self.images,
+                    target,
+                    None if labels.isnan().any() else labels,
+                    Generators(seeds),
+                    learnt.get(fold),
+                    self.device,
+                )
 
     def _objective(self, batch: _Batch, aims: torch.Tensor | None) -> Objective:
         if self.attack.access == "none":

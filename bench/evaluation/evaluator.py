@@ -45,9 +45,15 @@ class Evaluator:
     """
 
     def __init__(
-        self, dataset: ImageDataset, limit: int | None, batch: Batch,
-        extra_models: dict[str, QualityModel] | None = None, *, engine: Engine | None = None, memory: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        dataset: ImageDataset,
+        limit: int | None,
+        batch: Batch,
+        extra_models: dict[str, QualityModel] | None = None,
+        *,
+        engine: Engine | None = None,
+        memory: int | None = None,
+    ) -> None:
         self.dataset, self.batch = dataset, batch
         indices = dataset.spread(limit)
         self.samples = [dataset.samples[i] for i in indices]
@@ -120,8 +126,12 @@ class Evaluator:
     def _empty(self, cell: Cell) -> CellOutcome:
         """Return a row an image, before anything is known."""
         images = pd.DataFrame(
-            {"image_id": [s.image_id for s in self.samples], "reference_id": [s.reference_id for s in self.samples],
-             "mos": [s.mos for s in self.samples], "status": "failed"}
-        )  # fmt: skip
+            {
+                "image_id": [s.image_id for s in self.samples],
+                "reference_id": [s.reference_id for s in self.samples],
+                "mos": [s.mos for s in self.samples],
+                "status": "failed",
+            }
+        )
         crafting = self.ids.crafting_id(cell)
         return CellOutcome(images.reindex(columns=IMAGE_COLUMNS), crafting, self.batch, self.scorer.halvings)

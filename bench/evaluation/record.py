@@ -83,14 +83,16 @@ def record_of(ran: CellOutcome, cell: Cell, cell_id: str, pool: ModelPool, datas
         **({"certificate": ran.certified.facts} if ran.certified else {}),
         **({"purified": ran.purified} if ran.purified else {}),
         "crafting": ran.crafting,
-        "provenance": provenance(engine.device) | asdict(ran.spent) | {
+        "provenance": provenance(engine.device)
+        | asdict(ran.spent)
+        | {
             "precision": {"scores": "float32", "gradients": cell.precision},
             "compiled": engine.compile,
             "batch": ran.batch,
             "halvings": ran.halvings,
             "seeds": {"suite": cell.seed, "first_image": seed_of(cell.crafting, str(images.image_id[0]))},
         },
-    }  # fmt: skip
+    }
     made: dict[str, Any] = _without_nan(record)
     return made
 
@@ -100,13 +102,25 @@ def _parts(cell: Cell, crafted: Crafted | None, pool: ModelPool, dataset: ImageD
     attack, defense = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense)
     model, deployed = pool.info(cell.model, "none"), pool.info(cell.model, cell.defense)
     return {
-        "attack": {"access": attack.access, "control": attack.control, "ensemble": isinstance(attack, Ensemble),
-                   "paper": attack.paper, "fits": crafted.fits if crafted else [], **_parameters(attack)},
-        "defense": {"kind": defense.kind, "stochastic": defense.stochastic, "surrogate": defense.surrogate_kind,
-                    "paper": defense.paper, "weights_sha256": deployed.weights_sha256, **_parameters(defense)},
+        "attack": {
+            "access": attack.access,
+            "control": attack.control,
+            "ensemble": isinstance(attack, Ensemble),
+            "paper": attack.paper,
+            "fits": crafted.fits if crafted else [],
+            **_parameters(attack),
+        },
+        "defense": {
+            "kind": defense.kind,
+            "stochastic": defense.stochastic,
+            "surrogate": defense.surrogate_kind,
+            "paper": defense.paper,
+            "weights_sha256": deployed.weights_sha256,
+            **_parameters(defense),
+        },
         "model": {"paper": model.paper, "weights_sha256": model.weights_sha256, "score_range": list(model.score_range)},
         "dataset": {"label_kind": dataset.label_kind, "fingerprint": dataset.fingerprint},
-    }  # fmt: skip
+    }
 
 
 def _parameters(plugin: object) -> dict[str, Any]:

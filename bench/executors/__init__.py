@@ -19,9 +19,16 @@ Executor = Literal["local", "processes", "ray"]
 
 
 def execute(
-    suite: Suite, root: Path | None, records: Records, report: ProgressCallback, executor: Executor = "local",
-    workers: int | None = None, fresh: bool = False, address: str | None = None, keep_images: bool = False,
-) -> Outcome:  # fmt: skip
+    suite: Suite,
+    root: Path | None,
+    records: Records,
+    report: ProgressCallback,
+    executor: Executor = "local",
+    workers: int | None = None,
+    fresh: bool = False,
+    address: str | None = None,
+    keep_images: bool = False,
+) -> Outcome:
     """Run what is missing of a suite.
 
     Args:
@@ -45,10 +52,17 @@ def execute(
     cores = usable_cores()
     count = 1 if executor == "local" else workers or cores
     scene = WorkerSettings(
-        suite.dataset, root, suite.limit, suite.batch, Engine(suite.device, suite.compile), keep_images,
+        suite.dataset,
+        root,
+        suite.limit,
+        suite.batch,
+        Engine(suite.device, suite.compile),
+        keep_images,
         threads=1 if address else min(torch.get_num_threads(), max(cores // count, 1)),
-        seconds=suite.seconds, memory=None if suite.memory_mib is None else suite.memory_mib * 2**20, gpus=suite.gpus,
-    )  # fmt: skip
+        seconds=suite.seconds,
+        memory=None if suite.memory_mib is None else suite.memory_mib * 2**20,
+        gpus=suite.gpus,
+    )
     if executor != "ray":  # there the devices are other machines'
         scene.engine.checked()
     evaluator, cells = scene.evaluator(), expand(suite)

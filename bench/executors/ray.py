@@ -41,9 +41,15 @@ _PATIENCE = 0.5
 
 
 def run(
-    scene: WorkerSettings, evaluator: Evaluator, cells: list[Cell], records: Records, report: ProgressCallback, workers: int | None,
-    address: str | None = None, fresh: bool = False,
-) -> Outcome:  # fmt: skip
+    scene: WorkerSettings,
+    evaluator: Evaluator,
+    cells: list[Cell],
+    records: Records,
+    report: ProgressCallback,
+    workers: int | None,
+    address: str | None = None,
+    fresh: bool = False,
+) -> Outcome:
     """Run what is missing and rebuild the summary.
 
     Args:

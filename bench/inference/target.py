@@ -60,9 +60,16 @@ class Target:
     """
 
     def __init__(
-        self, model: QualityModel, count: int, access: Access, *, queries: int | None = None, draws: int = 1, seed: int = 0,
+        self,
+        model: QualityModel,
+        count: int,
+        access: Access,
+        *,
+        queries: int | None = None,
+        draws: int = 1,
+        seed: int = 0,
         precision: Precision = "float32",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.access, self.queries = model, access, queries
         self.draws = draws if model.info.stochastic else 1
         self.seed, self.precision = seed, precision

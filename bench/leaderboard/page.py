@@ -77,15 +77,19 @@ def _track(board: Board, folder: Path, results: str, images: dict[str, str]) -> 
         "family": f"{track.dataset}/{track.label_kind}/{track.norm}",
         "references": board.rows[0].references,
         "attacks": [
-            {"attack": short_spec(key.attack), "objective": f"{key.objective} {key.variant}".strip(), "setting": key.setting,
-             "control": control}
+            {
+                "attack": short_spec(key.attack),
+                "objective": f"{key.objective} {key.variant}".strip(),
+                "setting": key.setting,
+                "control": control,
+            }
             for control, key in keys
         ],
         "rows": [
             _row(board, row, place, folder, results) | {"examples": _examples(board, row, images)} for row in board.rows
         ],
         "transfer": _transfer(board) if board.sources else None,
-    }  # fmt: skip
+    }
 
 
 def _row(board: Board, row: Row, place: dict[Condition, int], folder: Path, results: str) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def _row(board: Board, row: Row, place: dict[Condition, int], folder: Path, resu
             [place[c.key], *_numbers(c.srocc), _number(c.stability), _number(c.shift), list(c.flags)] for c in row.cells
         ],
         "reflection": _reflection(reflected(row)),
-    }  # fmt: skip
+    }
 
 
 def _reflection(cell: CellValue | None) -> dict[str, Any] | None:
@@ -136,11 +140,16 @@ def _examples(board: Board, row: Row, images: dict[str, str]) -> list[dict[str, 
         names = [f"{path.parent.name}/{path.stem}" for path in (example.before, example.after)]
         names.append(f"{names[1]} difference")
         images |= {name: data_uri(pixels) for name, pixels in zip(names, example.pixels(), strict=True)}
-        found.append({
-            "image": example.image_id, "attack": str(example.cell.key), "most": example.moved_most,
-            "clean": _number(example.clean), "adv": _number(example.adv),
-            **dict(zip(("before", "after", "difference"), names, strict=True)),
-        })  # fmt: skip
+        found.append(
+            {
+                "image": example.image_id,
+                "attack": str(example.cell.key),
+                "most": example.moved_most,
+                "clean": _number(example.clean),
+                "adv": _number(example.adv),
+                **dict(zip(("before", "after", "difference"), names, strict=True)),
+            }
+        )
     return found
 
 

@@ -80,12 +80,19 @@ def _rerun(name: str, found: list[dict[str, Any]]) -> Rerun:
     settings = sorted({cell["setting"] for cell in cells}, key=lambda setting: (setting != "oblivious", setting))
     threat = {"norm": first["norm"], "eps": first["eps"]} | ({"queries": first["queries"]} if first.get("queries") else {})
     suite = {
-        "name": name, "dataset": first["dataset"], "limit": found[0]["n_images"],
-        "models": sorted({cell["model"] for cell in cells}), "defenses": sorted({cell["defense"] for cell in cells}),
-        "attacks": attacks, "threats": [threat], "settings": settings,
+        "name": name,
+        "dataset": first["dataset"],
+        "limit": found[0]["n_images"],
+        "models": sorted({cell["model"] for cell in cells}),
+        "defenses": sorted({cell["defense"] for cell in cells}),
+        "attacks": attacks,
+        "threats": [threat],
+        "settings": settings,
         **({"transfer_from": sources} if sources else {}),
-        "seed": first["seed"], "draws": first.get("draws", 8), "precision": first.get("precision", "float32"),
-    }  # fmt: skip
+        "seed": first["seed"],
+        "draws": first.get("draws", 8),
+        "precision": first.get("precision", "float32"),
+    }
     text = "# Made from the records; with --model and --defense it makes one row again.\n"
     text += yaml.safe_dump(suite, sort_keys=False, allow_unicode=True, width=110)
     rows = frozenset((cell["model"], cell["defense"]) for cell in cells)

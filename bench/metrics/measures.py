@@ -353,22 +353,40 @@ def _side(s: Scores) -> Reals:
 
 Measure = Callable[[Scores], Reals]
 
-FIXED: tuple[Measure, ...] = (
-    srocc_clean, srocc_adv, plcc_clean, plcc_adv, krocc_adv, rmse_adv, stability_srocc, abs_gain, rel_gain, r_score,
+MEASURES: tuple[Measure, ...] = (
+    srocc_clean,
+    srocc_adv,
+    plcc_clean,
+    plcc_adv,
+    krocc_adv,
+    rmse_adv,
+    stability_srocc,
+    abs_gain,
+    rel_gain,
+    r_score,
     reflection_rate,
-)  # fmt: skip
-"""Those that have had their places in summary.csv from the start."""
-LATER: tuple[Measure, ...] = (
-    krocc_clean, rmse_clean, plcc_clean_fitted, plcc_adv_fitted, rmse_clean_fitted, rmse_adv_fitted, stability_plcc,
-    stability_krocc, stability_rmse, robust_abs_gain, robust_rel_gain, abs_gain_iqr, shift_median, shift_p95, r_score_minmax,
-    wasserstein, energy_distance,
-)  # fmt: skip
-"""Those whose columns come after all others, so that a script that counts columns finds what it used to."""
-MEASURES: dict[str, Measure] = {measure.__name__: measure for measure in (*FIXED, *LATER)}
-"""Name in summary.csv → measure."""
+    krocc_clean,
+    rmse_clean,
+    plcc_clean_fitted,
+    plcc_adv_fitted,
+    rmse_clean_fitted,
+    rmse_adv_fitted,
+    stability_plcc,
+    stability_krocc,
+    stability_rmse,
+    robust_abs_gain,
+    robust_rel_gain,
+    abs_gain_iqr,
+    shift_median,
+    shift_p95,
+    r_score_minmax,
+    wasserstein,
+    energy_distance,
+)
+"""In the order of their columns in summary.csv. A new one goes to the end, so that no column ever moves."""
 
 
-def columns(measures: tuple[Measure, ...]) -> list[str]:
+def columns(measures: tuple[Measure, ...] = MEASURES) -> list[str]:
     """Of summary.csv: each measure and the ends of its interval."""
     return [f"{measure.__name__}{end}" for measure in measures for end in ("", "_lo", "_hi")]
 
@@ -386,7 +404,7 @@ def measure_cell(images: pd.DataFrame) -> dict[str, float]:
     """All measures of a cell with ``_lo`` and ``_hi`` (95 %), from its images.csv."""
     table = image_table(images)
     if len(table["clean"]) < 2:
-        return dict.fromkeys(columns((*FIXED, *LATER)), float("nan"))
+        return dict.fromkeys(columns(), float("nan"))
     scores = Scores(table, ResampledStatistics.of(list(table["reference_id"])))
-    found = intervals(np.stack([measure(scores) for measure in MEASURES.values()]))
-    return dict(zip(columns(tuple(MEASURES.values())), [end for one in found for end in one], strict=True))
+    found = intervals(np.stack([measure(scores) for measure in MEASURES]))
+    return dict(zip(columns(), [end for one in found for end in one], strict=True))

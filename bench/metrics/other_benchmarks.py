@@ -60,8 +60,11 @@ def guardians(
         of little use where scores may be zero or below.
     """
     width = score_range[1] - score_range[0]
-    pairs = {"nonpurified": (clear, attacked), "robust": (clear, defended_attacked),
-             "both_defended": (defended_clear, defended_attacked)}  # fmt: skip
+    pairs = {
+        "nonpurified": (clear, attacked),
+        "robust": (clear, defended_attacked),
+        "both_defended": (defended_clear, defended_attacked),
+    }
     out: dict[str, float] = {}
     for name, (before, after) in pairs.items():
         shift = np.abs(before - after)

@@ -221,9 +221,13 @@ def _of(cells: Sequence[FinishedCell], images: tuple[tuple[str, str], ...]) -> b
 
 
 def _measured(
-    kind: Kind, track: Track, sample: TrackSample, seeds: Sequence[dict[str, list[FinishedCell]]], keys: Sequence[str],
+    kind: Kind,
+    track: Track,
+    sample: TrackSample,
+    seeds: Sequence[dict[str, list[FinishedCell]]],
+    keys: Sequence[str],
     place: int,
-) -> dict[Measure, _Values]:  # fmt: skip
+) -> dict[Measure, _Values]:
     """Both measures of one side, over its seeds; of a defense also without attack and under the worst of all."""
     stacks: dict[Measure, list[_Values]] = {measure: [] for measure in MEASURES}
     for own in seeds:
@@ -253,9 +257,15 @@ def _sroccs(track: Track, sample: TrackSample, cells: Sequence[FinishedCell]) ->
 
 
 def _duel(
-    kind: Kind, track: Track, context: str, names: tuple[str, str], seeds: tuple[int, int], sample: TrackSample,
-    found: Sequence[dict[Measure, _Values]], alone: tuple[str, ...],
-) -> Comparison:  # fmt: skip
+    kind: Kind,
+    track: Track,
+    context: str,
+    names: tuple[str, str],
+    seeds: tuple[int, int],
+    sample: TrackSample,
+    found: Sequence[dict[Measure, _Values]],
+    alone: tuple[str, ...],
+) -> Comparison:
     lines: dict[Measure, list[ComparisonRow]] = {}
     for measure in MEASURES:
         one, other = (side[measure] for side in found)

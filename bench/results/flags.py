@@ -18,9 +18,18 @@ from iqarena.bench.registry import parse_spec
 from iqarena.bench.results.track import FinishedCell
 
 FLAGS = (
-    "left-ball", "zero-gradient", "black-box-wins", "transfer-wins", "adaptive-weaker", "more-steps-no-help", "no-collapse",
-    "noise-as-good", "out-of-range", "undeclared-randomness", "optimises-in-forward",
-)  # fmt: skip
+    "left-ball",
+    "zero-gradient",
+    "black-box-wins",
+    "transfer-wins",
+    "adaptive-weaker",
+    "more-steps-no-help",
+    "no-collapse",
+    "noise-as-good",
+    "out-of-range",
+    "undeclared-randomness",
+    "optimises-in-forward",
+)
 """In the order in which they are shown. The first two and the last two are raised in a cell, see `iqarena.bench.evaluation.crafting` and
 `iqarena.bench.inference.runtime_flags`; the others by what cells say of each other."""
 

@@ -200,9 +200,13 @@ def _standard(cells: Sequence[FinishedCell], images: tuple[tuple[str, str], ...]
 
 
 def _row(
-    own: Sequence[FinishedCell], labelled: bool, images: tuple[tuple[str, str], ...], sample: TrackSample, standard: set[Condition],
+    own: Sequence[FinishedCell],
+    labelled: bool,
+    images: tuple[tuple[str, str], ...],
+    sample: TrackSample,
+    standard: set[Condition],
     signs: Sequence[Flag],
-) -> Row:  # fmt: skip
+) -> Row:
     usable = [cell for cell in own if cell.ok and cell.images == images]
     attacks = [cell for cell in usable if not cell.control]  # they come first
     sroccs, clean = [], []
@@ -246,9 +250,17 @@ def _value(cell: FinishedCell, sroccs: Reals, shifts: Reals, sample: TrackSample
     scores = cell.scores
     stability = float(sample.alone.spearman(scores.clean, scores.adv)[0])
     return CellValue(
-        cell.key, cell.control, cell.record["cell_id"], sample.bounded([sroccs], np.min), stability, float(shifts[0]),
-        tuple(cell.record["flags"]), scores.clean, scores.adv, cell.record["crafting"] if cell.record["attacked_images"] else "",
-    )  # fmt: skip
+        cell.key,
+        cell.control,
+        cell.record["cell_id"],
+        sample.bounded([sroccs], np.min),
+        stability,
+        float(shifts[0]),
+        tuple(cell.record["flags"]),
+        scores.clean,
+        scores.adv,
+        cell.record["crafting"] if cell.record["attacked_images"] else "",
+    )
 
 
 def _culprit(attacks: Sequence[FinishedCell], badness: Sequence[Any]) -> str:

@@ -72,12 +72,23 @@ def _rows(records: Records) -> pd.DataFrame:
     for track, rows in tracks(records).items():
         for row in rows:
             found.append(
-                {**track._asdict(), "model": row.model, "defense": row.defense, "rank": row.rank,
-                 **ends("clean_srocc", row.clean), **ends("robust_srocc", row.robust), "worst_attack": row.worst_attack,
-                 **ends("shift", row.shift), "shift_attack": row.shift_attack, "clean_iqr": row.spread,
-                 "noise_shift": row.noise[0], "cost_ratio": row.cost_ratio, "flags": " ".join(row.flags),
-                 "missing": "; ".join(row.missing)}
-            )  # fmt: skip
+                {
+                    **track._asdict(),
+                    "model": row.model,
+                    "defense": row.defense,
+                    "rank": row.rank,
+                    **ends("clean_srocc", row.clean),
+                    **ends("robust_srocc", row.robust),
+                    "worst_attack": row.worst_attack,
+                    **ends("shift", row.shift),
+                    "shift_attack": row.shift_attack,
+                    "clean_iqr": row.spread,
+                    "noise_shift": row.noise[0],
+                    "cost_ratio": row.cost_ratio,
+                    "flags": " ".join(row.flags),
+                    "missing": "; ".join(row.missing),
+                }
+            )
     return pd.DataFrame(found)
 
 

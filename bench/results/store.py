@@ -19,27 +19,54 @@ import torch
 from filelock import FileLock, Timeout
 
 from iqarena.bench.errors import UserError
-from iqarena.bench.metrics.measures import FIXED, LATER, columns
+from iqarena.bench.metrics.measures import MEASURES, columns, reflection_rate
 from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.files import _png, _put_back, _sha256, _stored, _sync, _whole, _write_png, _write_synced, as_array
 
-VERSION = 3
-"""Of a record. 1: no hash of the record itself, no `crafting`, no `images`, and a provenance with less in it. 2: that hash
-is of what the record says, not of its text, which takes longer to check."""
+VERSION = 4
+"""Of a record. Others are not read: the cell runs again."""
 
 IMAGE_COLUMNS = [
-    "image_id", "reference_id", "mos", "clean_quality", "adv_quality", "undefended_clean_quality", "linf", "l2", "l0",
-    "psnr", "ssim", "forwards", "backwards", "status", "ms_ssim",
-]  # fmt: skip
+    "image_id",
+    "reference_id",
+    "mos",
+    "clean_quality",
+    "adv_quality",
+    "undefended_clean_quality",
+    "linf",
+    "l2",
+    "l0",
+    "psnr",
+    "ssim",
+    "forwards",
+    "backwards",
+    "status",
+    "ms_ssim",
+]
 CELL_COLUMNS = ["dataset", "model", "defense", "attack", "objective", "norm", "eps", "setting", "seed"]
 COST_COLUMNS = ["linf_max", "psnr_mean", "ssim_mean", "forwards_mean", "backwards_mean", "seconds", "flags"]
 CERTIFICATE_COLUMNS = [
-    "certified_srocc", "certificate_width", "certificate_radius", "certificate_confidence", "certificates_left",
-]  # fmt: skip
+    "certified_srocc",
+    "certificate_width",
+    "certificate_radius",
+    "certificate_confidence",
+    "certificates_left",
+]
 """Of the deployed model, see `iqarena.bench.evaluation.certification.measure_certificates`; empty for a defense that certifies nothing."""
-LATER_COLUMNS = ["source", *columns(LATER), "ms_ssim_mean", *CERTIFICATE_COLUMNS]
-"""What came later stands behind what was there, so that a script that counts columns still finds its own."""
-SUMMARY_COLUMNS = ["cell_id", *CELL_COLUMNS, "n_images", "status", *columns(FIXED), *COST_COLUMNS, *LATER_COLUMNS]
+_MIDDLE = MEASURES.index(reflection_rate) + 1
+"""The measures up to this one stand before the costs, the others behind them, as a column keeps its place for ever."""
+SUMMARY_COLUMNS = [
+    "cell_id",
+    *CELL_COLUMNS,
+    "n_images",
+    "status",
+    *columns(MEASURES[:_MIDDLE]),
+    *COST_COLUMNS,
+    "source",
+    *columns(MEASURES[_MIDDLE:]),
+    "ms_ssim_mean",
+    *CERTIFICATE_COLUMNS,
+]
 
 
 _HASH = b',\n "record_sha256": "'
@@ -145,7 +172,7 @@ class Records:
                 images = (folder / "images.csv").read_bytes()
                 whole = record["images_sha256"] == hashlib.sha256(images).hexdigest() and record["cell_id"] == cell_id
                 whole = whole and set(record) >= _NEEDED and set(CELL_COLUMNS) <= set(record["cell"])
-                if not (whole and _hash_holds(record, text)):
+                if not (whole and record["version"] == VERSION and _hash_holds(text)):
                     return None
                 self._checked[cell_id] = _Checked(state, _place(record), _line(record))
         except (OSError, ValueError, KeyError, TypeError):
@@ -315,9 +342,14 @@ def _state(folder: Path) -> object:
 def _line(record: dict[str, Any]) -> str:
     """A cell's line of the summary."""
     values = {
-        **record["cell"], **record["measures"], **record["costs"], "cell_id": record["cell_id"],
-        "n_images": record["n_images"], "status": record["status"], "flags": " ".join(record["flags"]),
-    }  # fmt: skip
+        **record["cell"],
+        **record["measures"],
+        **record["costs"],
+        "cell_id": record["cell_id"],
+        "n_images": record["n_images"],
+        "status": record["status"],
+        "flags": " ".join(record["flags"]),
+    }
     return _csv_line([values.get(column) for column in SUMMARY_COLUMNS])
 
 
@@ -342,12 +374,7 @@ def _hash_of(said: bytes) -> bytes:
     return hashlib.sha256(said).hexdigest().encode() + b'"\n}\n'
 
 
-def _hash_holds(record: dict[str, Any], text: bytes) -> bool:
-    """Whether a record is as it was written, by the rules of its version."""
-    if record["version"] == 1:
-        return True
-    if record["version"] == 2:
-        said = {key: value for key, value in record.items() if key != "record_sha256"}
-        return bool(record["record_sha256"] == hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest())
+def _hash_holds(text: bytes) -> bool:
+    """Whether a record's text is as it was written."""
     before, _, rest = text.rpartition(_HASH)
     return rest == _hash_of(before)

@@ -212,11 +212,13 @@ def _runs(cells: Sequence[FinishedCell], sample: TrackSample, variants: tuple[Va
         clean, *values = sample.sroccs(first.mos, [first.clean, *(cell.scores.adv for cell in own.values())])
         sroccs = dict(zip(own, values, strict=True))
         yield Run(
-            variant, seed, clean,
+            variant,
+            seed,
+            clean,
             {met: sroccs[met] for met, cell in own.items() if not cell.control},
             {met: sroccs[met] for met, cell in own.items() if cell.control},
             {met: float(np.abs(cell.scores.adv - cell.scores.clean).mean()) for met, cell in own.items()},
-        )  # fmt: skip
+        )
 
 
 def _size(eps: float, runs: list[Run]) -> Size:
@@ -244,6 +246,17 @@ def frame(found: Sequence[Findings]) -> pd.DataFrame:
                     where = (one.dataset, size.eps, run.variant.name, run.seed)
                     what = (met.attack, met.objective, met.setting, met.through)
                     rows.append((*where, *what, float(run.clean[0]), float(values[0]), run.shifts[met]))
-    columns = ["dataset", "eps", "variant", "seed", "attack", "objective", "setting", "through", "srocc_clean", "srocc_adv",
-               "abs_gain"]  # fmt: skip
+    columns = [
+        "dataset",
+        "eps",
+        "variant",
+        "seed",
+        "attack",
+        "objective",
+        "setting",
+        "through",
+        "srocc_clean",
+        "srocc_adv",
+        "abs_gain",
+    ]
     return pd.DataFrame(rows, columns=columns)

@@ -184,9 +184,14 @@ def _results(size: Size, base: Variant | None) -> str:
         heads += [f"robust, less {base.name}", "p", f"clean, less {base.name}", "p"]
     rows = []
     for variant in sorted(size.variants, key=lambda variant: -float(size.robust(variant)[0])):
-        row = [variant.name, str(len(size.of(variant))), format_interval(interval(size.clean(variant))),
-               f"**{format_number(float(size.robust(variant)[0]))}** {format_interval(interval(size.robust(variant))).partition(' ')[2]}",
-               size.worst(variant), format_number(size.shift(variant))]  # fmt: skip
+        row = [
+            variant.name,
+            str(len(size.of(variant))),
+            format_interval(interval(size.clean(variant))),
+            f"**{format_number(float(size.robust(variant)[0]))}** {format_interval(interval(size.robust(variant))).partition(' ')[2]}",
+            size.worst(variant),
+            format_number(size.shift(variant)),
+        ]
         for difference in (robust.get(variant.name), clean.get(variant.name)) if compared else ():
             row += [format_interval(difference.value), p_of(difference.p)] if difference else ["", ""]
         rows.append(row)

@@ -19,12 +19,23 @@ from iqarena.bench.results.formatting import format_number
 from iqarena.bench.study.numbers import Findings, Size
 from iqarena.bench.study.variants import Variant
 
-ROLES = {"none": COLORS["none"], "baseline": "#0072B2", "cprl": "#D55E00", "ablation": "#E69F00", "idea": "#009E73",
-         "control": "#CC79A7"}  # fmt: skip
+ROLES = {
+    "none": COLORS["none"],
+    "baseline": "#0072B2",
+    "cprl": "#D55E00",
+    "ablation": "#E69F00",
+    "idea": "#009E73",
+    "control": "#CC79A7",
+}
 """After Okabe and Ito, as the kinds of defense."""
-WORDS = {"none": "no defense", "baseline": "to be beaten", "cprl": "CPRL (our reconstruction)",
-         "ablation": "CPRL less a term", "idea": "CPRL with ideas of ours",
-         "control": "these ideas without CPRL"}  # fmt: skip
+WORDS = {
+    "none": "no defense",
+    "baseline": "to be beaten",
+    "cprl": "CPRL (our reconstruction)",
+    "ablation": "CPRL less a term",
+    "idea": "CPRL with ideas of ours",
+    "control": "these ideas without CPRL",
+}
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -137,9 +148,14 @@ def _label(figure: Figure, lines: list[tuple[Variant, list[float]]]) -> None:
     for (end, name, at, color), height in zip(ends, heights, strict=True):
         arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.9, "linestyle": (0, (1, 2)), "relpos": (0, 0.5)}
         axes.annotate(
-            f"{name} {format_number(end)}", (at, end), (1.04, height), textcoords="axes fraction", va="center",
-            annotation_clip=False, arrowprops=arrow,
-        )  # fmt: skip
+            f"{name} {format_number(end)}",
+            (at, end),
+            (1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops=arrow,
+        )
 
 
 def _about(found: Findings) -> str:

@@ -90,16 +90,25 @@ class Search:
                 fit(self.model, spec, self.training, self.schedule, folder, start=self.start)
             with as_candidate(spec, file):
                 attacked = evaluate(
-                    self.model, self.attacks, self.validation, defenses=[CANDIDATE], eps=self.eps, limit=self.limit,
+                    self.model,
+                    self.attacks,
+                    self.validation,
+                    defenses=[CANDIDATE],
+                    eps=self.eps,
+                    limit=self.limit,
                     out=folder / "records",
-                )  # fmt: skip
+                )
             cells = pd.DataFrame(attacked)
             worst = cells.sort_values("srocc_adv").iloc[0]
             yield {
-                "recipe": spec, "clean SROCC": worst.srocc_clean, "robust SROCC": worst.srocc_adv,
-                "worst attack": worst.attack, "largest mean |shift|": cells.abs_gain.max(),
-                "images": worst.n_images, "passes": self.schedule.passes,
-            }  # fmt: skip
+                "recipe": spec,
+                "clean SROCC": worst.srocc_clean,
+                "robust SROCC": worst.srocc_adv,
+                "worst attack": worst.attack,
+                "largest mean |shift|": cells.abs_gain.max(),
+                "images": worst.n_images,
+                "passes": self.schedule.passes,
+            }
 
 
 @contextmanager

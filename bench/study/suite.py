@@ -73,8 +73,10 @@ def sections(runs: Sequence[Trained] | None = None) -> list[Section]:
             "set",
             "the attack on the whole set, which aims at ranks by exact qualities and so wants float32: all seeds at the "
             "main size, one at the others",
-            [*_parts(everything, ["sma[steps=10]"], [MAIN], "float32"),
-             *_parts(first, ["sma[steps=10]"], other_sizes, "float32")],
+            [
+                *_parts(everything, ["sma[steps=10]"], [MAIN], "float32"),
+                *_parts(first, ["sma[steps=10]"], other_sizes, "float32"),
+            ],
         ),
         Section(
             "black-box",
@@ -85,10 +87,12 @@ def sections(runs: Sequence[Trained] | None = None) -> list[Section]:
             "strong",
             "the headline variants under the whole list: PGD with more steps and restarts, and the two ensembles with their "
             "members, 100 steps with restarts and 1,000 questions",
-            [*_parts(headline, [f"pgd[steps={steps},restarts=3]" for steps in (10, 40, 100)], [MAIN], "bfloat16"),
-             *_parts(headline, WHOLE, [MAIN], "float32")],
+            [
+                *_parts(headline, [f"pgd[steps={steps},restarts=3]" for steps in (10, 40, 100)], [MAIN], "bfloat16"),
+                *_parts(headline, WHOLE, [MAIN], "float32"),
+            ],
         ),
-    ]  # fmt: skip
+    ]
     return [section for section in found if section.parts]
 
 

@@ -33,10 +33,32 @@ class Training:
 
     def command(self, root: Path, start: Path, out: Path) -> str:
         """What makes them by hand."""
-        words = ["iqarena", "train", "-m", MODEL, "-d", self.variant.recipe, "--root", root, "--start", start,
-                 "--passes", SCHEDULE.passes, "--crop", SCHEDULE.crop, "--learning-rate", SCHEDULE.learning_rate,
-                 "--ema", SCHEDULE.ema, "--seed", self.seed, "--label", self.variant.weights(self.seed),
-                 "--out", out]  # fmt: skip
+        words = [
+            "iqarena",
+            "train",
+            "-m",
+            MODEL,
+            "-d",
+            self.variant.recipe,
+            "--root",
+            root,
+            "--start",
+            start,
+            "--passes",
+            SCHEDULE.passes,
+            "--crop",
+            SCHEDULE.crop,
+            "--learning-rate",
+            SCHEDULE.learning_rate,
+            "--ema",
+            SCHEDULE.ema,
+            "--seed",
+            self.seed,
+            "--label",
+            self.variant.weights(self.seed),
+            "--out",
+            out,
+        ]
         return shlex.join(map(str, words))
 
     def run(self, root: Path, start: Path, out: Path, report: Callable[[Progress], None]) -> Path:
@@ -46,9 +68,15 @@ class Training:
             UserError: for anything that the caller can mend.
         """
         return fit(
-            MODEL, self.variant.recipe, open_dataset("folder", root), self.schedule, out,
-            start=start, label=self.variant.weights(self.seed), report=report,
-        )  # fmt: skip
+            MODEL,
+            self.variant.recipe,
+            open_dataset("folder", root),
+            self.schedule,
+            out,
+            start=start,
+            label=self.variant.weights(self.seed),
+            report=report,
+        )
 
 
 def trainings() -> Iterator[Training]:

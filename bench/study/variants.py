@@ -74,18 +74,30 @@ VARIANTS = (
     Variant("CPRL without minimax", "no-minimax", "cprl[adversarial_weight=0]", "ablation", SOFT),
     Variant("CPRL, random mask", "random-mask", "cprl[mask=random]", "ablation", ("identity",)),
     Variant(
-        "CPRL, stable ranks", "stable-rank", "cprl[mask=stable-rank,mask_ramp=0.5]", "idea", ("identity",),
+        "CPRL, stable ranks",
+        "stable-rank",
+        "cprl[mask=stable-rank,mask_ramp=0.5]",
+        "idea",
+        ("identity",),
         control="CPRL without mask",
     ),
     Variant(
-        "CPRL, attacked necessity", "attacked", "cprl[inner_steps=1,sufficiency_weight=0,necessity=attacked]", "idea", SOFT,
-        headline=True, control="attacked images alone",
+        "CPRL, attacked necessity",
+        "attacked",
+        "cprl[inner_steps=1,sufficiency_weight=0,necessity=attacked]",
+        "idea",
+        SOFT,
+        headline=True,
+        control="attacked images alone",
     ),
     Variant(
-        "attacked images alone", "attacked-alone",
-        "cprl[mask=none,inner_steps=1,sufficiency_weight=0,necessity_weight=0]", "control", headline=True,
+        "attacked images alone",
+        "attacked-alone",
+        "cprl[mask=none,inner_steps=1,sufficiency_weight=0,necessity_weight=0]",
+        "control",
+        headline=True,
     ),
-)  # fmt: skip
+)
 """Settings and ideas are those that `iqarena.bench.study.search` found best on validation images (docs/cprl/search.csv): of four weights
 of norm regularization and two of adversarial training; of CPRL's ideas, the most robust one that costs no clean SROCC, and
 the most robust one of all. A variant more is a line more."""

@@ -100,13 +100,16 @@ def rescored(evaluator: Evaluator, cell: Cell, pixels: Sequence[torch.Tensor]) -
     clean = [evaluator.images[place] for place in range(len(pixels))]
     inside = [bool(inside_threat(a[None], b[None], cell.threat)) for a, b in zip(pixels, clean, strict=True)]
     table = pd.DataFrame(
-        {"image_id": [s.image_id for s in samples], "reference_id": [s.reference_id for s in samples],
-         "mos": [s.mos for s in samples],
-         "clean_quality": evaluator.scorer.clean(cell.model, cell.defense, cell.seed)[: len(pixels)].numpy(),
-         "adv_quality": evaluator.scorer.score(cell.model, cell.defense, pixels, digest(cell.crafting, "adv")).numpy(),
-         "undefended_clean_quality": evaluator.scorer.clean(cell.model, "none", cell.seed)[: len(pixels)].numpy(),
-         "status": np.where(inside, "ok", "violation")}
-    )  # fmt: skip
+        {
+            "image_id": [s.image_id for s in samples],
+            "reference_id": [s.reference_id for s in samples],
+            "mos": [s.mos for s in samples],
+            "clean_quality": evaluator.scorer.clean(cell.model, cell.defense, cell.seed)[: len(pixels)].numpy(),
+            "adv_quality": evaluator.scorer.score(cell.model, cell.defense, pixels, digest(cell.crafting, "adv")).numpy(),
+            "undefended_clean_quality": evaluator.scorer.clean(cell.model, "none", cell.seed)[: len(pixels)].numpy(),
+            "status": np.where(inside, "ok", "violation"),
+        }
+    )
     moved = pd.DataFrame([distances(a[None], b[None]).iloc[0] for a, b in zip(pixels, clean, strict=True)])
     return pd.concat([table, moved.reset_index(drop=True)], axis=1).reindex(columns=IMAGE_COLUMNS)
 
@@ -122,12 +125,16 @@ def suite_of(cells: Sequence[Cell], limit: int) -> Suite:
         raise UserError("its cells differ in data set, seed, draws or precision; submit the results of one suite")
     dataset, seed, draws, precision = shared.pop()
     first, *others = [
-        {"models": [cell.model], "defenses": [cell.defense],
-         "attacks": [{"attack": cell.attack, "objectives": [cell.objective], "target": cell.target}],
-         "threats": [{"norm": cell.norm, "eps": cell.eps, "queries": cell.queries}],
-         "settings": [cell.setting], "transfer_from": [cell.source] if cell.source else []}
+        {
+            "models": [cell.model],
+            "defenses": [cell.defense],
+            "attacks": [{"attack": cell.attack, "objectives": [cell.objective], "target": cell.target}],
+            "threats": [{"norm": cell.norm, "eps": cell.eps, "queries": cell.queries}],
+            "settings": [cell.setting],
+            "transfer_from": [cell.source] if cell.source else [],
+        }
         for cell in cells
-    ]  # fmt: skip
+    ]
     common = {"dataset": dataset, "limit": limit, "seed": seed, "draws": draws, "precision": precision}
     return validated({**common, **first, "parts": others})
 

@@ -99,9 +99,13 @@ def run(module: str, words: list[str], folder: Path, limits: Limits, threads: in
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
             [sys.executable, "-m", module, *limits.words(), *words],
-            cwd=folder, env=environment(folder, threads), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            cwd=folder,
+            env=environment(folder, threads),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             reason = _watched(child, folder, limits)
         finally:

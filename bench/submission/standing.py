@@ -51,9 +51,13 @@ class BoardStanding:
 
 
 def standing(
-    results: Path, cell: Cell, image_ids: Sequence[str], claimed: Mapping[str, float | None], measured: Mapping[str, float],
+    results: Path,
+    cell: Cell,
+    image_ids: Sequence[str],
+    claimed: Mapping[str, float | None],
+    measured: Mapping[str, float],
     as_claimed: bool,
-) -> BoardStanding | str:  # fmt: skip
+) -> BoardStanding | str:
     """Set attacked images of a listed model and defense beside their row.
 
     Args:

@@ -86,8 +86,19 @@ def submit_images(
         most = parse_size(eps)
     except ValueError as error:
         raise UserError(f"--eps: {error}") from None
-    facts = {"dataset": dataset, "model": model, "defense": defense, "attack": name, "objective": "away", "norm": norm,
-             "eps": most, "queries": None, "setting": "adaptive", "seed": 0, "draws": 8}  # fmt: skip
+    facts = {
+        "dataset": dataset,
+        "model": model,
+        "defense": defense,
+        "attack": name,
+        "objective": "away",
+        "norm": norm,
+        "eps": most,
+        "queries": None,
+        "setting": "adaptive",
+        "seed": 0,
+        "draws": 8,
+    }
     cell = checked_cell(facts, {"attack": name})
     files = _files(folder, opened := open_dataset(dataset, root))
     evaluator, cell_id = Evaluator(opened, len(files), 16), digest(facts)[:16]
@@ -105,9 +116,17 @@ def submit_images(
 
 
 def submit_defense(
-    weights: Path, model: str, recipe: str, name: str, suite: str, changes: Mapping[str, Any], root: Path | None,
-    results: Path, out: Path, report: ProgressCallback,
-) -> Manifest:  # fmt: skip
+    weights: Path,
+    model: str,
+    recipe: str,
+    name: str,
+    suite: str,
+    changes: Mapping[str, Any],
+    root: Path | None,
+    results: Path,
+    out: Path,
+    report: ProgressCallback,
+) -> Manifest:
     """Pack weights that `iqarena train` made, and their card, with what holds against a suite's attacks.
 
     Args:
@@ -176,8 +195,12 @@ def _claim(cell: Cell, cell_id: str, fingerprint: str, rows: pd.DataFrame) -> di
     measured = measure_cell(rows)
     measures = {name: value if math.isfinite(value := measured[name]) else None for name in CLAIMED}
     return {
-        "cell": cell.parts, "cell_id": cell_id, "n_images": len(rows), "fingerprint": fingerprint, "measures": measures,
-    }  # fmt: skip
+        "cell": cell.parts,
+        "cell_id": cell_id,
+        "n_images": len(rows),
+        "fingerprint": fingerprint,
+        "measures": measures,
+    }
 
 
 def _packed(cell_id: str, rows: bytes, images: Sequence[Any]) -> dict[str, bytes]:

@@ -98,9 +98,13 @@ class Verdict:
 
 
 def verify(
-    path: Path, root: Path | None = None, run_code: bool = False, limits: Limits | None = None, tell: Tell = lambda _: None,
+    path: Path,
+    root: Path | None = None,
+    run_code: bool = False,
+    limits: Limits | None = None,
+    tell: Tell = lambda _: None,
     board: Path = Path("results"),
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """Measure a bundle anew.
 
     Args:
@@ -308,8 +312,13 @@ class _Verifier:
             folder = Path(name).resolve()
             source = folder / "submitted.py"
             source.write_bytes(self.bundle.read(plugin.file))
-            task = {"file": str(source), "made": plugin.made, "name": self.manifest.name,
-                    "root": str(self.root.resolve()) if self.root else "", "groups": []}  # fmt: skip
+            task = {
+                "file": str(source),
+                "made": plugin.made,
+                "name": self.manifest.name,
+                "root": str(self.root.resolve()) if self.root else "",
+                "groups": [],
+            }
             for limit, group in self._groups():
                 cells = [{"folder": str(folder / "made" / claim.cell_id), "cell": cell.parts} for cell, claim in group]
                 task["groups"].append({"limit": limit, "cells": cells})  # type: ignore[attr-defined]

@@ -28,17 +28,26 @@ _SET_HERE = ("apply_fit", "apply_predict", "augmentation", "channels_first", "cl
 _AUGMENTS = "it augments training images; nothing is done to an image that is scored"
 _SOUND = "it is for sound"
 _REFUSED = {
-    "CutMix": _AUGMENTS, "CutMixPyTorch": _AUGMENTS, "CutMixTensorFlowV2": _AUGMENTS,
-    "Cutout": _AUGMENTS, "CutoutPyTorch": _AUGMENTS, "CutoutTensorFlowV2": _AUGMENTS,
+    "CutMix": _AUGMENTS,
+    "CutMixPyTorch": _AUGMENTS,
+    "CutMixTensorFlowV2": _AUGMENTS,
+    "Cutout": _AUGMENTS,
+    "CutoutPyTorch": _AUGMENTS,
+    "CutoutTensorFlowV2": _AUGMENTS,
     "LabelSmoothing": "it changes labels",
-    "Mixup": _AUGMENTS, "MixupPyTorch": _AUGMENTS, "MixupTensorFlowV2": _AUGMENTS,
-    "Mp3Compression": _SOUND, "Mp3CompressionPyTorch": _SOUND, "Resample": _SOUND,
+    "Mixup": _AUGMENTS,
+    "MixupPyTorch": _AUGMENTS,
+    "MixupTensorFlowV2": _AUGMENTS,
+    "Mp3Compression": _SOUND,
+    "Mp3CompressionPyTorch": _SOUND,
+    "Resample": _SOUND,
     "PixelDefend": "it needs a PixelCNN of the images, which there is none of",
     "SpatialSmoothingPyTorch": "it is SpatialSmoothing with other borders",
     "SpatialSmoothingTensorFlowV2": "it is for TensorFlow",
     "ThermometerEncoding": "it makes many channels of each, which no quality model takes",
-    "VideoCompression": "it is for video", "VideoCompressionPyTorch": "it is for video",
-}  # fmt: skip
+    "VideoCompression": "it is for video",
+    "VideoCompressionPyTorch": "it is for video",
+}
 _SMOOTH: dict[str, Callable[[torch.Tensor, Any], torch.Tensor]] = {
     "JpegCompression": lambda images, given: differentiable_jpeg(images, given["quality"]),
     "SpatialSmoothing": lambda images, given: median_of(images, given["window_size"]),

@@ -43,8 +43,9 @@ class LipschitzIQA(QualityModel):
     def __init__(self, slope: float, info: ModelInfo) -> None:
         super().__init__()
         self.slope = slope
-        self.info = replace(info, score_range=(0.0, 1.0), higher_is_better=True, min_size=16, differentiable=True,
-                            stochastic=False)  # fmt: skip
+        self.info = replace(
+            info, score_range=(0.0, 1.0), higher_is_better=True, min_size=16, differentiable=True, stochastic=False
+        )
         layers: list[nn.Module] = []
         channels = 3
         for width in WIDTHS:

@@ -23,10 +23,14 @@ class FCN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 64, 3, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(64, 16, 3, padding=1), nn.InstanceNorm2d(16), nn.LeakyReLU(0.2),
-            nn.Conv2d(16, 3, 3, padding=1), nn.Tanh(),
-        )  # fmt: skip
+            nn.Conv2d(3, 64, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 16, 3, padding=1),
+            nn.InstanceNorm2d(16),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(16, 3, 3, padding=1),
+            nn.Tanh(),
+        )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         filtered: torch.Tensor = self.layers(images)

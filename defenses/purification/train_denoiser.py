@@ -156,8 +156,14 @@ def middle(image: torch.Tensor, side: int | None) -> torch.Tensor:
     return image[:, top : top + side, left : left + side]
 
 
-def fit(name: str, dataset: Folder, held_out: Folder | None, schedule: Schedule, out: Path,
-        report: Callable[[Progress], None] = lambda progress: None) -> Path:  # fmt: skip
+def fit(
+    name: str,
+    dataset: Folder,
+    held_out: Folder | None,
+    schedule: Schedule,
+    out: Path,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
     """Train a filter, or go on where a killed training stopped; writes weights and card, and returns the weight file.
 
     Raises:
@@ -176,23 +182,40 @@ def fit(name: str, dataset: Folder, held_out: Folder | None, schedule: Schedule,
     out.mkdir(parents=True, exist_ok=True)
     passes = 1 + INNER_STEPS if by_attack else 1
     facts = train(
-        Restoration(network, spoil), _errors, passes, dataset, schedule,
-        checkpoint=target.with_suffix(".checkpoint"), identity=json.dumps([name, dataset.fingerprint]), report=report,
-    )  # fmt: skip
+        Restoration(network, spoil),
+        _errors,
+        passes,
+        dataset,
+        schedule,
+        checkpoint=target.with_suffix(".checkpoint"),
+        identity=json.dumps([name, dataset.fingerprint]),
+        report=report,
+    )
     network.eval()
     sizes = {f"attacked {k}/255": k / 255 for k in (2, 4, 8)} if by_attack else {f"sigma {s}": s for s in (0.01, 0.05, 0.12)}
     levels: dict[str, Spoil] = {what: partial(spoil, level=size) for what, size in sizes.items()}
     card = {
-        "model": name, "defense": name,
-        "recipe": {"spoilt_by": f"attacks on resnet-iqa {start[:12]}, at most {MOST_ATTACK:.4f}" if by_attack
-                   else f"Gaussian noise, sigma evenly from 0 to {MOST_NOISE}", "loss": "mean squared error"},
+        "model": name,
+        "defense": name,
+        "recipe": {
+            "spoilt_by": f"attacks on resnet-iqa {start[:12]}, at most {MOST_ATTACK:.4f}"
+            if by_attack
+            else f"Gaussian noise, sigma evenly from 0 to {MOST_NOISE}",
+            "loss": "mean squared error",
+        },
         "passes_an_image": passes,
-        "schedule": asdict(schedule), "budget": facts, "start": "random weights",
-        "data": {"name": "folder", "fingerprint": dataset.fingerprint, "training_images": len(dataset),
-                 "held_out_images": min(24, len(held_out)) if held_out else 0},
+        "schedule": asdict(schedule),
+        "budget": facts,
+        "start": "random weights",
+        "data": {
+            "name": "folder",
+            "fingerprint": dataset.fingerprint,
+            "training_images": len(dataset),
+            "held_out_images": min(24, len(held_out)) if held_out else 0,
+        },
         "measured": measured_on(network, levels, held_out, 24) if held_out else {},
         "licence": "MIT",
-    }  # fmt: skip
+    }
     save_weights(network, target, card)
     target.with_suffix(".checkpoint").unlink(missing_ok=True)
     return target
@@ -215,9 +238,13 @@ def main(
     schedule = Schedule(passes, batch, crop, learning_rate, weight_decay=0.0, ema=0.99, seed=seed, workers=0)
     try:
         written = fit(
-            filter_, Folder(images), Folder(held_out) if held_out else None, schedule, out,
+            filter_,
+            Folder(images),
+            Folder(held_out) if held_out else None,
+            schedule,
+            out,
             report=lambda progress: typer.echo(f"{progress.share:.1%} mean squared error {progress.loss:.6f}"),
-        )  # fmt: skip
+        )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     typer.echo(written)

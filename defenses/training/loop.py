@@ -227,8 +227,12 @@ def train(
     model.load_state_dict(state.averaged.state_dict())
     model.eval()
     images_seen = state.step * schedule.batch
-    return {"images_seen": images_seen, "passes": images_seen * passes_an_image, "steps": state.step,
-            "seconds": round(state.seconds)}  # fmt: skip
+    return {
+        "images_seen": images_seen,
+        "passes": images_seen * passes_an_image,
+        "steps": state.step,
+        "seconds": round(state.seconds),
+    }
 
 
 def batches(dataset: LabelledImages, schedule: Schedule, step: int, steps: int) -> DataLoader[tuple[torch.Tensor, float]]:

@@ -13,22 +13,22 @@ from docs.reference.docstrings import cell, prose
 from iqarena.bench.evaluation.certification import measure_certificates
 from iqarena.bench.metrics import other_benchmarks as peers
 from iqarena.bench.metrics.bootstrap import COMPARED, RESAMPLES
-from iqarena.bench.metrics.measures import FIXED, LATER, Measure
+from iqarena.bench.metrics.measures import MEASURES, Measure
 
 _PAGE = jinja2.Template(
     """\
 <!-- written by `python -m docs.reference`; edit the docstrings in bench/metrics/measures.py, not this page -->
 # Measures
 
-What `summary.csv` holds of a cell: {{ fixed | length + later | length }} measures, each with its 95 % interval in `_lo`
+What `summary.csv` holds of a cell: {{ measures | length }} measures, each with its 95 % interval in `_lo`
 and `_hi`, and what the cell is and cost. Missing is empty. *q* is the clean and *q′* the attacked quality of the deployed
 model (1 = best, not clamped), *u* the clean quality of the undefended model, *y* the label. All of one cell are of the
 same images: those that have scores.
 
-The first {{ fixed | length }} stand together in the middle of the file. The others came later and stand at its end, behind
-every older column, so a script that counts columns still works. Records made before a measure was there have it empty.
-A measure is also empty where it is not defined: a correlation of scores that are all
-equal, anything with labels where an image has none, everything for fewer than two images.
+Measures up to `reflection_rate` stand in the middle of the file, the others at its end: a column never moves, so that a
+script that counts columns keeps working. A measure is empty where it is not defined (a correlation of scores that are all
+equal, anything with labels where an image has none, everything for fewer than two images) and in records that are older
+than it.
 
 **Read two of them together.** An attack that raises every score alike has a large `abs_gain` and leaves `srocc_adv` as it
 was; one that reflects the scores about their middle ruins the order and moves those in the middle by little. And read
@@ -37,7 +37,7 @@ better.
 
 | measure | what | formula | range, direction, source |
 |---|---|---|---|
-{% for m in fixed + later -%}
+{% for m in measures -%}
 | `{{ m.name }}` | {{ m.what }} | {{ m.formula }} | {{ m.rest }} |
 {% endfor %}
 ## The other columns of summary.csv
@@ -164,8 +164,7 @@ IMAGES: dict[str, str] = {
 def measures_page() -> str:
     """docs/measures.md as it should be."""
     page: str = _PAGE.render(
-        fixed=[_measure(measure) for measure in FIXED],
-        later=[_measure(measure) for measure in LATER],
+        measures=[_measure(measure) for measure in MEASURES],
         columns=SUMMARY,
         images=IMAGES,
         resamples=f"{RESAMPLES:,}",

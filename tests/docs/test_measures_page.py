@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from docs.reference.measures import IMAGES, SUMMARY, measures_page
-from iqarena.bench.metrics.measures import FIXED, LATER, columns
+from iqarena.bench.metrics.measures import MEASURES, columns
 from iqarena.bench.results.curves import size_curves, transfers
 from iqarena.bench.results.store import CERTIFICATE_COLUMNS, IMAGE_COLUMNS, SUMMARY_COLUMNS, Records
 from tests.support.board_records import GOOD, put
@@ -22,12 +22,12 @@ def test_the_page_is_what_the_docstrings_say() -> None:
 
 
 def test_every_column_of_the_files_is_explained_once() -> None:
-    measures = set(columns((*FIXED, *LATER)))
+    measures = set(columns(MEASURES))
     assert measures.isdisjoint(SUMMARY)
     assert measures | set(SUMMARY) | set(CERTIFICATE_COLUMNS) == set(SUMMARY_COLUMNS)
     assert set(IMAGES) == set(IMAGE_COLUMNS)
     text = PAGE.read_text(encoding="utf-8")
-    for name in [*SUMMARY, *IMAGES, *(measure.__name__ for measure in (*FIXED, *LATER))]:
+    for name in [*SUMMARY, *IMAGES, *(measure.__name__ for measure in MEASURES)]:
         assert f"| `{name}` |" in text, name
 
 
@@ -44,7 +44,7 @@ def test_records_from_before_a_measure_was_there_load_with_nothing_in_its_place(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         table.assign(mine=1, yours=2)  # pandas warns where a table lies about in a hundred pieces
-    assert table[columns((*FIXED, *LATER))].isna().all(axis=None)
+    assert table[columns(MEASURES)].isna().all(axis=None)
     assert "krocc_clean" in pd.read_csv(tmp_path / "summary.csv").columns
     assert len(size_curves(records)) == 2
     assert transfers(records).srocc_adv.isna().all()

@@ -83,9 +83,16 @@ def _make_image(job: tuple[Path, Path]) -> list[dict[str, object]]:
             name = f"{path.stem}_{number}_{kind_name}.png"
             Image.fromarray(version).save(out / "images" / name, compress_level=1)
             rows.append(
-                {"image": f"images/{name}", "reference_id": path.stem, "distortion": kind_name, "level": level,
-                 "scale": round(scale, 4), "split": split_of(path.stem)} | dict(zip(MEASURES, numbers, strict=True))
-            )  # fmt: skip
+                {
+                    "image": f"images/{name}",
+                    "reference_id": path.stem,
+                    "distortion": kind_name,
+                    "level": level,
+                    "scale": round(scale, 4),
+                    "split": split_of(path.stem),
+                }
+                | dict(zip(MEASURES, numbers, strict=True))
+            )
     return rows
 
 

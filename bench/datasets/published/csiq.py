@@ -15,8 +15,13 @@ from iqarena.bench.datasets.tables import Frame, read_sheet, renamed
 from iqarena.bench.errors import UserError
 
 FOLDERS = {
-    "noise": "AWGN", "blur": "BLUR", "contrast": "contrast", "fnoise": "fnoise", "jpeg": "JPEG", "jpeg2000": "jpeg2000",
-}  # fmt: skip
+    "noise": "AWGN",
+    "blur": "BLUR",
+    "contrast": "contrast",
+    "fnoise": "fnoise",
+    "jpeg": "JPEG",
+    "jpeg2000": "jpeg2000",
+}
 """The workbook's types by the folders, which are also part of the file names."""
 
 

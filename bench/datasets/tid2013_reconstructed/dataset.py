@@ -36,28 +36,88 @@ LABELS = ("mos_with_names.txt", "tid2013_mos_with_names.txt")
 WIDTH, HEIGHT = 512, 384
 
 CROPS = {
-    "I01": (126, 104), "I02": (30, 83), "I03": (44, 73), "I04": (206, 0), "I05": (21, 104), "I06": (43, 66),
-    "I07": (93, 153), "I08": (4, 71), "I09": (292, 0), "I10": (337, 0), "I11": (55, 252), "I12": (40, 131),
-    "I13": (41, 119), "I14": (93, 147), "I15": (56, 236), "I16": (8, 121), "I17": (74, 0), "I18": (150, 0),
-    "I19": (255, 0), "I20": (61, 57), "I21": (60, 28), "I22": (33, 59), "I23": (47, 66), "I24": (116, 65),
-}  # fmt: skip
+    "I01": (126, 104),
+    "I02": (30, 83),
+    "I03": (44, 73),
+    "I04": (206, 0),
+    "I05": (21, 104),
+    "I06": (43, 66),
+    "I07": (93, 153),
+    "I08": (4, 71),
+    "I09": (292, 0),
+    "I10": (337, 0),
+    "I11": (55, 252),
+    "I12": (40, 131),
+    "I13": (41, 119),
+    "I14": (93, 147),
+    "I15": (56, 236),
+    "I16": (8, 121),
+    "I17": (74, 0),
+    "I18": (150, 0),
+    "I19": (255, 0),
+    "I20": (61, 57),
+    "I21": (60, 28),
+    "I22": (33, 59),
+    "I23": (47, 66),
+    "I24": (116, 65),
+}
 """Top left corner (row, column) in kodim01 to kodim24. Each is the one place of all where quantization and mean shift have
 the PSNR that TID2013's PSNRc.txt has, to its four decimals, in all ten levels; six are known pixel by pixel as well."""
 
 CROP_HASHES = {
-    "I01": "808da29e5ff6c599", "I02": "b3c8473e375d8669", "I03": "1fb124711e7dbc43", "I04": "2bc7cea14d16417d",
-    "I05": "67a683ffcea8490f", "I06": "200ebee2986e6994", "I07": "ec80f8d3fa10712e", "I08": "6e6ad40488f078f9",
-    "I09": "b3cfc90384678582", "I10": "4ed98075e5e1ecad", "I11": "6c61ab2b60b165f7", "I12": "fac3c1a4a00fa25f",
-    "I13": "fe67e3ce20f54c77", "I14": "cfde9c0d4bcdc08e", "I15": "0407fe1926b9b256", "I16": "684c92c557d9267a",
-    "I17": "0d3ec0769e509d80", "I18": "c960d63a0b3dc1d0", "I19": "03418f152efc7b1f", "I20": "6f72e97d3a63be2c",
-    "I21": "b3c2f367da12a1c0", "I22": "c016a9115c13e319", "I23": "793218bba20ee002", "I24": "77e0a3d7a2fb1137",
-}  # fmt: skip
+    "I01": "808da29e5ff6c599",
+    "I02": "b3c8473e375d8669",
+    "I03": "1fb124711e7dbc43",
+    "I04": "2bc7cea14d16417d",
+    "I05": "67a683ffcea8490f",
+    "I06": "200ebee2986e6994",
+    "I07": "ec80f8d3fa10712e",
+    "I08": "6e6ad40488f078f9",
+    "I09": "b3cfc90384678582",
+    "I10": "4ed98075e5e1ecad",
+    "I11": "6c61ab2b60b165f7",
+    "I12": "fac3c1a4a00fa25f",
+    "I13": "fe67e3ce20f54c77",
+    "I14": "cfde9c0d4bcdc08e",
+    "I15": "0407fe1926b9b256",
+    "I16": "684c92c557d9267a",
+    "I17": "0d3ec0769e509d80",
+    "I18": "c960d63a0b3dc1d0",
+    "I19": "03418f152efc7b1f",
+    "I20": "6f72e97d3a63be2c",
+    "I21": "b3c2f367da12a1c0",
+    "I22": "c016a9115c13e319",
+    "I23": "793218bba20ee002",
+    "I24": "77e0a3d7a2fb1137",
+}
 """Beginning of the sha256 of each crop's pixels."""
 
 MERE_SHIFTS = {
-    "I01": 4, "I02": 2, "I03": 2, "I04": 1, "I05": 5, "I06": 4, "I07": 2, "I08": 5, "I09": 3, "I10": 2, "I11": 4, "I12": 2,
-    "I13": 5, "I14": 4, "I15": 2, "I16": 1, "I17": 2, "I18": 4, "I19": 5, "I20": 3, "I21": 4, "I22": 3, "I23": 2, "I24": 4,
-}  # fmt: skip
+    "I01": 4,
+    "I02": 2,
+    "I03": 2,
+    "I04": 1,
+    "I05": 5,
+    "I06": 4,
+    "I07": 2,
+    "I08": 5,
+    "I09": 3,
+    "I10": 2,
+    "I11": 4,
+    "I12": 2,
+    "I13": 5,
+    "I14": 4,
+    "I15": 2,
+    "I16": 1,
+    "I17": 2,
+    "I18": 4,
+    "I19": 5,
+    "I20": 3,
+    "I21": 4,
+    "I22": 3,
+    "I23": 2,
+    "I24": 4,
+}
 """Up to which level type 23 leaves the luminance of a reference 8 dB above all colours (PSNR.txt, PSNRc.txt), as a shift
 of red against blue does; above, it lost detail in a way that is not published."""
 
@@ -202,9 +262,14 @@ def _read(file: Path) -> Frame:
         first = table[wrong].iloc[0]
         raise UserError(f"{file}: {first['raw']} {first['image']} is no score from 0 to 9 of an image that is named once")
     return pd.DataFrame(
-        {"image": table["image"], "raw": raw, "reference": "I" + parts[0], "kind": parts[1].astype(int),
-         "level": parts[2].astype(int)}
-    )  # fmt: skip
+        {
+            "image": table["image"],
+            "raw": raw,
+            "reference": "I" + parts[0],
+            "kind": parts[1].astype(int),
+            "level": parts[2].astype(int),
+        }
+    )
 
 
 def _save(image: Pixels, path: Path) -> None:

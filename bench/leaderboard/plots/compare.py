@@ -43,7 +43,17 @@ def compared(duel: Comparison) -> Figure:
         Line2D([], [], color=color, marker=mark, markersize=5.5, linewidth=1.8, label=short_spec(name))
         for name, color, mark in zip(duel.names, PAIR, MARKS, strict=True)
     ]
-    handles.append(Line2D([], [], color=INK, marker="o", markersize=5.5, markerfacecolor="white", linestyle="none",
-                          label="hollow: not told apart"))  # fmt: skip
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color=INK,
+            marker="o",
+            markersize=5.5,
+            markerfacecolor="white",
+            linestyle="none",
+            label="hollow: not told apart",
+        )
+    )
     figure.legend(handles=handles, loc="outside lower right", ncols=3)
     return figure

@@ -25,10 +25,16 @@ def curves(family: Family) -> Figure:
         dash = "-" if line.defense != "none" else (0, (4, 2))
         there = [place for place, value in enumerate(line.values) if np.isfinite(value)]  # the line goes on past a gap
         axes.plot(
-            there, [line.values[place] for place in there], color=COLORS.get(line.kind, OTHER), linestyle=dash,
-            linewidth=1.5, marker=MARKERS[models.index(line.model) % len(MARKERS)], markersize=5, markeredgecolor="white",
+            there,
+            [line.values[place] for place in there],
+            color=COLORS.get(line.kind, OTHER),
+            linestyle=dash,
+            linewidth=1.5,
+            marker=MARKERS[models.index(line.model) % len(MARKERS)],
+            markersize=5,
+            markeredgecolor="white",
             alpha=0.9,
-        )  # fmt: skip
+        )
     axes.set_xticks(range(len(family.sizes)), family.sizes)
     axes.set(xlabel=f"size of the attack, {family.norm}", ylabel=family.measure, xlim=(-0.15, len(family.sizes) - 0.85))
     axes.grid(color=FAINT, linewidth=0.6)
@@ -36,12 +42,22 @@ def curves(family: Family) -> Figure:
     ends = sorted((line.end, line.name, line) for line in lines)
     heights = spread([(end - low) / (high - low) for end, *_ in ends], 0.18 / (figure.get_figheight() - 1.1))
     for (end, _, line), name, height in zip(ends, short([name for _, name, _ in ends]), heights, strict=True):
-        style = {"arrowstyle": "-", "color": COLORS.get(line.kind, OTHER), "linewidth": 0.9, "linestyle": (0, (1, 2)),
-                 "relpos": (0, 0.5)}  # fmt: skip
+        style = {
+            "arrowstyle": "-",
+            "color": COLORS.get(line.kind, OTHER),
+            "linewidth": 0.9,
+            "linestyle": (0, (1, 2)),
+            "relpos": (0, 0.5),
+        }
         axes.annotate(
-            f"{name} {format_number(end)}", (line.last, end), (1.04, height), textcoords="axes fraction", va="center",
-            annotation_clip=False, arrowprops=style,
-        )  # fmt: skip
+            f"{name} {format_number(end)}",
+            (line.last, end),
+            (1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops=style,
+        )
     some = f" · {len(lines)} of {len(family.curves)} rows" if len(lines) < len(family.curves) else ""
     attacks = "one attack that was" if family.attacks == 1 else f"the least over {family.attacks} attacks that were"
     attacks = f"{attacks} run at every size"

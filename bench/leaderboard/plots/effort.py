@@ -36,8 +36,15 @@ def effort(curves: pd.DataFrame, heading: str, below: str, most: int = 4) -> Fig
             axes.axhline(0, color=GREY, linewidth=0.8)
             for (attack, objective), line in own.groupby(["attack", "objective"], sort=False):
                 style = attacks.index((attack, objective))
-                axes.plot(line.forwards, line[measure], color=COLORS[style % len(COLORS)], marker=_mark(style), markersize=4,
-                          linewidth=1.4, alpha=0.9)  # fmt: skip
+                axes.plot(
+                    line.forwards,
+                    line[measure],
+                    color=COLORS[style % len(COLORS)],
+                    marker=_mark(style),
+                    markersize=4,
+                    linewidth=1.4,
+                    alpha=0.9,
+                )
             axes.grid(color=FAINT, linewidth=0.6)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -52,9 +52,15 @@ def frontier(board: Board) -> Figure:
         if not many:
             _bars(axes, row)
         axes.plot(
-            row.clean[0], row.robust[0], _marker(row, models), color=color(row),
-            markersize=mark_size(row.cost_ratio), markeredgecolor="white", alpha=0.4 if row.rank is None else 0.9, zorder=4,
-        )  # fmt: skip
+            row.clean[0],
+            row.robust[0],
+            _marker(row, models),
+            color=color(row),
+            markersize=mark_size(row.cost_ratio),
+            markeredgecolor="white",
+            alpha=0.4 if row.rank is None else 0.9,
+            zorder=4,
+        )
     axes.set(xlim=xlim, ylim=ylim, xlabel=f"clean {board.measure}", ylabel=f"robust {board.measure}")
     axes.grid(color=FAINT, linewidth=0.6)
     _name_marks(axes, [row for row in rows if row in best] if many else rows, 0.18 / (figure.get_figheight() - 1.5))
@@ -102,12 +108,23 @@ def _name_marks(axes: Axes, rows: Sequence[Row], gap: float) -> None:
     marks = sorted((((row.robust[0] - low) / (high - low), -row.clean[0], row.name), row) for row in rows)
     names, heights = short([row.name for _, row in marks]), spread([place[0] for place, _ in marks], gap)
     for (_, row), name, height in zip(marks, names, heights, strict=True):
-        style = {"arrowstyle": "-", "color": color(row), "linewidth": 0.9, "linestyle": (0, (1, 2)), "shrinkB": 5,
-                 "relpos": (0, 0.5)}  # fmt: skip
+        style = {
+            "arrowstyle": "-",
+            "color": color(row),
+            "linewidth": 0.9,
+            "linestyle": (0, (1, 2)),
+            "shrinkB": 5,
+            "relpos": (0, 0.5),
+        }
         axes.annotate(
-            f"{name} · {ranked(row)}", (row.clean[0], row.robust[0]), (1.04, height), textcoords="axes fraction",
-            va="center", annotation_clip=False, arrowprops=style,
-        )  # fmt: skip
+            f"{name} · {ranked(row)}",
+            (row.clean[0], row.robust[0]),
+            (1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops=style,
+        )
 
 
 def _legend(rows: Sequence[Row], models: Sequence[str]) -> list[Line2D]:

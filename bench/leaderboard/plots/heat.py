@@ -133,9 +133,14 @@ def table(
         one.set_title(panel)
         one.set_yticks(range(len(names)), names, fontsize=8.5 if tall > 0.25 else 7.5)
     axes[-1].set_xticks(
-        range(len(columns)), columns, rotation=90 if steep else 40, ha="center" if steep else "right",
-        va="top", rotation_mode="default" if steep else "anchor", fontsize=min(8, wide * 0.9),
-    )  # fmt: skip
+        range(len(columns)),
+        columns,
+        rotation=90 if steep else 40,
+        ha="center" if steep else "right",
+        va="top",
+        rotation_mode="default" if steep else "anchor",
+        fontsize=min(8, wide * 0.9),
+    )
     bar = figure.colorbar(ScalarMappable(scale[1], scale[0]), ax=axes, fraction=0.025, pad=0.012, aspect=30)
     bar.set_label(label)
     bar.outline.set_visible(False)

@@ -17,19 +17,38 @@ from iqarena.bench.results.ranking import Row
 
 WIDTH = 8.3  # inches: 1245 pixels, so that 8 point text is still 11 pixels high at a README's 830
 INK, GREY, FAINT = "#222222", "#767676", "#dddddd"
-COLORS = {"none": "#5b5b5b", "purification": "#0072B2", "architecture": "#CC79A7", "training": "#D55E00",
-          "certified": "#009E73"}  # fmt: skip
+COLORS = {
+    "none": "#5b5b5b",
+    "purification": "#0072B2",
+    "architecture": "#CC79A7",
+    "training": "#D55E00",
+    "certified": "#009E73",
+}
 """Of each kind of defense, after Okabe and Ito: told apart by colour-blind people too."""
 OTHER = "#B8860B"
 MARKERS = "osD^vP*X"
 STYLE: Any = {
-    "font.family": "DejaVu Sans", "font.size": 8.5, "axes.titlesize": 9.5, "axes.titlelocation": "left",
-    "axes.edgecolor": GREY, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False,
-    "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "savefig.pad_inches": 0.08,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.pad_inches": 0.08,
     "figure.dpi": 150,  # as it is saved: letters are as wide as the layout thinks
-    "svg.hashsalt": "iqarena", "svg.fonttype": "path",
-}  # fmt: skip
+    "svg.hashsalt": "iqarena",
+    "svg.fonttype": "path",
+}
 
 
 @contextmanager
@@ -87,10 +106,17 @@ def kinds(rows: Sequence[Row]) -> list[Line2D]:
         kind for kind in [*COLORS, *sorted({row.kind for row in rows} - set(COLORS))] if kind in {r.kind for r in rows}
     ]
     return [
-        Line2D([], [], color=COLORS.get(kind, OTHER), marker="o", markersize=6, linestyle="none",
-               label="no defense" if kind == "none" else kind)
+        Line2D(
+            [],
+            [],
+            color=COLORS.get(kind, OTHER),
+            marker="o",
+            markersize=6,
+            linestyle="none",
+            label="no defense" if kind == "none" else kind,
+        )
         for kind in present
-    ]  # fmt: skip
+    ]
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
