@@ -1,4 +1,4 @@
-"""Attacks on image quality models: one file an attack."""
+"""Attacks on image quality models, one module per attack."""
 
 if not __name__.startswith("iqarena."):
     raise ImportError("import iqarena.attacks instead of attacks")

@@ -1,6 +1,6 @@
 """`adv-cf`: adversarial colour filter (Zhao, Liu, Larson, TIFS 2023, arXiv 2011.06690).
 
-The same authors' ACE (BMVC 2021, arXiv 2002.01008) is its first form.
+An earlier version by the same authors is ACE (BMVC 2021, arXiv 2002.01008).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from iqarena.attacks.transformed import Transformed
 
 @dataclass(frozen=True)
 class AdvCF(Transformed):
-    """A colour curve a channel, piecewise linear and never falling, the same for all pixels of an image.
+    """A colour curve per channel, piecewise linear and monotone, the same for all pixels of an image.
 
-    The curve's offsets at its knots are moved, each along the mean of the gradient over the pixels around it (linf: its
-    sign). The paper moves the pieces' slopes and normalises the curve, so that black and white stay; here they may move
-    too, as far as the ball lets them.
+    The offsets of the curve at its knots are optimised, each along the mean of the gradient over the pixels near the knot
+    (linf: its sign). The paper optimises the slopes of the pieces and normalises the curve, so that black and white are
+    fixed; here they may move as well, within the ball.
 
     Attributes:
-        steps: gradient steps; fewer where the query limit allows no more.
-        step_size: of the first step, as a share of the curve that reaches the ball's edge; it falls linearly to 0.
-        pieces: of the curve.
+        steps: gradient steps; fewer if the query limit is lower.
+        step_size: length of the first step as a fraction of the curve that reaches the edge of the ball; it falls linearly
+            to 0.
+        pieces: number of linear pieces of the curve.
     """
 
     name: ClassVar[str] = "adv-cf"
@@ -42,9 +43,9 @@ class AdvCF(Transformed):
         return images.new_zeros(len(images), 3, self.pieces + 1)
 
     def applied(self, parameters: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        knot, beyond = self._places(images)
+        knot, fraction = self._locate(images)
         below, above = parameters.gather(2, knot), parameters.gather(2, knot + 1)
-        return (images + (below + beyond * (above - below)).view_as(images)).clamp(0, 1)
+        return (images + (below + fraction * (above - below)).view_as(images)).clamp(0, 1)
 
     def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
         identity = torch.linspace(0, 1, self.pieces + 1, dtype=parameters.dtype, device=parameters.device)
@@ -53,9 +54,9 @@ class AdvCF(Transformed):
     def direction(
         self, parameters: torch.Tensor, images: torch.Tensor, gradient: torch.Tensor, threat: Threat
     ) -> torch.Tensor:
-        knot, beyond = self._places(images)
+        knot, fraction = self._locate(images)
         slope, pixels = torch.zeros_like(parameters), torch.zeros_like(parameters)
-        for at, share in ((knot, 1 - beyond), (knot + 1, beyond)):
+        for at, share in ((knot, 1 - fraction), (knot + 1, fraction)):
             slope = slope.scatter_add(2, at, share * gradient.flatten(2))
             pixels = pixels.scatter_add(2, at, share)
         if threat.norm == "linf":
@@ -63,8 +64,8 @@ class AdvCF(Transformed):
         mean = slope / pixels.clamp(min=1e-12)
         return -mean / mean.flatten(1).abs().amax(dim=1).clamp(min=1e-20).view(-1, 1, 1)
 
-    def _places(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The knot below each value, (N, 3, H·W), and how far beyond it the value is, in pieces."""
-        place = images.flatten(2) * self.pieces
-        knot = place.floor().clamp(max=self.pieces - 1)
-        return knot.long(), place - knot
+    def _locate(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the knot below each value, (N, 3, H·W), and the distance of the value from it, in pieces."""
+        position = images.flatten(2) * self.pieces
+        knot = position.floor().clamp(max=self.pieces - 1)
+        return knot.long(), position - knot

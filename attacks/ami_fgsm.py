@@ -1,8 +1,8 @@
 """`ami-fgsm`: the momentum attack on quality models of Sang et al. (The Visual Computer), without its adaptive radius.
 
-The attack is MI-FGSM whose radius each image sets itself, as 1/NIQE of the image. A threat model here says how far
-every image may be moved, so no radius is left to adapt: what remains is what the MSU benchmark (AAAI 2024, arXiv
-2310.06958) runs under this name at a fixed radius, steps of a tenth of it along a momentum of gradients as they are.
+The published attack is MI-FGSM with a radius per image, 1/NIQE of the image. Here the threat model fixes the radius, so
+what remains is the variant that the MSU benchmark (AAAI 2024, arXiv 2310.06958) runs under this name at a fixed radius:
+steps of a tenth of it along a momentum of gradients that are not normalised.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from iqarena.attacks.threat import Norm
 
 @dataclass(frozen=True)
 class AMIFGSM(MIFGSM):
-    """`mi-fgsm` with steps of a tenth of the ball and gradients summed as they are; no radius by NIQE, as the ball is given.
+    """`mi-fgsm` with steps of a tenth of the ball and gradients that are not normalised; no radius per image by NIQE.
 
     Attributes:
-        decay: share of the momentum that each step keeps, at least 0.
+        decay: fraction of the momentum that is kept at each step, at least 0.
     """
 
     name: ClassVar[str] = "ami-fgsm"

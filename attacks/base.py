@@ -1,4 +1,4 @@
-"""What an attack is here, and all that it gets to see."""
+"""The interface of attacks: the base class, and the view of the model that an attack is given."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.threat import Norm, Threat
 
 Access = Literal["gradient", "score", "none", "set"]
-"""What an attack needs: gradients, scores, nothing, or gradients and the whole image set (see `iqarena.attacks.whole_set`)."""
+"""Access to the model that an attack needs: gradients, scores, none, or gradients on the whole image set (see
+`iqarena.attacks.whole_set`)."""
 
 
 class Target(Protocol):
-    """The attacked model as an attack sees it. Every call is counted and paid from the query limit."""
+    """The attacked model as seen by an attack. Every call is counted against the query limit."""
 
     def quality(self, images: torch.Tensor) -> torch.Tensor:
-        """Qualities (N,) of images (N, 3, H, W) in [0, 1]; no gradient."""
+        """Return the qualities (N,) of images (N, 3, H, W) in [0, 1], without a gradient."""
 
     def quality_and_grad(
         self, images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Qualities (N,), and the gradient (N, 3, H, W) of ``loss(qualities)`` (N,), each by its own image."""
+        """Return qualities (N,), and the gradients (N, 3, H, W) of ``loss(qualities)`` (N,) with respect to the images."""
 
     def part(self, index: torch.Tensor) -> Target:
-        """The same target for some of the images, by an index or mask (N,); counts add up in the whole."""
+        """Return the target restricted to a subset of the images, given by an index or mask (N,); its queries count too."""
 
     def module(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-        """A differentiable module from images to ``loss(qualities)`` (N,), for other libraries; counted as well."""
+        """Return a differentiable module from images to ``loss(qualities)`` (N,), for other libraries; calls are counted."""
 
     @property
     def queries_left(self) -> int | None:
-        """Questions an image that are still allowed; None is no limit."""
+        """Remaining queries per image; None if there is no limit."""
 
 
 class Generators:
-    """A random stream an image, so that what is drawn does not depend on the batch that an image is in.
+    """Random streams, one per image, so that the draws for an image do not depend on its batch.
 
     Example:
         >>> together, alone = Generators([1, 2]).uniform(-1, 1, (3,)), Generators([2]).uniform(-1, 1, (3,))
@@ -54,47 +55,47 @@ class Generators:
         return len(self.streams)
 
     def part(self, index: Sequence[int]) -> Generators:
-        """The same streams for some of the images."""
-        some = Generators([])
-        some.streams = [self.streams[i] for i in index]
-        return some
+        """Return the streams of a subset of the images."""
+        subset = Generators([])
+        subset.streams = [self.streams[i] for i in index]
+        return subset
 
     def uniform(self, low: float, high: float, shape: Sequence[int]) -> torch.Tensor:
-        """(N, *shape), uniform in [low, high)."""
+        """Draw values (N, *shape) uniformly from [low, high)."""
         return torch.stack([torch.rand(*shape, generator=s) for s in self.streams]) * (high - low) + low
 
     def normal(self, shape: Sequence[int]) -> torch.Tensor:
-        """(N, *shape), standard normal."""
+        """Draw standard normal values (N, *shape)."""
         return torch.stack([torch.randn(*shape, generator=s) for s in self.streams])
 
     def signs(self, shape: Sequence[int]) -> torch.Tensor:
-        """(N, *shape), −1 or 1."""
+        """Draw signs (N, *shape), −1 or 1."""
         return self.uniform(-1, 1, shape).sign()
 
     def integers(self, high: int, shape: Sequence[int]) -> torch.Tensor:
-        """(N, *shape) int64 in [0, high)."""
+        """Draw integers (N, *shape), int64, from [0, high)."""
         return torch.stack([torch.randint(high, tuple(shape), generator=s) for s in self.streams])
 
     def seed(self) -> int:
-        """A fresh seed from the first stream, for a library that takes only one."""
+        """Draw a seed from the first stream, for a library that takes a single seed."""
         return int(torch.randint(2**31 - 1, (), generator=self.streams[0]))
 
 
 class Attack(ABC):
-    """An attack: a frozen dataclass of its parameters. No state, no model inside; one object serves every model.
+    """An attack: a frozen dataclass of its parameters, without state, so that one object serves every model.
 
-    What `run` returns is never trusted: the harness projects, rounds to 8 bit, verifies and scores it anew.
+    The output of `run` is not trusted: the harness projects it, rounds it to 8 bit, verifies it and scores it again.
 
     Class attributes:
         name: registry name.
-        access: what it needs of the target: its gradient, its scores, or nothing.
-        norms: threat models that it supports; the first is its usual one.
-        objectives: objectives that it can follow; the first is its usual one.
-        control: whether it is no real attack but what an attack must beat; controls do not rank defenses.
-        limited: whether it keeps to a query limit; one that cannot is skipped where there is one.
-        batches: whether several images may go in at once; else they come one at a time.
-        min_size: least height and width of an image.
-        paper: where it comes from.
+        access: access to the target that it needs: gradients, scores, or none.
+        norms: supported threat models; the first is the default.
+        objectives: supported objectives; the first is the default.
+        control: whether it is a baseline that an attack must beat, not an attack; controls do not rank defenses.
+        limited: whether it respects a query limit; if not, it is skipped in cells that have one.
+        batches: whether it accepts several images at once; otherwise it receives them one at a time.
+        min_size: minimum height and width of an image.
+        paper: reference.
     """
 
     name: ClassVar[str]
@@ -109,11 +110,11 @@ class Attack(ABC):
 
     @property
     def passes(self) -> tuple[int, int] | None:
-        """Forward and backward passes an image, at most, beside the clean score's; None where nobody can say."""
+        """Maximum number of forward and backward passes per image, without that of the clean score; None if unknown."""
         return None
 
     def refusal(self, threat: Threat, height: int, width: int) -> str:
-        """Why images of this size cannot be attacked under this threat model; empty if they can."""
+        """Return the reason why images of this size cannot be attacked under this threat model; empty if they can."""
         if min(height, width) < self.min_size:
             return f"{self.name} needs images of at least {self.min_size}×{self.min_size}, not {width}×{height}"
         return threat.refusal(height, width)
@@ -125,16 +126,16 @@ class Attack(ABC):
         """Attack images.
 
         Args:
-            target: what may be asked of the model.
-            images: clean images (N, 3, H, W) in [0, 1], on the 8-bit grid; not to be changed in place.
-            objective: the loss to make small.
+            target: the model, with the access that the attack declares.
+            images: clean images (N, 3, H, W) in [0, 1], on the 8-bit grid; must not be changed in place.
+            objective: the loss to minimise.
             threat: the ball to stay in.
-            generator: all randomness.
+            generator: the source of all randomness.
 
         Returns:
-            Attacked images, the same shape.
+            Attacked images of the same shape.
         """
 
 
 GRADIENT_ACCESS: tuple[Access, ...] = ("gradient", "set")
-"""What attacks that follow gradients declare."""
+"""Declared access of the attacks that follow gradients."""

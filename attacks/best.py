@@ -1,43 +1,43 @@
-"""Keeps, for each image, the best that an attack has seen."""
+"""Bookkeeping of the best candidate per image during an attack."""
 
 from __future__ import annotations
 
 import torch
 
 
-def chosen(mask: torch.Tensor, some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Images (N, 3, H, W) of the first where the mask (N,) says so, else of the second; the very tensor if all are of one.
+def select(mask: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Select images (N, 3, H, W) from `first` where the mask (N,) is true, else from `second`.
 
-    On most steps of a descent all images get better, and copying them takes time: where some do, `torch.where` would
-    take three times as long.
+    Returns the input tensor itself if all images come from one of them: at most steps of a descent all images improve, and
+    copying takes time. For mixed masks `torch.where` would take three times as long.
     """
-    wanted = mask.tolist()
-    if all(wanted):
-        return some
-    if not any(wanted):
-        return others
-    return torch.stack([one if first else other for first, one, other in zip(wanted, some, others, strict=True)])
+    flags = mask.tolist()
+    if all(flags):
+        return first
+    if not any(flags):
+        return second
+    return torch.stack([a if flag else b for flag, a, b in zip(flags, first, second, strict=True)])
 
 
 class Best:
-    """The candidates of least loss so far; starts from the clean images."""
+    """The images of least loss so far, starting from the clean images."""
 
     def __init__(self, images: torch.Tensor, losses: torch.Tensor) -> None:
         self.images, self.losses = images.clone(), losses.clone()
 
     def offer(self, images: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
-        """Take what is better, image by image; returns the mask (N,) of what was. A NaN is never better."""
+        """Keep the better images, and return their mask (N,). NaN never counts as better."""
         better = losses < self.losses
-        self.images = chosen(better, images, self.images)
+        self.images = select(better, images, self.images)
         self.losses = torch.where(better, losses, self.losses)
         return better
 
     def part(self, index: torch.Tensor) -> Best:
-        """The best of some of the images, by an index or mask (N,)."""
+        """Return the best of a subset of the images, given by an index or mask (N,)."""
         return Best(self.images[index], self.losses[index])
 
     def offer_part(self, index: torch.Tensor, images: torch.Tensor, losses: torch.Tensor) -> None:
-        """The same for some of the images, by their indices (M,)."""
+        """Keep the better images of a subset, given by its indices (M,)."""
         better = losses < self.losses[index]
         self.images, self.losses = self.images.clone(), self.losses.clone()
         self.images[index[better]] = images[better]

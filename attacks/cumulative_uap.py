@@ -1,4 +1,4 @@
-"""`cumulative-uap`: a universal perturbation that adds up gradients, from the MSU Metrics Robustness Benchmark.
+"""`cumulative-uap`: a universal perturbation from accumulated gradients, from the MSU Metrics Robustness Benchmark.
 
 Antsiferova, Abud, Gushchin and others, AAAI 2024, arXiv 2310.06958.
 """
@@ -21,14 +21,15 @@ from iqarena.attacks.universal import Universal, backpropagate, minibatches
 class CumulativeUAP(Universal):
     """One tile for all images: δ ← clip(δ − step · sign ∇, ±ε), minibatch by minibatch.
 
-    The benchmark adds the raw gradient, whose size depends on the model's scale; ours steps by its sign (l2: along it).
+    The benchmark adds the raw gradient, whose magnitude depends on the model's scale; ours steps along its sign (l2: along
+    the gradient).
 
     Attributes:
-        tile: its side in pixels; at most that of the images that it is fitted on.
+        tile: side of the tile in pixels; at most that of the images it is fitted on.
         epochs: passes over these images, for each restart.
-        batch: images a step.
-        restarts: tiles learnt from other starts, the first from zero; the one of least mean loss counts.
-        step_size: of the first step, as a share of the threat's size; it falls linearly to 0.
+        batch: images per step.
+        restarts: tiles learned from other starts, the first from zero; the tile of least mean loss is kept.
+        step_size: length of the first step as a fraction of the threat's size; it falls linearly to 0.
     """
 
     name: ClassVar[str] = "cumulative-uap"

@@ -17,15 +17,15 @@ from iqarena.attacks.threat import Norm, Threat
 
 @dataclass(frozen=True)
 class DDN(Attack):
-    """The shortest change found that moves quality by `amount`; steps turn it, and its length shrinks when that is reached.
+    """The shortest perturbation found that moves quality by `amount`; its direction and its length are updated separately.
 
-    Each step walks down the loss and then sets the length of the change: (1 − γ) times the last one if the image of the
-    last one was moved by `amount`, (1 + γ) times if not, never beyond the threat's ball. Where no image within the ball
-    is moved so far, the one that was moved farthest counts.
+    Each step descends the loss and then sets the length of the perturbation: (1 − γ) times the last one if that moved the
+    quality by `amount`, (1 + γ) times if not, and never beyond the ball. If no image within the ball reaches `amount`, the
+    one with the largest change of quality is returned.
 
     Attributes:
-        amount: how far quality is to be moved, in units of quality.
-        steps: gradient steps; fewer where the query limit allows no more.
+        amount: required change of quality.
+        steps: gradient steps; fewer if the query limit is lower.
         gamma: γ, in (0, 1).
     """
 
@@ -66,8 +66,8 @@ class DDN(Attack):
                 best.offer(stored, self.rank(moved, threat.distance(stored, images) / threat.size))
                 length = length * torch.where(moved >= self.amount, 1 - self.gamma, 1 + self.gamma)
                 length = length.clamp(max=threat.size)
-            # steps fall along the paper's cosine to a hundredth, but as shares of the length now, not of that at the start:
-            # that is the whole ball here, often ten times what is needed, and each step would forget those before it
+            # the step size follows the paper's cosine schedule down to a hundredth, but relative to the current length: the
+            # initial length is the whole ball here, often ten times what is needed, and such steps would undo earlier ones
             share = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
             stride = (share * length / euclidean(gradient)).view(-1, 1, 1, 1)
             shift = (attacked - images).addcmul_(gradient, stride, value=-1)
@@ -79,5 +79,5 @@ class DDN(Attack):
         return best.images
 
     def rank(self, moved: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-        """A loss (N,) that puts the shortest first of all that were moved by `amount`, then those moved farthest."""
+        """Return a loss (N,) that ranks images moved by `amount` first, by length, then the others by change of quality."""
         return torch.where(moved >= self.amount, length - 3, -moved / self.amount)

@@ -1,4 +1,4 @@
-"""Projected gradient descent on an objective: the loop that the gradient attacks share."""
+"""Projected gradient descent on an objective, the common loop of the gradient attacks."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Ball, Norm, Threat
 
 Memory = dict[str, torch.Tensor]
-"""What a run remembers from step to step, by name; empty at its start."""
+"""State of a run between steps, by name; empty at the start."""
 
 
 def steepest(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """The direction of steepest ascent at unit length in a norm: the sign for linf, the unit vector for l2."""
+    """Return the direction of steepest ascent of unit length in a norm: the sign for linf, the unit vector for l2."""
     if norm == "linf":
         return gradient.sign()
     return gradient / euclidean(gradient).view(-1, 1, 1, 1)
 
 
 def euclidean(shift: torch.Tensor) -> torch.Tensor:
-    """Lengths (N,) to divide by: never 0."""
+    """Return the Euclidean lengths (N,), clamped away from 0 so that one can divide by them."""
     length: torch.Tensor = shift.flatten(1).norm(dim=1).clamp(min=1e-12)
     return length
 
 
 def downhill(images: torch.Tensor, gradient: torch.Tensor, size: float | torch.Tensor, norm: Norm) -> torch.Tensor:
-    """Images a step of that length, one for all or (N,), against a gradient; the size of it does not matter."""
+    """Step against a gradient of any length; `size` is the step length, one for all images or (N,)."""
     if isinstance(size, float) and norm == "linf":
         return images.sub(gradient.sign(), alpha=size)
     length = torch.as_tensor(size, device=images.device) / (1.0 if norm == "linf" else euclidean(gradient))
@@ -38,13 +38,13 @@ def downhill(images: torch.Tensor, gradient: torch.Tensor, size: float | torch.T
 
 
 def noise(images: torch.Tensor, norm: Norm, generator: Generators) -> torch.Tensor:
-    """Random shifts at most 1 long: uniform for linf, of unit length for l2."""
+    """Draw random perturbations of at most unit length: uniform for linf, of unit length for l2."""
     drawn = generator.uniform(-1, 1, images.shape[1:]).to(images)
     return drawn if norm == "linf" else steepest(drawn, "l2")
 
 
 def random_point(images: torch.Tensor, threat: Threat, generator: Generators) -> torch.Tensor:
-    """A random point of the ball around each image."""
+    """Draw a random point of the ball around each image."""
     return threat.project(images + threat.size * noise(images, threat.norm, generator), images)
 
 
@@ -52,14 +52,14 @@ def random_point(images: torch.Tensor, threat: Threat, generator: Generators) ->
 class GradientDescent(Attack):
     """Base of the gradient attacks; a subclass sets defaults or overrides one of the small methods.
 
-    Of all iterates, as they would be stored in 8 bit, the one of least loss counts.
+    The result is the iterate of least loss, evaluated after rounding to 8 bit.
 
     Attributes:
-        steps: gradient steps; fewer where the query limit allows no more.
-        step_size: length of a step as a share of the threat's size.
-        restarts: runs from other starts; the best of all counts.
-        random_start: whether a single run starts at a random point of the ball; of several, the first starts clean and the
-            others at random.
+        steps: gradient steps; fewer if the query limit is lower.
+        step_size: length of a step as a fraction of the threat's size.
+        restarts: runs from different starting points; the best result is returned.
+        random_start: whether a single run starts at a random point of the ball; of several runs, the first starts at the
+            clean image and the others at random points.
     """
 
     access: ClassVar[Access] = "gradient"
@@ -80,15 +80,15 @@ class GradientDescent(Attack):
 
     @property
     def between(self) -> int:
-        """Gradients that are asked for between two steps, beside the one of each step."""
+        """Number of additional gradient queries between two steps."""
         return 0
 
     def aim(self, objective: Objective) -> Objective:
-        """The objective that is really followed."""
+        """Return the objective that the attack optimises."""
         return objective
 
     def outlook(self, attacked: torch.Tensor, ball: Ball, memory: Memory) -> torch.Tensor:
-        """The images at which the next gradient is taken; inside the ball."""
+        """Return the images, inside the ball, at which the next gradient is taken."""
         return attacked
 
     def ask(
@@ -100,11 +100,11 @@ class GradientDescent(Attack):
         generator: Generators,
         memory: Memory,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Qualities of the stored images, NaN where they were not seen themselves, and gradients of the loss."""
+        """Return the qualities of the stored images, NaN where they were not evaluated, and the gradients of the loss."""
         return target.quality_and_grad(stored, objective.loss)
 
     def direction(self, gradient: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
-        """What is stepped against."""
+        """Return the direction to step against."""
         return gradient
 
     def run(
@@ -122,7 +122,7 @@ class GradientDescent(Attack):
             random = restart > 0 or (self.random_start and self.restarts == 1)
             attacked = random_point(images, threat, generator) if random else images
             for step in range(steps):
-                # gradient and score are those of the image as it would be stored, while steps add up unrounded
+                # gradient and score are taken at the image rounded to 8 bit; the iterate itself is not rounded
                 stored = ball.snap(self.outlook(attacked, ball, memory))
                 quality, gradient = self.ask(target, stored, objective, threat, generator, memory)
                 if random or step > 0:

@@ -17,13 +17,13 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class DIFGSM(GradientDescent):
-    """`i-fgsm` through a random transformation: now and then an image is shrunk and padded with black to its old size.
+    """`i-fgsm` with random input transformations: an image is shrunk and padded with black to its original size.
 
-    Images count as they are seen untransformed, and the last one.
+    Candidates for the result are the iterates of steps without a transformation, and the last iterate.
 
     Attributes:
-        probability: of an image's being transformed before a step, in [0, 1]; 0 is `i-fgsm`.
-        least: smallest share of a side that is left, in (0, 1].
+        probability: probability that an image is transformed before a step, in [0, 1]; 0 is `i-fgsm`.
+        least: minimum scale of the shrunk image, in (0, 1].
     """
 
     name: ClassVar[str] = "di-fgsm"
@@ -53,11 +53,11 @@ class DIFGSM(GradientDescent):
             seen = torch.cat([self.transformed(leaf[i : i + 1], draw) for i, draw in enumerate(draws)])
         quality, gradient = target.quality_and_grad(seen.detach(), objective.loss)
         (gradient,) = torch.autograd.grad(seen, leaf, gradient)
-        itself = quality.new_tensor([draw[0] >= self.probability for draw in draws], dtype=torch.bool)
-        return torch.where(itself, quality, math.nan), gradient
+        untransformed = quality.new_tensor([draw[0] >= self.probability for draw in draws], dtype=torch.bool)
+        return torch.where(untransformed, quality, math.nan), gradient
 
     def transformed(self, image: torch.Tensor, draw: list[float]) -> torch.Tensor:
-        """An image (1, 3, H, W) shrunk and padded, by four numbers in [0, 1): whether, how small, and where."""
+        """Shrink and pad an image (1, 3, H, W), by four numbers in [0, 1): whether, the scale, and the position."""
         chance, size, top, left = draw
         if chance >= self.probability:
             return image

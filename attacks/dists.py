@@ -1,6 +1,6 @@
-"""DISTS, a distance of two images in structure and texture (Ding, Ma, Wang, Simoncelli, TPAMI 2020, arXiv 2004.07728).
+"""DISTS, a full-reference distance of structure and texture (Ding, Ma, Wang, Simoncelli, TPAMI 2020, arXiv 2004.07728).
 
-Weights come from a file of the user's; nothing is downloaded.
+Weights are read from a file given by the user; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ WEIGHTS = (
     "one .safetensors or .pth file with features.N.weight and features.N.bias of torchvision's VGG-16 (IMAGENET1K_V1), "
     "and alpha and beta of weights.pt in https://github.com/dingkeyan93/DISTS"
 )
-"""What file is needed, and where its parts can be had."""
+"""Description of the weight file, and where its parts can be obtained."""
 
 _STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Convolutions of VGG-16 in torchvision's numbering; the features compared are those after the last of each stage."""
+"""Convolutions of VGG-16 in torchvision's numbering; the features after the last one of each stage are compared."""
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _C1 = _C2 = 1e-6
 
@@ -33,7 +33,7 @@ class DISTS(nn.Module):
             the C = 3 + 64 + 128 + 256 + 512 + 512 channels.
 
     Raises:
-        ValueError: where a tensor is missing or their shapes do not fit together.
+        ValueError: if a tensor is missing or the shapes do not match.
     """
 
     alpha: torch.Tensor
@@ -42,7 +42,7 @@ class DISTS(nn.Module):
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
         super().__init__()
-        names = [f"features.{at}" for stage in _STAGES for at in stage]
+        names = [f"features.{layer}" for stage in _STAGES for layer in stage]
         needed = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")] + ["alpha", "beta"]
         missing = [name for name in needed if name not in weights]
         if missing:
@@ -59,22 +59,22 @@ class DISTS(nn.Module):
         self.register_buffer("window", hann[:, None] * hann)
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The image itself and the features of the five stages, of images (N, 3, H, W) in [0, 1]."""
+        """Return the images (N, 3, H, W) in [0, 1] themselves, and their features of the five stages."""
         mean, deviation = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _DEVIATION))
-        at, found = (images - mean) / deviation, [images]
+        maps, features = (images - mean) / deviation, [images]
         for number, stage in enumerate(_STAGES):
             if number > 0:
-                count = at.shape[1]
+                count = maps.shape[1]
                 window = self.window.expand(count, 1, 3, 3)
-                at = (functional.conv2d(at**2, window, stride=2, padding=1, groups=count) + 1e-12).sqrt()
+                maps = (functional.conv2d(maps**2, window, stride=2, padding=1, groups=count) + 1e-12).sqrt()
             for layer in stage:
                 kernel, bias = (self.get_buffer(f"features_{layer}_{kind}") for kind in ("weight", "bias"))
-                at = functional.relu(functional.conv2d(at, kernel, bias, padding=1))
-            found.append(at)
-        return found
+                maps = functional.relu(functional.conv2d(maps, kernel, bias, padding=1))
+            features.append(maps)
+        return features
 
     def forward(self, images: torch.Tensor, clean: list[torch.Tensor]) -> torch.Tensor:
-        """Distances (N,) of images to clean ones, which are given by their `features`; 0 is no difference."""
+        """Compute the distances (N,) of images from clean images given by their `features`; 0 means no difference."""
         likeness = []
         for x, y in zip(self.features(images), clean, strict=True):
             mean_x, mean_y = x.mean(dim=(2, 3)), y.mean(dim=(2, 3))
@@ -88,11 +88,11 @@ class DISTS(nn.Module):
 
 
 def load(path: str | Path) -> DISTS:
-    """The distance with the weights of a file.
+    """Load DISTS with the weights of a file.
 
     Raises:
-        ValueError: where the file cannot be read as weights, or lacks some.
-        FileNotFoundError: where there is none.
+        ValueError: if the file cannot be read as weights or lacks some of them.
+        FileNotFoundError: if the file does not exist.
     """
     path = Path(path)
     if not path.is_file():

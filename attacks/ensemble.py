@@ -1,4 +1,4 @@
-"""Several attacks on every image, of which one counts."""
+"""Ensembles of attacks: several attacks on every image, of which the strongest result is kept."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from iqarena.attacks.threat import Threat
 
 
 class Ensemble(Attack):
-    """Base of ensembles: each member runs with its defaults, and `badness` says which result counts, image by image.
+    """Base of ensembles: each member runs with its defaults, and `badness` selects the result per image.
 
-    The harness crafts members as cells of their own, so that an ensemble costs nothing where its members are run anyway.
+    The harness runs the members as cells of their own, so that an ensemble costs nothing if its members are run anyway.
 
     Class attributes:
-        members: attacks, each with the objective that it follows.
+        members: attacks, each with its objective.
     """
 
     access: ClassVar[Access] = "gradient"
-    limited: ClassVar[bool] = False  # its members would have to share what is left
+    limited: ClassVar[bool] = False  # its members would have to share the query limit
     members: ClassVar[tuple[tuple[Attack, Kind], ...]]
 
     @abstractmethod
     def badness(self, objective: Objective, quality: torch.Tensor) -> torch.Tensor:
-        """How bad it is for the model, (N,), that images come out with these qualities (N,); the largest counts."""
+        """Return the damage (N,) of attacked images with these qualities (N,); the largest is selected."""
 
     @property
     def passes(self) -> tuple[int, int] | None:
         known = [member.passes for member, _ in self.members]
         if any(cost is None for cost in known):
             return None
-        looks = len(known)  # at what each member leaves
-        return sum(cost[0] for cost in known if cost) + looks, sum(cost[1] for cost in known if cost)
+        evaluations = len(known)  # the result of each member is scored once
+        return sum(cost[0] for cost in known if cost) + evaluations, sum(cost[1] for cost in known if cost)
 
     def refusal(self, threat: Threat, height: int, width: int) -> str:
         reasons = [member.refusal(threat, height, width) for member, _ in self.members]

@@ -1,4 +1,4 @@
-"""Gradient descent on gradients that are estimated from scores: what `nes` and `spsa` share."""
+"""Gradient descent on gradients estimated from scores, the base of `nes` and `spsa`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from iqarena.attacks.threat import Ball, Threat
 
 @dataclass(frozen=True)
 class GradientEstimation(ScoreAttack):
-    """Estimates g = 1/(2σn) Σ (ℓ(x + σu) − ℓ(x − σu)) u from n pairs of queries, then steps against it.
+    """Base of attacks that estimate g = 1/(2σn) Σ (ℓ(x + σu) − ℓ(x − σu)) u from n pairs of queries and step against it.
 
-    A step takes 2n queries, and one more to judge the stored image; the last one makes do with the pairs that are left.
+    A step takes 2n queries, and one more to score the image rounded to 8 bit; the last step uses the remaining pairs.
 
     Attributes:
-        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
-        pairs: n, antithetic pairs of probes a step.
-        probe: σ, as a share of the threat's size (l2: the length of σu is this share of it).
-        step_size: length of a step as a share of the threat's size.
-        tile: side of the square of directions that is repeated over the image; 0 draws every pixel by itself. Quality
-            models answer to textures wherever they are, so a tile needs far fewer queries.
+        queries: forward passes per image, at least 1; fewer if the query limit is lower.
+        pairs: n, antithetic pairs of probes per step.
+        probe: σ, as a fraction of the threat's size (l2: the length of σu is this fraction of it).
+        step_size: length of a step as a fraction of the threat's size.
+        tile: side of the square of directions that is repeated over the image; 0 draws every pixel independently. Quality
+            models respond to textures anywhere in the image, so a tile needs far fewer queries.
     """
 
     pairs: int = 10
@@ -41,16 +41,16 @@ class GradientEstimation(ScoreAttack):
 
     @abstractmethod
     def directions(self, shape: tuple[int, ...], generator: Generators) -> torch.Tensor:
-        """Random directions (N, *shape) of mean 0 and variance 1."""
+        """Draw random directions (N, *shape) of mean 0 and variance 1."""
 
     @abstractmethod
     def move(self, gradient: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
-        """What is added to the images, as a share of a step."""
+        """Return the update of the images, as a fraction of a step."""
 
     def estimate(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators, pairs: int
     ) -> torch.Tensor:
-        """The estimated gradient (N, 3, H, W) of the loss, from 2·pairs queries."""
+        """Estimate the gradient (N, 3, H, W) of the loss from 2·pairs queries."""
         _, channels, height, width = images.shape
         sides = (min(self.tile, height), min(self.tile, width)) if self.tile else (height, width)
         repeats = (1, 1, -(-height // sides[0]), -(-width // sides[1]))

@@ -21,13 +21,13 @@ from iqarena.attacks.universal import backpropagate, filling, minibatches
 
 @dataclass(frozen=True)
 class FACPA(FittedAttack):
-    """A U-Net from the image to its perturbation, ε · tanh; it sees the image, so it can follow every objective.
+    """A U-Net that maps the image to its perturbation, ε · tanh; as it sees the image, it supports every objective.
 
     Attributes:
-        epochs: passes over the images that it is fitted on.
-        batch: images a step.
-        width: channels of the network's outermost level, a multiple of 4.
-        learning_rate: Adam's at the start; it falls linearly to 0.
+        epochs: passes over the images it is fitted on.
+        batch: images per step.
+        width: channels of the outermost level of the network, a multiple of 4.
+        learning_rate: initial learning rate of Adam; it falls linearly to 0.
     """
 
     name: ClassVar[str] = "facpa"
@@ -58,9 +58,9 @@ class FACPA(FittedAttack):
         return network.state_dict()
 
     def shift(self, fit: Fit, images: torch.Tensor, objective: Objective, threat: Threat) -> torch.Tensor:
-        with torch.device("meta"):  # weights come from the fit; none are drawn
+        with torch.device("meta"):  # the weights come from the fit, so none are initialised
             network = UNet(self.width)
         weights = {name: value.to(images) for name, value in fit.items()}
         with torch.no_grad():
-            # one by one, to the last bit the same in every batch
-            return torch.cat([filling(functional_call(network, weights, (one[None],)), threat) for one in images])
+            # one by one, so that the result is bitwise independent of the batch
+            return torch.cat([filling(functional_call(network, weights, (image[None],)), threat) for image in images])

@@ -1,4 +1,4 @@
-"""Attacks that are learnt beforehand, on images other than those attacked, and then cost an image next to nothing."""
+"""Attacks that are fitted in advance, on images other than those attacked, and then cost almost nothing per image."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.threat import Threat
 
 Fit = dict[str, torch.Tensor]
-"""What was learnt: tensors by name, kept as safetensors."""
+"""Fitted tensors by name, stored as safetensors."""
 
 
 class FittedAttack(Attack):
-    """Base of universal and generative attacks: `fit` learns, `shift` applies.
+    """Base of universal and generative attacks: `fit` learns a perturbation, `shift` applies it.
 
-    The harness fits on images of other references than those attacked, keeps the fit under a hash of all that it
+    The harness fits on images of other reference images than those attacked, caches the fit under a hash of everything it
     depends on, and records that hash.
 
     Class attributes:
-        fit_images: how many images it is fitted on, at most.
+        fit_images: maximum number of images that it is fitted on.
     """
 
     access: ClassVar[Access] = "gradient"
@@ -31,18 +31,18 @@ class FittedAttack(Attack):
 
     @property
     def passes(self) -> tuple[int, int]:
-        return 0, 0  # learning is paid once for all images and recorded with the fit
+        return 0, 0  # fitting costs once for all images and is recorded with the fit
 
     @abstractmethod
     def fit(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators) -> Fit:
-        """Learn from images (M, 3, h, w) in [0, 1]; `target` and `objective` are of all M, use their `part`.
+        """Fit on images (M, 3, h, w) in [0, 1].
 
-        `generator` has a single stream.
+        `target` and `objective` cover all M images; use their `part` for minibatches. `generator` has a single stream.
         """
 
     @abstractmethod
     def shift(self, fit: Fit, images: torch.Tensor, objective: Objective, threat: Threat) -> torch.Tensor:
-        """What to add to images (N, 3, H, W) of any size."""
+        """Return the perturbation to add to images (N, 3, H, W) of any size."""
 
     def run(
         self,
@@ -53,7 +53,7 @@ class FittedAttack(Attack):
         generator: Generators,
         fit: Fit | None = None,
     ) -> torch.Tensor:
-        """Apply what was learnt; asks the model nothing.
+        """Apply the fitted perturbation; makes no queries.
 
         Raises:
             ValueError: without a fit.

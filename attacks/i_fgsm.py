@@ -10,7 +10,7 @@ from iqarena.attacks.descent import GradientDescent
 
 @dataclass(frozen=True)
 class IFGSM(GradientDescent):
-    """Projected steps along the gradient's sign (l2: along the gradient) from the clean image; the best iterate counts.
+    """Projected steps along the gradient's sign (l2: along the gradient) from the clean image; returns the best iterate.
 
     `pgd` without the random start.
     """

@@ -1,4 +1,4 @@
-"""`ioi`: one sign step, kept to high frequencies and busy areas (Shumitskaya et al., ICML 2024, arXiv 2403.05955)."""
+"""`ioi`: one sign step, limited to high frequencies and textured areas (Shumitskaya et al., ICML 2024, arXiv 2403.05955)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Norm, Threat
 
 _LEAST_VARIATION = 0.01
-"""Of the largest; areas that vary less are left alone."""
+"""Fraction of the largest variation below which areas are not changed."""
 _FURTHEST, _NEAREST = 8.0, 0.25
-"""Scales of the linf shift that are looked at, as shares of the ball's size before clipping; 1 is where clipping sets in."""
+"""Range of scales of the linf perturbation that are tried, in units of the ball's size before clipping."""
 
 
 def variation(images: torch.Tensor) -> torch.Tensor:
-    """The blending mask, (N, 3, H, W) in [0, 1]: the root of local standard deviation over mean, divided by its largest."""
+    """Compute the blending mask, (N, 3, H, W) in [0, 1]: the square root of the normalised local deviation-to-mean ratio."""
     padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
     mean = functional.avg_pool2d(padded, 3, 1)
     deviation = functional.avg_pool2d((padded - 0.5) ** 2, 3, 1) - (mean - 0.5) ** 2
@@ -31,7 +31,7 @@ def variation(images: torch.Tensor) -> torch.Tensor:
 
 
 def without_strongest(shift: torch.Tensor, images: torch.Tensor, share: float) -> torch.Tensor:
-    """Shifts without the frequencies, each channel's own, that are the strongest of the images."""
+    """Remove from perturbations the frequencies that are strongest in each channel of the images."""
     strength = torch.fft.rfft2(images).abs()
     kept = round(share * strength[0, 0].numel())
     if kept < 1:
@@ -43,15 +43,15 @@ def without_strongest(shift: torch.Tensor, images: torch.Tensor, share: float) -
 
 @dataclass(frozen=True)
 class IOI(Attack):
-    """One sign step, without the image's strongest frequencies and times its local variation; the best of some lengths.
+    """One sign step without the image's strongest frequencies, weighted by local variation; the best of several lengths.
 
-    x + m·H(x′ − x), where x′ is the sign step, H takes out the frequencies that are strongest in x, and m is the mask: the
-    authors' blend of x and x′, written as a shift. Their length is fixed; here the whole ball is used, or less where that
-    gains more.
+    x + m·H(x′ − x), where x′ is the sign step, H removes the frequencies that are strongest in x, and m is the mask: the
+    authors' blend of x and x′, written as a perturbation. Their length is fixed; here the whole ball is used, or less if
+    that gains more.
 
     Attributes:
-        looks: lengths that are tried, a forward pass each; evenly spaced in their logarithm.
-        share: of each channel's frequencies that count as strongest.
+        looks: number of lengths that are tried, one forward pass each; logarithmically spaced.
+        share: fraction of the frequencies of each channel that count as strongest.
     """
 
     name: ClassVar[str] = "ioi"
@@ -88,7 +88,7 @@ class IOI(Attack):
         elif threat.norm == "l2":
             shift = threat.size * steepest(shift, "l2")
         else:
-            shift = threat.project(images + shift / 2, images) - images  # far outside, and searched back to the rim
+            shift = threat.project(images + shift / 2, images) - images  # from far outside, projected to the boundary
         for look in range(looks):
             scale = furthest * (_NEAREST / furthest) ** (look / max(looks - 1, 1))
             stored = threat.snap(images + scale * shift, images)

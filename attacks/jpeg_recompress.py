@@ -1,4 +1,4 @@
-"""`jpeg-recompress`: a control; what an innocent pipeline does to the scores."""
+"""`jpeg-recompress`: a control, the effect of an ordinary recompression on the scores."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from iqarena.attacks.threat import Norm, Threat
 
 @dataclass(frozen=True)
 class JPEGRecompress(Attack):
-    """Pillow's JPEG, once, then projected into the threat model like everything else; asks the model nothing.
+    """One JPEG compression by Pillow, projected into the threat model; makes no queries.
 
     Attributes:
-        quality: of the codec, 1 to 100.
+        quality: JPEG quality, 1 to 100.
     """
 
     name: ClassVar[str] = "jpeg-recompress"
@@ -42,12 +42,12 @@ class JPEGRecompress(Attack):
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
         pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        decoded = torch.from_numpy(np.stack([_through_jpeg(one, self.quality) for one in pixels]))
+        decoded = torch.from_numpy(np.stack([_recompress(image, self.quality) for image in pixels]))
         compressed = decoded.permute(0, 3, 1, 2).to(images) / 255
         return threat.snap(threat.project(compressed, images), images)
 
 
-def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+def _recompress(pixels: np.ndarray, quality: int) -> np.ndarray:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
     return np.asarray(Image.open(stream))

@@ -12,14 +12,14 @@ from iqarena.attacks.quality_aware import QualityAware, Shaping
 from iqarena.attacks.similarity import luma
 
 _RADIUS = 2
-"""Of the authors' structuring element, a 5×5 square without its corners."""
+"""Radius of the authors' structuring element, a 5×5 square without its corners."""
 
 
 def activity(images: torch.Tensor) -> torch.Tensor:
-    """The authors' spatial activity map, (N, 1, H, W) in [0, 1].
+    """Compute the authors' spatial activity map, (N, 1, H, W) in [0, 1].
 
-    Squared length of the luma's Sobel gradient, 0 at the border, divided by its largest, then dilated; 1 throughout a
-    image that has none.
+    The squared length of the Sobel gradient of the luma, 0 at the border, divided by its maximum, then dilated; 1 everywhere
+    for an image without edges.
     """
     padded = functional.pad(luma(images), (1, 1, 1, 1), mode="replicate")
     across = padded[..., 2:] - padded[..., :-2]
@@ -36,11 +36,11 @@ def activity(images: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Korhonen(QualityAware):
-    """Adam on gradients that are masked by spatial activity: edges and texture move, flat areas hardly do.
+    """Adam on gradients masked by spatial activity: edges and texture change, flat areas hardly do.
 
-    Adam divides by each pixel's own gradient and so undoes a mask, but for its ε: what the mask does depends on it. The
-    authors' ε is a fixed number, and what remains of the mask depends on the scale of the model's gradients. `softness`
-    measures ε in masked gradients, so that the mask does the same to every model.
+    Adam divides by the gradient magnitude of each pixel and so cancels a mask, except for its ε. With the authors' fixed ε,
+    the effect of the mask depends on the scale of the model's gradients. `softness` is ε in units of masked gradients, so
+    that the mask has the same effect on every model.
     """
 
     name: ClassVar[str] = "korhonen"

@@ -1,4 +1,4 @@
-"""`madc`: the maximum differentiation competition's search (Wang and Simoncelli, Journal of Vision 2008)."""
+"""`madc`: the search of the maximum differentiation competition (Wang and Simoncelli, Journal of Vision 2008)."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from iqarena.attacks.similarity import ssim_and_grad
 from iqarena.attacks.threat import Threat
 
 _ROUNDS = 2
-"""Scaling to the level and clipping to the ball undo a little of one another; twice is near enough."""
+"""Rounds of scaling to the level set and clipping to the ball, each of which slightly undoes the other."""
 
 
-def along(direction: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
-    """Directions (N, 3, H, W) without their part along the normals; all of it where a normal is 0."""
+def orthogonal_to(direction: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+    """Remove the component of directions (N, 3, H, W) along the normals; a zero normal removes nothing."""
     normal = steepest(normal, "l2")
     return direction - (direction * normal).flatten(1).sum(dim=1).view(-1, 1, 1, 1) * normal
 
 
 @dataclass(frozen=True)
 class MADC(QualityAware):
-    """Moves on a level of a reference distance: steps orthogonal to that distance's gradient, then pulled back to the level.
+    """A search on a level set of a reference distance: steps orthogonal to its gradient, then projected onto the level set.
 
-    The distance is the MSE, and its level the l2 ball's surface or a share of the linf ball; under SSIM it is SSIM itself,
-    at the threat's size. The first step leaves the clean image, where no distance has a gradient, for the level. Steps
-    are Adam's, made orthogonal.
+    The distance is the MSE, and the level set is the surface of the l2 ball or a sphere in the linf ball; under SSIM the
+    distance is SSIM, at the threat's size. The first step goes from the clean image, where the distance has no gradient, to
+    the level set. Steps are those of Adam, made orthogonal.
 
     Attributes:
-        level: root mean square of the shift as a share of the linf ball's size: with 1 all values are at the ball's edge.
+        level: root mean square of the perturbation as a fraction of the size of the linf ball; with 1, all values are at the
+            edge of the ball.
     """
 
     name: ClassVar[str] = "madc"
@@ -49,14 +50,14 @@ class MADC(QualityAware):
         return lambda gradient, stored: gradient
 
     def radius(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """Euclidean length (N, 1, 1, 1) of shifts on the level; under SSIM, of the shift so far."""
+        """Return the Euclidean length (N, 1, 1, 1) of perturbations on the level set; under SSIM, of the current one."""
         return reach(attacked, images, threat) * (self.level if threat.norm == "linf" else 1)
 
     def move(self, step: torch.Tensor, attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
         normal = ssim_and_grad(attacked, images)[1] if threat.norm == "ssim" else attacked - images
         started = (attacked != images).flatten(1).any(dim=1).view(-1, 1, 1, 1)
         length = torch.where(started, self.step_size, 1.0) * self.radius(attacked, images, threat)
-        return length * steepest(torch.where(started, along(step, normal), step), "l2")
+        return length * steepest(torch.where(started, orthogonal_to(step, normal), step), "l2")
 
     def bound(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
         if threat.norm == "ssim":

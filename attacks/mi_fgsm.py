@@ -16,7 +16,7 @@ class MIFGSM(GradientDescent):
     """`i-fgsm` along a momentum of normalised gradients, v ← decay·v + ∇/mean|∇| (l2: ∇/‖∇‖₂).
 
     Attributes:
-        decay: share of the momentum that each step keeps, at least 0; 0 is `i-fgsm`.
+        decay: fraction of the momentum that is kept at each step, at least 0; 0 is `i-fgsm`.
     """
 
     name: ClassVar[str] = "mi-fgsm"
@@ -31,7 +31,7 @@ class MIFGSM(GradientDescent):
             raise ValueError(f"{self.name}: decay must be at least 0")
 
     def scaled(self, gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
-        """A gradient as it enters the momentum."""
+        """Scale a gradient before it is added to the momentum."""
         if norm == "linf":
             return gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-20)
         return steepest(gradient, norm)

@@ -1,4 +1,4 @@
-"""`nes`: natural evolution strategies, scores only (Ilyas, Engstrom, Athalye, Lin, ICML 2018, arXiv 1804.08598)."""
+"""`nes`: score-based natural evolution strategies (Ilyas, Engstrom, Athalye, Lin, ICML 2018, arXiv 1804.08598)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class NES(GradientEstimation):
-    """Steps along the sign (l2: the direction) of a gradient estimated from antithetic pairs of normal probes.
+    """Steps along the sign (l2: the direction) of a gradient estimated from antithetic pairs of Gaussian probes.
 
     The estimates are averaged over the steps, as in the authors' code: m ← μ·m + (1 − μ)·g.
 
     Attributes:
-        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
-        pairs: antithetic pairs of probes a step.
-        probe: standard deviation of a probe as a share of the threat's size (l2: its expected length).
-        step_size: length of a step as a share of the threat's size.
-        tile: side of the square of directions that is repeated over the image, in pixels; 0 draws every pixel by itself,
-            as the paper does.
+        queries: forward passes per image, at least 1; fewer if the query limit is lower.
+        pairs: antithetic pairs of probes per step.
+        probe: standard deviation of a probe as a fraction of the threat's size (l2: its expected length).
+        step_size: length of a step as a fraction of the threat's size.
+        tile: side of the square of directions that is repeated over the image, in pixels; 0 draws every pixel independently,
+            as in the paper.
         momentum: μ in [0, 1).
     """
 

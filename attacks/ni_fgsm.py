@@ -14,12 +14,12 @@ from iqarena.attacks.threat import Ball
 
 @dataclass(frozen=True)
 class NIFGSM(MIFGSM):
-    """`mi-fgsm` whose gradient is taken ahead, where the momentum alone would carry the image: at x − step·decay·v.
+    """`mi-fgsm` with the gradient taken at the look-ahead point x − step·decay·v, where the momentum alone would lead.
 
-    The place ahead is projected into the ball, so that it is an image that counts as well.
+    The look-ahead point is projected into the ball, so that it is also a candidate for the result.
 
     Attributes:
-        decay: share of the momentum that each step keeps, at least 0; 0 is `i-fgsm`.
+        decay: fraction of the momentum that is kept at each step, at least 0; 0 is `i-fgsm`.
     """
 
     name: ClassVar[str] = "ni-fgsm"

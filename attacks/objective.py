@@ -1,4 +1,4 @@
-"""What an attack is after, in units of quality, as a loss that it makes small."""
+"""Objectives of attacks: losses in units of quality that an attack minimises."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 
 CLOSE = 1e-3
-"""Quality units: an aim that is met so nearly is met."""
+"""Tolerance, in units of quality, within which a target quality counts as reached."""
 
 Kind = Literal["raise", "lower", "reflect", "away", "target"]
 Mirror = Literal["mid", "mean", "label"]
@@ -27,12 +27,13 @@ class Objective:
     Both come from our reconstruction of the score reflection attack from the abstracts of arXiv 2404.19567.
 
     Attributes:
-        kind: one of the five.
-        value: the quality that `target` aims at, one for all or one an image (N,).
-        clean: clean qualities (N,) as the attacked model gives them.
-        data_mean: mean clean quality over the whole image set.
-        labels: the images' labels in [0, 1], (N,), or None.
-        mirror: where `reflect` and `away` fold: mid-range, the data's mean, or each image's label.
+        kind: one of the five kinds.
+        value: the quality that `target` aims at, one value for all images or one per image (N,).
+        clean: qualities (N,) that the attacked model gives the clean images.
+        data_mean: mean clean quality of the whole image set.
+        labels: labels of the images in [0, 1], (N,), or None.
+        mirror: the quality m that `reflect` and `away` mirror at: mid-range, the mean of the data, or the label of each
+            image.
     """
 
     kind: Kind
@@ -49,15 +50,15 @@ class Objective:
             raise ValueError("mirror=label needs a data set with labels")
 
     def about(self, mirror: Mirror) -> Objective:
-        """The same objective with another mirror."""
+        """Return the same objective with another mirror."""
         return replace(self, mirror=mirror)
 
     def of_kind(self, kind: Kind) -> Objective:
-        """Another objective for the same images."""
+        """Return an objective of another kind for the same images."""
         return replace(self, kind=kind)
 
     def part(self, index: torch.Tensor) -> Objective:
-        """The objective of some of the images, by an index or mask (N,)."""
+        """Return the objective of a subset of the images, given by an index or mask (N,)."""
         return replace(
             self,
             clean=self.clean[index],
@@ -67,13 +68,13 @@ class Objective:
 
     @property
     def axis(self) -> torch.Tensor:
-        """The mirror's place for each image, (N,)."""
+        """The mirror m of each image, (N,)."""
         if self.mirror == "label" and self.labels is not None:
             return self.labels
         return torch.full_like(self.clean, 0.5 if self.mirror == "mid" else self.data_mean)
 
     def loss(self, quality: torch.Tensor) -> torch.Tensor:
-        """Loss (N,) of qualities (N,); smaller is a better attack.
+        """Return the loss (N,) of qualities (N,); lower means a stronger attack.
 
         Example:
             >>> reflect = Objective("reflect", clean=torch.tensor([0.8]))
@@ -86,14 +87,14 @@ class Objective:
         if self.kind == "raise":
             return -quality
         if self.kind == "lower":
-            return quality.clone()  # never the qualities themselves: who keeps losses up to date would change those
+            return quality.clone()  # a copy: attacks that update losses in place must not change the qualities
         if self.kind == "target":
             return (quality - self.value) ** 2
         if self.kind == "reflect":
             return (quality - (2 * self.axis - self.clean)) ** 2
-        # an image exactly on the mirror is pushed up
+        # an image whose quality is exactly at the mirror is pushed up
         return torch.where(self.axis >= self.clean, -quality, quality)
 
     def reached(self, loss: torch.Tensor) -> torch.Tensor:
-        """Whether a loss (N,) leaves nothing to gain, (N,) bool: an aim can be met, a push has no end."""
+        """Check, per loss (N,), whether there is nothing left to gain, (N,) bool; only `reflect` and `target` can be met."""
         return (loss <= CLOSE**2) if self.kind in ("reflect", "target") else torch.zeros_like(loss, dtype=torch.bool)

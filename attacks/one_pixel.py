@@ -1,4 +1,4 @@
-"""`one-pixel`: differential evolution over few pixels (Su, Vargas, Sakurai, IEEE TEC 2019, arXiv 1710.08864)."""
+"""`one-pixel`: differential evolution over a few pixels (Su, Vargas, Sakurai, IEEE TEC 2019, arXiv 1710.08864)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from iqarena.attacks.score import ScoreAttack, keep
 from iqarena.attacks.threat import Norm, Threat
 
 _WEIGHT = 0.5
-"""F, the weight of a difference; the paper's."""
+"""F, the weight of a difference, as in the paper."""
 
 
 @dataclass(frozen=True)
 class OnePixel(ScoreAttack):
-    """Places and colours of few pixels by differential evolution: child = a + F·(b − c), which replaces a worse parent.
+    """Positions and colours of a few pixels by differential evolution: child = a + F·(b − c) replaces a worse parent.
 
-    As in the paper there is no crossover. Every image has a population of its own.
+    As in the paper, there is no crossover. Every image has its own population.
 
     Attributes:
-        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
-        pixels: how many may change, at most; fewer where the threat allows no more.
-        population: candidates in a generation, at least 4; 400 in the paper.
+        queries: forward passes per image, at least 1; fewer if the query limit is lower.
+        pixels: maximum number of changed pixels; fewer if the threat model allows fewer.
+        population: size of the population, at least 4; 400 in the paper.
     """
 
     name: ClassVar[str] = "one-pixel"
@@ -45,7 +45,7 @@ class OnePixel(ScoreAttack):
     ) -> torch.Tensor:
         count, channels, height, width = images.shape
         pixels = min(self.pixels, threat.pixels(height, width))
-        each = torch.arange(count, device=images.device)
+        image_index = torch.arange(count, device=images.device)
         sides = torch.tensor([height, width], device=images.device)
         best, losses = images.clone(), objective.loss(objective.clean).clone()
         current = images.clone()
@@ -55,26 +55,27 @@ class OnePixel(ScoreAttack):
         for query in range(self.allowed(target)):
             member = query % self.population
             if member == 0 and query > 0:
-                three = _three_others(self.population, generator).to(images.device)
-                a, b, c = (parents[each[:, None], three[..., i]] for i in range(3))
+                others = _three_other_members(self.population, generator).to(images.device)
+                a, b, c = (parents[image_index[:, None], others[..., i]] for i in range(3))
                 children = (a + _WEIGHT * (b - c)).clamp(0, 1)
                 parents = parents.clone()
             child = children[:, member]
-            places = (child[..., :2] * sides).long().minimum(sides - 1)
-            for pixel in range(pixels):  # one by one: two may fall on the same place
-                current[each, :, places[:, pixel, 0], places[:, pixel, 1]] = (child[:, pixel, 2:] * 255).round() / 255
+            positions = (child[..., :2] * sides).long().minimum(sides - 1)
+            for pixel in range(pixels):  # one by one: two may have the same position
+                colours = (child[:, pixel, 2:] * 255).round() / 255
+                current[image_index, :, positions[:, pixel, 0], positions[:, pixel, 1]] = colours
             seen = objective.loss(target.quality(current))
             keep(best, losses, current, seen)
             better = seen < fitness[:, member]
             parents[better, member], fitness[better, member] = child[better], seen[better]
             for pixel in range(pixels):
-                at = (each, slice(None), places[:, pixel, 0], places[:, pixel, 1])
+                at = (image_index, slice(None), positions[:, pixel, 0], positions[:, pixel, 1])
                 current[at] = images[at]
         return best
 
 
-def _three_others(population: int, generator: Generators) -> torch.Tensor:
-    """For every member three different others, (N, population, 3)."""
+def _three_other_members(population: int, generator: Generators) -> torch.Tensor:
+    """Draw three different other members for every member, (N, population, 3)."""
     drawn = generator.uniform(0, 1, (population, population))
     drawn.diagonal(dim1=1, dim2=2).fill_(2)
     return drawn.argsort(dim=2)[..., :3]

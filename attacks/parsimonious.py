@@ -14,7 +14,7 @@ import torch
 
 from iqarena.attacks.base import Generators, Target
 from iqarena.attacks.objective import Objective
-from iqarena.attacks.score import STARTS, ScoreAttack, ends, keep, orders, signs_in_blocks
+from iqarena.attacks.score import STARTS, ScoreAttack, ends, keep, permutations, signs_in_blocks
 from iqarena.attacks.threat import Norm, Threat
 
 Block = tuple[int, slice, slice]
@@ -23,18 +23,18 @@ Block = tuple[int, slice, slice]
 
 @dataclass(frozen=True)
 class Parsimonious(ScoreAttack):
-    """Blocks go from −ε over to +ε and back by lazy greedy search, in blocks of half the side at every round.
+    """Lazy greedy search that flips blocks between −ε and +ε; the side of the blocks is halved in every round.
 
-    The paper starts with all at −ε; here the best of that and of the first patterns of `square` is the start, and what is
-    flipped is the sign of every value in a block.
+    The paper starts with all values at −ε; here the search starts from the best of that and the initial patterns of
+    `square`, and a flip changes the sign of every value in a block.
 
-    In mini-batches in random order, the gain of every block's change is asked for and the largest is taken; a gain that
-    has since grown old is asked for again only when it comes to the top of the queue.
+    In mini-batches in random order, the gain of flipping each block is evaluated and the block of largest gain is flipped;
+    an outdated gain is evaluated again only when it reaches the top of the queue.
 
     Attributes:
-        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
+        queries: forward passes per image, at least 1; fewer if the query limit is lower.
         block: side of the first blocks in pixels; it is halved down to 1.
-        batch: blocks in a queue.
+        batch: number of blocks in the queue.
     """
 
     name: ClassVar[str] = "parsimonious"
@@ -55,7 +55,7 @@ class Parsimonious(ScoreAttack):
         low, high = ends(images, threat)
         height, width = images.shape[2:]
         up = torch.zeros(images.shape, dtype=torch.bool)
-        current, standing = low.clone(), torch.full_like(objective.clean, math.inf)
+        current, current_losses = low.clone(), torch.full_like(objective.clean, math.inf)
         queries = self.allowed(target)
         starts: list[torch.Tensor] = [up.clone()]
         starts += [
@@ -63,7 +63,7 @@ class Parsimonious(ScoreAttack):
         ]
         for start in starts[:queries]:
             pattern = torch.where(start.to(images.device), high, low)
-            better = keep(current, standing, pattern, objective.loss(target.quality(pattern))).cpu()
+            better = keep(current, current_losses, pattern, objective.loss(target.quality(pattern))).cpu()
             up[better] = start[better]
 
         def flip(image: int, block: Block) -> None:
@@ -73,19 +73,21 @@ class Parsimonious(ScoreAttack):
             current[at] = torch.where(state.to(current.device), high[at], low[at])
 
         clean = objective.loss(objective.clean)
-        best, losses = torch.where((standing < clean).view(-1, 1, 1, 1), current, images), torch.fmin(standing, clean)
+        best = torch.where((current_losses < clean).view(-1, 1, 1, 1), current, images)
+        losses = torch.fmin(current_losses, clean)
         searches = {
-            i: self._search(up[i], loss, partial(flip, i), generator.part([i])) for i, loss in enumerate(standing.tolist())
+            i: self._search(up[i], loss, partial(flip, i), generator.part([i]))
+            for i, loss in enumerate(current_losses.tolist())
         }
         for search in searches.values():
             next(search)
         for _ in range(queries - len(starts)):
             seen = objective.loss(target.quality(current))
             keep(best, losses, current, seen)
-            told = seen.tolist()
+            loss_values = seen.tolist()
             for image, search in list(searches.items()):
                 try:
-                    search.send(told[image])
+                    search.send(loss_values[image])
                 except StopIteration:
                     del searches[image]
             if not searches:
@@ -93,49 +95,49 @@ class Parsimonious(ScoreAttack):
         return best
 
     def _search(
-        self, up: torch.Tensor, standing: float, flip: Callable[[Block], None], generator: Generators
+        self, up: torch.Tensor, current_loss: float, flip: Callable[[Block], None], generator: Generators
     ) -> Coroutine[None, float, None]:
-        """The search in one image: changes it, yields, and is sent the loss; ends where no single value's flip helps."""
+        """Search in one image: change it, yield, receive its loss; ends when no flip of a single value helps."""
         side = self.block
         while True:
-            before = standing
+            before = current_loss
             blocks = _blocks(tuple(up.shape), side)
-            blocks = [blocks[i] for i in orders(len(blocks), generator)[0].tolist()]
+            blocks = [blocks[i] for i in permutations(len(blocks), generator)[0].tolist()]
             for start in range(0, len(blocks), self.batch):
-                for state in (False, True):  # over to +ε, then back to −ε
+                for state in (False, True):  # from −ε to +ε, then back
                     batch = [
                         (channel, rows, columns)
                         for channel, rows, columns in blocks[start : start + self.batch]
                         if bool(up[channel, rows.start, columns.start]) == state
                     ]
-                    standing = yield from _greedy(batch, standing, flip)
+                    current_loss = yield from _greedy(batch, current_loss, flip)
             if side > 1:
                 side //= 2
-            elif not standing < before:
+            elif not current_loss < before:
                 return
 
 
-def _greedy(batch: list[Block], standing: float, flip: Callable[[Block], None]) -> Coroutine[None, float, float]:
-    """Flips blocks, the one of most gain first; returns the loss in the end."""
+def _greedy(batch: list[Block], current_loss: float, flip: Callable[[Block], None]) -> Coroutine[None, float, float]:
+    """Flip blocks in order of decreasing gain; returns the final loss."""
     queue = []
-    for place, block in enumerate(batch):
+    for index, block in enumerate(batch):
         flip(block)
-        queue.append(((yield) - standing, place))
+        queue.append(((yield) - current_loss, index))
         flip(block)
     heapq.heapify(queue)
-    fresh = True  # nothing has been flipped since the first of the queue was asked about
+    fresh = True  # no block has been flipped since the gain of the first in the queue was evaluated
     while queue and queue[0][0] < 0:
-        change, place = heapq.heappop(queue)
-        flip(batch[place])
+        change, index = heapq.heappop(queue)
+        flip(batch[index])
         if not fresh:
-            change = (yield) - standing
+            change = (yield) - current_loss
         if change < 0 and (not queue or change <= queue[0][0]):
-            standing, fresh = standing + change, False
+            current_loss, fresh = current_loss + change, False
             continue
-        flip(batch[place])
+        flip(batch[index])
         if change < 0:
-            heapq.heappush(queue, (change, place))
-    return standing
+            heapq.heappush(queue, (change, index))
+    return current_loss
 
 
 def _blocks(shape: tuple[int, ...], side: int) -> list[Block]:

@@ -15,17 +15,18 @@ from iqarena.attacks.square import drawn_window, halvings
 from iqarena.attacks.threat import Norm, Threat
 
 _FIRST_SQUARES = 100
-"""Squares of random colours that the first patch is made of, the largest first."""
+"""Number of squares of random colours that the first patch is composed of, the largest first."""
 
 
 @dataclass(frozen=True)
 class PatchRS(ScoreAttack):
-    """One square patch: its content by random search with squares of the colour cube's corners, its place in between.
+    """One square patch: random search over its content, with squares in colours of the RGB cube's corners, and its position.
 
     Attributes:
-        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
-        share: of the patch's pixels in the first squares, in (0, 1]; the schedule is that of `square`.
-        period: every so manyth query tries another place; the furthest move shrinks from 3/4 of the image to one pixel.
+        queries: forward passes per image, at least 1; fewer if the query limit is lower.
+        share: fraction of the patch's pixels in the first squares, in (0, 1]; the schedule is that of `square`.
+        period: one query in every `period` tries another position; the largest move shrinks from 3/4 of the image to one
+            pixel.
     """
 
     name: ClassVar[str] = "patch-rs"
@@ -82,6 +83,6 @@ class PatchRS(ScoreAttack):
 
 
 def _squares(images: torch.Tensor, corners: torch.Tensor, side: int) -> list[torch.Tensor]:
-    """Views (C, side, side) into images; an index to all of them at once takes five times as long."""
-    places = zip(images, corners.tolist(), strict=True)
-    return [image[:, top : top + side, left : left + side] for image, (top, left) in places]
+    """Return views (C, side, side) into images; indexing all of them at once takes five times as long."""
+    pairs = zip(images, corners.tolist(), strict=True)
+    return [image[:, top : top + side, left : left + side] for image, (top, left) in pairs]

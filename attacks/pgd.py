@@ -10,7 +10,7 @@ from iqarena.attacks.descent import GradientDescent
 
 @dataclass(frozen=True)
 class PGD(GradientDescent):
-    """Projected steps along the gradient's sign (l2: along the gradient) from a random start; the best iterate counts."""
+    """Projected steps along the gradient's sign (l2: along the gradient) from a random start; returns the best iterate."""
 
     name: ClassVar[str] = "pgd"
     paper: ClassVar[str] = "https://arxiv.org/abs/1706.06083"

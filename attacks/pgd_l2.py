@@ -11,7 +11,7 @@ from iqarena.attacks.threat import Norm
 
 @dataclass(frozen=True)
 class PGDL2(PGD):
-    """`pgd` for l2 threats alone: steps of a quarter radius along the gradient, from a random point of the ball's edge."""
+    """`pgd` for l2 only: steps of a quarter of the radius along the gradient, from a random point on the ball's edge."""
 
     name: ClassVar[str] = "pgd-l2"
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)

@@ -1,4 +1,4 @@
-"""Gradient descent that minds how the image looks: the loop that the quality-aware attacks share."""
+"""Gradient descent with perceptual constraints, the common loop of the quality-aware attacks."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ from iqarena.attacks.similarity import ssim
 from iqarena.attacks.threat import Norm, Threat
 
 Shaping = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From the gradient of the loss, and the image where it was taken, to the gradient that is followed; (N, 3, H, W)."""
+"""Maps the gradient of the loss, and the image at which it was taken, to the gradient to follow; (N, 3, H, W)."""
 
 _MEAN_DECAY, _SQUARE_DECAY = 0.9, 0.999
-"""Adam's."""
+"""The decay rates of Adam."""
 _FIRST_STEP = 8 / 255
-"""Of a pixel; where the ball's size is in SSIM it says nothing about pixels, and any step is then scaled to fit."""
+"""Change of a pixel in the first step under SSIM, where the size of the ball says nothing about pixels; any step is then
+scaled to the ball."""
 _MARGIN = 0.98
-"""Of the SSIM ball, for what rounding to 8 bit adds."""
+"""Fraction of the SSIM ball that is used, as rounding to 8 bit adds to the distance."""
 
 
 @dataclass(frozen=True)
 class QualityAware(Attack):
     """Base of the quality-aware attacks: Adam (Kingma and Ba, arXiv 1412.6980) on the image, from the clean one.
 
-    The authors' versions know no bound; here the steps follow the threat's size, and every iterate is brought to the ball.
-    Of all iterates, as they would be stored in 8 bit, the one of least loss counts.
+    The published versions have no bound; here the step size scales with the threat's size, and every iterate is projected
+    into the ball. The result is the iterate of least loss, evaluated after rounding to 8 bit.
 
-    Under SSIM every iterate is scaled to the ball's rim, outward as well as inward: 1 − SSIM grows about as the square of
-    a shift, so one measurement says how far. Only the last image gets the threat's exact line search.
+    Under SSIM every iterate is scaled to the boundary of the ball, outward as well as inward: 1 − SSIM grows about as the
+    square of the perturbation, so one measurement gives the factor. Only the last image gets the exact line search of the
+    threat model.
 
     Attributes:
-        steps: gradient steps; fewer where the query limit allows no more.
-        step_size: length of a step as a share of the threat's size; under SSIM, of the shift so far.
-        softness: Adam's ε, in units of the mean absolute gradient of the image: with 0 every pixel moves at the same pace,
-            and the larger it is the less those of small gradient do.
+        steps: gradient steps; fewer if the query limit is lower.
+        step_size: length of a step as a fraction of the threat's size; under SSIM, of the current perturbation.
+        softness: ε of Adam, in units of the mean absolute gradient of the image: with 0 every pixel moves by the same
+            amount; the larger it is, the less pixels of small gradient move.
     """
 
     access: ClassVar[Access] = "gradient"
@@ -62,14 +64,14 @@ class QualityAware(Attack):
 
     @abstractmethod
     def shaping(self, images: torch.Tensor) -> Shaping:
-        """What is made of the gradients of attacks on these clean images."""
+        """Return the function that modifies the gradients of attacks on these clean images."""
 
     def bound(self, attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """An iterate brought to the ball, and to what else the attack keeps to."""
+        """Project an iterate into the ball and onto the other constraints of the attack."""
         return to_the_ball(attacked, images, threat)
 
     def move(self, step: torch.Tensor, attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """What Adam's step (N, 3, H, W), of about one a pixel, takes off the iterate."""
+        """Scale a step of Adam (N, 3, H, W), of about unit size per pixel, to the change to subtract from the iterate."""
         if threat.norm == "linf":
             return self.step_size * threat.size * step
         return self.step_size * reach(attacked, images, threat) * steepest(step, "l2")
@@ -93,7 +95,7 @@ class QualityAware(Attack):
             mean.lerp_(gradient, 1 - _MEAN_DECAY)
             square.mul_(_SQUARE_DECAY).addcmul_(gradient, gradient, value=1 - _SQUARE_DECAY)
             started, squared = 1 - _MEAN_DECAY ** (step + 1), 1 - _SQUARE_DECAY ** (step + 1)
-            # mean/started over √(square/squared) + ε, in as few passes over the images as will do
+            # (mean/started) / (√(square/squared) + ε), in as few passes over the images as possible
             spread = square.sqrt().mul_(started / math.sqrt(squared)).add_(started * max(self.softness, 1e-8))
             attacked = self.bound(attacked - self.move(mean / spread, attacked, images, threat), images, threat)
         if steps > 0:
@@ -103,7 +105,8 @@ class QualityAware(Attack):
 
 
 def reach(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Euclidean length (N, 1, 1, 1) that step sizes are shares of: the ball's radius, or under SSIM the shift's so far."""
+    """Return the Euclidean length (N, 1, 1, 1) that step sizes are fractions of: the radius of the ball, or under SSIM the
+    length of the current perturbation."""
     if threat.norm == "l2":
         return images.new_full((len(images), 1, 1, 1), threat.size)
     root = math.sqrt(images[0].numel())
@@ -114,7 +117,7 @@ def reach(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch
 
 
 def to_the_ball(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Images inside the ball; under SSIM near its rim, which the iterates may overstep by a little."""
+    """Project images into the ball; under SSIM, scale them to about its boundary, which they may exceed slightly."""
     if threat.norm != "ssim":
         return threat.project(attacked, images)
     attacked = attacked.clamp(0, 1)
@@ -124,17 +127,17 @@ def to_the_ball(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) ->
 
 
 def outward(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Images that use the whole ball once they are snapped: under SSIM, shifted twice as far."""
+    """Return images that use the whole ball after `snap`: under SSIM, with a perturbation twice as large."""
     return attacked if threat.norm != "ssim" else (images + 2 * (attacked - images)).clamp(0, 1)
 
 
 def rounded(attacked: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Images on the 8-bit grid; under SSIM not yet known to be inside, since that would take a line search a step."""
+    """Round images to the 8-bit grid; under SSIM they may be outside the ball, to avoid a line search at every step."""
     return (attacked * 255).round() / 255 if threat.norm == "ssim" else threat.snap(attacked, images)
 
 
 def _if_inside(losses: torch.Tensor, stored: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Losses (N,), infinite where what is stored left the SSIM ball."""
+    """Return the losses (N,), set to infinity for stored images outside the SSIM ball."""
     if threat.norm != "ssim":
         return losses
     return torch.where(threat.distance(stored, images) <= threat.size - 1e-6, losses, math.inf)

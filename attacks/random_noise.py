@@ -1,4 +1,4 @@
-"""`random-noise`: the control. What an attack does not beat, it has not done."""
+"""`random-noise`: a control, random noise of the same budget that an attack must beat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class RandomNoise(Attack):
-    """Uniform noise that fills the ball (l2: a random direction to its edge); asks the model nothing."""
+    """Uniform noise that fills the ball (l2: a random direction scaled to its edge); makes no queries."""
 
     name: ClassVar[str] = "random-noise"
     access: ClassVar[Access] = "none"

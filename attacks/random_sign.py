@@ -1,4 +1,4 @@
-"""`random-sign`: the control at the corners of the ball, where sign attacks end, without their direction."""
+"""`random-sign`: a control at the corners of the ball, where sign attacks end, but with random signs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class RandomSign(Attack):
-    """±ε at random (l2: values changed alike, to the ball's edge); asks the model nothing.
+    """Random ±ε (l2: changes of equal magnitude up to the edge of the ball); makes no queries.
 
-    For l2, ε√(1/n) is seldom a whole level, and a share of the n values, at random, gets one level more than the others.
+    For l2, ε√(1/n) is rarely a whole level, so a random fraction of the n values gets one level more than the others.
     """
 
     name: ClassVar[str] = "random-sign"

@@ -1,8 +1,8 @@
 """`score-reflection`, `score-reflection-fgsm` and `score-reflection-away`: the score reflection attack on quality models.
 
-Our reconstruction from the abstracts of Wang and Yuan, arXiv 2404.19567, which propose a score reflection attack; no
-equation of theirs is public. An image of quality q₀ is moved to the mirrored quality 2m − q₀: good images come out
-bad and bad ones good. Attacks that push all images one way may leave their order as it was; this one attacks the order.
+Our reconstruction from the abstracts of Wang and Yuan, arXiv 2404.19567, which propose a score reflection attack; their
+equations are not public. An image of quality q₀ is moved to the mirrored quality 2m − q₀: good images get low scores and bad
+images high ones. Attacks that move all scores in one direction may preserve the rank order; this one reverses it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from iqarena.attacks.objective import Kind, Mirror, Objective
 
 @dataclass(frozen=True)
 class ScoreReflection(GradientDescent):
-    """Projected sign steps down (q − (2m − q₀))², from the clean image; stops at the mirrored quality.
+    """Projected sign steps that minimise (q − (2m − q₀))², from the clean image; the optimum is the mirrored quality.
 
     Attributes:
         mirror: m: the middle of the range ("mid"), the mean clean quality of the set ("mean"), or the label ("label").
@@ -35,10 +35,10 @@ class ScoreReflection(GradientDescent):
 
 @dataclass(frozen=True)
 class ScoreReflectionFGSM(ScoreReflection):
-    """The one-step form: a single step to the edge of the ball along the gradient's sign (l2: along the gradient).
+    """The one-step variant: a single step to the edge of the ball along the gradient's sign (l2: along the gradient).
 
-    It always takes the whole ball. Where that carries quality farther past its mirrored value than it was away from it, the
-    clean image is the better one and counts.
+    It always uses the whole ball. If the step overshoots so far that the quality ends farther from its mirrored value than
+    at the start, the clean image is returned.
 
     Attributes:
         mirror: as for `score-reflection`.
@@ -52,7 +52,7 @@ class ScoreReflectionFGSM(ScoreReflection):
 
 @dataclass(frozen=True)
 class ScoreReflectionAway(ScoreReflection):
-    """The non-stopping form: ascends sign(m − q₀)·q, so an image that crosses the mirror is pushed on."""
+    """The non-stopping variant: maximises sign(m − q₀)·q, so an image that has crossed the mirror is pushed further."""
 
     name: ClassVar[str] = "score-reflection-away"
     objectives: ClassVar[tuple[Kind, ...]] = ("away",)

@@ -1,7 +1,7 @@
-"""`score-reflection-apgd`: the score reflection attack at its strongest, with Auto-PGD's momentum and step sizes.
+"""`score-reflection-apgd`: the strongest score reflection attack, with Auto-PGD's momentum and step sizes.
 
-Our reconstruction of the objective from the abstracts of arXiv 2404.19567 (see `iqarena.attacks.score_reflection`); the optimiser
-is that of Croce and Hein, ICML 2020, arXiv 2003.01690.
+Our reconstruction of the objective from the abstracts of arXiv 2404.19567 (see `iqarena.attacks.score_reflection`); the
+optimiser is that of Croce and Hein, ICML 2020, arXiv 2003.01690.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from iqarena.attacks.objective import Kind, Mirror, Objective
 
 @dataclass(frozen=True)
 class ScoreReflectionAPGD(APGD):
-    """Auto-PGD down (q − (2m − q₀))², with restarts for the images that have not reached their mirrored quality.
+    """Auto-PGD that minimises (q − (2m − q₀))², with restarts for images that have not reached their mirrored quality.
 
     Attributes:
         steps, restarts: as for `apgd`.

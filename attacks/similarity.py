@@ -1,4 +1,4 @@
-"""How alike two images look: SSIM, as a differentiable function."""
+"""SSIM of two images as a differentiable function."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch.nn import functional
 
 LUMA = (0.299, 0.587, 0.114)
 WINDOW = 11
-"""Side of SSIM's window: images must be at least as large."""
+"""Side of the SSIM window; images must be at least this large."""
 _SIGMA = 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
 def luma(images: torch.Tensor) -> torch.Tensor:
-    """Y of ITU-R BT.601, (N, 1, H, W), of RGB images (N, 3, H, W)."""
+    """Compute the luma (Y of ITU-R BT.601), (N, 1, H, W), of RGB images (N, 3, H, W)."""
     return torch.einsum("c,nchw->nhw", images.new_tensor(LUMA), images)[:, None]
 
 
 def ssim(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli, TIP 2004) of the lumas, (N,), at most 1.
+    """Compute the structural similarity (Wang, Bovik, Sheikh, Simoncelli, TIP 2004) of the luma, (N,), at most 1.
 
     Gaussian window of 11×11 with σ = 1.5, population covariance, mean over the windows that lie inside the image.
 
@@ -29,7 +29,7 @@ def ssim(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     window = torch.exp(-(at**2) / (2 * _SIGMA**2))
     window = window / window.sum()
     x, y = luma(images), luma(clean)
-    # a channel a map: as channels of one image they are filtered some fifteen times as fast as a batch of images
+    # one channel per map: as channels of one image they are filtered about fifteen times as fast as a batch of images
     maps = torch.cat([x, y, x * x, y * y, x * y]).transpose(0, 1)
     count = maps.shape[1]
     maps = functional.conv2d(maps, window.view(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
@@ -43,7 +43,7 @@ def ssim(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 
 def ssim_and_grad(images: torch.Tensor, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """SSIM (N,) and its gradient by the images (N, 3, H, W)."""
+    """Compute SSIM (N,) and its gradient (N, 3, H, W) with respect to the images."""
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
         similar = ssim(leaf, clean)

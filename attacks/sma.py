@@ -1,8 +1,9 @@
 """`sma`: the SROCC-MSE attack on a whole image set (Yang, Liu, Li, Jiang, "Beyond Score Changes", arXiv 2404.13277).
 
-The paper: first, the scores that the set should get are optimised through differentiable ranks, for a low rank correlation
-with the clean scores and a large squared error; then each image is attacked by signed gradients toward its score.
-Ours adds what each image can reach: it is pushed down and up first, and its aim is chosen between the two ends.
+In the paper, the target scores of the set are first optimised through differentiable ranks, for a low rank correlation with
+the clean scores and a large squared error; then each image is attacked by signed gradients toward its target score.
+Ours also respects the reachable range of each image: it is first attacked downward and upward, and its target score is
+chosen between the two results.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from iqarena.attacks.whole_set import SetAttack
 
 _ROUNDS = 300
 _SOFTNESS = (0.05, 0.005)
-"""Width of a soft comparison of two qualities, at the first and at the last round."""
+"""Width of the soft comparison of two qualities, in the first and in the last round."""
 _RATE = 0.05
 _PAIRS = 2**24
-"""Pairs of images whose order is compared at once: bounds memory."""
+"""Pairs of images compared at once, which bounds memory."""
 
 
 @dataclass(frozen=True)
 class SMA(SetAttack):
-    """Picks a quality within reach for every image of the set, for the lowest SROCC, then drives each image there.
+    """Reachable target qualities for the whole set that minimise SROCC, then an attack on each image toward its target.
 
-    Aims t minimise SROCC(t, q₀) − λ·mean((t − q₀)²), ranks being sums of sigmoids, by Adam, from the mirrored qualities.
+    Targets t minimise SROCC(t, q₀) − λ·mean((t − q₀)²) by Adam, starting at the mirrored qualities, with ranks computed as
+    sums of sigmoids.
 
     Attributes:
-        steps: gradient steps of each of the three descents: down, up, and to the aim.
-        restarts: runs of the last one.
+        steps: gradient steps of each of the three descents: down, up, and to the target.
+        restarts: runs of the last descent.
         error_weight: λ.
     """
 
@@ -56,7 +58,7 @@ class SMA(SetAttack):
     def look(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        """The lowest and the highest quality that each image was brought to, (N, 2)."""
+        """Return the lowest and the highest quality reached for each image, (N, 2)."""
         ends = []
         for aim, parts in ((objective.of_kind("lower"), 3), (objective.of_kind("raise"), 2)):
             steps = self._affordable(target, parts)
@@ -77,41 +79,41 @@ class SMA(SetAttack):
         return APGD(steps=steps, restarts=self.restarts).run(target, images, objective, threat, generator)
 
     def _affordable(self, target: Target, parts: int) -> int:
-        """Steps of a descent when as many parts of the query limit are still to be paid."""
+        """Return the steps of a descent when the remaining queries have to be divided into `parts`."""
         left = target.queries_left
         return self.steps if left is None else min(self.steps, left // parts - 2)
 
 
 def rank_destroying(clean: torch.Tensor, low: torch.Tensor, high: torch.Tensor, error_weight: float) -> torch.Tensor:
-    """Qualities (n,) between `low` and `high` that order the set as wrongly as can be found.
+    """Optimise qualities (n,) between `low` and `high` for the lowest rank correlation with the clean qualities.
 
     Args:
         clean: clean qualities (n,).
-        low, high: what each image can reach, (n,).
-        error_weight: λ of the squared error's reward.
+        low, high: reachable range of each image, (n,).
+        error_weight: λ, the reward for squared error.
 
     Returns:
-        The best of the optimised aims and the mirrored qualities, by SROCC with `clean` less the reward.
+        The best of the optimised targets and the mirrored qualities, by SROCC with `clean` minus the reward.
     """
     clean, low, high = (values.double() for values in (clean, low, high))
-    wanted = _standardised(_hard_ranks(clean))
+    ranks = _standardised(_hard_ranks(clean))
     width = (high - low).clamp(min=1e-6)
     best, least = clean, float("inf")
     starts = [(1 - clean).clamp(low, high), (2 * clean.mean() - clean).clamp(low, high)]
     for start in starts:
         free = (((start - low) / width).clamp(0.02, 0.98)).logit().requires_grad_()
         adam = torch.optim.Adam([free], lr=_RATE)
-        for turn in range(_ROUNDS):
-            softness = _SOFTNESS[0] * (_SOFTNESS[1] / _SOFTNESS[0]) ** (turn / (_ROUNDS - 1))
-            aims = low + width * free.detach().sigmoid()
-            slope = _rank_correlation_gradient(aims, wanted, softness) - 2 * error_weight * (aims - clean) / len(clean)
-            free.grad = slope * (aims - low) * (high - aims) / width
+        for round_index in range(_ROUNDS):
+            softness = _SOFTNESS[0] * (_SOFTNESS[1] / _SOFTNESS[0]) ** (round_index / (_ROUNDS - 1))
+            targets = low + width * free.detach().sigmoid()
+            slope = _rank_correlation_gradient(targets, ranks, softness) - 2 * error_weight * (targets - clean) / len(clean)
+            free.grad = slope * (targets - low) * (high - targets) / width
             adam.step()
-        for aims in (start, (low + width * free.detach().sigmoid())):
-            order = (_standardised(_hard_ranks(aims)) * wanted).mean()
-            loss = float(order - error_weight * ((aims - clean) ** 2).mean())
+        for targets in (start, (low + width * free.detach().sigmoid())):
+            order = (_standardised(_hard_ranks(targets)) * ranks).mean()
+            loss = float(order - error_weight * ((targets - clean) ** 2).mean())
             if loss < least:
-                best, least = aims, loss
+                best, least = targets, loss
     return best.float()
 
 
@@ -120,10 +122,10 @@ def _standardised(values: torch.Tensor) -> torch.Tensor:
     return centred / centred.square().mean().sqrt().clamp(min=1e-12)
 
 
-def _rank_correlation_gradient(values: torch.Tensor, wanted: torch.Tensor, softness: float) -> torch.Tensor:
-    """Gradient (n,) by `values` of the correlation of their soft ranks with standardised ranks `wanted`.
+def _rank_correlation_gradient(values: torch.Tensor, clean_ranks: torch.Tensor, softness: float) -> torch.Tensor:
+    """Compute the gradient (n,) of the correlation of the soft ranks of `values` with standardised `clean_ranks`.
 
-    The soft rank of a value is Σ σ((value − other)/softness) over the others. Pairs are taken some rows at a time.
+    The soft rank of a value v is Σ σ((v − w)/softness) over all values w. Pairs are processed in blocks of rows.
     """
     rows = max(_PAIRS // len(values), 1)
 
@@ -132,16 +134,16 @@ def _rank_correlation_gradient(values: torch.Tensor, wanted: torch.Tensor, softn
 
     with torch.enable_grad():
         ranks = torch.cat([compared(part).sum(dim=1) for part in values.split(rows)]).requires_grad_()
-        (by_rank,) = torch.autograd.grad((_standardised(ranks) * wanted).mean(), ranks)
-    found = []
-    for part, own in zip(values.split(rows), by_rank.split(rows), strict=True):
+        (by_rank,) = torch.autograd.grad((_standardised(ranks) * clean_ranks).mean(), ranks)
+    gradients = []
+    for part, part_by_rank in zip(values.split(rows), by_rank.split(rows), strict=True):
         share = compared(part)
-        found.append((share * (1 - share) * (own[:, None] - by_rank[None, :])).sum(dim=1) / softness)
-    return torch.cat(found)
+        gradients.append((share * (1 - share) * (part_by_rank[:, None] - by_rank[None, :])).sum(dim=1) / softness)
+    return torch.cat(gradients)
 
 
 def _hard_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Mid-ranks (n,)."""
-    _, place, held = torch.unique(values, return_inverse=True, return_counts=True)
-    middle: torch.Tensor = (held.cumsum(0) - (held - 1) / 2).to(values)
-    return middle[place]
+    """Return the mid-ranks (n,) of values."""
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    middle: torch.Tensor = (counts.cumsum(0) - (counts - 1) / 2).to(values)
+    return middle[inverse]

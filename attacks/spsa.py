@@ -20,12 +20,12 @@ class SPSA(GradientEstimation):
     """Adam on a gradient estimated from pairs of random signs: (ℓ(x + δv) − ℓ(x − δv))/(2δ)·v, v uniform in {−1, 1}.
 
     Attributes:
-        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
-        pairs: pairs of probes a step.
-        probe: δ as a share of the threat's size (l2: the length of δv).
-        step_size: Adam's learning rate as a share of the threat's size (l2: the length of its step).
-        tile: side of the square of directions that is repeated over the image, in pixels; 0 draws every pixel by itself,
-            as the paper does.
+        queries: forward passes per image, at least 1; fewer if the query limit is lower.
+        pairs: pairs of probes per step.
+        probe: δ as a fraction of the threat's size (l2: the length of δv).
+        step_size: learning rate of Adam as a fraction of the threat's size (l2: the length of its step).
+        tile: side of the square of directions that is repeated over the image, in pixels; 0 draws every pixel independently,
+            as in the paper.
     """
 
     name: ClassVar[str] = "spsa"
@@ -35,10 +35,10 @@ class SPSA(GradientEstimation):
         return generator.signs(shape)
 
     def move(self, gradient: torch.Tensor, threat: Threat, memory: Memory) -> torch.Tensor:
-        nothing = torch.zeros_like(gradient)
+        zeros = torch.zeros_like(gradient)
         count = memory.get("count", torch.zeros(())) + 1
-        first = _BETA1 * memory.get("first", nothing) + (1 - _BETA1) * gradient
-        second = _BETA2 * memory.get("second", nothing) + (1 - _BETA2) * gradient.square()
+        first = _BETA1 * memory.get("first", zeros) + (1 - _BETA1) * gradient
+        second = _BETA2 * memory.get("second", zeros) + (1 - _BETA2) * gradient.square()
         memory.update(count=count, first=first, second=second)
         step = (first / (1 - _BETA1**count)) / ((second / (1 - _BETA2**count)).sqrt() + 1e-12)
         return -step if threat.norm == "linf" else -steepest(step, "l2")

@@ -1,4 +1,4 @@
-"""`square`: random search with squares, scores only (Andriushchenko et al., ECCV 2020, arXiv 1912.00049)."""
+"""`square`: score-based random search with squares (Andriushchenko et al., ECCV 2020, arXiv 1912.00049)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from iqarena.attacks.score import STARTS, ScoreAttack, ends, keep, signs_in_bloc
 from iqarena.attacks.threat import Norm, Threat
 
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-"""The paper's schedule: the share of changed pixels is halved after these shares of all queries."""
+"""The schedule of the paper: the fraction of changed pixels is halved after these fractions of all queries."""
 
 Index = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Square(ScoreAttack):
-    """A pattern of ±ε, then squares of ±ε at random places, kept where the objective improves.
+    """An initial pattern of ±ε, then squares of ±ε at random positions, kept if the objective improves.
 
-    The paper starts at vertical stripes. Quality models answer most to how fine a texture is, and which one helps depends on
-    the model and the direction, so the first queries try random signs in blocks of several sizes beside the stripes.
-    For l2 the paper's other form: tiles of bumps, then the changes of one square are moved to another.
+    The paper starts from vertical stripes. Quality models are most sensitive to the scale of a texture, and the best scale
+    depends on the model and the direction, so the first queries also try random signs in blocks of several sizes.
+    For l2, the l2 variant of the paper: tiles of bumps, then the perturbation budget of one square is moved to another.
 
     Attributes:
-        queries: forward passes an image, at least 1; fewer where the query limit allows no more.
-        share: of the pixels in the first squares, in (0, 1]; it is halved nine times along the way.
-        squares: how many are changed in a query; for linf.
+        queries: forward passes per image, at least 1; fewer if the query limit is lower.
+        share: fraction of the pixels in the first squares, in (0, 1]; it is halved nine times during the search.
+        squares: number of squares changed per query; for linf.
     """
 
     name: ClassVar[str] = "square"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     paper: ClassVar[str] = "https://arxiv.org/abs/1912.00049"
     starts: ClassVar[tuple[tuple[int, int], ...]] = STARTS
-    """Rows and columns of the blocks of the first patterns; 0 is the whole side."""
+    """Rows and columns of the blocks of the initial patterns; 0 is the whole side."""
 
     share: float = 0.1
     squares: int = 1
@@ -53,16 +53,17 @@ class Square(ScoreAttack):
         if queries < 1:
             return images
         search = self._linf if threat.norm == "linf" else self._l2
-        found, losses = search(target, images, objective, threat, generator, queries)
+        attacked, losses = search(target, images, objective, threat, generator, queries)
         better = losses < objective.loss(objective.clean)
-        return torch.where(better.view(-1, 1, 1, 1), found, images)
+        return torch.where(better.view(-1, 1, 1, 1), attacked, images)
 
     def _linf(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators, queries: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         channels, height, width = images.shape[1:]
         low, high = ends(images, threat)
-        current, losses = images.clone(), torch.full_like(objective.clean, math.inf)  # the search leaves the clean image
+        # losses start at infinity: the search may leave the clean image for a worse one
+        current, losses = images.clone(), torch.full_like(objective.clean, math.inf)
         tried = self.starts[:queries]
         for rows, columns in tried:
             signs = signs_in_blocks(images, (rows or height, columns or width), generator)
@@ -95,7 +96,7 @@ class Square(ScoreAttack):
         tiles = tiles * (threat.size / tiles.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
         current = threat.snap(threat.project(images + tiles, images), images)
         losses = objective.loss(target.quality(current))
-        # in whole levels, so that what is asked about can be stored and the length is known without looking at all pixels
+        # in whole levels, so that queries are 8-bit images and the length is known without a pass over all pixels
         levels = (current * 255).round() - start
         square = levels.flatten(1).square().sum(dim=1)
         for query in range(queries - 1):
@@ -132,12 +133,12 @@ class Square(ScoreAttack):
 
 
 def halvings(done: float) -> int:
-    """How often the share of changed pixels has been halved after a share of all queries."""
+    """Return the number of halvings of the fraction of changed pixels after a fraction of all queries."""
     return sum(done > bound for bound in _HALVINGS)
 
 
 def drawn_window(draw: torch.Tensor, side: int, images: torch.Tensor) -> Index:
-    """An index to one square an image; its corner is given by the first two columns of `draw`, uniform in [0, 1)."""
+    """Return an index to one square per image; its corner is given by the first two columns of `draw`, uniform in [0, 1)."""
     channels, height, width = images.shape[1:]
     top = (draw[:, 0] * (height - side + 1)).long().clamp(max=height - side)
     left = (draw[:, 1] * (width - side + 1)).long().clamp(max=width - side)
@@ -145,13 +146,13 @@ def drawn_window(draw: torch.Tensor, side: int, images: torch.Tensor) -> Index:
 
 
 def _unit(squares: torch.Tensor) -> torch.Tensor:
-    """Channels scaled to length 1; zero stays zero."""
+    """Scale each channel to unit length; zero stays zero."""
     lengths: torch.Tensor = squares.flatten(2).norm(dim=2)
     return squares / lengths.clamp(min=1e-10)[..., None, None]
 
 
 def _bump(height: int, width: int) -> torch.Tensor:
-    """The paper's η before scaling: Σ 1/j² for j from a pixel's distance to the middle (largest coordinate) on."""
+    """Return the paper's η before scaling: Σ 1/j² over j starting at the Chebyshev distance of a pixel from the centre."""
     rows = (torch.arange(height) - height // 2).abs()[:, None]
     columns = (torch.arange(width) - width // 2).abs()[None, :]
     longest = max(height, width) // 2 + 1

@@ -1,4 +1,4 @@
-"""`ssah`: only high frequencies move (the low-frequency constraint of Luo et al., CVPR 2022, arXiv 2203.05151)."""
+"""`ssah`: high-frequency perturbations (the low-frequency constraint of Luo et al., CVPR 2022, arXiv 2203.05151)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iqarena.attacks.threat import Threat
 
 
 def low_band(images: torch.Tensor) -> torch.Tensor:
-    """The part of images that the LL band of one level of a Haar wavelet transform holds: the mean of each 2×2 block."""
+    """Return the LL band of a one-level Haar wavelet transform at full size: the mean of each 2×2 block."""
     height, width = images.shape[2:]
     means = functional.avg_pool2d(images, 2, ceil_mode=True, count_include_pad=False)
     return means.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[..., :height, :width]
@@ -21,13 +21,13 @@ def low_band(images: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SSAH(QualityAware):
-    """Adam on a shift whose Haar low band is taken out after every step, so that block means stay as they were.
+    """Adam on a perturbation whose Haar low band is removed after every step, so that block means do not change.
 
-    The authors' loss adds λ·|LL(x) − LL(x₀)|; here it is a constraint, so no λ has to suit the model. Their other part, a
-    similarity of a classifier's features, has no counterpart in a score.
+    The authors' loss adds λ·|LL(x) − LL(x₀)|; here it is a constraint, so no λ has to be tuned per model. Their other term,
+    a similarity of a classifier's features, has no counterpart for a score.
 
     Attributes:
-        low: share of the shift's low band that is left in; 1 is plain Adam.
+        low: fraction of the low band of the perturbation that is kept; 1 is plain Adam.
     """
 
     name: ClassVar[str] = "ssah"

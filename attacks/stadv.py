@@ -11,24 +11,25 @@ from iqarena.attacks.threat import Threat
 from iqarena.attacks.transformed import Transformed
 
 _DAMPING = 1e-3
-"""Squared change of a channel a pixel of flow, below which a place counts as flat."""
+"""Squared change of a channel per pixel of flow, below which a location counts as flat."""
 _TINY = 1e-8
 
 
 @dataclass(frozen=True)
 class StAdv(Transformed):
-    """Moves pixels instead of changing them: a flow field, sampled bilinearly, with a penalty on its roughness.
+    """A flow field, sampled bilinearly, that displaces pixels instead of changing values, with a penalty on its roughness.
 
-    With J the image's change by the flow and g the loss's gradient by the image, a step goes along
-    −(JᵀJ + λ)⁻¹(Jᵀg / mean|Jᵀg| + τ ∇ Σ√(‖∇u‖² + ‖∇v‖²)), pixel by pixel, where the paper has L-BFGS on the sum of both
-    terms. The paper bounds nothing; here the image is in the ball like everybody's. A small ℓ∞ ball leaves little of a
-    warp: what an edge changes beyond ε is clipped.
+    With J the derivative of the image with respect to the flow and g the gradient of the loss with respect to the image, a
+    step goes along −(JᵀJ + λ)⁻¹(Jᵀg / mean|Jᵀg| + τ ∇ Σ√(‖∇u‖² + ‖∇v‖²)), pixel by pixel; the paper uses L-BFGS on the sum
+    of both terms. The paper has no bound; here the image is kept in the ball as for every attack. A small ℓ∞ ball leaves
+    little of a warp, since changes at edges beyond ε are clipped.
 
     Attributes:
-        steps: gradient steps; fewer where the query limit allows no more.
-        step_size: of the first step, as a share of the flow that reaches the ball's edge; it falls linearly to 0.
+        steps: gradient steps; fewer if the query limit is lower.
+        step_size: length of the first step as a fraction of the flow that reaches the edge of the ball; it falls linearly to
+            0.
         smoothness: τ, at least 0.
-        longest: most that a pixel moves along an axis, in pixels.
+        longest: maximum displacement along an axis, in pixels.
     """
 
     name: ClassVar[str] = "stadv"
@@ -58,7 +59,7 @@ class StAdv(Transformed):
         pull = torch.stack([(gradient * down).sum(dim=1), (gradient * across).sum(dim=1)], dim=1)
         pull = pull / pull.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-20)
         pull = pull + self.smoothness * roughness_gradient(parameters)
-        # the inverse of a symmetric 2×2 matrix a pixel
+        # the inverse of a symmetric 2×2 matrix per pixel
         vertical = down.square().sum(dim=1) + _DAMPING
         horizontal = across.square().sum(dim=1) + _DAMPING
         mixed = (down * across).sum(dim=1)
@@ -68,13 +69,17 @@ class StAdv(Transformed):
 
 
 def warped(images: torch.Tensor, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images sampled at each pixel's place plus its flow, and their derivatives by the flow down and across.
+    """Sample images at each pixel position plus its flow, and return the derivatives with respect to the flow as well.
 
-    Bilinear; places beyond the border are the border's. At whole places the derivatives are those to the right.
+    Bilinear; positions beyond the border are clamped to it. At integer positions the derivatives are one-sided, toward the
+    next pixel.
 
     Args:
         images: (N, C, H, W).
         flow: (N, 2, H, W), in pixels, down and across.
+
+    Returns:
+        The warped images, and their derivatives with respect to the flow down and across, each (N, C, H, W).
     """
     count, channels, height, width = images.shape
     rows = torch.arange(height, dtype=flow.dtype, device=flow.device).view(1, -1, 1)
@@ -92,7 +97,7 @@ def warped(images: torch.Tensor, flow: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def roughness_gradient(flow: torch.Tensor) -> torch.Tensor:
-    """Gradient of Σ √(‖∇u‖² + ‖∇v‖²), of forward differences, by the flow (N, 2, H, W)."""
+    """Compute the gradient of Σ √(‖∇u‖² + ‖∇v‖²), with forward differences, with respect to the flow (N, 2, H, W)."""
     down, across = torch.zeros_like(flow), torch.zeros_like(flow)
     down[:, :, :-1] = flow[:, :, 1:] - flow[:, :, :-1]
     across[:, :, :, :-1] = flow[:, :, :, 1:] - flow[:, :, :, :-1]

@@ -1,9 +1,9 @@
-"""`standard` and `standard-rank`: ensembles without parameters, what AutoAttack is for classifiers (arXiv 2003.01690).
+"""`standard` and `standard-rank`: parameter-free ensembles, the counterpart of AutoAttack (arXiv 2003.01690).
 
-A classifier's image is lost or not; a quality model loses two things that no single image shows together: how far a
-score can be moved, and whether the order of a set survives. A model pushed to its limits keeps part of its order, one
-reflected exactly loses all of it. So one ensemble keeps the largest shift of each image, the other the quality nearest
-to the image's mirror.
+For a classifier, an attack on an image succeeds or fails. For a quality model there are two measures of damage that a single
+attack does not maximise together: the shift of each score, and the loss of the rank order of a set. Scores pushed to their
+extremes keep part of the order; exactly reflected scores reverse it. So one ensemble keeps the largest shift of each image,
+the other the quality nearest to the mirrored one.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class _Standard(Ensemble):
 
 @dataclass(frozen=True)
 class Standard(_Standard):
-    """Reflection, away, up and down by Auto-PGD, and `square`; of each image the largest quality shift counts.
+    """Auto-PGD with the objectives reflect, away, raise and lower, and `square`; keeps the largest quality shift per image.
 
-    The cell is listed under the objective `away`; what counts is |q − q₀|.
+    The cell is listed under the objective `away`; the criterion is |q − q₀|.
     """
 
     name: ClassVar[str] = "standard"
@@ -51,7 +51,7 @@ class Standard(_Standard):
 
 @dataclass(frozen=True)
 class StandardRank(_Standard):
-    """The members of `standard`; of each image the quality nearest to its mirror image counts."""
+    """The members of `standard`; keeps the quality nearest to the mirrored one per image."""
 
     name: ClassVar[str] = "standard-rank"
     objectives: ClassVar[tuple[Kind, ...]] = ("reflect",)

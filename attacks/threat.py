@@ -1,4 +1,4 @@
-"""The threat model: how far an image may be moved."""
+"""The threat model: the set of perturbations allowed around a clean image."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from iqarena.attacks.similarity import WINDOW, ssim
 
 Norm = Literal["linf", "l2", "l0", "patch", "ssim"]
 
-_SHORTENINGS, _HAIR = 60, 0.998
-"""By 2 % each: enough to shorten a shift to a third. What the first leaves of the ball, so that it mostly is the last."""
+_SHORTENINGS, _FIRST_MARGIN = 60, 0.998
+"""Shortenings by 2 % each, enough to shorten a perturbation to a third; and the margin of the first one, which usually
+suffices."""
 _HALVINGS = 12
-"""Of the interval that holds the largest share of a shift that is still inside."""
+"""Bisection steps that find the largest fraction of a perturbation that is still inside."""
 
 
 @dataclass(frozen=True)
 class Threat:
-    """What is allowed around each clean image, and a limit on how often the model may be asked.
+    """The allowed perturbations of a clean image, and a limit on the number of queries to the model.
 
     Attributes:
-        norm: what is measured of the change:
+        norm: distance between the attacked and the clean image:
             "linf"   largest change of a channel of a pixel, in units of [0, 1]
             "l2"     Euclidean length of the change of the whole image, in units of [0, 1]
-            "l0"     share of pixels with any change
-            "patch"  share of the image's area that the smallest square around all changes covers
-            "ssim"   1 − SSIM of the lumas
-        size: the most of it; 0.00784 is 2/255.
-        queries: forward passes an image that an attack may use; None is no limit.
+            "l0"     fraction of pixels with any change
+            "patch"  fraction of the image area covered by the smallest square around all changes
+            "ssim"   1 − SSIM of the luma
+        size: the maximum distance; 0.00784 is 2/255.
+        queries: maximum number of forward passes per image that an attack may use; None for no limit.
 
     Raises:
         ValueError: for an unknown norm, a size that is not in (0, 1] (for l2: not positive) or a limit below 0.
@@ -48,10 +49,10 @@ class Threat:
         if not (math.isfinite(self.size) and self.size > 0 and (self.norm == "l2" or self.size <= 1)):
             raise ValueError(f"eps {self.size:g} is outside (0, 1]; it is in pixel units of [0, 1], such as 2/255")
         if self.queries is not None and self.queries < 0:
-            raise ValueError(f"a query limit of {self.queries} is no number of queries; give at least 1 or leave it out")
+            raise ValueError(f"a query limit of {self.queries} is invalid; give at least 1 or leave it out")
 
     def refusal(self, height: int, width: int) -> str:
-        """Why no image of this size can be attacked under this threat model; empty if it can."""
+        """Return the reason why no image of this size can be attacked under this threat model; empty if it can."""
         if self.queries == 0:
             return "a query limit of 0 allows no attack"
         if self.norm in ("l0", "patch") and self.pixels(height, width) < 1:
@@ -61,18 +62,19 @@ class Threat:
         return ""
 
     def pixels(self, height: int, width: int) -> int:
-        """How many pixels may change, for l0 and patch."""
+        """Return the number of pixels that may change, for l0 and patch."""
         return math.floor(self.size * height * width * (1 + 1e-9))
 
     def side(self, height: int, width: int) -> int:
-        """Side of the largest square that a patch may fill."""
+        """Return the side of the largest square patch that is allowed."""
         return min(math.isqrt(self.pixels(height, width)), height, width)
 
     def project(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Images inside the threat model and inside [0, 1], near `images`; (N, 3, H, W) both.
+        """Project images into the threat model and into [0, 1]; all images are (N, 3, H, W).
 
-        linf: the nearest. l2: the shift scaled, then clipped to [0, 1], which keeps it inside both. l0: the pixels that
-        changed most. patch: the square that holds most of the change. ssim: the shift scaled until it fits.
+        linf: the nearest image. l2: the perturbation is scaled, then clipped to [0, 1], which keeps it inside the ball. l0:
+        the pixels that changed most are kept. patch: the square with most of the change is kept. ssim: the perturbation is
+        scaled until it fits.
 
         Example:
             >>> clean = torch.full((1, 3, 2, 2), 0.5)
@@ -81,10 +83,10 @@ class Threat:
         """
         if self.norm == "linf":
             return images.clamp(*self.ends(clean))
-        return self._pulled(images - clean, clean)
+        return self._project_shift(images - clean, clean)
 
-    def _pulled(self, shift: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Images shifted no farther than allowed, but for linf; in place, since this runs at every step of an attack."""
+    def _project_shift(self, shift: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Project images given by their perturbation, for all norms but linf; in place, as it runs at every attack step."""
         if self.norm == "ssim":
             return self._largest_share(lambda share: (clean + share * shift).clamp(0, 1), clean)
         if self.norm == "l2":
@@ -98,11 +100,11 @@ class Threat:
         return shift.add_(clean).clamp_(0, 1)
 
     def snap(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Images on the 8-bit grid near `images`, inside the threat model of the (8-bit) clean images.
+        """Round images to the 8-bit grid inside the threat model of the (8-bit) clean images.
 
-        For linf to the nearest grid value inside the ball. For l2 and ssim to the nearest values, of a shift that is
-        shortened until they are inside: rounding every value toward the clean image would give much of the ball away.
-        For l0 and patch, `images` must be inside.
+        For linf, to the nearest grid value inside the ball. For l2 and ssim, the perturbation is shortened until its rounded
+        values are inside: rounding every value toward the clean image would waste much of the ball. For l0 and patch,
+        `images` must be inside.
 
         Example:
             >>> clean = torch.full((1, 3, 2, 2), 100 / 255)
@@ -114,90 +116,90 @@ class Threat:
         if self.norm == "ssim":
             start, shift = (clean * 255).round(), (images - clean).mul_(255)
             return self._largest_share(lambda share: ((start + (share * shift).round()) / 255).clamp(0, 1), clean)
-        # 255 · clean is whole but for a rounding error, which another rounding takes out
-        return self._steps(images, clean).add_(clean, alpha=255).round_().div_(255).clamp_(0, 1)
+        # 255 · clean is whole up to a rounding error, which the rounding removes
+        return self._snapped_levels(images, clean).add_(clean, alpha=255).round_().div_(255).clamp_(0, 1)
 
-    def _steps(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """The shifts of `snap` in levels, for l2, l0 and patch."""
+    def _snapped_levels(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Return the perturbations of `snap` in levels, for l2, l0 and patch."""
         shift = (images - clean).mul_(255)
         if self.norm != "l2":
             return shift.round_()
         steps, length = shift.round(), self.size * 255
-        for turn in range(_SHORTENINGS):
+        for attempt in range(_SHORTENINGS):
             over, norms = _longer(steps, length)
             if not over.any():
                 return steps
-            # by what rounding has added and a hair, which most often does; after that by a step that leads somewhere
-            share = (length / norms * _HAIR).clamp(max=_HAIR if turn == 0 else 0.98)
+            # first by what rounding has added and a small margin, which usually suffices; then by at least 2 %
+            share = (length / norms * _FIRST_MARGIN).clamp(max=_FIRST_MARGIN if attempt == 0 else 0.98)
             shift.mul_(torch.where(over, share, 1.0).view(-1, 1, 1, 1))
             torch.round(shift, out=steps)
         return self.whole_levels(self.project(clean + shift / 255, clean) * 255 - clean * 255, clean)
 
     def ends(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The darkest and the brightest image of an ℓ∞ ball, inside [0, 1]."""
+        """Return the darkest and the brightest image of an ℓ∞ ball, inside [0, 1]."""
         return (clean - self.size).clamp_(min=0), (clean + self.size).clamp_(max=1)
 
     def end_levels(self, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same of what can be stored in 8 bit, in levels from 0 to 255."""
+        """Return the darkest and the brightest 8-bit image of an ℓ∞ ball, in levels from 0 to 255."""
         levels = (clean * 255).round_()
         reach = math.floor(self.size * 255 * (1 + 1e-9))
         return (levels - reach).clamp_(min=0), levels.add_(reach).clamp_(max=255)
 
     def whole_levels(self, shift: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Shifts (N, 3, H, W) in levels of 1/255, inside, cut to whole levels toward zero; still inside.
+        """Truncate perturbations (N, 3, H, W) inside the ball, in levels of 1/255, to whole levels; they stay inside.
 
-        1.9999 levels are 2 in float32's own words, so a hair is added first, but not where that leaves the ball.
+        In float32, 1.9999 levels may stand for 2, so a small tolerance is added first, except where that leaves the ball.
         """
 
-        def whole(part: torch.Tensor) -> torch.Tensor:
+        def truncated(part: torch.Tensor) -> torch.Tensor:
             return (part + 1e-4 * shift.sign()).trunc()
 
         if self.norm == "ssim":
             start = (clean * 255).round()
-            stored = self._largest_share(lambda share: ((start + whole(share * shift)) / 255).clamp(0, 1), clean)
+            stored = self._largest_share(lambda share: ((start + truncated(share * shift)) / 255).clamp(0, 1), clean)
             return (stored * 255).round() - start
-        loose, strict = whole(shift), (shift * (1 - 1e-4)).trunc()
+        loose, strict = truncated(shift), (shift * (1 - 1e-4)).trunc()
         if self.norm in ("l0", "patch"):
             return loose
         inside = _length(loose.double(), self.norm) <= self.size * 255 * (1 + 1e-9)
         return torch.where(inside.view(-1, 1, 1, 1), loose, strict)
 
     def distance(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """What is measured of each image's change, (N,)."""
+        """Return the distance (N,) of each image from its clean image in the threat model's norm."""
         if self.norm == "ssim":
             return 1 - ssim(images.double(), clean.double()).to(images.dtype)
         return _length(images - clean, self.norm)
 
     def holds(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Whether each image is inside the threat model and [0, 1], up to float32 rounding, (N,) bool."""
+        """Check whether each image is inside the threat model and [0, 1], up to float32 rounding, (N,) bool."""
         inside = self.distance(images, clean) <= self.size * (1 + 1e-4) + 1e-6
         return inside & (images.flatten(1).amin(dim=1) >= -1e-6) & (images.flatten(1).amax(dim=1) <= 1 + 1e-6)
 
     def _most_changed(self, shift: torch.Tensor) -> torch.Tensor:
-        """Mask (N, 1, H, W) of the pixels that may change, those of the longest change."""
+        """Return the mask (N, 1, H, W) of the pixels with the largest change, as many as may change."""
         height, width = shift.shape[2:]
         change = shift.square().sum(dim=1).flatten(1)
         kept = change.topk(min(self.pixels(height, width), height * width), dim=1).indices
         return torch.zeros_like(change).scatter(1, kept, 1).view(-1, 1, height, width)
 
     def _most_changed_square(self, shift: torch.Tensor) -> torch.Tensor:
-        """Mask (N, 1, H, W) of the square with the most change in it."""
+        """Return the mask (N, 1, H, W) of the allowed square that contains the most change."""
         height, width = shift.shape[2:]
         side = self.side(height, width)
         if side < 1:
             return torch.zeros_like(shift[:, :1])
-        held = functional.avg_pool2d(shift.double().square().sum(dim=1, keepdim=True), side, stride=1)
-        place = held.flatten(1).argmax(dim=1)
-        top, left = place // held.shape[3], place % held.shape[3]
+        energy = functional.avg_pool2d(shift.double().square().sum(dim=1, keepdim=True), side, stride=1)
+        index = energy.flatten(1).argmax(dim=1)
+        top, left = index // energy.shape[3], index % energy.shape[3]
         return square(top, left, side, height, width).to(shift)
 
     def _largest_share(self, image: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor) -> torch.Tensor:
-        """``image(share)`` for the largest share (N, 1, 1, 1) in [0, 1] that is inside; the clean image is, at 0."""
+        """Return ``image(share)`` for the largest share (N, 1, 1, 1) in [0, 1] that is inside; 0 is the clean image."""
         low, high = clean.new_zeros(len(clean), 1, 1, 1), clean.new_ones(len(clean), 1, 1, 1)
-        found = image(high)
-        if self._inside(found, clean).all():
-            return found
-        low = torch.where(self._inside(found, clean).view(-1, 1, 1, 1), high, low)
+        candidate = image(high)
+        if self._inside(candidate, clean).all():
+            return candidate
+        low = torch.where(self._inside(candidate, clean).view(-1, 1, 1, 1), high, low)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             inside = self._inside(image(middle), clean).view(-1, 1, 1, 1)
@@ -205,51 +207,51 @@ class Threat:
         return image(low)
 
     def _inside(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        # a hair inside, for a judge who measures in another order of operations
+        # a small margin, since the verification may compute SSIM in another order of operations
         return 1 - ssim(images.double(), clean.double()) <= self.size - 1e-6
 
 
 class Ball:
-    """The threat model around some 8-bit images (N, 3, H, W), for who needs it at every step: what it takes is kept."""
+    """The threat model around given 8-bit images (N, 3, H, W), with cached bounds, for use at every step of an attack."""
 
     def __init__(self, threat: Threat, clean: torch.Tensor) -> None:
         self.threat, self.clean = threat, clean
-        self._whole = math.isclose(threat.size * 255, round(threat.size * 255), rel_tol=1e-9)  # levels
+        self._whole_levels = math.isclose(threat.size * 255, round(threat.size * 255), rel_tol=1e-9)  # levels
         if threat.norm == "linf":
             self._ends, self._end_levels = threat.ends(clean), threat.end_levels(clean)
         elif threat.norm == "l2":
             self._levels = (clean * 255).round_()
 
     def part(self, mask: torch.Tensor) -> Ball:
-        """Around some of the images."""
+        """Return the ball around a subset of the images."""
         return Ball(self.threat, self.clean[mask])
 
     def project(self, images: torch.Tensor) -> torch.Tensor:
-        """As `Threat.project`, but in the place of `images`: fresh memory costs more than the sums."""
+        """Project like `Threat.project`, but in place: allocating memory costs more than the arithmetic."""
         if self.threat.norm == "linf":
             return images.clamp_(*self._ends)
-        return self.threat._pulled(images.sub_(self.clean), self.clean)
+        return self.threat._project_shift(images.sub_(self.clean), self.clean)
 
     def snap(self, images: torch.Tensor) -> torch.Tensor:
-        """As `Threat.snap`, of images that are inside; the clean images themselves are on the grid."""
+        """Round like `Threat.snap`, for images that are inside; the clean images themselves are on the grid."""
         if images is self.clean:
             return images
         if self.threat.norm == "l2":
-            return self.threat._steps(images, self.clean).add_(self._levels).div_(255)
+            return self.threat._snapped_levels(images, self.clean).add_(self._levels).div_(255)
         if self.threat.norm != "linf":
             return self.threat.snap(images, self.clean)
-        if self._whole:  # the ends are on the grid, so that rounding leads to no place outside
+        if self._whole_levels:  # the bounds are on the grid, so rounding cannot leave the ball
             return (images * 255).round_().div_(255)
         return _on_grid(images, *self._end_levels)
 
 
 def _on_grid(images: torch.Tensor, least: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
-    """The nearest images on the 8-bit grid between two in levels."""
+    """Round images to the 8-bit grid between two bounds given in levels."""
     return (images * 255).round_().clamp_(least, most).div_(255)
 
 
 def square(top: torch.Tensor, left: torch.Tensor, side: int | torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Masks (N, 1, height, width), bool, of squares with these corners (N,)."""
+    """Return boolean masks (N, 1, height, width) of squares with the given top left corners (N,)."""
     rows = torch.arange(height, device=top.device).view(1, 1, -1, 1)
     columns = torch.arange(width, device=top.device).view(1, 1, 1, -1)
     side = torch.as_tensor(side, device=top.device).view(-1, 1, 1, 1)
@@ -258,15 +260,15 @@ def square(top: torch.Tensor, left: torch.Tensor, side: int | torch.Tensor, heig
 
 
 def _longer(steps: torch.Tensor, length: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether each shift (N, 3, H, W) is longer than that, and how long they are about, (N,) both."""
+    """Check whether each perturbation (N, 3, H, W) is longer than `length`, and return its approximate length; both (N,)."""
     norms = _length(steps, "l2")
-    if ((norms / length - 1).abs() < 1e-4).any():  # sums in float32 do not tell; those in float64 take three times as long
+    if ((norms / length - 1).abs() < 1e-4).any():  # too close for sums in float32; float64 takes three times as long
         return steps.flatten(1).double().norm(dim=1) > length, norms
     return norms > length, norms
 
 
 def _length(shift: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """Length of each shift (N, 3, H, W), (N,); for linf and l2 in the shift's own unit."""
+    """Return the length (N,) of each perturbation (N, 3, H, W); for linf and l2 in the unit of the perturbation."""
     if norm == "linf":
         return shift.flatten(1).abs().amax(dim=1)
     if norm == "l2":
@@ -277,10 +279,10 @@ def _length(shift: torch.Tensor, norm: Norm) -> torch.Tensor:
         return changed.flatten(1).to(shift).mean(dim=1)
     extents = []
     for axis in (1, 2):
-        line = changed.any(dim=axis)  # over rows: the columns with a change, and the other way round
-        places = torch.arange(line.shape[1], device=line.device).expand_as(line)
-        first = torch.where(line, places, line.shape[1]).amin(dim=1)
-        last = torch.where(line, places, -1).amax(dim=1)
+        changed_lines = changed.any(dim=axis)  # over rows: the columns with a change, and vice versa
+        positions = torch.arange(changed_lines.shape[1], device=changed_lines.device).expand_as(changed_lines)
+        first = torch.where(changed_lines, positions, changed_lines.shape[1]).amin(dim=1)
+        last = torch.where(changed_lines, positions, -1).amax(dim=1)
         extents.append((last - first + 1).clamp(min=0))
     height, width = shift.shape[2:]
     side = torch.maximum(*extents)

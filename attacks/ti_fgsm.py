@@ -14,10 +14,10 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class TIFGSM(GradientDescent):
-    """`i-fgsm` along gradients blurred by a Gaussian, which stands for the mean gradient of shifted images.
+    """`i-fgsm` along gradients blurred by a Gaussian, which approximates the mean gradient over shifted images.
 
     Attributes:
-        kernel: side of the Gaussian, odd, in pixels; it ends at three standard deviations. 1 is `i-fgsm`.
+        kernel: side of the Gaussian kernel, odd, in pixels; it is cut at three standard deviations. 1 is `i-fgsm`.
     """
 
     name: ClassVar[str] = "ti-fgsm"

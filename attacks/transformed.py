@@ -1,4 +1,4 @@
-"""Descent in the parameters of a change of the whole image, such as a warp or a colour curve, instead of in its pixels."""
+"""Descent on the parameters of an image transformation, such as a warp or a colour curve, instead of on pixels."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Norm, Threat
 
 _FIRST, _MEASURED = 1e-2, 10
-"""A strength to begin with, and how often the strength that reaches the ball's edge is corrected."""
+"""Initial strength, and the number of corrections of the strength that reaches the edge of the ball."""
 _INSIDE = 0.99
-"""How much of the ball a step may use, so that rounding to 8 bit rarely leaves it."""
+"""Fraction of the ball that a step may use, so that rounding to 8 bit rarely leaves it."""
 _CORRECTIONS = 2
-"""After a step; `snap` would search longer for what is still outside."""
+"""Corrections after a step; for images that are still outside, `snap` would search longer."""
 _OUTWARD = 2
-"""By how much, at most, the last parameters are drawn out to the edge."""
+"""Maximum factor by which the final parameters are scaled outward to the edge."""
 
 
 @dataclass(frozen=True)
 class Transformed(Attack):
-    """Base of attacks on a transformation's parameters, (N, …), of which zero is the identity.
+    """Base of attacks on the parameters (N, …) of a transformation; zero is the identity.
 
-    Steps are shares of the strength at which the first direction reaches the edge of the ball (linf: at which pixels
-    change by ε on average, since what goes beyond ε is clipped), found by measuring images, not by asking the model. For
-    l2 and ssim it is the parameters that are shortened until the image is inside, and not the image that is mixed with
-    the clean one; the last ones are also drawn out to the edge. Of all iterates, as they would be stored in 8 bit, the one
-    of least loss counts.
+    Steps are fractions of the strength at which the first direction reaches the edge of the ball (linf: at which pixels
+    change by ε on average, since changes beyond ε are clipped), which is measured on the images without queries. For l2 and
+    ssim the parameters are scaled down until the image is inside, instead of blending the image with the clean one; the
+    final parameters are also scaled up to the edge. The result is the iterate of least loss, evaluated after rounding to 8
+    bit.
 
     Attributes:
-        steps: gradient steps; fewer where the query limit allows no more.
-        step_size: of the first step, as such a share; it falls linearly to 0.
+        steps: gradient steps; fewer if the query limit is lower.
+        step_size: length of the first step as a fraction of that strength; it falls linearly to 0.
     """
 
     access: ClassVar[Access] = "gradient"
@@ -54,21 +54,21 @@ class Transformed(Attack):
 
     @abstractmethod
     def identity(self, images: torch.Tensor) -> torch.Tensor:
-        """Parameters of zero."""
+        """Return the parameters of the identity, zero."""
 
     @abstractmethod
     def applied(self, parameters: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The transformed images."""
+        """Apply the transformation to the images."""
 
     @abstractmethod
     def direction(
         self, parameters: torch.Tensor, images: torch.Tensor, gradient: torch.Tensor, threat: Threat
     ) -> torch.Tensor:
-        """Where to move the parameters, at most 1 each, to go down a gradient (N, 3, H, W) by the transformed images."""
+        """Return the update direction of the parameters, of values up to 1, that descends a gradient (N, 3, H, W)."""
 
     @abstractmethod
     def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
-        """The nearest parameters that make sense."""
+        """Return the nearest valid parameters."""
 
     def run(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
@@ -96,16 +96,16 @@ class Transformed(Attack):
         return best.images
 
     def _correction(self, parameters: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """Factors (N, 1, …) that bring parameters to the edge, were the distance a power of their size."""
+        """Return factors (N, 1, …) that scale parameters to the edge, if the distance is a power of their magnitude."""
         moved = self.applied(parameters, images)
         change = (moved - images).abs().mean(dim=(1, 2, 3)) if threat.norm == "linf" else threat.distance(moved, images)
         factor = _INSIDE * threat.size / change.clamp(min=1e-9)
-        # SSIM falls with the square of a small change
+        # SSIM decreases with the square of a small change
         factor = factor.sqrt() if threat.norm == "ssim" else factor
         return factor.view(-1, *[1] * (parameters.dim() - 1))
 
     def _reach(self, direction: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """The strength (N, 1, …) at which a direction reaches the edge; where it hardly changes the image, a large one."""
+        """Return the strength (N, 1, …) at which a direction reaches the edge; large if it hardly changes the image."""
         strength = torch.full_like(direction.flatten(1)[:, :1], _FIRST).view(-1, *[1] * (direction.dim() - 1))
         for _ in range(_MEASURED):
             moved = self.allowed(strength * direction)

@@ -15,14 +15,14 @@ from iqarena.attacks.universal import Universal, backpropagate, minibatches
 
 @dataclass(frozen=True)
 class UAP(Universal):
-    """One tile for all images, learnt with Adam and clamped to the ball after each step.
+    """One tile for all images, optimised by Adam and clamped to the ball after each step.
 
     Attributes:
-        tile: its side in pixels; at most that of the images that it is fitted on.
+        tile: side of the tile in pixels; at most that of the images it is fitted on.
         epochs: passes over these images, for each restart.
-        batch: images a step.
-        restarts: tiles learnt from other starts, the first from zero; the one of least mean loss counts.
-        learning_rate: Adam's at the start, as a share of the threat's size; it falls linearly to 0.
+        batch: images per step.
+        restarts: tiles learned from other starts, the first from zero; the tile of least mean loss is kept.
+        learning_rate: initial learning rate of Adam as a fraction of the threat's size; it falls linearly to 0.
     """
 
     name: ClassVar[str] = "uap"
@@ -45,7 +45,7 @@ class UAP(Universal):
         generator: Generators,
     ) -> torch.Tensor:
         tile = start.requires_grad_()
-        adam = torch.optim.Adam([tile], eps=1e-12)  # gradients of a pixel are small
+        adam = torch.optim.Adam([tile], eps=1e-12)  # gradients per pixel are small
         for index, rate in minibatches(len(images), self.batch, self.epochs, generator):
             adam.zero_grad()
             backpropagate(

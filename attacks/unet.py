@@ -9,15 +9,15 @@ from torch.nn import functional
 from iqarena.attacks.base import Generators
 
 _BLOCK = 4
-"""The network's first layer sees blocks of 4×4 pixels as one, and its last one draws them: a fraction of the work."""
+"""The first layer reads blocks of 4×4 pixels and the last one writes them, which saves most of the computation."""
 _LEVELS = 3
 
 
 class UNet(nn.Module):
-    """From images (N, 3, H, W) of any size to maps of the same size in (−1, 1); images of a batch are kept apart.
+    """A U-Net from images (N, 3, H, W) of any size to maps of the same size in (−1, 1), without interaction in a batch.
 
     Args:
-        width: channels at the outermost level, a multiple of 4; one more `width` a level.
+        width: channels at the outermost level, a multiple of 4; each further level has `width` more.
     """
 
     def __init__(self, width: int) -> None:
@@ -26,15 +26,15 @@ class UNet(nn.Module):
         self.first = _block(3 * _BLOCK**2, wide[0])
         self.down = nn.ModuleList(_block(wide[level], wide[level + 1]) for level in range(_LEVELS))
         levels = list(reversed(range(_LEVELS)))
-        # each position inside a block of the level above has weights of its own, so that textures can be drawn
+        # each position within a block of the level above has its own weights, so that textures can be generated
         self.larger = nn.ModuleList(nn.ConvTranspose2d(wide[level + 1], wide[level], 2, 2) for level in levels)
         self.up = nn.ModuleList(_block(2 * wide[level], wide[level]) for level in levels)
         self.last = nn.Conv2d(wide[0], 3 * _BLOCK**2, 3, padding=1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[2:]
-        whole = _BLOCK * 2**_LEVELS
-        padded = functional.pad(images, (0, -width % whole, 0, -height % whole), mode="replicate")
+        multiple = _BLOCK * 2**_LEVELS
+        padded = functional.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         maps = [self.first(functional.pixel_unshuffle(4 * padded - 2, _BLOCK))]
         for block in self.down:
             maps.append(block(functional.avg_pool2d(maps[-1], 2)))
@@ -51,7 +51,7 @@ def _block(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def seeded(width: int, generator: Generators) -> UNet:
-    """A U-Net whose weights come from the generator; torch's global stream is left as it was."""
+    """Build a U-Net whose initial weights are drawn from the generator, without changing torch's global stream."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(generator.seed())
         return UNet(width)

@@ -1,4 +1,4 @@
-"""What the attacks share that are fitted beforehand: minibatches, the gradient of their mean loss, and repeated tiles."""
+"""Base class and helpers of the fitted attacks: minibatches, the gradient of their mean loss, and repeated tiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from iqarena.attacks.threat import Threat
 
 
 def minibatches(count: int, size: int, epochs: int, generator: Generators) -> Iterator[tuple[torch.Tensor, float]]:
-    """Indices of each minibatch, every image once an epoch in random order, with a rate that falls linearly from 1."""
+    """Yield the indices of each minibatch, in random order per epoch, and a rate that falls linearly from 1."""
     starts = range(0, count, size)
     total = epochs * len(starts)
     for epoch in range(epochs):
@@ -29,10 +29,10 @@ def minibatches(count: int, size: int, epochs: int, generator: Generators) -> It
 def backpropagate(
     target: Target, images: torch.Tensor, objective: Objective, threat: Threat, shift: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    """Send the gradient of the mean loss into what ``shift(images)`` was made from; scored are images as stored.
+    """Backpropagate the gradient of the mean loss, taken at the images rounded to 8 bit, through ``shift(images)``.
 
     Args:
-        shift: what to add to images (N, 3, H, W); inside the ball.
+        shift: returns the perturbation of images (N, 3, H, W), inside the ball.
     """
     with torch.enable_grad():
         moved = (images + shift(images)).clamp(0, 1)
@@ -42,22 +42,22 @@ def backpropagate(
 
 
 def filling(direction: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Shifts (N, 3, H, W) in the ball, from values in [−1, 1] for linf; l2: of the ball's whole radius."""
+    """Scale directions to perturbations (N, 3, H, W) in the ball: linf, from values in [−1, 1]; l2, to the radius."""
     return threat.size * (direction if threat.norm == "linf" else steepest(direction, "l2"))
 
 
 @dataclass(frozen=True)
 class Universal(FittedAttack):
-    """Base of the attacks that add one tile to every image, repeated from its upper left corner on.
+    """Base of the attacks that add one tile to every image, repeated from the upper left corner.
 
-    linf: ε times the tile, whose values are in [−1, 1]. l2: the tile is only a direction, and each image's shift is as
-    long as the ball allows.
+    linf: ε times the tile, whose values are in [−1, 1]. l2: the tile gives only the direction, and the perturbation of each
+    image has the length of the ball's radius.
 
     Attributes:
-        tile: its side in pixels; at most that of the images that it is fitted on.
+        tile: side of the tile in pixels; at most that of the images it is fitted on.
         epochs: passes over these images, for each restart.
-        batch: images a step.
-        restarts: tiles learnt from other starts; the one of least mean loss counts.
+        batch: images per step.
+        restarts: tiles learned from other starts; the tile of least mean loss is kept.
     """
 
     tile: int = 128
@@ -79,25 +79,25 @@ class Universal(FittedAttack):
         threat: Threat,
         generator: Generators,
     ) -> torch.Tensor:
-        """The tile (3, h, w) that a single run ends with, from a start of the same shape."""
+        """Run one optimisation, and return the resulting tile (3, h, w); `start` has the same shape."""
 
     def fit(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators) -> Fit:
         height, width = images.shape[2:]
         shape = (3, min(self.tile, height), min(self.tile, width))
-        found, least = images.new_zeros(shape), math.inf
+        best, best_loss = images.new_zeros(shape), math.inf
         for restart in range(self.restarts):
             start = generator.uniform(-1, 1, shape)[0].to(images) if restart else images.new_zeros(shape)
             tile = self.learned(start, target, images, objective, threat, generator)
             loss = self._mean_loss(tile, target, images, objective, threat)
-            if loss < least:
-                found, least = tile, loss
-        return {"tile": found}
+            if loss < best_loss:
+                best, best_loss = tile, loss
+        return {"tile": best}
 
     def spread(self, tile: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:
-        """The tile (3, h, w) over images (N, 3, H, W), as their shift (1, 3, H, W)."""
+        """Repeat the tile (3, h, w) over images (N, 3, H, W), and scale it to their perturbation (1, 3, H, W)."""
         height, width = images.shape[2:]
-        whole = tile.repeat(1, -(-height // tile.shape[1]), -(-width // tile.shape[2]))[:, :height, :width]
-        return filling(whole[None], threat)
+        repeated = tile.repeat(1, -(-height // tile.shape[1]), -(-width // tile.shape[2]))[:, :height, :width]
+        return filling(repeated[None], threat)
 
     def _mean_loss(
         self, tile: torch.Tensor, target: Target, images: torch.Tensor, objective: Objective, threat: Threat

@@ -16,12 +16,13 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class VMIFGSM(MIFGSM):
-    """`mi-fgsm` on gradients tuned by how the last step's neighbours differed: ∇ₜ + (mean of ∇ around xₜ₋₁) − ∇ₜ₋₁.
+    """`mi-fgsm` with variance-tuned gradients, ∇ₜ + (mean of ∇ over neighbours of xₜ₋₁) − ∇ₜ₋₁.
 
     Attributes:
-        decay: share of the momentum that each step keeps, at least 0.
-        samples: neighbours a step; each costs a forward and a backward pass.
-        beta: how far neighbours lie, in sizes of the threat; they may leave the ball, since they are only asked about.
+        decay: fraction of the momentum that is kept at each step, at least 0.
+        samples: neighbours per step; each costs a forward and a backward pass.
+        beta: radius of the neighbourhood, in units of the threat's size; neighbours may leave the ball, as they are only
+            queried.
     """
 
     name: ClassVar[str] = "vmi-fgsm"

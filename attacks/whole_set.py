@@ -1,4 +1,4 @@
-"""Attacks on a whole image set: what one image should become depends on all the others."""
+"""Attacks on a whole image set: the target quality of an image depends on all the other images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from iqarena.attacks.threat import Threat
 
 
 class SetAttack(Attack):
-    """Base of set-level attacks: `look` at every image, `decide` over the set, then `run` toward each image's aim.
+    """Base of set-level attacks: `look` at every image, `decide` on target qualities, then `run` toward them.
 
-    `look` and `run` see one batch after the other, so images stream through; only a few numbers each are kept. `run`
-    gets the objective "target" with each image's aim as its value.
+    `look` and `run` process one batch after another; only a few numbers per image are kept in between. `run` gets the
+    objective "target" with the target quality of each image as its value.
     """
 
     access: ClassVar[Access] = "set"
@@ -26,8 +26,8 @@ class SetAttack(Attack):
     def look(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        """Some numbers (N, K) about each image of a batch; arguments as for `run`."""
+        """Return K numbers (N, K) about each image of a batch; the arguments are those of `run`."""
 
     @abstractmethod
     def decide(self, clean: torch.Tensor, seen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """The quality (n,) that each image of the set should get, from all clean qualities (n,) and numbers (n, K)."""
+        """Return the target quality (n,) of each image of the set, from all clean qualities (n,) and numbers (n, K)."""

@@ -1,4 +1,4 @@
-"""`zhang-dists`: the score's loss and DISTS in one (Zhang et al., NeurIPS 2022, arXiv 2210.00933)."""
+"""`zhang-dists`: the loss of the score plus DISTS (Zhang et al., NeurIPS 2022, arXiv 2210.00933)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from iqarena.attacks.threat import Threat
 
 @dataclass(frozen=True)
 class ZhangDISTS(QualityAware):
-    """Adam down the Lagrangian loss(q) + λ·DISTS, inside the ball; needs a file of weights.
+    """Adam on the Lagrangian loss(q) + λ·DISTS, inside the ball; needs a weight file.
 
     Attributes:
         weights: file with the weights of VGG-16 and DISTS, see `iqarena.attacks.dists`.
-        similarity: λ: quality units that a whole unit of DISTS is worth.
+        similarity: λ, the weight of DISTS in units of quality.
     """
 
     name: ClassVar[str] = "zhang-dists"
@@ -57,5 +57,5 @@ class ZhangDISTS(QualityAware):
 
 @lru_cache(maxsize=1)
 def _loaded(path: str) -> DISTS:
-    """Read once for all batches."""
+    """Load DISTS once for all batches."""
     return load(path)

@@ -1,4 +1,4 @@
-"""`zhang-ssim`: the score's loss and 1 − SSIM in one (Zhang et al., NeurIPS 2022, arXiv 2210.00933)."""
+"""`zhang-ssim`: the loss of the score plus 1 − SSIM (Zhang et al., NeurIPS 2022, arXiv 2210.00933)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from iqarena.attacks.similarity import WINDOW, ssim_and_grad
 
 @dataclass(frozen=True)
 class ZhangSSIM(QualityAware):
-    """Adam down the Lagrangian loss(q) + λ·(1 − SSIM), inside the ball.
+    """Adam on the Lagrangian loss(q) + λ·(1 − SSIM), inside the ball.
 
     Attributes:
-        similarity: λ: quality units that a whole unit of SSIM is worth.
+        similarity: λ, the weight of SSIM in units of quality.
     """
 
     name: ClassVar[str] = "zhang-ssim"

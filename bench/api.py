@@ -1,4 +1,4 @@
-"""The Python door: cross-evaluate models, yours included, in one call."""
+"""Python interface: evaluate a model, also one of your own, under attacks and defenses in one call."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def evaluate(
         attacks, defenses: names, with parameters as in ``pgd[steps=40]``.
         dataset: a registry name or a data set.
         eps: size of the ℓ∞ ball in pixel units of [0, 1], or several; a number or a fraction such as ``"2/255"``.
-        settings: what the attacker knows, of "oblivious", "adaptive" and "transfer".
-        transfer_from: names of undefended models; the attacks are crafted on each of these too.
-        objectives: what the attacks are after; each one's usual one if left out.
-        limit: at most so many images.
-        score_range, higher_is_better: of an ``nn.Module``; a `QualityModel` says so itself.
-        seed: of everything random.
+        settings: knowledge of the attacker: "oblivious", "adaptive" or "transfer".
+        transfer_from: names of undefended models on which the attacks are crafted too.
+        objectives: objectives of the attacks; the usual objective of each attack if left out.
+        limit: maximal number of images.
+        score_range, higher_is_better: properties of an ``nn.Module``; a `QualityModel` declares its own.
+        seed: random seed.
         out: results folder to keep and resume from; a temporary one if left out.
 
     Returns:
-        One row a cell, with the columns of summary.csv; beside it as attributes the images, the ranking, flags, curves
-        and transfers of these cells, see `iqarena.bench.results.report.Report`. Cells that make no sense (a defense that does not fit the
-        model) are left out.
+        One row per cell, with the columns of summary.csv; its attributes hold the images, the ranking, flags, curves and
+        transfers of these cells, see `iqarena.bench.results.report.Report`. Invalid combinations (a defense that does not
+        fit the model) are left out.
 
     Raises:
-        iqarena.bench.errors.UserError: for anything that the caller can mend.
+        iqarena.bench.errors.UserError: for errors that the caller can fix.
 
     Example:
         >>> from iqarena import evaluate
@@ -76,16 +76,16 @@ def evaluate(
     if isinstance(model, str):
         name = model
     else:
-        name, made = _named(model, score_range, higher_is_better)
-        extra[name] = made
+        name, quality_model = _named(model, score_range, higher_is_better)
+        extra[name] = quality_model
     sizes = [eps] if isinstance(eps, str | float | int) else list(eps)
-    chosen = [{"attack": attack, "objectives": list(objectives) if objectives else None} for attack in attacks]
+    attack_entries = [{"attack": attack, "objectives": list(objectives) if objectives else None} for attack in attacks]
     suite: Suite = validated(
         {
             "models": [name],
             "defenses": list(defenses),
-            "attacks": chosen,
-            "threats": [{"eps": one} for one in sizes],
+            "attacks": attack_entries,
+            "threats": [{"eps": size} for size in sizes],
             "settings": list(settings),
             "transfer_from": list(transfer_from),
             "limit": limit,
@@ -104,14 +104,14 @@ def evaluate(
 
 
 def _named(model: nn.Module, score_range: tuple[float, float], higher_is_better: bool) -> tuple[str, QualityModel]:
-    """The model under its name, fingerprinted by weights and code so that results of others are not taken for its own."""
-    made = (
+    """Return the name and the model, fingerprinted by weights and code so that it reuses no records of other models."""
+    quality_model = (
         copy.copy(model)
         if isinstance(model, QualityModel)
         else Custom(model, ModelInfo(type(model).__name__, score_range, higher_is_better, min_size=1))
     )
     fingerprint = hashlib.sha256(source_hash(model).encode())
-    for key, value in made.state_dict().items():
+    for key, value in quality_model.state_dict().items():
         fingerprint.update(key.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    made.info = replace(made.info, weights_sha256=fingerprint.hexdigest())
-    return made.info.name, made
+    quality_model.info = replace(quality_model.info, weights_sha256=fingerprint.hexdigest())
+    return quality_model.info.name, quality_model

@@ -1,4 +1,4 @@
-"""From a suite to cells: the units of work, of resume and of the table."""
+"""Cells, into which a suite is expanded: the units of work and of resumption, and the rows of summary.csv."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from iqarena.bench.registry import ATTACKS
 from iqarena.bench.suite import Part, Precision, Setting, Suite
 
 PROTOCOL = 2
-"""Of the harness: to be raised with every change of `bench`, or of a contract, that moves a cell's numbers.
+"""Version of the protocol: to be raised with every change of `bench`, or of a base class, that changes a cell's numbers.
 
-It is part of every cell's id. A test holds the numbers of some small cells against those of the protocol that it names.
+It is part of every cell's id. A test compares the numbers of some small cells with the expected ones of this version.
 """
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination; everything as written in the suite."""
+    """One combination of data set, model, defense, attack, threat model and setting; specs as written in the suite."""
 
     dataset: str
     model: str
@@ -37,17 +37,17 @@ class Cell:
     seed: int
     draws: int
     target: float = 1.0
-    source: str = ""  # in the setting `transfer`: the model that is attacked instead
+    source: str = ""  # in the setting `transfer`: the model on which images are crafted
     precision: Precision = "float32"  # of gradients
 
     @property
     def parts(self) -> dict[str, Any]:
-        """Its fields by name."""
+        """The fields of the cell by name."""
         return {name: getattr(self, name) for name in _FIELDS}
 
     @property
     def defended(self) -> str:
-        """What is scored, in words."""
+        """Display name of the deployed model."""
         return self.model if self.defense == "none" else f"{self.model} + {self.defense}"
 
     @property
@@ -57,17 +57,17 @@ class Cell:
 
     @property
     def crafted_on(self) -> tuple[str, str]:
-        """The model that the attack sees, and the defense: `none` where it does not know of the defense."""
+        """The model that the attack sees, and its defense: `none` unless the attack is adaptive."""
         return self.source or self.model, self.defense if self.setting == "adaptive" else "none"
 
     @property
-    def scene(self) -> tuple[object, ...]:
-        """What the attacks of a cell and of its neighbours in the plan have in common."""
+    def model_and_threat(self) -> tuple[object, ...]:
+        """The model under attack and the threat model, by which cells are grouped in the plan."""
         return (self.crafted_on, self.threat)
 
     @cached_property
     def crafting(self) -> str:
-        """Names what the attacked images depend on; cells that agree in it share them."""
+        """Key of everything that the attacked images depend on; cells with the same key share their attacked images."""
         parts = self.parts | dict(zip(("model", "defense"), self.crafted_on, strict=True))
         del parts["setting"], parts["source"]
         return json.dumps(parts, sort_keys=True)
@@ -77,15 +77,15 @@ _FIELDS = [field.name for field in fields(Cell)]
 
 
 def digest(*parts: object) -> str:
-    """sha256 of some values, in hex."""
+    """Return the sha256 of JSON-serialised values, in hex."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def expand(suite: Suite) -> list[Cell]:
-    """All cells of a suite, those that share attacked images next to each other.
+    """Expand a suite to its cells, with cells that share attacked images next to each other.
 
-    What an attacker attacks comes first, then the threat model, then the attack: so an ensemble's members, which are cells
-    of their own, are near it.
+    Cells are sorted by the model under attack and the threat model, then by the attack. So the members of an ensemble,
+    which are cells as well, are near the ensemble.
 
     Raises:
         UserError: for an unknown attack.
@@ -99,26 +99,26 @@ def expand(suite: Suite) -> list[Cell]:
     parts = [suite, *(suite.model_copy(update=_given(part)) for part in suite.parts)]
     cells = [cell for part in parts for cell in _product(part)]
     first: dict[object, int] = {}
-    for place, cell in enumerate(cells):
-        for group in (cell.scene, cell.crafting):
-            first.setdefault(group, place)
-    return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.scene], first[cell.crafting]))
+    for index, cell in enumerate(cells):
+        for group in (cell.model_and_threat, cell.crafting):
+            first.setdefault(group, index)
+    return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.model_and_threat], first[cell.crafting]))
 
 
 def _given(part: Part) -> dict[str, Any]:
-    """The fields that a part replaces."""
+    """Return the fields that a part replaces."""
     return {name: value for name in Part.model_fields if (value := getattr(part, name)) is not None}
 
 
 def _product(suite: Suite) -> Iterator[Cell]:
-    """Every combination of a suite's own lists."""
+    """Yield all combinations of the lists of a suite, without its parts."""
     for model in suite.models:
         for attack in suite.attacks:
-            able = ATTACKS.build(attack.attack).objectives
-            for objective in attack.objectives or (["away"] if "away" in able else list(able)):
+            supported = ATTACKS.build(attack.attack).objectives
+            for objective in attack.objectives or (["away"] if "away" in supported else list(supported)):
                 for threat in suite.threats:
                     for defense in suite.defenses:
-                        for setting, source in _views(suite, model):
+                        for setting, source in _settings(suite, model):
                             yield Cell(
                                 suite.dataset,
                                 model,
@@ -137,10 +137,10 @@ def _product(suite: Suite) -> Iterator[Cell]:
                             )
 
 
-def _views(suite: Suite, model: str) -> list[tuple[Setting, str]]:
-    """The settings in which a model is attacked, each with the model crafted on where that is another one.
+def _settings(suite: Suite, model: str) -> list[tuple[Setting, str]]:
+    """Return the settings in which a model is attacked, each with the source model of a transfer attack, else "".
 
-    A model's transfer to itself is its oblivious cell.
+    The transfer from a model to itself is omitted, since it is the oblivious cell.
     """
     sources = [source for source in suite.transfer_from or suite.models if source != model]
     settings = dict.fromkeys(suite.settings)

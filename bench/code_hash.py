@@ -1,4 +1,4 @@
-"""Which code makes a plugin what it is, as a hash that is part of every cell's id."""
+"""The hash of a plugin's code, which is part of every cell's id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from functools import cache
 
 OWN = ("iqarena.attacks", "iqarena.defenses", "iqarena.models")
-"""Packages whose modules count wherever a plugin's modules import them."""
+"""Packages whose modules are hashed if a plugin's modules import them."""
 
 APART = (
     "iqarena.attacks.base",
@@ -19,24 +19,28 @@ APART = (
     "iqarena.models.zoo",
     "iqarena.defenses.training.loop",
 )
-"""The contracts, which `iqarena.bench.cells.PROTOCOL` stands for, and what only trains: weights are hashed themselves."""
+"""Modules that are not hashed: the base classes, which `iqarena.bench.cells.PROTOCOL` covers, and code that is used only in
+training, since the weights themselves are hashed."""
+
+_ROOT = "iqarena."
+"""Prefix of module names that is removed before hashing, so the name under which packages are imported does not matter."""
 
 _FOREIGN = ("builtins", "abc", "typing", "torch")
 
 
 def source_hash(thing: object) -> str:
-    """Hash of the code of an object: the modules of its class and of its bases, and all that these import of `OWN`.
+    """Return the hash of the code of an object: the modules of its class and its base classes, and their imports from `OWN`.
 
-    Comments, docstrings and layout do not matter; nor does what other libraries bring, whose versions a record names.
+    Comments, docstrings and formatting do not matter. Other libraries are not hashed; a record has their versions.
     """
-    classes = [made.__module__ for part in (thing, *getattr(thing, "links", ())) for made in type(part).__mro__]
-    own = [module for module in dict.fromkeys(classes) if module.partition(".")[0] not in _FOREIGN and module not in APART]
-    return "-".join(_module_hash(module) for module in own)
+    found = [cls.__module__ for part in (thing, *getattr(thing, "links", ())) for cls in type(part).__mro__]
+    modules = [name for name in dict.fromkeys(found) if name.partition(".")[0] not in _FOREIGN and name not in APART]
+    return "-".join(_module_hash(name) for name in modules)
 
 
 @cache
 def _module_hash(module: str) -> str:
-    """Of a module and of those of `OWN` that it imports, straight or through others."""
+    """Return the hash of a module and of the modules of `OWN` that it imports, directly or indirectly."""
     reached, new = {}, [module]
     while new:
         name = new.pop()
@@ -48,33 +52,46 @@ def _module_hash(module: str) -> str:
 
 @cache
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
-    """Hash of a module's own code, and the modules of `OWN` that it names; a loaded module does not change."""
-    tree, named = _tree(module), []
+    """Return the hash of a module's code, and the modules of `OWN` that it imports; loaded modules do not change."""
+    code, named = _hash_of_tree(_tree(module))
+    return code, tuple(name for name in named if f"{name}.".startswith(tuple(f"{p}." for p in OWN)) and _is_module(name))
+
+
+def _hash_of_tree(tree: ast.Module) -> tuple[str, list[str]]:
+    """Return the hash of a syntax tree, which is modified, and the dotted names of everything that it may import."""
+    named = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             named += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            node.module = node.module.removeprefix(_ROOT)
         elif isinstance(node, ast.Import):
             named += [alias.name for alias in node.names]
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body.pop(0)
-    own = tuple(name for name in named if name.partition(".")[0] in OWN and _is_module(name))
-    return hashlib.sha256(_plain(tree).encode()).hexdigest(), own
+            for alias in node.names:
+                alias.name = alias.name.removeprefix(_ROOT)
+        for statements in (value for _, value in ast.iter_fields(node) if isinstance(value, list)):
+            statements[:] = [statement for statement in statements if not _is_text(statement)]
+    return hashlib.sha256(_plain(tree).encode()).hexdigest(), named
+
+
+def _is_text(statement: object) -> bool:
+    """Check whether a statement is a docstring or another text, on which no number depends."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 @cache
 def _is_module(name: str) -> bool:
     try:
         return name in sys.modules or importlib.util.find_spec(name) is not None
-    except (ModuleNotFoundError, ValueError):  # of a name in a module, which is no package
+    except (ModuleNotFoundError, ValueError):  # the name of an object in a module
         return False
 
 
 def _tree(module: str) -> ast.Module:
-    found = sys.modules.get(module)
+    loaded = sys.modules.get(module)
     try:
-        if found is not None:
-            return ast.parse(inspect.getsource(found))
+        if loaded is not None:
+            return ast.parse(inspect.getsource(loaded))
         spec = importlib.util.find_spec(module)
         get_source = getattr(spec and spec.loader, "get_source", None)
         return ast.parse(get_source(module) or "") if get_source else ast.Module([], [])
@@ -83,7 +100,7 @@ def _tree(module: str) -> ast.Module:
 
 
 def _plain(node: object) -> str:
-    """A syntax tree in words that are the same in all versions of Python: what is empty or left out is not told."""
+    """Format a syntax tree without empty fields, so the text is the same in all versions of Python."""
     if isinstance(node, ast.AST):
         fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
         return f"{type(node).__name__}({','.join(f'{name}={_plain(value)}' for name, value in fields)})"

@@ -1,4 +1,4 @@
-"""What goes wrong, and how it is put into one line."""
+"""Errors of the benchmark, and their messages of one line."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from pydantic import ValidationError
 
 
 class UserError(Exception):
-    """Something the user can mend; the command line prints the message and exits with 2."""
+    """An error that the user can fix; the command line prints the message and exits with code 2."""
 
 
 class CannotRun(Exception):
-    """A cell that makes no sense; the message is the reason, and the cell is skipped."""
+    """A cell that cannot be run; it is skipped, and the message is the reason."""
 
 
 def describe(error: BaseException) -> str:
-    """An exception as one line.
+    """Format an exception as one line.
 
     Example:
-        >>> told(ValueError("no  number"))
+        >>> describe(ValueError("no  number"))
         'ValueError: no number'
     """
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def first_message(error: ValidationError) -> tuple[str, str]:
-    """Where the first of pydantic's complaints is, as in ``threats.0.eps``, and what it is; the place may be empty."""
+    """Return location and message of the first of pydantic's errors; the location, as ``threats.0.eps``, may be empty."""
     first = error.errors()[0]
     return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
 
 
 def printable(text: str, most: int = 300) -> str:
-    """Somebody else's text with nothing in it that a terminal would obey, at most so many letters."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+    """Truncate untrusted text to `most` characters, and replace control characters, which a terminal would interpret."""
+    return "".join(character if character.isprintable() else "?" for character in text[:most])
 
 
 @contextmanager
 def exit_on_user_error(command: str) -> Iterator[None]:
-    """A context for a command's whole work: what its user can mend is one line on stderr and exit code 2, no traceback."""
+    """Print errors that the user can fix as one line on stderr, without a traceback, and exit with code 2."""
     try:
         yield
     except UserError as error:
-        words = str(error)
+        message = str(error)
     except OSError as error:
-        words = f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
+        message = f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")
     else:
         return
-    print(f"{command}: {words}", file=sys.stderr)
+    print(f"{command}: {message}", file=sys.stderr)
     sys.exit(2)

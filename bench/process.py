@@ -1,4 +1,4 @@
-"""Settings of the process itself: threads, freed memory, and the signals that end a run."""
+"""Settings of the process: number of threads, memory allocation, and the signals that stop a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from types import FrameType
 from threadpoolctl import threadpool_limits
 
 GRACE = 4.0
-"""Seconds in which a run may end by itself, with its summary rebuilt; then the process ends as it is."""
+"""Seconds in which a stopped run may end by itself and rebuild its summary; after that the process is ended."""
 
 GO_ON = "stopped; finished cells are kept, and the same command goes on from here"
 
@@ -23,15 +23,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt in glibc's malloc.h
 _KEPT = 2**30 - 1
-"""Bytes at the end of the heap that stay; what is larger than that goes back."""
+"""Bytes of free memory at the end of the heap that are kept; more is returned to the system."""
 _LARGEST = 2**25
-"""Bytes of a tensor that comes from the heap; glibc takes no more."""
+"""Maximum bytes of a tensor that is allocated on the heap; the upper limit of glibc."""
 
 
 def use_threads(count: int) -> None:
-    """Limit torch and the BLAS behind NumPy and SciPy to `count` threads in this process, from now on.
+    """Limit torch and the BLAS of NumPy and SciPy to `count` threads in this process, from now on.
 
-    A BLAS takes every core if it is not told, which several processes cannot all have.
+    By default a BLAS uses all cores, which oversubscribes them if there are several processes.
     """
     import torch
 
@@ -40,9 +40,10 @@ def use_threads(count: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """For the process: activations of one pass lie where those of the pass before lay. glibc alone; elsewhere nothing.
+    """Make the process reuse freed memory, so the activations of each pass are allocated where the previous ones were.
 
-    glibc maps what is large anew for each tensor, and the kernel fills every page of it with zeros first.
+    By default glibc maps new memory for each large tensor, and the kernel fills every page of it with zeros first. Without
+    glibc this does nothing.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -52,7 +53,7 @@ def keep_freed_memory() -> None:
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was told to end; `code` is its exit status. No plugin takes it for an error of its own."""
+    """A run was stopped by a signal; `code` is its exit status. Plugins that catch `Exception` do not catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -61,31 +62,32 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """A signal raises `Stopped` inside; where that does not end it in time, the process ends with the same words.
+    """Raise `Stopped` inside the context on a signal; if that does not end it in time, end the process with a message.
 
-    It may not: a library's long call gets no exception, and a bare ``except:`` of a plugin swallows it. So a thread listens
-    too, which the kernel wakes at once. Records are whole or not there, so nothing is lost by so hard an end.
+    The exception may have no effect: a long call of a library does not see it, and a bare ``except:`` of a plugin catches
+    it. So a thread waits for the signal as well, which the kernel wakes at once. Records are written atomically, so nothing
+    is lost if the process is ended.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told, tell = socket.socketpair()
-    tell.setblocking(False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
     ended = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for each in _SIGNALS:  # once is enough
-            signal.signal(each, signal.SIG_IGN)
+        for handled in _SIGNALS:  # further signals are ignored
+            signal.signal(handled, signal.SIG_IGN)
         raise Stopped(number)
 
     def watch() -> None:
-        while heard := told.recv(1):
-            if heard[0] in _SIGNALS and not ended.wait(GRACE):
+        while received := receiver.recv(1):
+            if received[0] in _SIGNALS and not ended.wait(GRACE):
                 print(GO_ON, file=sys.stderr, flush=True)
-                os._exit(128 + heard[0])
+                os._exit(128 + received[0])
 
-    before = {each: signal.signal(each, stop) for each in _SIGNALS}
-    earlier = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    handlers = {handled: signal.signal(handled, stop) for handled in _SIGNALS}
+    earlier = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
@@ -93,8 +95,8 @@ def stoppable() -> Iterator[None]:
     finally:
         ended.set()
         signal.set_wakeup_fd(earlier)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        tell.close()
+        for handled, handler in handlers.items():
+            signal.signal(handled, handler)
+        sender.close()
         thread.join()
-        told.close()
+        receiver.close()

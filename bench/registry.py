@@ -1,9 +1,9 @@
-"""Finds models, defenses and attacks by name.
+"""Registries of models, defenses and attacks by name.
 
-A thing is registered by being there: a class with a `name` in a module of the packages ``models``, ``defenses`` or
-``attacks``, or behind an entry point of the group ``iqarena.models``, ``iqarena.defenses`` or ``iqarena.attacks``, or
-in a file named as ``file:path.py:Class``. What cannot be imported stays visible, with its error. (Data sets are in
-``iqarena.bench.datasets``, and behind ``iqarena.datasets``.)
+Plugins are discovered, not declared: a plugin is a class with a `name` in a module of the packages ``models``, ``defenses``
+or ``attacks``, or an entry point of the group ``iqarena.models``, ``iqarena.defenses`` or ``iqarena.attacks``, or a class in
+a file, named as ``file:path.py:Class``. A plugin that cannot be imported stays listed, with its error. (Data sets are in
+``iqarena.bench.datasets`` and the group ``iqarena.datasets``.)
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ T = TypeVar("T")
 
 _SPEC = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<parameters>.*)\])?", re.DOTALL)
 _LINK = re.compile(r"\+(?![^\[]*\])(?!(?:(?!file:).)*\.py:)")
-"""The + between the links of a chain, not one in brackets or in a file's path."""
+"""The + between the links of a chain, but not one in brackets or in the path of a file."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-"""Of what is new in a registry."""
+"""Pattern for the names of new plugins."""
 
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered name: its class, or the error that kept it from loading."""
+    """One registered name, with its class or with the error that occurred while loading it."""
 
     name: str
-    made: type[T] | None
+    cls: type[T] | None
     error: str = ""
 
 
 def links(spec: str) -> list[str]:
-    """The specs that a chain is made of; one where it is none.
+    """Split a spec into the specs of its links; one spec if it is not a chain.
 
     Example:
         >>> links("jpeg[quality=30]+flip")
@@ -64,10 +64,10 @@ def links(spec: str) -> list[str]:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """``pgd[steps=40,restarts=5]``, one link, to its name and parameters; values are read as YAML scalars.
+    """Parse the spec of one link, such as ``pgd[steps=40,restarts=5]``, into name and parameters, which are YAML scalars.
 
     Raises:
-        UserError: where brackets or ``key=value`` pairs are broken.
+        UserError: if the brackets or the ``key=value`` pairs are malformed.
 
     Example:
         >>> parse_spec("pgd[steps=40,restarts=5]")
@@ -79,7 +79,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 
 @functools.cache
 def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
-    """A plan of thousands of cells is written in a few specs."""
+    """Parse a spec; cached, since a plan of thousands of cells has only a few specs."""
     match = _SPEC.fullmatch(spec.strip())
     if match is None:
         raise UserError(f"{spec!r} is not of the form name or name[parameter=value,…]")
@@ -96,7 +96,7 @@ def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def spec_of(name: str, parameters: Mapping[str, Any]) -> str:
-    """The other way round; parameters that are empty are left out.
+    """Format a name and parameters as a spec; empty parameters are omitted.
 
     Example:
         >>> spec_of("pgd", {"steps": 40, "restarts": 5})
@@ -107,7 +107,7 @@ def spec_of(name: str, parameters: Mapping[str, Any]) -> str:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """A hint for an unknown word.
+    """Return a hint for an unknown name: the closest known names, or all of them.
 
     Example:
         >>> nearest("pdg", ["pgd", "fgsm"])
@@ -118,10 +118,10 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def class_in_file(name: str) -> type[Any] | None:
-    """The class named by ``file:path.py:Class``; None where the file holds no such class.
+    """Import the class named by ``file:path.py:Class``; None if the file does not contain it.
 
     Raises:
-        UserError: where there is no such file, or it cannot be imported.
+        UserError: if there is no such file, or it cannot be imported.
     """
     path, _, class_name = name.removeprefix("file:").rpartition(":")
     file = Path(path)
@@ -129,114 +129,123 @@ def class_in_file(name: str) -> type[Any] | None:
         raise UserError(f"{name!r}: give it as file:path.py:Class, with a file that exists")
     module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
     if module_name not in sys.modules:
-        loading = importlib.util.spec_from_file_location(module_name, file)
-        assert loading is not None
-        assert loading.loader is not None
-        module = importlib.util.module_from_spec(loading)
+        import_spec = importlib.util.spec_from_file_location(module_name, file)
+        assert import_spec is not None
+        assert import_spec.loader is not None
+        module = importlib.util.module_from_spec(import_spec)
         sys.modules[module_name] = module
+        if (folder := str(file.resolve().parent)) not in sys.path:
+            sys.path.insert(0, folder)  # so that it finds the modules beside it, as with `python path.py`
         try:
-            loading.loader.exec_module(module)
+            import_spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise UserError(f"{file}: cannot be imported ({describe(error)})") from None
-    made = vars(sys.modules[module_name]).get(class_name)
-    return made if inspect.isclass(made) else None
+    cls = vars(sys.modules[module_name]).get(class_name)
+    return cls if inspect.isclass(cls) else None
 
 
 def by_name(kind: str, entries: Iterable[Entry[T]]) -> dict[str, Entry[T]]:
-    """Entries by their names; a second owner of a name is an error entry, never a silent winner."""
-    found: dict[str, Entry[T]] = {}
+    """Index entries by name; if two different classes have the same name, its entry is an error."""
+    indexed: dict[str, Entry[T]] = {}
     for entry in entries:
-        clash = entry.name in found and found[entry.name].made is not entry.made
-        found[entry.name] = Entry(entry.name, None, f"two {kind}s are called {entry.name}; rename one") if clash else entry
-    return found
+        clash = entry.name in indexed and indexed[entry.name].cls is not entry.cls
+        indexed[entry.name] = Entry(entry.name, None, f"two {kind}s are called {entry.name}; rename one") if clash else entry
+    return indexed
 
 
 def installed(group: str, base: type[T]) -> Iterator[Entry[T]]:
-    """What other packages offer in a group of entry points; what cannot be loaded comes with its error."""
+    """Yield the entries of other packages in a group of entry points; one that cannot be loaded comes with its error."""
     for point in entry_points(group=group):
         try:
-            made = point.load()
-            if not (inspect.isclass(made) and issubclass(made, base)):
+            cls = point.load()
+            if not (inspect.isclass(cls) and issubclass(cls, base)):
                 raise TypeError(f"{point.value} is no {base.__name__}")
-            yield Entry(point.name, made)
+            yield Entry(point.name, cls)
         except (Exception, SystemExit) as error:
             yield Entry(point.name, None, describe(error))
 
 
 class Registry(Generic[T]):
-    """All classes of one kind; `chained` makes one object of the links of ``a+b``, where that has a meaning."""
+    """A registry of all classes of one kind.
+
+    Args:
+        kind: "model", "defense" or "attack".
+        package: the package that is searched.
+        base: base class of the plugins.
+        chained: builds one object from the links of ``a+b``, for kinds that can be chained.
+    """
 
     def __init__(self, kind: str, package: str, base: type[T], chained: Callable[[tuple[T, ...]], T] | None = None) -> None:
         self.kind, self.package, self.base, self.chained = kind, package, base, chained
-        self._built: dict[tuple[type[T], str], T] = {}  # what is frozen, as it is asked for at every cell
+        self._built: dict[tuple[type[T], str], T] = {}  # frozen objects, which every cell builds
 
     @cached_property
     def entries(self) -> dict[str, Entry[T]]:
-        """Every registered name."""
-        return by_name(self.kind, [*self._built_in(), *installed(f"iqarena.{self.package}", self.base)])
+        """All entries by name."""
+        return by_name(self.kind, [*self._built_in(), *installed(self.package, self.base)])
 
     def _built_in(self) -> Iterator[Entry[T]]:
-        package = importlib.import_module(f"iqarena.{self.package}")
+        package = importlib.import_module(self.package)
         for module_info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=lambda name: None):
             try:
                 module = importlib.import_module(module_info.name)
             except (Exception, SystemExit) as error:  # a broken plugin must not take the others with it
                 yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, describe(error))
                 continue
-            yield from (Entry(_name(made), made) for made in self._classes(module))
+            yield from (Entry(_name(cls), cls) for cls in self._classes(module))
 
     def _classes(self, module: ModuleType) -> list[type[T]]:
         return [
-            made
-            for made in vars(module).values()
-            if inspect.isclass(made)
-            and issubclass(made, self.base)
-            and made.__module__ == module.__name__
-            and not inspect.isabstract(made)
-            and _name(made)
+            cls
+            for cls in vars(module).values()
+            if inspect.isclass(cls)
+            and issubclass(cls, self.base)
+            and cls.__module__ == module.__name__
+            and not inspect.isabstract(cls)
+            and _name(cls)
         ]
 
     def entry(self, name: str) -> Entry[T] | None:
-        """The entry of a name, or of the bridge that a ``prefix:Class`` belongs to."""
+        """Return the entry of a name, or of the bridge to which a ``prefix:Class`` belongs; None if there is none."""
         return self.entries.get(name) or self.entries.get(name.partition(":")[0] + ":")
 
     def find(self, name: str) -> type[T]:
-        """The class behind a name, a bridge's ``prefix:Class`` or a file's ``file:path.py:Class``.
+        """Return the class of a name, of a bridge's ``prefix:Class`` or of a file's ``file:path.py:Class``.
 
         Raises:
-            UserError: for an unknown or broken one.
+            UserError: for an unknown or broken plugin.
         """
         if name.startswith("file:") and name not in self.entries:
             return self._from_file(name)
         entry = self.entry(name)
         if entry is None:
             raise UserError(f"unknown {self.kind} {name!r}; {nearest(name, self.names())}")
-        if entry.made is None:
+        if entry.cls is None:
             raise UserError(f"{self.kind} {name!r} is broken: {entry.error}")
-        return entry.made
+        return entry.cls
 
     def _from_file(self, name: str) -> type[T]:
-        made = class_in_file(name)
-        if made is None or not issubclass(made, self.base):
+        cls = class_in_file(name)
+        if cls is None or not issubclass(cls, self.base):
             file, _, class_name = name.removeprefix("file:").rpartition(":")
             raise UserError(f"{file}: holds no {self.base.__name__} called {class_name!r}")
-        return made
+        return cls
 
-    def add(self, name: str, made: type[T]) -> None:
-        """Let a name stand for a class in this process, whatever it stood for before."""
-        self.entries[name] = Entry(name, made)
+    def add(self, name: str, cls: type[T]) -> None:
+        """Register a class in this process; it replaces an entry of the same name."""
+        self.entries[name] = Entry(name, cls)
 
     def names(self) -> list[str]:
-        """All names that can be asked for, bridges by each of their variants, sorted."""
+        """Return all names that can be used in specs, sorted; a bridge is listed by each of its variants."""
         out = []
         for entry in self.entries.values():
-            variants = getattr(entry.made, "variants", None)
+            variants = getattr(entry.cls, "variants", None)
             out += [f"{entry.name}{variant}" for variant in variants()] if variants else [entry.name]
         return sorted(out)
 
     def build(self, spec: str) -> T:
-        """An object from ``name`` or ``name[parameter=value,…]``, or a chain of them.
+        """Build an object from ``name`` or ``name[parameter=value,…]``, or from a chain of these.
 
         Raises:
             UserError: for unknown names or parameters, or values of the wrong type.
@@ -247,43 +256,42 @@ class Registry(Generic[T]):
             except ValueError as error:
                 raise UserError(f"{self.kind} {spec!r}: {error}") from None
         name, parameters = parse_spec(spec)
-        made = self.find(name)
-        if (made, spec) in self._built:
-            return self._built[made, spec]
-        if not is_dataclass(made):
+        cls = self.find(name)
+        if (cls, spec) in self._built:
+            return self._built[cls, spec]
+        if not is_dataclass(cls):
             if parameters:
                 raise UserError(f"{self.kind} {name!r} takes no parameters")
-            return self._made(spec, made)
+            return self._instantiate(spec, cls)
         if ":" in name and not name.startswith("file:"):
             parameters = {"variant": name.partition(":")[2], "parameters": parameters}
-        known = [f.name for f in fields(made) if f.init]
+        known = [f.name for f in fields(cls) if f.init]
         for key in parameters:
             if key not in known:
                 raise UserError(f"{self.kind} {name!r} has no parameter {key!r}; {nearest(key, known)}")
         try:
-            built: T = TypeAdapter(made).validate_python(parameters)
+            built: T = TypeAdapter(cls).validate_python(parameters)
         except ValidationError as error:
-            where, words = first_message(error)
-            raise UserError(f"{self.kind} {spec!r}: {where or name}: {words}") from None
-        if made.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-            self._built[made, spec] = built
+            where, message = first_message(error)
+            raise UserError(f"{self.kind} {spec!r}: {where or name}: {message}") from None
+        if cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            self._built[cls, spec] = built
         return built
 
-    def _made(self, spec: str, made: type[T]) -> T:
+    def _instantiate(self, spec: str, cls: type[T]) -> T:
         try:
-            return made()
+            return cls()
         except Exception as error:
             raise UserError(f"{self.kind} {spec!r} cannot be made ({describe(error)})") from None
 
 
-def _name(made: type[Any]) -> str:
-    """The registry name of a class: its own `name`, or for a model its `info.name`."""
-    own = vars(made).get("name") or getattr(vars(made).get("info"), "name", "")
-    return str(own)
+def _name(cls: type[Any]) -> str:
+    """Return the registry name of a class: its `name`, or for a model its `info.name`, not counting inherited ones."""
+    return str(vars(cls).get("name") or getattr(vars(cls).get("info"), "name", ""))
 
 
-MODELS: Registry[QualityModel] = Registry("model", "models", QualityModel)  # type: ignore[type-abstract]
-DEFENSES: Registry[Defense] = Registry("defense", "defenses", Defense, Chain)  # type: ignore[type-abstract]
-ATTACKS: Registry[Attack] = Registry("attack", "attacks", Attack)  # type: ignore[type-abstract]
+MODELS: Registry[QualityModel] = Registry("model", "iqarena.models", QualityModel)  # type: ignore[type-abstract]
+DEFENSES: Registry[Defense] = Registry("defense", "iqarena.defenses", Defense, Chain)  # type: ignore[type-abstract]
+ATTACKS: Registry[Attack] = Registry("attack", "iqarena.attacks", Attack)  # type: ignore[type-abstract]
 REGISTRIES: dict[str, Registry[Any]] = {"model": MODELS, "attack": ATTACKS, "defense": DEFENSES}
-"""By the word for what is in them."""
+"""The registries by the kind of their plugins."""

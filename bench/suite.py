@@ -1,4 +1,4 @@
-"""Suites: a YAML file, checked field by field."""
+"""Suites: YAML files that define the cells of a run, validated field by field."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Setting = Literal["oblivious", "adaptive", "transfer"]
 
 
 def parse_size(value: object) -> object:
-    """``4/255`` or a number to a float.
+    """Convert a fraction such as ``4/255`` or a number to a float.
 
     Example:
         >>> parse_size("51/255")
@@ -47,7 +47,7 @@ class _Strict(BaseModel):
 
 
 class ThreatConfig(_Strict):
-    """One threat model of a suite."""
+    """A threat model of a suite."""
 
     norm: Norm = "linf"
     eps: Annotated[float, BeforeValidator(parse_size), Field(gt=0, allow_inf_nan=False)] = 2 / 255
@@ -55,8 +55,8 @@ class ThreatConfig(_Strict):
 
     @field_validator("eps")
     @classmethod
-    def _makes_sense(cls, eps: float, others: ValidationInfo) -> float:
-        norm = others.data.get("norm")
+    def _check_size(cls, eps: float, info: ValidationInfo) -> float:
+        norm = info.data.get("norm")
         if norm != "l2" and eps > 1:
             raise ValueError("must be at most 1; write 2/255 for two levels of 255")
         if norm == "linf" and eps * 255 * (1 + 1e-9) < 1:
@@ -65,9 +65,9 @@ class ThreatConfig(_Strict):
 
 
 class AttackConfig(_Strict):
-    """One attack of a suite; without objectives it follows its own, or `away` if it can follow any.
+    """An attack of a suite; if no objectives are given, they are `away` if the attack supports it, else all it supports.
 
-    `target` is the quality that the objective of that name aims at.
+    `target` is the target quality of the objective `target`.
     """
 
     attack: str
@@ -84,7 +84,7 @@ Names = Annotated[list[str], Field(min_length=1)]
 
 
 class Part(_Strict):
-    """What a suite runs besides: the same with some fields replaced."""
+    """An additional part of a suite: the suite with some fields replaced."""
 
     models: Names | None = None
     defenses: Names | None = None
@@ -96,47 +96,48 @@ class Part(_Strict):
 
 
 _TRANSFER = ("models", "settings", "transfer_from")
-"""The fields that say what is crafted on what."""
+"""The fields that determine on which models transfer attacks are crafted."""
 
 
-def _alone(models: Sequence[str], settings: Sequence[str], sources: Sequence[str]) -> bool:
-    """Whether `transfer` is wanted and nothing is there to be crafted on but the one model that is attacked."""
+def _lacks_source(models: Sequence[str], settings: Sequence[str], sources: Sequence[str]) -> bool:
+    """Check whether the setting `transfer` is used with only one model, so there is no other model to craft on."""
     return "transfer" in settings and bool(models) and len({*models, *sources}) == 1
 
 
-def _need_another(said: Mapping[str, Any]) -> None:
-    if _alone(*(said.get(name, ()) for name in _TRANSFER)):
-        raise ValueError(f"the setting transfer needs a model other than {said['models'][0]} to craft on")
+def _require_source(suite_fields: Mapping[str, Any]) -> None:
+    if _lacks_source(*(suite_fields.get(name, ()) for name in _TRANSFER)):
+        raise ValueError(f"the setting transfer needs a model other than {suite_fields['models'][0]} to craft on")
 
 
-def _has_sources(part: Part, others: ValidationInfo) -> Part:
-    """What a suite may not say, a part of it may not say either."""
-    _need_another(others.data | part.model_dump(exclude_none=True))
+def _has_source(part: Part, info: ValidationInfo) -> Part:
+    """Check a part of a suite like the suite itself."""
+    _require_source(info.data | part.model_dump(exclude_none=True))
     return part
 
 
 class Suite(_Strict):
-    """What a suite file says; it expands to cells.
+    """The content of a suite file; it expands to cells.
 
     Attributes:
-        name: of the suite.
-        dataset: registry name.
-        limit: at most so many images, evenly over the references.
+        name: name of the suite.
+        dataset: registry name of the data set.
+        limit: maximum number of images, chosen evenly over the references.
         models, defenses, attacks: specs such as ``pgd[steps=40]``.
         threats: threat models.
-        settings: what the attacker knows: `oblivious` the model alone, `adaptive` its defense too, `transfer` neither.
-        transfer_from: the undefended models that `transfer` cells are crafted on, each other model of the suite if left out;
-            where it is given, `transfer` need not be among the settings.
-        seed: of everything random.
-        batch: images at once, or "auto", as many as fit; changes speed and memory only.
-        draws: over how many random draws a gradient on a stochastic target is averaged.
-        seconds: wall time that a cell may take; none is no limit.
-        memory_mib: data that a process which runs cells may hold, in MiB; none is no limit.
-        gpus: of a task on a Ray cluster; may be a share of one.
-        device: where models run: cpu, cuda (every GPU there is), cuda:N or mps.
-        precision: of the gradients that attacks get: float32, or bfloat16, which is faster. Scores are float32 always.
-        compile: whether models go through `torch.compile`.
-        parts: what is run besides, for what is no product of lists.
+        settings: knowledge of the attacker: `oblivious` knows the model only, `adaptive` also its defense, `transfer`
+            neither.
+        transfer_from: undefended models on which `transfer` cells are crafted; all other models of the suite if omitted. If
+            it is given, `transfer` need not be listed in the settings.
+        seed: seed of all random numbers.
+        batch: batch size, or "auto" for as many images as fit into memory; affects only speed and memory.
+        draws: number of random draws that a gradient of a stochastic target is averaged over.
+        seconds: limit on the wall time of a cell; no limit if omitted.
+        memory_mib: memory limit of a process that runs cells, in MiB; no limit if omitted.
+        gpus: GPUs of a task on a Ray cluster; may be a fraction.
+        device: device of the models: cpu, cuda (all GPUs), cuda:N or mps.
+        precision: precision of the gradients for attacks: float32, or bfloat16, which is faster. Scores are always float32.
+        compile: whether models are compiled by `torch.compile`.
+        parts: additional parts, for cells that are not a product of the lists.
     """
 
     name: str = "custom"
@@ -157,20 +158,20 @@ class Suite(_Strict):
     device: str = "cpu"
     precision: Precision = "float32"
     compile: bool = False
-    parts: list[Annotated[Part, AfterValidator(_has_sources)]] = []
+    parts: list[Annotated[Part, AfterValidator(_has_source)]] = []
 
     @field_validator("transfer_from")
     @classmethod
-    def _has_another_model(cls, sources: list[str], others: ValidationInfo) -> list[str]:
-        _need_another(others.data | {"transfer_from": sources})
+    def _check_transfer(cls, sources: list[str], info: ValidationInfo) -> list[str]:
+        _require_source(info.data | {"transfer_from": sources})
         return sources
 
 
 def load_suite(name_or_file: str) -> Suite:
-    """A suite by its name in ``bench/suites`` or by its file.
+    """Load a suite by its name in ``bench/suites`` or by its file.
 
     Raises:
-        UserError: naming file, line and field.
+        UserError: with file, line and field.
 
     Example:
         >>> load_suite("quick").dataset
@@ -190,8 +191,8 @@ def load_suite(name_or_file: str) -> Suite:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{mark.line + 1}: " if mark else " "
-        words = " ".join(str(getattr(error, "problem", error)).split())
-        raise UserError(f"{path}:{line}not valid YAML: {words}") from None
+        message = " ".join(str(getattr(error, "problem", error)).split())
+        raise UserError(f"{path}:{line}not valid YAML: {message}") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(content, dict):
@@ -199,8 +200,8 @@ def load_suite(name_or_file: str) -> Suite:
     return validated(content, lambda loc: f"{path}:{_line(node, loc)}")
 
 
-def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suite:
-    """A suite from plain data; `place` turns a field's path into words for the error line."""
+def validated(content: dict[str, Any], location: Any = lambda loc: "suite") -> Suite:
+    """Create a suite from plain data; `location` formats the path of a field for error messages."""
     try:
         return Suite.model_validate(content)
     except ValidationError as error:
@@ -208,16 +209,21 @@ def validated(content: dict[str, Any], place: Any = lambda loc: "suite") -> Suit
         if first["type"] == "extra_forbidden":
             message = "no such field"
         given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
-        raise UserError(f"{place(first['loc'])}: field {field}: {message}{given}") from None
+        raise UserError(f"{location(first['loc'])}: field {field}: {message}{given}") from None
 
 
 def changed(suite: Suite, changes: dict[str, Any], more: Mapping[str, Sequence[str] | None] | None = None) -> Suite:
-    """A suite with other values in some fields, in all its parts, and with more in some lists, in its own.
+    """Change fields of a suite and of all its parts, and append to lists of the suite itself.
 
-    Parts lose the setting `transfer` where the change leaves no other model to craft on.
+    The setting `transfer` is removed from parts that are left without another model to craft on.
+
+    Args:
+        suite: the suite.
+        changes: new values of fields.
+        more: values to append to list fields.
 
     Raises:
-        UserError: for values that make no sense.
+        UserError: for invalid values.
     """
     content = suite.model_dump(exclude={"parts"}) | changes
     for field, added in (more or {}).items():
@@ -225,21 +231,21 @@ def changed(suite: Suite, changes: dict[str, Any], more: Mapping[str, Sequence[s
     parts = [part.model_dump(exclude=set(changes), exclude_none=True) for part in suite.parts]
     for part in parts:
         models, settings, sources = ((content | part)[name] for name in _TRANSFER)
-        if _alone(models, settings, sources):
+        if _lacks_source(models, settings, sources):
             part["settings"] = [setting for setting in settings if setting != "transfer"]
     content["parts"] = [part for part in parts if part.get("settings") != []]
     return validated(content, lambda loc: "the command line")
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
-    """Line of the deepest node along a field's path."""
+    """Return the line of the deepest node on the path of a field."""
     line = 1
     for step in loc:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == step]
-            if not found:
+            matches = [(key, value) for key, value in node.value if key.value == step]
+            if not matches:
                 break
-            line, node = found[0][0].start_mark.line + 1, found[0][1]
+            line, node = matches[0][0].start_mark.line + 1, matches[0][1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             node = node.value[step]
             line = node.start_mark.line + 1
@@ -247,8 +253,8 @@ def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
 
 
 Precision = Literal["float32", "bfloat16"]
-"""In which gradients for attacks are taken."""
+"""Precision of the gradients for attacks."""
 
 
 Batch = int | Literal["auto"]
-"""Images at once; or as many as fit."""
+"""Batch size; "auto" for as many images as fit into memory."""

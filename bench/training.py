@@ -1,4 +1,4 @@
-"""`iqarena train`: fits a recipe to a data set and leaves weights with a card."""
+"""`iqarena train`: train a model under a recipe on a data set and write its weights and their card."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from iqarena.models.base import FittedModel, QualityModel
 from iqarena.models.imagenet import OnImageNet, load_backbone
 from iqarena.models.zoo import WeightsError, card_of, load_weights, save_weights, weight_file
 
-_WATCHED = 200
-"""Validation images that are scored ten times on the way; all of them would take a quarter of a short training's time."""
+_VALIDATION_IMAGES = 200
+"""Validation images that are scored ten times during training; all would take a quarter of the time of a short training."""
 
 
 def fit(
@@ -40,32 +40,32 @@ def fit(
     label: str = "",
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """Train a model under a recipe; goes on where a killed run stopped. A fitted model is fitted, in one go.
+    """Train a model under a recipe; an interrupted training is resumed. A `FittedModel` is fitted in one pass.
 
     Args:
         model_name: registry name of the architecture.
         defense_spec: `none` or a training defense, with parameters.
-        dataset: labelled; its "training" split is trained on, "validation" watched, in part, and scored at the end,
-            as is "test".
-        schedule: budget and speed.
-        out: folder for weights, card and, meanwhile, the checkpoint.
-        start: undefended weights to start from; random ones if left out.
+        dataset: labelled data set; the model is trained on its "training" split; a part of "validation" is scored during
+            training, "validation" and "test" at the end.
+        schedule: budget, batch, crop and learning rate.
+        out: folder for weights, card and, during training, the checkpoint.
+        start: file with undefended weights to start from; random weights if left out.
         backbone: file with ImageNet weights of the model's backbone, or "imagenet" to fetch them through torchvision.
-        label: tells these weights from others of the same model and recipe, see `iqarena.models.zoo`.
-        report: told of progress.
+        label: distinguishes these weights from others of the same model and recipe, see `iqarena.models.zoo`.
+        report: callback for progress.
 
     Returns:
-        The weight file.
+        The path of the weight file.
 
     Raises:
-        UserError: for anything that the caller can mend.
+        UserError: for errors that the caller can fix.
     """
     recipe = DEFENSES.build(defense_spec)
     if not isinstance(recipe, TrainedDefense):
         raise UserError(f"{recipe.name} is not trained; only training defenses and none are")
     torch.manual_seed(schedule.seed)
     model = MODELS.build(model_name)
-    parts = _parts_for(model, dataset, schedule.seed)
+    splits = _splits_for(model, dataset, schedule.seed)
     prepared: QualityModel
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -73,28 +73,28 @@ def fit(
         if isinstance(model, FittedModel):
             if recipe.name != "none" or start is not None or backbone is not None:
                 raise UserError(f"{model.info.name} is fitted in one go, without a recipe or weights to start from")
-            prepared, how = model, {"fit": model.fit(_reported(parts.training, report))}
+            prepared, details = model, {"fit": model.fit(_reported(splits.training, report))}
         else:
-            began = _began(model, start, backbone)
-            prepared, how = _trained(model, recipe, began, dataset.fingerprint, parts, schedule, target, report)
+            start_entry = _load_start(model, start, backbone)
+            prepared, details = _trained(model, recipe, start_entry, dataset.fingerprint, splits, schedule, target, report)
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written to ({error.strerror}); choose another --out") from None
     except (DoesNotApply, WeightsError, ValueError, UserError) as error:
-        # what a reading process raised comes with its traceback before the line that matters
+        # an exception of a data-loading process has its traceback before the line that matters
         raise UserError(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from None
     card = {
         "model": model.info.name,
         "defense": recipe.name,
         "recipe": asdict(recipe) if is_dataclass(recipe) else {},
-        **how,
+        **details,
         "data": {
             "name": dataset.name,
             "label_kind": dataset.label_kind,
             "fingerprint": dataset.fingerprint,
-            "training_images": len(parts.training),
-            "training_references": parts.references,
+            "training_images": len(splits.training),
+            "training_references": splits.references,
         },
-        "measured": _measured(prepared, parts),
+        "measured": _measure_srocc(prepared, splits),
         "versions": provenance()["versions"],
         "licence": "MIT",
     }
@@ -103,8 +103,8 @@ def fit(
     return target
 
 
-class _Parts(NamedTuple):
-    """What is trained on and what is scored; None where there is none, or where nothing could be said of it."""
+class _Splits(NamedTuple):
+    """The splits for training, validation and test; None where a split is empty or has no labels."""
 
     training: Subset
     validation: Subset | None
@@ -112,12 +112,12 @@ class _Parts(NamedTuple):
 
     @property
     def references(self) -> int:
-        """Undistorted images behind those that are trained on."""
+        """Number of reference images of the training split."""
         return len({self.training.whole.samples[i].reference_id for i in self.training.indices})
 
 
-def _parts_for(model: QualityModel, dataset: ImageDataset, seed: int) -> _Parts:
-    """The splits of a data set, as a model wants them.
+def _splits_for(model: QualityModel, dataset: ImageDataset, seed: int) -> _Splits:
+    """Return the splits of a data set for a model.
 
     Raises:
         UserError: where labels or training images are missing.
@@ -125,56 +125,56 @@ def _parts_for(model: QualityModel, dataset: ImageDataset, seed: int) -> _Parts:
     labelled = dataset.label_kind != "none" and not any(math.isnan(sample.mos) for sample in dataset.samples)
     if not labelled and (not isinstance(model, FittedModel) or model.needs_labels):
         raise UserError(f"the data set {dataset.name} lacks labels for some images; training needs them all")
-    everything = _Parts(Subset(dataset, range(len(dataset))), None, None)  # without labels, nothing is kept apart
-    parts = _splits(dataset, seed) if labelled else everything
+    everything = _Splits(Subset(dataset, range(len(dataset))), None, None)  # no held-out split without labels
+    splits = _split(dataset, seed) if labelled else everything
     if isinstance(model, FittedModel) and model.most_images is not None:
-        parts = parts._replace(training=parts.training.thinned(model.most_images))
-    return parts
+        splits = splits._replace(training=splits.training.thinned(model.most_images))
+    return splits
 
 
 def _trained(
     model: QualityModel,
     recipe: TrainedDefense,
-    began: dict[str, Any] | str,
+    start_entry: dict[str, Any] | str,
     fingerprint: str,
-    parts: _Parts,
+    splits: _Splits,
     schedule: Schedule,
     target: Path,
     report: Callable[[Progress], None],
 ) -> tuple[QualityModel, dict[str, Any]]:
-    """The model as its recipe leaves it, and what the card says of how."""
-    identity = {"recipe": [recipe.name, asdict(recipe)], "data": fingerprint, "start": began}
+    """Train the model; return it as its recipe prepares it, and the card's entries on the training."""
+    identity = {"recipe": [recipe.name, asdict(recipe)], "data": fingerprint, "start": start_entry}
     prepared = recipe.prepare(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     budget = train(
         prepared,
         recipe.losses,
         recipe.passes_an_image,
-        parts.training,
+        splits.training,
         schedule,
         checkpoint=target.with_suffix(".checkpoint"),
         identity=json.dumps(identity),
-        validation=parts.validation and parts.validation.thinned(_WATCHED),
+        validation=splits.validation and splits.validation.thinned(_VALIDATION_IMAGES),
         report=report,
     )
     return prepared, {
         "passes_an_image": recipe.passes_an_image,
         "schedule": asdict(schedule),
         "budget": budget,
-        "start": began,
+        "start": start_entry,
     }
 
 
-def _measured(model: QualityModel, parts: _Parts) -> dict[str, float]:
-    """SROCC on the demo set and on what was kept apart, whole images."""
-    scored = {"demo_srocc_pseudo_mos": Demo(), "validation_srocc": parts.validation, "test_srocc": parts.test}
+def _measure_srocc(model: QualityModel, splits: _Splits) -> dict[str, float]:
+    """Return the SROCC on whole images of the demo set and of the held-out splits."""
+    scored = {"demo_srocc_pseudo_mos": Demo(), "validation_srocc": splits.validation, "test_srocc": splits.test}
     return {name: round(srocc(model, images), 4) for name, images in scored.items() if images is not None}
 
 
 def _target(model: QualityModel, recipe: TrainedDefense, out: Path, label: str) -> Path:
-    """The file to write.
+    """Return the path of the weight file.
 
     Raises:
-        UserError: for a label that a spec could not name.
+        UserError: for a label that cannot be written in a spec.
     """
     if label and not re.fullmatch(r"[A-Za-z][\w-]*", label):
         raise UserError(f"label {label!r}: a letter, then letters, digits, - and _")
@@ -182,7 +182,7 @@ def _target(model: QualityModel, recipe: TrainedDefense, out: Path, label: str) 
 
 
 def _reported(images: Subset, report: Callable[[Progress], None]) -> Iterator[tuple[torch.Tensor, float]]:
-    """Each image (3, H, W) in [0, 1] with its label, while progress is told."""
+    """Yield each image (3, H, W) in [0, 1] with its label, and report progress."""
     started = time.monotonic()
     for i in range(len(images)):
         yield images.image(i).float() / 255, images.mos(i)
@@ -190,11 +190,11 @@ def _reported(images: Subset, report: Callable[[Progress], None]) -> Iterator[tu
             report(Progress((i + 1) / len(images), math.nan, None, time.monotonic() - started))
 
 
-def _began(model: QualityModel, start: Path | None, backbone: str | None) -> dict[str, Any] | str:
-    """Give a model the weights that its training begins with; what the card says of them.
+def _load_start(model: QualityModel, start: Path | None, backbone: str | None) -> dict[str, Any] | str:
+    """Load the initial weights of a training; return the card's entry on them.
 
     Raises:
-        UserError, WeightsError: where they cannot be had or are not for this model.
+        UserError, WeightsError: where they are not available or not for this model.
     """
     if start is not None and backbone is not None:
         raise UserError("a training starts from whole weights or from those of a backbone; name one of the two")
@@ -207,16 +207,16 @@ def _began(model: QualityModel, start: Path | None, backbone: str | None) -> dic
     return {"backbone": model.imagenet, "backbone_sha256": load_backbone(model, backbone)}
 
 
-def _splits(dataset: ImageDataset, seed: int) -> _Parts:
-    """Training, validation and test, the latter two where there are any.
+def _split(dataset: ImageDataset, seed: int) -> _Splits:
+    """Split a data set into training, validation and test.
 
     Raises:
-        UserError: where no image is to be trained on.
+        UserError: where the training split is empty.
     """
     indices: dict[str, list[int]] = {name: [] for name in SPLITS}
     for index, name in enumerate(dataset.split(seed)):
         indices[name].append(index)
     if not indices["training"]:
         raise UserError(f"the data set {dataset.name} has no image in its training split")
-    training, validation, test = (Subset(dataset, some) for some in indices.values())
-    return _Parts(training, validation if len(validation) else None, test if len(test) else None)
+    training, validation, test = (Subset(dataset, members) for members in indices.values())
+    return _Splits(training, validation if len(validation) else None, test if len(test) else None)

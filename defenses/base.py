@@ -1,4 +1,4 @@
-"""What a defense is here: something that turns a model into one that should be harder to fool."""
+"""The interface of defenses, which turn a model into one that should be more robust."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Kind = Literal["none", "purification", "architecture", "training", "certified"]
 
 
 class DoesNotApply(Exception):
-    """Raised by `Defense.protect` where a defense does not fit a model; the message says why, and the cell is skipped."""
+    """Raised by `Defense.protect` if a defense does not apply to a model; the cell is skipped with the message as reason."""
 
 
 class Defense(ABC):
-    """A defense: a frozen dataclass of its parameters; the model arrives at call time.
+    """A defense: a frozen dataclass of its parameters; the model is passed to its methods.
 
     Class attributes:
         name: registry name.
-        kind: what it changes.
+        kind: the kind of defense.
         stochastic: whether the protected model draws random numbers (from torch's global stream).
-        forwards: passes of the model under it that one score costs; what a filter takes itself is not among them.
-        surrogate_kind: how an adaptive attacker gets a gradient: exact, smooth stand-in or identity (BPDA).
-        paper: where it comes from.
+        forwards: forward passes of the underlying model per score; the cost of a filter is not included.
+        surrogate_kind: the gradient of an adaptive attacker: exact, of a smooth approximation, or of the identity (BPDA).
+        paper: reference.
 
     Example:
         >>> from iqarena.defenses.purification.jpeg import JPEG
@@ -48,39 +48,40 @@ class Defense(ABC):
 
     @abstractmethod
     def protect(self, model: QualityModel) -> QualityModel:
-        """What is deployed and scored.
+        """Return the defended model, which is deployed and scored.
 
         Raises:
-            DoesNotApply: where the defense does not fit the model.
+            DoesNotApply: if the defense does not apply to the model.
         """
 
     def surrogate(self, model: QualityModel) -> QualityModel:
-        """What an adaptive attacker differentiates; the deployed model itself unless that has no useful gradient."""
+        """Return the model that an adaptive attacker differentiates; the deployed model unless it has no useful gradient."""
         return self.protect(model)
 
 
 @dataclass(frozen=True)
 class TrainedDefense(Defense):
-    """A recipe for training a model; `protect` swaps in weights that the recipe made.
+    """A training recipe; `protect` loads weights that were trained with it.
 
     Attributes:
-        weights: a safetensors file, or a label; nothing means the zoo's. See `iqarena.models.zoo.chosen_file`.
+        weights: a safetensors file, or a label; empty for the weights of the zoo. See `iqarena.models.zoo.chosen_file`.
 
     Class attributes:
-        passes_an_image: forward+backward passes that one training image costs; what is less than a pass counts as one.
+        passes_an_image: forward+backward passes per training image; a partial pass counts as one.
+        not_trained: parameters that the weights do not depend on.
     """
 
     kind: ClassVar[Kind] = "training"
     passes_an_image: ClassVar[int]
-    not_trained: ClassVar[tuple[str, ...]] = ("weights",)  # parameters that the weights do not depend on
+    not_trained: ClassVar[tuple[str, ...]] = ("weights",)
 
     weights: str = ""
 
     def prepare(self, model: QualityModel) -> QualityModel:
-        """The network to be trained: a copy of the model, or one built around a copy.
+        """Return the network to train: a copy of the model, or a network built around a copy.
 
         Raises:
-            DoesNotApply: where the recipe cannot train this kind of model.
+            DoesNotApply: if the recipe cannot train this kind of model.
         """
         if not model.info.differentiable:
             raise DoesNotApply(f"{self.name} trains by gradient, and {model.info.name} has none")
@@ -88,12 +89,12 @@ class TrainedDefense(Defense):
 
     @abstractmethod
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        """The recipe: a scalar from images (N, 3, H, W), labels (N,) in [0, 1] and progress from 0 to 1."""
+        """Compute the loss, a scalar, of images (N, 3, H, W) and labels (N,) in [0, 1]; `progress` runs from 0 to 1."""
 
     def losses(
         self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float
     ) -> Iterator[torch.Tensor]:
-        """The scalars of one batch, each followed by a step of the weights; one unless a recipe takes more."""
+        """Yield the losses of one batch, each followed by an optimiser step; a single one unless overridden."""
         yield self.loss(model, images, labels, progress)
 
     def protect(self, model: QualityModel) -> QualityModel:
@@ -104,13 +105,13 @@ class TrainedDefense(Defense):
                 f"no trained weights of {self.name} for {model.info.name}; "
                 f"make them with `iqarena train --model {model.info.name} --defense {self.name} …`"
             )
-        if said := card_of(path).get("recipe"):
-            usual = {field.name: field.default for field in fields(self) if field.default is not MISSING}
-            trained = asdict(self) | usual | said  # a card may be older than a parameter
+        if recipe := card_of(path).get("recipe"):
+            defaults = {field.name: field.default for field in fields(self) if field.default is not MISSING}
+            trained = asdict(self) | defaults | recipe  # the card may be older than a parameter
             for name, value in asdict(self).items():
                 if name not in self.not_trained and trained[name] != value:
                     raise DoesNotApply(
-                        f"{path.name} was trained with {name}={trained[name]}, not {value}; train it so first"
+                        f"{path.name} was trained with {name}={trained[name]}, not {value}; train it with {value} first"
                     )
         protected.info = replace(protected.info, weights_sha256=load_weights(protected, path))
         return protected.eval()

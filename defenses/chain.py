@@ -1,4 +1,4 @@
-"""`jpeg+flip`: filters one after another, from left to right."""
+"""Chains of filters, such as `jpeg+flip`, applied from left to right."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _KINDS: tuple[Literal["exact", "smooth", "identity"], ...] = ("exact", "smooth",
 
 
 class Sequence(nn.Module):
-    """Filters one after another."""
+    """A filter that applies several filters one after another."""
 
     def __init__(self, filters: list[Purifier]) -> None:
         super().__init__()
         self.filters = filters
-        self.networks = nn.ModuleList(each for each in filters if isinstance(each, nn.Module))
-        own = [sha256 for sha256 in map(weights_sha256, filters) if sha256]
-        self.weights_sha256 = hashlib.sha256(" ".join(own).encode()).hexdigest() if own else ""
+        self.networks = nn.ModuleList(purify for purify in filters if isinstance(purify, nn.Module))
+        hashes = [sha256 for sha256 in map(weights_sha256, filters) if sha256]
+        self.weights_sha256 = hashlib.sha256(" ".join(hashes).encode()).hexdigest() if hashes else ""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        for each in self.filters:
-            images = each(images)
+        for purify in self.filters:
+            images = purify(images)
         return images
 
 
 @dataclass(frozen=True)
 class Chain(Purification):
-    """Purifications one after another; differentiable as the worst of them, stochastic if one of them is.
+    """Purifications one after another; as differentiable as the least differentiable one, stochastic if any of them is.
 
     Attributes:
-        links: at least two purifications; the first one sees the image.
+        links: at least two purifications; the first one is applied to the image.
     """
 
-    name: ClassVar[str] = ""  # each chain has its own
+    name: ClassVar[str] = ""  # set per chain
 
     links: tuple[Defense, ...]
 

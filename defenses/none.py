@@ -1,4 +1,4 @@
-"""`none`: the model as it is, and the plain recipe that undefended weights are trained by."""
+"""`none`: the undefended model, and the plain training recipe of undefended weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iqarena.models.base import QualityModel
 
 @dataclass(frozen=True)
 class NoDefense(TrainedDefense):
-    """No defense. As a training recipe: the model's own loss on clean images, one pass an image."""
+    """No defense. As a training recipe: the model's own loss on clean images, one pass per image."""
 
     name: ClassVar[str] = "none"
     kind: ClassVar[Kind] = "none"

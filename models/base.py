@@ -1,4 +1,4 @@
-"""What a model is here: RGB images in, raw quality scores out, and the facts that turn a score into a quality."""
+"""The interface of quality models: RGB images to raw scores, and the facts that map a score to a quality."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts about a model that the harness needs as data.
+    """Facts about a model that the harness needs.
 
     Attributes:
         name: registry name.
-        score_range: the two raw scores that become quality 0 and 1 (or 1 and 0, see `higher_is_better`).
+        score_range: the two raw scores that map to quality 0 and 1 (or 1 and 0, see `higher_is_better`).
         higher_is_better: direction of the raw score.
-        min_size: least height and width in pixels.
-        differentiable: whether a gradient reaches the pixels.
-        stochastic: whether the same image may get another score.
-        weights_sha256: of the weight file, empty if there is none.
+        min_size: minimum height and width in pixels.
+        differentiable: whether the score has a gradient with respect to the pixels.
+        stochastic: whether the score of an image may vary between calls.
+        weights_sha256: hash of the weight file, empty if there is none.
         licence, paper, trained_on: for the card and the docs.
     """
 
@@ -47,20 +47,20 @@ class ModelInfo:
 class QualityModel(nn.Module, ABC):
     """A no-reference quality model.
 
-    ``forward`` takes RGB images (N, 3, H, W) in [0, 1] and returns raw scores (N,). Normalising, resizing and
-    cropping happen inside it.
+    ``forward`` takes RGB images (N, 3, H, W) in [0, 1] and returns raw scores (N,). Normalisation, resizing and
+    cropping are part of it.
     """
 
     info: ModelInfo
     in_zoo: ClassVar[bool] = False  # whether its weights come from `iqarena.models.zoo`
-    weights_wanted: ClassVar[str] = ""  # of a model whose weights are not shipped: what weights=FILE has to name
+    weights_wanted: ClassVar[str] = ""  # if the weights are not shipped: description of the file for weights=FILE
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw scores (N,) of images (N, 3, H, W) in [0, 1]."""
+        """Compute the raw scores (N,) of images (N, 3, H, W) in [0, 1]."""
 
     def to_quality(self, scores: torch.Tensor) -> torch.Tensor:
-        """Raw scores (N,) mapped by `score_range` so that 1 is best; not clamped.
+        """Map raw scores (N,) by `score_range` to qualities, 1 = best, not clamped.
 
         Example:
             >>> from iqarena.models.cnniqa import CNNIQA
@@ -74,11 +74,11 @@ class QualityModel(nn.Module, ABC):
         return share if self.info.higher_is_better else 1 - share
 
     def quality(self, images: torch.Tensor) -> torch.Tensor:
-        """Qualities (N,) of images (N, 3, H, W) in [0, 1]: 1 is best; not clamped."""
+        """Compute the qualities (N,) of images (N, 3, H, W) in [0, 1]; 1 = best, not clamped."""
         return self.to_quality(self(images))
 
     def training_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """What plain training brings down, a scalar: the squared error of qualities, where the paper has nothing of its own.
+        """Compute the loss of plain training, a scalar: the squared error of qualities, unless the paper has its own loss.
 
         Args:
             images: (N, 3, H, W) in [0, 1].
@@ -88,26 +88,26 @@ class QualityModel(nn.Module, ABC):
 
 
 class FeatureModel(QualityModel):
-    """A model with a visible seam between its last feature maps and its regression head, where a defense may act."""
+    """A model with separate feature maps and regression head, so that a defense can act between them."""
 
     @abstractmethod
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Last feature maps (M, C, h, w); M is a multiple of N where a model works on patches."""
+        """Compute the last feature maps (M, C, h, w); M is a multiple of N for models that work on patches."""
 
     @abstractmethod
     def head(self, features: torch.Tensor, count: int) -> torch.Tensor:
-        """Raw scores (count,) from feature maps (M, C, h, w)."""
+        """Compute the raw scores (count,) from feature maps (M, C, h, w)."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(images), len(images))
 
 
 class FittedModel(QualityModel):
-    """A model that is fitted in one go, not by gradient steps.
+    """A model that is fitted in a single call, not by gradient steps.
 
     Attributes:
-        needs_labels: whether labels are looked at.
-        most_images: of a larger set, so many evenly chosen ones are fitted to; None for all.
+        needs_labels: whether the fit uses labels.
+        most_images: maximum number of images, selected evenly from a larger set; None for all.
     """
 
     needs_labels: ClassVar[bool] = True
@@ -124,12 +124,12 @@ class FittedModel(QualityModel):
             Facts for the card.
 
         Raises:
-            ValueError: where there are too few images, or too small ones.
+            ValueError: if there are too few images or they are too small.
         """
 
 
 class Custom(QualityModel):
-    """Any ``nn.Module`` from images (N, 3, H, W) in [0, 1] to scores (N,) or (N, 1), with the facts that it lacks."""
+    """A wrapper of any ``nn.Module`` from images (N, 3, H, W) in [0, 1] to scores (N,) or (N, 1), with its facts."""
 
     def __init__(self, module: nn.Module, info: ModelInfo) -> None:
         super().__init__()

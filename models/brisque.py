@@ -1,4 +1,4 @@
-"""`brisque`: support vector regression on statistics of natural scenes (Mittal, Moorthy, Bovik, TIP 2012)."""
+"""`brisque`: support vector regression on natural scene statistics (Mittal, Moorthy, Bovik, TIP 2012)."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 import torch
 
 from iqarena.models.base import FittedModel, ModelInfo
-from iqarena.models.nss import MOST, fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
+from iqarena.models.nss import ALPHA_MAX, fit_aggd, fit_ggd, halved, luma, mean_of, mscn, neighbour_products
 
 _FEATURES = 36
 
 COST, WIDTH, TUBE = 16.0, 0.2, 0.05
-"""C, γ and ε of the regression, chosen on the validation split of the training images."""
+"""C, γ and ε of the regression, selected on the validation split of the training images."""
 
 
 class BRISQUE(FittedModel):
     """36 statistics of the contrast-normalised luma and of products of neighbours, at two scales, and a Gaussian kernel.
 
-    Only scores come back, as from the published programs, although its statistics could be differentiated: gradient attacks
-    are skipped cells, and score-only attacks work. Raw score about [0, 1]. Weights are scikit-learn's support vectors.
+    It has no gradient, like the published programs, although its statistics are differentiable: cells with gradient attacks
+    are skipped, and score-only attacks work. Raw score in about [0, 1]. The weights are scikit-learn's support vectors.
     """
 
     info = ModelInfo("brisque", differentiable=False, licence="MIT", paper="https://doi.org/10.1109/TIP.2012.2214050")
     in_zoo = True
-    most_images = 6000  # the size of the weights, and the time to fit them, grow with it
+    most_images = 6000  # the size of the weights and the fitting time grow with it
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("low", torch.zeros(_FEATURES))
-        self.register_buffer("high", torch.full((_FEATURES,), MOST))
+        self.register_buffer("high", torch.full((_FEATURES,), ALPHA_MAX))
         self.register_buffer("vectors", torch.rand(8, _FEATURES) * 2 - 1)
         self.register_buffer("coefficients", COST * (2 * torch.rand(8) - 1))
         self.register_buffer("width", torch.tensor(WIDTH))
@@ -43,22 +43,22 @@ class BRISQUE(FittedModel):
         self.offset: torch.Tensor
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for name in ("vectors", "coefficients"):  # there are as many as the fit has left
-            if isinstance(found := state.get(prefix + name), torch.Tensor) and found.ndim == getattr(self, name).ndim:
-                setattr(self, name, torch.empty_like(found))
+        for name in ("vectors", "coefficients"):  # their number depends on the fit
+            if isinstance(value := state.get(prefix + name), torch.Tensor) and value.ndim == getattr(self, name).ndim:
+                setattr(self, name, torch.empty_like(value))
         super()._load_from_state_dict(state, prefix, *rest)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scaled = self._scaled(features(images))
         apart = torch.cdist(scaled, self.vectors.double(), compute_mode="donot_use_mm_for_euclid_dist")
-        # thousands of terms that nearly cancel: not for float32
+        # thousands of terms that nearly cancel: float32 is not enough
         scores: torch.Tensor = torch.exp(-self.width * apart**2) @ self.coefficients.double() + self.offset
         return scores.to(images.dtype)
 
-    def _scaled(self, found: torch.Tensor) -> torch.Tensor:
-        """Features (N, 36), those of the training set from −1 to 1."""
-        return 2 * (found - self.low) / (self.high - self.low) - 1
+    def _scaled(self, values: torch.Tensor) -> torch.Tensor:
+        """Scale features (N, 36) so that those of the training set range from −1 to 1."""
+        return 2 * (values - self.low) / (self.high - self.low) - 1
 
     @torch.no_grad()
     def fit(self, images: Iterable[tuple[torch.Tensor, float]]) -> dict[str, float | int | str]:
@@ -76,16 +76,16 @@ class BRISQUE(FittedModel):
 
 
 def features(images: torch.Tensor) -> torch.Tensor:
-    """The statistics (N, 36) of images (N, 3, H, W) in [0, 1]."""
+    """Compute the statistics (N, 36) of images (N, 3, H, W) in [0, 1]."""
     gray = luma(images)
     return torch.cat([_features(gray), _features(halved(gray))], dim=1)
 
 
 def _features(gray: torch.Tensor) -> torch.Tensor:
-    """Eighteen numbers of each luma (N, 1, H, W)."""
+    """Compute the 18 features of each luma (N, 1, H, W)."""
     values = mscn(gray)[0].squeeze(1)
-    found = list(fit_ggd(values))
+    statistics = list(fit_ggd(values))
     for product in neighbour_products(values):
         alpha, below, above = fit_aggd(product)
-        found += [alpha, mean_of(alpha, below, above), below**2, above**2]
-    return torch.stack(found, dim=1)
+        statistics += [alpha, mean_of(alpha, below, above), below**2, above**2]
+    return torch.stack(statistics, dim=1)

@@ -15,11 +15,11 @@ _AUTHENTIC = 512
 
 
 class DBCNN(OnImageNet, FeatureModel):
-    """Every pair of channels of VGG-16 (for what a camera does) and of S-CNN (for what is done to images) is multiplied.
+    """Bilinear pooling of VGG-16 (for authentic distortions) and S-CNN (for synthetic distortions).
 
-    Their mean products, at 1/16 of the height and width, pass a square root, are brought to length one and end in one
-    linear layer. Raw score about [0, 1] where trained here. Any image of at least 32×32 pixels; 15.3 M parameters, not
-    shipped. Weights have the names of the authors' PyTorch code.
+    The mean products of all pairs of channels, at 1/16 of the height and width, pass a square root, are normalised to unit
+    length and end in one linear layer. Raw score in about [0, 1] if trained here. Any image of at least 32×32 pixels; 15.3 M
+    parameters, not shipped. Weights have the names of the authors' PyTorch code.
     """
 
     info = ModelInfo("dbcnn", licence="MIT", paper="https://arxiv.org/abs/1907.02665")
@@ -46,10 +46,10 @@ class DBCNN(OnImageNet, FeatureModel):
         return self.features1
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """VGG-16's 512 and S-CNN's 128 last feature maps, (N, 640, H/16, W/16)."""
+        """Compute the last 512 feature maps of VGG-16 and 128 of S-CNN, (N, 640, H/16, W/16)."""
         normal = normalized(images).contiguous(memory_format=torch.channels_last)
         authentic, synthetic = self.features1(normal), self.features2(normal)
-        if synthetic.shape[2:] != authentic.shape[2:]:  # sides that are no multiples of 16 round to other sides
+        if synthetic.shape[2:] != authentic.shape[2:]:  # sides that are not multiples of 16 are rounded differently
             synthetic = functional.interpolate(synthetic, authentic.shape[2:], mode="bilinear", align_corners=True)
         return torch.cat([authentic, synthetic], dim=1)
 
@@ -57,6 +57,6 @@ class DBCNN(OnImageNet, FeatureModel):
         flat = features.flatten(2)
         authentic, synthetic = flat[:, :_AUTHENTIC], flat[:, _AUTHENTIC:]
         products = (authentic @ synthetic.mT / flat.shape[2]).flatten(1)
-        roots = (products.clamp(min=0) + 1e-8).sqrt()  # the floor keeps the gradient of the root finite
+        roots = (products.clamp(min=0) + 1e-8).sqrt()  # the offset keeps the gradient of the root finite
         scores: torch.Tensor = self.fc(functional.normalize(roots))
         return scores.squeeze(1)

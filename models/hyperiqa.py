@@ -1,4 +1,4 @@
-"""`hyperiqa`: a network whose weights another network makes from the image's content (Su et al., CVPR 2020)."""
+"""`hyperiqa`: a network whose weights are predicted from the image content by a hyper network (Su et al., CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from iqarena.models.imagenet import OnImageNet, normalized
 from iqarena.models.resnet import ResNet
 
 SIDE = 224
-_GRID = 7  # places of the last feature maps, each of which makes a share of the weights
+_GRID = 7  # side of the last feature maps, each position of which predicts a part of the weights
 _CONTENT = 112
 _LOCAL = 16
-_WIDTHS = (224, 112, 56, 28, 14)  # of the network whose weights are made, from its input on
+_WIDTHS = (224, 112, 56, 28, 14)  # layer widths of the predicted network, from its input
 
 
 class LocalDistortions(ResNet):
-    """ResNet-50 with a vector (N, 224) of what is seen locally after each of its stages."""
+    """ResNet-50 with a vector (N, 224) of local distortion features from all of its stages."""
 
     def __init__(self) -> None:
         super().__init__("resnet50")
@@ -35,7 +35,7 @@ class LocalDistortions(ResNet):
         self.lda4_fc = nn.Linear(2048, _WIDTHS[0] - 3 * _LOCAL)
 
     def both(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The vector and the last feature maps (N, 2048, H/32, W/32)."""
+        """Compute the vector, and the last feature maps (N, 2048, H/32, W/32)."""
         stages = self.stages(images)
         pools = (self.lda1_pool, self.lda2_pool, self.lda3_pool, self.lda4_pool)
         layers = (self.lda1_fc, self.lda2_fc, self.lda3_fc, self.lda4_fc)
@@ -44,11 +44,11 @@ class LocalDistortions(ResNet):
 
 
 class HyperIQA(OnImageNet, QualityModel):
-    """Five linear layers on what is seen locally, with weights and biases made anew from what each image shows.
+    """Five linear layers on local distortion features, with weights and biases predicted from the content of each image.
 
-    As in the paper where an image is 224×224. The score of a larger one is the mean over windows of that size that cover
-    it evenly (the paper takes 25 random ones); in a smaller one maps are pooled to the sizes that they would have. Raw score
-    about [0, 1] where trained here; the authors' weights for KonIQ-10k, whose names are the same, give 0 to 100:
+    As in the paper for images of 224×224. The score of a larger image is the mean over windows of that size that cover it
+    evenly (the paper uses 25 random ones); for smaller images, maps are pooled to the sizes of a 224×224 image. Raw score in
+    about [0, 1] if trained here; the authors' weights for KonIQ-10k, which have the same names, give 0 to 100:
     ``hyperiqa[weights=FILE,low=0,high=100]``. 27.4 M parameters, not shipped.
     """
 
@@ -81,7 +81,7 @@ class HyperIQA(OnImageNet, QualityModel):
         return torch.stack([self._score(crop) for crop in crops]).mean(dim=0)
 
     def _score(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw scores (N,) of images of at most 224×224."""
+        """Compute the raw scores (N,) of images of at most 224×224."""
         seen, maps = self.res.both(normalized(images))
         content = functional.adaptive_avg_pool2d(self.conv1(maps), _GRID)
         mean = content.mean(dim=(2, 3))
@@ -92,12 +92,12 @@ class HyperIQA(OnImageNet, QualityModel):
 
 
 def _apply(weight: torch.Tensor, values: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """A linear layer of its own, (N, after, before), for each row of values (N, before)."""
+    """Apply a separate linear layer (N, after, before) to each row of values (N, before)."""
     return (weight @ values[:, :, None]).squeeze(2) + bias
 
 
 def windows(images: torch.Tensor) -> list[torch.Tensor]:
-    """Windows of at most 224×224 that cover images (N, 3, H, W) evenly, as few as can be."""
+    """Return the least number of windows of at most 224×224 that cover images (N, 3, H, W) evenly."""
     rows, columns = (_starts(side) for side in images.shape[2:])
     return [images[..., top : top + SIDE, left : left + SIDE] for top in rows for left in columns]
 

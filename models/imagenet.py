@@ -1,7 +1,7 @@
-"""ImageNet weights for the backbones of models that are trained from them.
+"""ImageNet weights for the backbones of models whose training starts from them.
 
-They are not shipped and nothing fetches them unasked. A user gives a file, or asks for torchvision's own loader, which is
-the only thing here that needs torchvision and a network.
+They are not shipped and never downloaded implicitly. The user gives a file or requests torchvision's loader, the only part
+that needs torchvision and network access.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from iqarena.models.zoo import WeightsError, read_state
 
 FETCH = "imagenet"
-"""Given instead of a file: fetch the weights through torchvision."""
+"""Value that requests a download through torchvision instead of a file."""
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -34,11 +34,11 @@ _INSIDE = "features."  # VGG's convolutions, in torchvision's files
 
 
 class OnImageNet:
-    """Of a model that stands on a backbone with ImageNet weights.
+    """A mixin for models with a backbone that has ImageNet weights.
 
     Attributes:
         imagenet: torchvision's name of the backbone.
-        added: beginnings of names of weights in it that ImageNet does not know.
+        added: name prefixes of weights in the backbone that torchvision's file does not have.
     """
 
     imagenet: ClassVar[str]
@@ -51,22 +51,22 @@ class OnImageNet:
 
 
 def normalized(images: torch.Tensor) -> torch.Tensor:
-    """Images (N, 3, H, W) in [0, 1] as networks trained on ImageNet want them."""
+    """Normalise images (N, 3, H, W) in [0, 1] for networks trained on ImageNet."""
     return (images - images.new_tensor(_MEAN).view(3, 1, 1)) / images.new_tensor(_STD).view(3, 1, 1)
 
 
 def load_backbone(model: OnImageNet, source: str) -> str:
-    """Give a model's backbone its ImageNet weights.
+    """Load ImageNet weights into the backbone of a model.
 
     Args:
-        model: what they are for.
+        model: the model.
         source: a file with a state dict in torchvision's names, or `FETCH`.
 
     Returns:
         The sha256 of the file.
 
     Raises:
-        WeightsError: where the file cannot be had, is not the one that torchvision names, or does not fit.
+        WeightsError: if the file cannot be obtained, is not the one named by torchvision, or does not match.
     """
     path = _fetched(model.imagenet) if source == FETCH else Path(source)
     state = {
@@ -82,10 +82,10 @@ def load_backbone(model: OnImageNet, source: str) -> str:
 
 
 def _fetched(backbone: str) -> Path:
-    """Torchvision's file in torch.hub's folder, fetched if it is not there, and checked in either case."""
+    """Return torchvision's file in torch.hub's folder, downloaded if it is missing, and verified in either case."""
     try:
         library = import_module("torchvision.models")
-    except Exception as error:  # beside a torch of another build it raises RuntimeError
+    except Exception as error:  # with a torch of another build it raises RuntimeError
         raise WeightsError(
             f"ImageNet weights come through torchvision, which cannot be imported ({error}); name a file"
         ) from None
@@ -95,8 +95,8 @@ def _fetched(backbone: str) -> Path:
         weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise WeightsError(f"{weights.url}: cannot be fetched ({' '.join(str(error).split())}); name a file") from None
-    # torchvision looks at the hash of what it fetches, not of what has been there; it begins as the file's name ends
-    begins = path.stem.rpartition("-")[2]
-    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(begins):
-        raise WeightsError(f"{path}: its sha256 does not begin with {begins}; delete the file")
+    # torchvision verifies downloads only, not existing files; the file name ends in the first digits of the hash
+    hash_prefix = path.stem.rpartition("-")[2]
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(hash_prefix):
+        raise WeightsError(f"{path}: its sha256 does not begin with {hash_prefix}; delete the file")
     return path

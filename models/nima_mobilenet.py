@@ -13,20 +13,21 @@ from iqarena.models.base import FeatureModel, ModelInfo
 
 SIDE = 224
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
-_CHANNELS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)  # before each pair, and at the end
+_CHANNELS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+"""Channels before each pair of convolutions, and at the end."""
 _GRADES = 10
 
 
 def _same(maps: torch.Tensor, stride: int) -> torch.Tensor:
-    """Zeros around maps of even sides as TensorFlow's "same" puts them for a 3×3 window: none above and left at stride 2."""
+    """Pad maps of even sides with zeros like TensorFlow's "same" for a 3×3 window: not at the top and left for stride 2."""
     return functional.pad(maps, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))
 
 
 class NIMAMobileNet(FeatureModel):
-    """MobileNetV1 on the whole image at 224×224, a distribution over the grades 1 to 10; its mean is the raw score.
+    """MobileNetV1 on the whole image at 224×224, with a distribution over the grades 1 to 10; its mean is the raw score.
 
-    BatchNorm is folded into the convolutions, as in the published weights. 3.2 M parameters, not shipped: they come as
-    ``nima-mobilenet[weights=FILE]``. The resize is bilinear with the antialiasing of Pillow's, without its rounding.
+    BatchNorm is folded into the convolutions, as in the published weights. 3.2 M parameters, not shipped; use
+    ``nima-mobilenet[weights=FILE]``. Resizing is bilinear with antialiasing as in Pillow, but without its rounding.
     """
 
     info = ModelInfo(
@@ -48,12 +49,12 @@ class NIMAMobileNet(FeatureModel):
         self.dw = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride, groups=channels) for channels, stride in strided)
         self.pw = nn.ModuleList(nn.Conv2d(before, after, 1) for before, after in pairwise(_CHANNELS))
         self.fc = nn.Linear(_CHANNELS[-1], _GRADES)
-        for part in self.modules():  # without BatchNorm, PyTorch's own start would fade over 27 layers
+        for part in self.modules():  # without BatchNorm, signals would vanish over 27 layers with PyTorch's default
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Last feature maps (N, 1024, 7, 7)."""
+        """Compute the last feature maps (N, 1024, 7, 7)."""
         small = functional.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
         maps = functional.relu6(self.conv1(_same(small * 2 - 1, 2)))
         for depthwise, pointwise, stride in zip(self.dw, self.pw, _STRIDES, strict=True):

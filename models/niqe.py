@@ -1,4 +1,4 @@
-"""`niqe`: how far an image's statistics are from those of pristine ones (Mittal, Soundararajan, Bovik, SPL 2013)."""
+"""`niqe`: distance of image statistics from those of pristine images (Mittal, Soundararajan, Bovik, SPL 2013)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from iqarena.models.base import FittedModel, ModelInfo
 from iqarena.models.nss import fit_aggd, halved, luma, mean_of, mscn, neighbour_products, spread
 
 SIDE = 96
-"""Of the blocks, at full size."""
+"""Side of the blocks, at full size."""
 
 SHARP = 0.75
-"""Of a pristine image, blocks with at least this share of the greatest mean deviation are looked at."""
+"""Blocks of a pristine image are used if their mean deviation is above this fraction of the largest one."""
 
 _FEATURES = 36
 
 
 class NIQE(FittedModel):
-    """Distance of two Gaussians in 36 dimensions: of an image's 96×96 blocks, and of sharp blocks of pristine images.
+    """Distance of two Gaussians in 36 dimensions: of the 96×96 blocks of an image, and of sharp blocks of pristine images.
 
-    A block's features are of its contrast-normalised luma and of products of neighbours there, at two scales. No rating of
-    anybody went into it. Differentiable; a remainder below 96 pixels to the right and below is left out. The raw score is 0
-    for pristine images and grows.
+    The features of a block are statistics of its contrast-normalised luma and of products of neighbours, at two scales. No
+    ratings are used. Differentiable; a remainder below 96 pixels at the right and bottom is ignored. The raw score is 0 for
+    pristine images and increases with distortion.
     """
 
     info = ModelInfo(
@@ -72,34 +72,34 @@ class NIQE(FittedModel):
 
 
 def gaussian(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means (N, F) and covariances (N, F, F) of features (N, B, F); a single block has no covariance."""
+    """Compute the means (N, F) and covariances (N, F, F) of features (N, B, F); zero covariance for a single block."""
     mean = features.mean(dim=1)
     away = features - mean[:, None]
     return mean, away.mT @ away / max(features.shape[1] - 1, 1)
 
 
 def block_features(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (N, B, 36) of the 96×96 blocks of images (N, 3, H, W) in [0, 1], and their mean deviation (N, B)."""
+    """Compute the features (N, B, 36) and mean deviations (N, B) of the 96×96 blocks of images (N, 3, H, W) in [0, 1]."""
     height, width = (side // SIDE * SIDE for side in images.shape[2:])
     gray = luma(images[..., :height, :width])
     values, deviation = mscn(gray)
     half, _ = mscn(halved(gray))
-    found = torch.cat([_features(_blocks(values, SIDE)), _features(_blocks(half, SIDE // 2))], dim=1)
+    features = torch.cat([_features(_blocks(values, SIDE)), _features(_blocks(half, SIDE // 2))], dim=1)
     sharpness = _blocks(deviation, SIDE).mean(dim=(1, 2))
-    return found.view(len(images), -1, _FEATURES), sharpness.view(len(images), -1)
+    return features.view(len(images), -1, _FEATURES), sharpness.view(len(images), -1)
 
 
 def _blocks(maps: torch.Tensor, side: int) -> torch.Tensor:
-    """Blocks (N·B, side, side) of maps (N, 1, H, W), row by row."""
+    """Split maps (N, 1, H, W) into blocks (N·B, side, side), row by row."""
     return maps.unfold(2, side, side).unfold(3, side, side).reshape(-1, side, side)
 
 
 def _features(blocks: torch.Tensor) -> torch.Tensor:
-    """Eighteen numbers of each block (B, side, side)."""
+    """Compute the 18 features of each block (B, side, side)."""
     alpha, below, above = fit_aggd(blocks)
-    found = [alpha, (below + above) / 2 * spread(alpha)]
+    statistics = [alpha, (below + above) / 2 * spread(alpha)]
     for product in neighbour_products(blocks):
         alpha, below, above = fit_aggd(product)
         scale = spread(alpha)
-        found += [alpha, mean_of(alpha, below, above), below * scale, above * scale]
-    return torch.stack(found, dim=1)
+        statistics += [alpha, mean_of(alpha, below, above), below * scale, above * scale]
+    return torch.stack(statistics, dim=1)

@@ -1,6 +1,6 @@
-"""Residual networks as trunks (He et al., arXiv 1512.03385; Xie et al., arXiv 1611.05431), stride in the 3×3 convolution.
+"""Residual backbones (He et al., arXiv 1512.03385; Xie et al., arXiv 1611.05431), with the stride in the 3×3 convolution.
 
-The names of all weights are torchvision's, so that its ImageNet weights load as they are.
+The weights have torchvision's names, so that its ImageNet weights can be loaded directly.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells one residual network from another.
+    """The hyper-parameters of a residual network.
 
     Attributes:
-        blocks: in each of the four stages.
-        bottleneck: whether blocks are of three convolutions or of two.
-        groups, group_width: of the 3×3 convolutions in bottlenecks.
+        blocks: number of blocks in each of the four stages.
+        bottleneck: whether blocks have three convolutions or two.
+        groups, group_width: parameters of the 3×3 convolutions in bottlenecks.
     """
 
     blocks: tuple[int, int, int, int]
@@ -29,7 +29,7 @@ class Shape:
 
     @property
     def widths(self) -> tuple[int, int, int, int]:
-        """Channels that leave each stage."""
+        """Output channels of each stage."""
         return (256, 512, 1024, 2048) if self.bottleneck else (64, 128, 256, 512)
 
 
@@ -41,7 +41,7 @@ SHAPES = {
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions."""
+    """A block of two 3×3 convolutions."""
 
     def __init__(self, before: int, after: int, stride: int, shape: Shape) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions, the inner ones narrower."""
+    """A block of 1×1, 3×3 and 1×1 convolutions, the inner one narrower."""
 
     def __init__(self, before: int, after: int, stride: int, shape: Shape) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Bottleneck(nn.Module):
 
 
 def _downsample(before: int, after: int, stride: int) -> nn.Sequential | None:
-    """Of the shortcut, where the shape of maps changes."""
+    """Build the projection of the shortcut; None if the shape of the maps does not change."""
     if stride == 1 and before == after:
         return None
     return nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
@@ -96,8 +96,8 @@ class ResNet(nn.Module):
         for stage, (blocks, after) in enumerate(zip(shape.blocks, shape.widths, strict=True)):
             block = Bottleneck if shape.bottleneck else BasicBlock
             strides = [1 if stage == 0 else 2] + [1] * (blocks - 1)
-            made = [block(before if i == 0 else after, after, stride, shape) for i, stride in enumerate(strides)]
-            stages.append(nn.Sequential(*made))
+            layers = [block(before if i == 0 else after, after, stride, shape) for i, stride in enumerate(strides)]
+            stages.append(nn.Sequential(*layers))
             before = after
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for part in self.modules():
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Maps after each stage, at 1/4, 1/8, 1/16 and 1/32 of the height and width of normalised images (N, 3, H, W)."""
+        """Compute the maps of each stage, at 1/4, 1/8, 1/16 and 1/32 of the size of normalised images (N, 3, H, W)."""
         # channels last: about a fifth faster on a CPU
         maps = functional.relu(self.bn1(self.conv1(images.contiguous(memory_format=torch.channels_last))))
         first: torch.Tensor = self.layer1(functional.max_pool2d(maps, 3, 2, 1))
@@ -115,5 +115,5 @@ class ResNet(nn.Module):
         return first, second, third, fourth
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Last feature maps (N, C, H/32, W/32)."""
+        """Compute the last feature maps (N, C, H/32, W/32)."""
         return self.stages(images)[-1]

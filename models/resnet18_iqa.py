@@ -11,7 +11,7 @@ from iqarena.models.resnet import SHAPES, ResNet
 
 
 class ResNet18IQA(OnImageNet, FeatureModel):
-    """ResNet-18's feature maps, mean-pooled into two linear layers; raw score about [0, 1], linear.
+    """The feature maps of ResNet-18, mean-pooled into two linear layers; raw score in about [0, 1], linear.
 
     Any image of at least 32×32 pixels. 11.3 M parameters, not shipped.
     """
@@ -31,7 +31,7 @@ class ResNet18IQA(OnImageNet, FeatureModel):
         return self.backbone
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Last feature maps (N, C, H/32, W/32)."""
+        """Compute the last feature maps (N, C, H/32, W/32)."""
         maps: torch.Tensor = self.backbone(normalized(images))
         return maps
 

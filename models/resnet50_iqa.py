@@ -7,7 +7,7 @@ from iqarena.models.resnet18_iqa import ResNet18IQA
 
 
 class ResNet50IQA(ResNet18IQA):
-    """ResNet-50's feature maps under the head of `resnet18-iqa`; raw score about [0, 1], linear.
+    """The feature maps of ResNet-50 with the head of `resnet18-iqa`; raw score in about [0, 1], linear.
 
     Any image of at least 32×32 pixels. 24.0 M parameters, not shipped.
     """

@@ -1,4 +1,4 @@
-"""`resnet-iqa-nf`: `resnet-iqa` without BatchNorm, its filters standardised instead (Brock, De, Smith, arXiv 2101.08692)."""
+"""`resnet-iqa-nf`: `resnet-iqa` with standardised filters instead of BatchNorm (Brock, De, Smith, arXiv 2101.08692)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ALPHA = 0.5
 """Weight of a residual branch."""
 
 _RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
-"""Times this, a rectified unit normal has unit variance."""
+"""Factor that gives a rectified standard normal variable unit variance."""
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """A convolution whose filters have zero mean and a length of one, under a learnt gain each."""
+    """A convolution whose filters have zero mean and unit norm, with a learned gain per filter."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, padding: int) -> None:
         super().__init__(channels_in, channels_out, kernel, stride, padding)
@@ -27,14 +27,14 @@ class StandardizedConv2d(nn.Conv2d):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), correction=0, keepdim=True)
-        # the floor is timm's; it only keeps filters that have become constant from dividing by zero
+        # the floor is that of timm; it only avoids a division by zero for constant filters
         scale = self.gain * torch.rsqrt((variance * self.weight[0].numel()).clamp(min=1e-4))
         convolved: torch.Tensor = self._conv_forward(maps, (self.weight - mean) * scale, self.bias)
         return convolved
 
 
 class NFBlock(nn.Module):
-    """``shortcut(x̂) + α·f(x̂)`` with x̂ = γ·relu(x/β), two 3×3 convolutions in f, and β² the variance expected of x."""
+    """The block ``shortcut(x̂) + α·f(x̂)``, x̂ = γ·relu(x/β), two 3×3 convolutions in f, β² the expected variance of x."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, variance: float) -> None:
         super().__init__()
@@ -52,15 +52,15 @@ class NFBlock(nn.Module):
 
 
 def scaled_relu(maps: torch.Tensor) -> torch.Tensor:
-    """Rectified, at the variance that came in."""
+    """Apply a ReLU that preserves the variance."""
     return functional.relu(maps) * _RELU_GAIN
 
 
 class ResNetIQANF(FeatureModel):
-    """The stem and the four residual blocks of `resnet-iqa` without any normalisation of activations.
+    """The stem and the four residual blocks of `resnet-iqa` without normalisation of activations.
 
-    So images of a batch never meet, not even in training, and no running statistics can be off for attacked ones. Raw
-    score about [0, 1], linear. Any image of at least 64×64 pixels; 0.61 M parameters.
+    The images of a batch do not interact, even in training, and there are no running statistics that could be wrong for
+    attacked images. Raw score in about [0, 1], linear. Any image of at least 64×64 pixels; 0.61 M parameters.
     """
 
     info = ModelInfo("resnet-iqa-nf", min_size=64, licence="MIT", paper="https://arxiv.org/abs/2101.08692")
@@ -78,7 +78,7 @@ class ResNetIQANF(FeatureModel):
         self.regress = nn.Sequential(nn.Linear(self.width, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Last feature maps (N, 128, H/16, W/16)."""
+        """Compute the last feature maps (N, 128, H/16, W/16)."""
         # channels last: a third faster on a CPU
         normal = ((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last)
         return scaled_relu(self.blocks(self.stem(normal)) / self.last)

@@ -1,4 +1,4 @@
-"""VGG-16's convolutions as a trunk (Simonyan, Zisserman, arXiv 1409.1556)."""
+"""The convolutions of VGG-16 as a backbone (Simonyan, Zisserman, arXiv 1409.1556)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _CHANNELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 
 
 
 def vgg16_maps() -> nn.Sequential:
-    """All thirteen 3×3 convolutions without the last pooling: 1/16 of the height and width of normalised images.
+    """Build the thirteen 3×3 convolutions without the last pooling: 1/16 of the height and width of normalised images.
 
-    The layers' numbers are those of ``torchvision.models.vgg16().features``, so that its ImageNet weights load.
+    The layer numbers are those of ``torchvision.models.vgg16().features``, so that its ImageNet weights can be loaded.
     """
     layers: list[nn.Module] = []
     before = 3

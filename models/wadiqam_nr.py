@@ -13,16 +13,16 @@ from iqarena.models.base import FeatureModel, ModelInfo
 
 PATCH = 32
 LEAST_WEIGHT = 1e-6
-_CHANNELS = (32, 64, 128, 256, 512)  # of the blocks, in the paper
+_CHANNELS = (32, 64, 128, 256, 512)  # channels of the blocks in the paper
 _PAPER = "https://arxiv.org/abs/1612.01697"
 
 
 class WaDIQaMNRFull(FeatureModel):
-    """A network in the manner of VGG on 32×32 patches, with one head for a patch's quality and one for its weight.
+    """A VGG-style network on 32×32 patches, with one head for the quality of a patch and one for its weight.
 
     Ten 3×3 convolutions in five blocks that each end in 2×2 max pooling; both heads have a hidden layer. The score is
-    Σ w·q / Σ w over all patches that do not overlap, from the top left corner on; a remainder below 32 pixels is left out.
-    Raw score about [0, 1]. The paper's widths, 32 to 512 channels: 5.2 M parameters, not shipped.
+    Σ w·q / Σ w over all non-overlapping patches, from the top left corner; a remainder below 32 pixels is ignored. Raw score
+    in about [0, 1]. The widths of the paper, 32 to 512 channels: 5.2 M parameters, not shipped.
     """
 
     info = ModelInfo("wadiqam-nr-full", min_size=PATCH, licence="MIT", paper=_PAPER)
@@ -39,14 +39,14 @@ class WaDIQaMNRFull(FeatureModel):
         self.blocks = nn.Sequential(*layers)
         self.regress = _head(channels[-1])
         self.weigh = _head(channels[-1])
-        for part in self.blocks:  # without normalisation, PyTorch's own start would fade over ten layers
+        for part in self.blocks:  # without normalisation, signals would vanish over ten layers with PyTorch's default
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
                 nn.init.zeros_(part.bias)  # type: ignore[arg-type]
-        nn.init.ones_(self.weigh[-1].bias)  # type: ignore[arg-type]  # all patches count when training begins
+        nn.init.ones_(self.weigh[-1].bias)  # type: ignore[arg-type]  # all patches have weight initially
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Last feature maps (P, C, 1, 1) of the patches, those of an image one after the other."""
+        """Compute the last feature maps (P, C, 1, 1) of the patches, those of an image one after another."""
         normal = (images - 0.45) / 0.25
         rows = normal.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # (N, 3, rows, columns, 32, 32)
         patches = rows.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, PATCH, PATCH)

@@ -11,7 +11,7 @@ import torch
 from iqarena import evaluate
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import UserError
-from iqarena.bench.results.store import SUMMARY_COLUMNS
+from iqarena.bench.results.columns import SUMMARY_COLUMNS
 from tests.support.analytic_models import LinearModel
 
 

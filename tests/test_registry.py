@@ -11,7 +11,7 @@ import torch
 
 from iqarena.attacks.base import Attack
 from iqarena.attacks.pgd import PGD
-from iqarena.bench import registry
+from iqarena.bench import code_hash, registry
 from iqarena.bench.cells import expand
 from iqarena.bench.code_hash import source_hash
 from iqarena.bench.errors import UserError
@@ -169,7 +169,7 @@ def test_a_broken_module_stays_visible_and_takes_no_other_with_it(package):
     found = package({"good.py": PLUGIN, "bad_one.py": "import nothing_like_it\n", "worse.py": "raise SystemExit(1)\n"})
     assert found.names() == ["bad-one", "mine", "worse"]
     assert "nothing_like_it" in found.entries["bad-one"].error
-    assert found.entries["bad-one"].made is None
+    assert found.entries["bad-one"].cls is None
     assert isinstance(found.build("mine"), Attack)
     with pytest.raises(UserError) as error:
         found.build("bad-one")
@@ -180,7 +180,7 @@ def test_a_broken_module_stays_visible_and_takes_no_other_with_it(package):
 def test_a_broken_subpackage_stays_visible_and_takes_no_other_with_it(package, text):
     found = package({"a_sub/__init__.py": text, "good.py": PLUGIN})
     assert found.names() == ["a-sub", "mine"]
-    assert found.entries["a-sub"].made is None
+    assert found.entries["a-sub"].cls is None
 
 
 def test_two_owners_of_a_name_are_an_error_and_never_a_silent_winner(package):
@@ -193,7 +193,7 @@ def test_two_owners_of_a_name_are_an_error_and_never_a_silent_winner(package):
 
 def test_three_owners_of_a_name_are_an_error_too(package):
     found = package({"one.py": PLUGIN, "two.py": PLUGIN, "zed.py": PLUGIN})
-    assert found.entries["mine"].made is None
+    assert found.entries["mine"].cls is None
 
 
 def test_a_class_that_is_only_imported_or_abstract_is_no_entry(package):
@@ -225,31 +225,39 @@ def test_the_source_hash_follows_code_and_not_words(tmp_path):
     texts = {
         "plain": PLUGIN,
         "words": '"""Words."""\n# a remark\n' + PLUGIN,
+        "text_below_a_constant": PLUGIN.replace("    power: int = 3\n", '    power: int = 3\n    """Its exponent."""\n'),
         "other": PLUGIN.replace("power: int = 3", "power: int = 4"),
+        "other_text": PLUGIN.replace("power: int = 3", 'power: int = 3\n    word: ClassVar[str] = "a text that is a value"'),
     }
     hashes = {}
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
         hashes[name] = source_hash(ATTACKS.build(f"file:{tmp_path}/{name}.py:Mine"))
-    assert hashes["plain"] == hashes["words"] != hashes["other"]
+    assert hashes["plain"] == hashes["words"] == hashes["text_below_a_constant"]
+    assert len({hashes["plain"], hashes["other"], hashes["other_text"]}) == 3
+
+
+def test_the_source_hash_does_not_know_below_which_root_a_module_is_imported():
+    tree = "from {0}attacks.base import Attack\nimport {0}models.nss\nimport torch\n"
+    plain = [code_hash._hash_of_tree(ast.parse(tree.format(root)))[0] for root in ("iqarena.", "")]
+    assert plain[0] == plain[1]
 
 
 def test_the_source_hash_follows_what_a_plugin_imports_of_the_project(monkeypatch):
     """Projected steps are made of `iqarena.attacks.descent` and `iqarena.attacks.threat`; a contract and a library are not looked into."""
-    from iqarena.bench import code_hash as source
 
     def hashed(changed: str) -> str:
-        for cached in (source._module_hash, source._read):
+        for cached in (code_hash._module_hash, code_hash._read):
             cached.cache_clear()
-        real = source._tree
+        real = code_hash._tree
         with monkeypatch.context() as patch:
-            patch.setattr(source, "_tree", lambda name: ast.parse("x = 1") if name == changed else real(name))
+            patch.setattr(code_hash, "_tree", lambda name: ast.parse("x = 1") if name == changed else real(name))
             return source_hash(PGD())
 
     before = hashed("nothing")
-    matters = {name: hashed(f"attacks.{name}") != before for name in ("threat", "best", "square", "base")}
+    matters = {name: hashed(f"iqarena.attacks.{name}") != before for name in ("threat", "best", "square", "base")}
     assert matters == {"threat": True, "best": True, "square": False, "base": False}
-    for cached in (source._module_hash, source._read):
+    for cached in (code_hash._module_hash, code_hash._read):
         cached.cache_clear()
 
 

@@ -1,14 +1,14 @@
-"""What the bridges to other libraries share: heads that make a quality model look like a classifier, and randomness.
+"""Base classes of the bridges to other libraries: heads that present a quality model as a classifier, and seeding.
 
-Other libraries attack classifiers. A score has no classes, but two can be drawn honestly, with logits [z/2, −z/2], the
-first being the class of the clean image. With the objective's loss ℓ, and ℓ₀ that of the clean image:
+Other libraries attack classifiers. A score has no classes, but it can be turned into two of them, with logits [z/2, −z/2],
+the first being the class of the clean image. With the objective's loss ℓ, and ℓ₀ that of the clean image:
 
-    margin   z = 1 + (ℓ − ℓ₀)/amount        the class flips exactly where quality has moved by `amount` the objective's
-                                            way: a library's image of least norm that is misclassified is then the
-                                            image of least norm whose quality has moved by that much
-    rank     z = 1 + d/(1 + |d|), d = ℓ − ℓ₀   above 0 whatever the image and rising with ℓ: the class never flips, so
-                                            an attack that stops at success runs on, and one that compares losses is exact
-    gain     z = ℓ − ℓ₀ + 10⁻⁶              for attacks that keep nothing without success: any gain is one
+    margin   z = 1 + (ℓ − ℓ₀)/amount           the class flips exactly where quality has moved by `amount` in the direction
+                                               of the objective: the misclassified image of least norm is then the image
+                                               of least norm whose quality has moved by that amount
+    rank     z = 1 + d/(1 + |d|), d = ℓ − ℓ₀   always above 0 and increasing in ℓ: the class never flips, so an attack that
+                                               stops at success continues, and one that compares losses is exact
+    gain     z = ℓ − ℓ₀ + 10⁻⁶                 for attacks that return nothing without success: any gain is a success
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from iqarena.attacks.objective import Kind, Objective
 from iqarena.attacks.threat import Threat
 
 AMOUNT = 0.1
-"""How far a least-norm attack moves quality if it is not told."""
+"""Default amount by which a least-norm attack moves quality."""
 
 ONE_WAY: tuple[Kind, ...] = ("raise", "lower", "away")
-"""The objectives whose loss is quality itself up to its sign, so that a moved amount has a meaning."""
+"""Objectives whose loss is the quality up to its sign, so that an amount of change is well defined."""
 
 LENGTHS = tuple(1.3**power for power in range(12))
-"""Factors by which a least-norm change is lengthened, one after another; up to 18."""
+"""Factors by which a least-norm perturbation is scaled, one after another; up to 18."""
 
 SET_HERE = ("eps", "max_epsilon", "norm", "seed", "targeted", "verbose")
-"""Constructor parameters that follow from the threat model and the run."""
+"""Constructor parameters that are determined by the threat model and the run."""
 
 
 class Losses(nn.Module):
-    """ℓ (N,) of images. Of one image a library may send many candidates, which are asked for one by one."""
+    """The losses ℓ (N,) of images. Many candidates that a library sends for a single image are evaluated one by one."""
 
     def __init__(self, target: Target, objective: Objective, access: Access) -> None:
         super().__init__()
-        # the libraries ask a weight for the device
+        # the libraries read the device from a parameter
         self.anchor = nn.Parameter(torch.zeros((), device=objective.clean.device), requires_grad=False)
         self.expected = len(objective.clean)
         self.ask: Callable[[torch.Tensor], torch.Tensor]
@@ -61,50 +61,50 @@ class Losses(nn.Module):
         images = images.float()
         if images.requires_grad:
             images = images.view_as(images)
-            images.register_hook(torch.Tensor.contiguous)  # the libraries `view` gradients, whatever a model's memory format
+            images.register_hook(torch.Tensor.contiguous)  # the libraries call `view` on gradients, which needs this format
         if len(images) == self.expected:
             return self.ask(images)
         return torch.cat([self.ask(image[None]) for image in images])
 
 
 class Head(nn.Module):
-    """[z/2, −z/2], with z a function of ℓ − ℓ₀, and what else a library wants made of them."""
+    """The logits [z/2, −z/2], with z a function of ℓ − ℓ₀, and a final transform that some attacks need."""
 
     def __init__(
         self,
         losses: Losses,
         objective: Objective,
         z: Callable[[torch.Tensor], torch.Tensor],
-        last: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
+        transform: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits,
     ) -> None:
         super().__init__()
-        self.losses, self.z, self.last = losses, z, last
-        self.start = objective.loss(objective.clean)
+        self.losses, self.z, self.transform = losses, z, transform
+        self.clean_loss = objective.loss(objective.clean)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        half = self.z(self.losses(images) - self.start) / 2
-        return self.last(torch.stack([half, -half], dim=1))
+        half = self.z(self.losses(images) - self.clean_loss) / 2
+        return self.transform(torch.stack([half, -half], dim=1))
 
 
 def margin(amount: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """z of the least-norm attacks."""
+    """Return the function that computes z for least-norm attacks."""
     return lambda change: 1 + change / amount
 
 
 def rank(change: torch.Tensor) -> torch.Tensor:
-    """z of the attacks that stop at success; in float64, that it may not hide small differences of ℓ."""
+    """Compute z for attacks that stop at success; in float64, to preserve small differences of ℓ."""
     change = change.double()
     return 1 + change / (1 + change.abs())
 
 
 def gain(change: torch.Tensor) -> torch.Tensor:
-    """z of the attacks that keep nothing without success."""
+    """Compute z for attacks that return nothing without success."""
     return change + 1e-6
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global random streams, which the libraries draw from, seeded; their warnings silenced."""
+    """Seed the global random streams, which the libraries draw from, and silence warnings, inside the context."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():
@@ -120,16 +120,16 @@ def seeded(seed: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LibraryAttack(Attack):
-    """Base of the bridged attacks. What the library returns is projected into the threat's ball and rounded.
+    """Base of the bridged attacks. The output of the library is projected into the ball and rounded.
 
     Attributes:
-        variant: the library's class.
-        parameters: of that class's constructor; those that follow from the threat model are set here.
+        variant: name of the library's class.
+        parameters: parameters of its constructor; those determined by the threat model are set here.
     """
 
     access: ClassVar[Access] = "gradient"
     limited: ClassVar[bool] = False
-    batches: ClassVar[bool] = False  # the libraries' random streams are global, and images must not depend on their batch
+    batches: ClassVar[bool] = False  # the random streams are global, and results must not depend on the batch
     set_here: ClassVar[tuple[str, ...]] = ()
 
     variant: str = ""
@@ -142,17 +142,17 @@ class LibraryAttack(Attack):
 
     @property
     def given(self) -> dict[str, Any]:
-        """The parameters that are the library's."""
+        """The parameters that are passed to the library."""
         return self.parameters
 
     @abstractmethod
     def craft(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, seed: int) -> torch.Tensor:
-        """What the library makes of the images; the global random streams are seeded, with `seed`."""
+        """Run the library's attack; the global random streams are already seeded with `seed`."""
 
-    def found(
+    def craft_seeded(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        """`craft` with the global streams seeded; where a flat image has led the library to NaN, the clean value."""
+        """Run `craft` with seeded global streams; non-finite values, as for flat images, are replaced by the clean ones."""
         seed = generator.seed()
         with seeded(seed):
             attacked = self.craft(target, images, objective, threat, seed).to(images)
@@ -161,19 +161,19 @@ class LibraryAttack(Attack):
     def run(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        attacked = self.found(target, images, objective, threat, generator)
+        attacked = self.craft_seeded(target, images, objective, threat, generator)
         return threat.snap(threat.project(attacked, images), images)
 
 
 @dataclass(frozen=True)
 class LeastNorm(LibraryAttack):
-    """Base of the attacks that look for the least change that moves quality by a stated amount.
+    """Base of the attacks that find the least perturbation that moves quality by a given amount.
 
-    The least change is often below half a level of 8 bit nearly everywhere, and rounding would undo it. So the library's
-    change is lengthened, along its own line, until the image as it is stored has moved by the amount or the ball ends.
+    The least perturbation is often below half an 8-bit level almost everywhere, and rounding would remove it. So it is
+    scaled up, in its own direction, until the image rounded to 8 bit has moved by the amount or the ball is exhausted.
 
     Attributes:
-        parameters: of the class's constructor, and `amount`: how far to move quality, in (0, 1]; 0.1 if left out.
+        parameters: parameters of the constructor, and `amount`: the required change of quality, in (0, 1]; 0.1 by default.
     """
 
     objectives: ClassVar[tuple[Kind, ...]] = ONE_WAY
@@ -185,7 +185,7 @@ class LeastNorm(LibraryAttack):
 
     @property
     def amount(self) -> float:
-        """How far to move quality."""
+        """The required change of quality."""
         amount: float = self.parameters.get("amount", AMOUNT)
         return amount
 
@@ -196,7 +196,7 @@ class LeastNorm(LibraryAttack):
     def run(
         self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, generator: Generators
     ) -> torch.Tensor:
-        change = self.found(target, images, objective, threat, generator) - images
+        change = self.craft_seeded(target, images, objective, threat, generator) - images
         wanted = objective.loss(objective.clean) - self.amount
         best = Best(images, objective.loss(objective.clean))
         for length in LENGTHS:

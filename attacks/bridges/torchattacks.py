@@ -1,13 +1,13 @@
 """`torchattacks:CLASS`: attacks of the torchattacks library (Kim, arXiv 2010.01950), on a quality model.
 
-They are written for classifiers; see `iqarena.attacks.bridges.library` for how a score becomes one. The classes of `TorchAttacks`
-and `PGDL2` only raise a cross-entropy: a head of logits [ℓ, 0] with the soft label [1, −1] makes it exactly −ℓ, since
-−(1·log p₀ − 1·log p₁) = −(ℓ − 0). The others have a class of their own here:
+They are written for classifiers; see `iqarena.attacks.bridges.library` for how a score becomes one. The classes of
+`TorchAttacks` and `PGDL2` only raise a cross-entropy: a head of logits [ℓ, 0] with the soft label [1, −1] makes it exactly
+−ℓ, since −(1·log p₀ − 1·log p₁) = −(ℓ − 0). The others have a class of their own here:
 
-    class        head     norms       what it finds on a score                forwards, backwards at the defaults
+    class        head     norms       result on a score                       forwards, backwards by default
     PGDL2        exact    l2          steepest ascent in the ball             10, 10
     APGD         rank     linf, l2    the best of its iterates                12, 11
-    Square       rank     linf, l2    the best image, scores only           1001, 0
+    Square       rank     linf, l2    the best image, scores only             1001, 0
     SPSA         rank     linf        the last iterate, scores only           2560, 0
     OnePixel     rank     l0          the best few pixels, scores only        about 2000, 0
     Pixle        rank     l0          the best moved pixels, scores only      about 2000, 0
@@ -17,7 +17,7 @@ and `PGDL2` only raise a cross-entropy: a head of logits [ℓ, 0] with the soft 
     EADEN        margin   l2          least ‖δ‖² + β‖δ‖₁ that moves `amount`  1801, 900 at most
     EADL1        margin   l0          least ‖δ‖₁ that moves `amount`          1801, 900 at most
 
-Those with the margin head ask up to twelve times more, for the image as it is stored.
+Attacks with the margin head make up to twelve further queries, for the image rounded to 8 bit.
 """
 
 from __future__ import annotations
@@ -38,34 +38,48 @@ from iqarena.attacks.objective import Objective
 from iqarena.attacks.threat import Norm, Threat
 
 _CLASSES = (
-    "BIM", "DIFGSM", "EOTPGD", "FFGSM", "FGSM", "MIFGSM", "NIFGSM", "PGD", "PIFGSM", "PIFGSMPP", "RFGSM", "SINIFGSM",
-    "TIFGSM", "UPGD", "VMIFGSM", "VNIFGSM",
-)  # fmt: skip
-_OWN = ("APGD", "CW", "DeepFool", "EADEN", "EADL1", "FAB", "OnePixel", "PGDL2", "Pixle", "SPSA", "Square")
+    "BIM",
+    "DIFGSM",
+    "EOTPGD",
+    "FFGSM",
+    "FGSM",
+    "MIFGSM",
+    "NIFGSM",
+    "PGD",
+    "PIFGSM",
+    "PIFGSMPP",
+    "RFGSM",
+    "SINIFGSM",
+    "TIFGSM",
+    "UPGD",
+    "VMIFGSM",
+    "VNIFGSM",
+)
+_SEPARATE = ("APGD", "CW", "DeepFool", "EADEN", "EADL1", "FAB", "OnePixel", "PGDL2", "Pixle", "SPSA", "Square")
 _REFUSED = {
-    "APGDT": "its loss sets the image's class against others, one after another; with a single other class it is APGD",
-    "AutoAttack": "it runs APGD, APGDT, FAB and Square until a class flips; ask for APGD, FAB and Square by name",
-    "GN": "it adds Gaussian noise of a fixed size and asks the model nothing; random-noise does that inside the ball",
-    "JSMA": "it weighs every pair of values of an image against all classes; a score has no classes, and an image of "
+    "APGDT": "its loss compares the image's class with one other class after another; with a single other class it is APGD",
+    "AutoAttack": "it runs APGD, APGDT, FAB and Square until a class flips; run APGD, FAB and Square by name",
+    "GN": "it adds Gaussian noise of a fixed size without queries; random-noise does that inside the ball",
+    "JSMA": "it evaluates every pair of values of an image against all classes; a score has no classes, and an image of "
     "512×384 has 3·10¹¹ pairs",
-    "Jitter": "it divides the logits by the largest; of a single score that leaves its sign, which has no gradient",
-    "LGV": "it trains surrogate classifiers on labelled data, to transfer from; nothing of it attacks a given score",
-    "MultiAttack": "it runs other attacks until a class flips; ask for those by name",
+    "Jitter": "it divides the logits by the largest; for a single score that leaves its sign, which has no gradient",
+    "LGV": "it trains surrogate classifiers on labelled data for transfer; it does not attack a given score",
+    "MultiAttack": "it runs other attacks until a class flips; run those by name",
     "PGDRS": "it attacks the mean class probabilities of a noise-smoothed classifier, another quantity than the score",
     "PGDRSL2": "it attacks the mean class probabilities of a noise-smoothed classifier, another quantity than the score",
     "SparseFool": "it moved resnet-iqa by a fifth of the amount at λ = 1; at λ = 3 it took minutes, and changed 13 "
-    "values of a linear model where 3 do; EADL1 looks for few values too",
+    "values of a linear model where 3 suffice; EADL1 is sparse too",
     "TPGD": "it raises a divergence from the clean output, which grows whether quality rises or falls, and has no gradient "
     "at the clean image",
     "VANILA": "it returns the clean image",
 }
 _SIZE_NAMES = {"PIFGSM": "max_epsilon", "PIFGSMPP": "max_epsilon"}
-"""Classes that call the ball's size something else than `eps`."""
+"""Parameter names of classes whose size of the ball is not called `eps`."""
 _NORMS = {"linf": "Linf", "l2": "L2"}
 
 
 class _Linear(nn.Module):
-    """[ℓ, 0] for each image."""
+    """The logits [ℓ, 0] of each image."""
 
     def __init__(self, losses: Losses) -> None:
         super().__init__()
@@ -76,39 +90,39 @@ class _Linear(nn.Module):
         return torch.stack([losses, torch.zeros_like(losses)], dim=1)
 
 
-def _made(variant: str) -> Callable[..., Any]:
+def _library_class(variant: str) -> Callable[..., Any]:
     import torchattacks
 
-    made: Callable[..., Any] = getattr(torchattacks, variant)
-    return made
+    cls: Callable[..., Any] = getattr(torchattacks, variant)
+    return cls
 
 
 @dataclass(frozen=True)
-class _Exact(LibraryAttack):
-    """Base of the classes whose every step follows a cross-entropy.
+class _ExactAttack(LibraryAttack):
+    """Base of the attacks whose every step follows a cross-entropy.
 
     Attributes:
-        parameters: of the constructor, `eps` apart; without `alpha`, a step is a quarter of the threat's size.
+        parameters: parameters of the constructor, except `eps`; `alpha` defaults to a quarter of the threat's size.
     """
 
     def craft(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, seed: int) -> torch.Tensor:
-        made = _made(self.variant)
+        cls = _library_class(self.variant)
         options: dict[str, Any] = {_SIZE_NAMES.get(self.variant, "eps"): threat.size}
-        if "alpha" in inspect.signature(made).parameters:
-            # the library's own step is 2/255 whatever the ball; FFGSM makes but one, of 1.25 balls in its paper
+        if "alpha" in inspect.signature(cls).parameters:
+            # the library's default step is 2/255 for any ball; FFGSM takes a single one, 1.25 times the ball in its paper
             options["alpha"] = 1.25 * threat.size if self.variant == "FFGSM" else threat.size / 4
-        attack = made(_Linear(Losses(target, objective, "gradient")), **(options | self.given))
+        attack = cls(_Linear(Losses(target, objective, "gradient")), **(options | self.given))
         attacked: torch.Tensor = attack(images, images.new_tensor([[1.0, -1.0]]).expand(len(images), 2))
         return attacked
 
 
 @dataclass(frozen=True)
-class TorchAttacks(_Exact):
-    """One class of the library; `parameters` are those of its constructor. Draws from torch's global stream, seeded here.
+class TorchAttacks(_ExactAttack):
+    """An attack of the library; `parameters` are those of its constructor. Draws from torch's global stream, seeded here.
 
     Attributes:
-        variant: the class.
-        parameters: of its constructor, `eps` apart; without `alpha`, a step is a quarter of the threat's size.
+        variant: name of the class.
+        parameters: parameters of its constructor, except `eps`; `alpha` defaults to a quarter of the threat's size.
     """
 
     name: ClassVar[str] = "torchattacks:"
@@ -122,22 +136,22 @@ class TorchAttacks(_Exact):
         if self.variant in _REFUSED:
             raise ValueError(f"torchattacks:{self.variant} is not offered: {_REFUSED[self.variant]}")
         if self.variant not in _CLASSES:
-            offered = ", ".join(sorted(_CLASSES + _OWN))
-            raise ValueError(f"torchattacks:{self.variant} is no attack that is offered; offered are {offered}")
+            offered = ", ".join(sorted(_CLASSES + _SEPARATE))
+            raise ValueError(f"torchattacks:{self.variant} is not an available attack; available are {offered}")
 
     @staticmethod
     def variants() -> tuple[str, ...]:
-        """The classes on offer here; those that need another head are registered by themselves."""
+        """Return the available classes; those that need another head are registered separately."""
         return _CLASSES
 
     @staticmethod
     def refused() -> dict[str, str]:
-        """The library's other classes, and why they are of no use on a score."""
+        """Return the library's other classes, with the reason why they do not apply to a score."""
         return dict(_REFUSED)
 
 
 @dataclass(frozen=True)
-class PGDL2(_Exact):
+class PGDL2(_ExactAttack):
     """Projected gradient descent in the ℓ2 ball, from a random start; the last iterate."""
 
     name: ClassVar[str] = "torchattacks:PGDL2"
@@ -147,46 +161,47 @@ class PGDL2(_Exact):
     variant: str = "PGDL2"
 
 
-class _Headed(LibraryAttack):
-    """Base of the classes that see two classes."""
+class _ClassifierAttack(LibraryAttack):
+    """Base of the attacks that take a classifier of two classes."""
 
     @abstractmethod
     def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
-        """Constructor parameters where none are given."""
+        """Return the default constructor parameters."""
 
     def z(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What becomes of ℓ − ℓ₀."""
+        """Return the function of ℓ − ℓ₀ that gives z."""
         return rank
 
     def call(self, attack: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Run the library's object."""
+        """Run the attack object of the library."""
         attacked: torch.Tensor = attack(images, labels)
         return attacked
 
     def craft(self, target: Target, images: torch.Tensor, objective: Objective, threat: Threat, seed: int) -> torch.Tensor:
-        made = _made(self.variant)
+        cls = _library_class(self.variant)
         options = self.options(threat, images)
-        if "seed" in inspect.signature(made).parameters:
-            options["seed"] = seed  # else it seeds the global stream with 0 itself
+        if "seed" in inspect.signature(cls).parameters:
+            options["seed"] = seed  # otherwise the library seeds the global stream with 0
         head = Head(Losses(target, objective, self.access), objective, self.z())
-        attack = made(head, **(options | self.given))
+        attack = cls(head, **(options | self.given))
         attacked = self.call(attack, images, torch.zeros(len(images), dtype=torch.int64, device=images.device))
         return attacked.detach()
 
 
-class _LeastNorm(_Headed, LeastNorm):
-    """Base of the least-norm classes."""
+class _LeastNormAttack(_ClassifierAttack, LeastNorm):
+    """Base of the least-norm attacks."""
 
     def z(self) -> Callable[[torch.Tensor], torch.Tensor]:
         return margin(self.amount)
 
 
 @dataclass(frozen=True)
-class APGD(_Headed):
-    """Auto-PGD: momentum, and steps that are halved where the loss no longer grows; the best iterate counts.
+class APGD(_ClassifierAttack):
+    """Auto-PGD: momentum, and a step size that is halved when the loss stalls; returns the best iterate.
 
-    Its cross-entropy over the rank head is a rising function of −ℓ, and it only takes signs or directions of gradients and
-    compares losses, so its path is that of −ℓ itself. The library's mode for the best loss, which does not stop at success.
+    Its cross-entropy over the rank head is an increasing function of −ℓ, and it only uses signs or directions of gradients
+    and compares losses, so its trajectory is that of −ℓ itself. It runs in the library's best-loss mode, which does not stop
+    at success.
     """
 
     name: ClassVar[str] = "torchattacks:APGD"
@@ -205,8 +220,8 @@ class APGD(_Headed):
 
 
 @dataclass(frozen=True)
-class Square(_Headed):
-    """Random search with squares, scores only; all queries are used, since success is never called."""
+class Square(_ClassifierAttack):
+    """Random search with squares, scores only; all queries are used, since success is never declared."""
 
     name: ClassVar[str] = "torchattacks:Square"
     access: ClassVar[Access] = "score"
@@ -230,15 +245,15 @@ class Square(_Headed):
         return super().refusal(threat, height, width)
 
     def call(self, attack: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        # its `perturb` would give the clean image back for want of success
+        # `perturb` would return the clean image, as there is no success
         attack.init_hyperparam(images)
         attacked: torch.Tensor = attack.attack_single_run(images, labels)[1]
         return attacked
 
 
 @dataclass(frozen=True)
-class SPSA(_Headed):
-    """Adam on gradients estimated from scores at random ± shifts (simultaneous perturbation); the last iterate."""
+class SPSA(_ClassifierAttack):
+    """Adam on gradients estimated from scores at random ± perturbations (simultaneous perturbation); the last iterate."""
 
     name: ClassVar[str] = "torchattacks:SPSA"
     access: ClassVar[Access] = "score"
@@ -252,8 +267,8 @@ class SPSA(_Headed):
 
 
 @dataclass(frozen=True)
-class OnePixel(_Headed):
-    """Differential evolution of the place and colour of up to five pixels, scores only."""
+class OnePixel(_ClassifierAttack):
+    """Differential evolution of the positions and colours of up to five pixels, scores only."""
 
     name: ClassVar[str] = "torchattacks:OnePixel"
     access: ClassVar[Access] = "score"
@@ -267,8 +282,8 @@ class OnePixel(_Headed):
 
 
 @dataclass(frozen=True)
-class Pixle(_Headed):
-    """Puts pixels of the image to other places in it, and keeps what is best, scores only."""
+class Pixle(_ClassifierAttack):
+    """Random search that moves pixels of the image to other positions and keeps the best result, scores only."""
 
     name: ClassVar[str] = "torchattacks:Pixle"
     access: ClassVar[Access] = "score"
@@ -278,7 +293,7 @@ class Pixle(_Headed):
     variant: str = "Pixle"
 
     def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
-        # every round keeps one rectangle's pixels, so that all rounds together stay within the pixels that may change
+        # every round changes the pixels of one rectangle, so that all rounds together stay within the allowed pixels
         pixels = threat.pixels(*images.shape[2:])
         rounds = min(50, pixels)
         side = min(math.isqrt(pixels // rounds), *images.shape[2:])
@@ -292,11 +307,11 @@ class Pixle(_Headed):
 
 
 @dataclass(frozen=True)
-class CW(_LeastNorm):
-    """Carlini and Wagner's ℓ2 attack: Adam on ‖δ‖² + c·max(z, 0) in tanh space; the shortest image that moved `amount`.
+class CW(_LeastNormAttack):
+    """Carlini and Wagner's ℓ2 attack: Adam on ‖δ‖² + c·max(z, 0) in tanh space; the shortest δ that moves `amount`.
 
-    There is no search for c in the library. Without curvature the hinge is reached where c is above twice the square of the
-    least norm, so c is four times the square of the threat's size: enough for what the ball can hold.
+    The library does not search for c. For a linear model the hinge is reached if c is above twice the square of the least
+    norm, so c is set to four times the square of the threat's size, which suffices for every perturbation in the ball.
     """
 
     name: ClassVar[str] = "torchattacks:CW"
@@ -306,13 +321,13 @@ class CW(_LeastNorm):
     variant: str = "CW"
 
     def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
-        # in tanh space a value moves by at most half a step: a change of the threat's size, evenly spread, takes ten
+        # in tanh space a value moves by at most half a step: an evenly spread perturbation of the threat's size takes ten
         return {"c": 4 * threat.size**2, "lr": 0.2 * threat.size / math.sqrt(images[0].numel()), "steps": 100}
 
 
 @dataclass(frozen=True)
-class DeepFool(_LeastNorm):
-    """Newton steps onto the linearised boundary, two per cent beyond it: a short way to move quality by `amount`."""
+class DeepFool(_LeastNormAttack):
+    """Newton steps onto the linearised boundary, two per cent beyond it: a small perturbation that moves `amount`."""
 
     name: ClassVar[str] = "torchattacks:DeepFool"
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
@@ -325,8 +340,8 @@ class DeepFool(_LeastNorm):
 
 
 @dataclass(frozen=True)
-class FAB(_LeastNorm):
-    """Fast adaptive boundary: projections onto the linearised boundary inside the box; least norm that moves `amount`."""
+class FAB(_LeastNormAttack):
+    """Fast adaptive boundary: projections onto the linearised boundary in the box; least norm that moves `amount`."""
 
     name: ClassVar[str] = "torchattacks:FAB"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
@@ -336,13 +351,13 @@ class FAB(_LeastNorm):
     variant: str = "FAB"
 
     def options(self, threat: Threat, images: torch.Tensor) -> dict[str, Any]:
-        # what is longer than eps is thrown away; here it is projected into the ball as for the other least-norm attacks
+        # the library drops perturbations longer than eps; here they are projected as for the other least-norm attacks
         return {"norm": _NORMS[threat.norm], "eps": 1.0 if threat.norm == "linf" else math.sqrt(images[0].numel())}
 
 
 @dataclass(frozen=True)
-class EADEN(_LeastNorm):
-    """Elastic-net attack, elastic-net rule: shrinkage steps; least ‖δ‖² + β‖δ‖₁ that moves `amount`."""
+class EADEN(_LeastNormAttack):
+    """Elastic-net attack, elastic-net rule: shrinkage steps; least ‖δ‖² + β‖δ‖₁ that moves quality by `amount`."""
 
     name: ClassVar[str] = "torchattacks:EADEN"
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
@@ -356,7 +371,7 @@ class EADEN(_LeastNorm):
 
 @dataclass(frozen=True)
 class EADL1(EADEN):
-    """Elastic-net attack, ℓ1 rule: shrinkage steps; least ‖δ‖₁, hence few values, that moves `amount`."""
+    """Elastic-net attack, ℓ1 rule: shrinkage steps; least ‖δ‖₁, hence few values, that moves quality by `amount`."""
 
     name: ClassVar[str] = "torchattacks:EADL1"
     norms: ClassVar[tuple[Norm, ...]] = ("l0",)

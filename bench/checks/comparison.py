@@ -1,4 +1,4 @@
-"""How an attack or a defense compares on shipped models and a few demo images, for `iqarena check`."""
+"""Compare an attack or a defense with others on shipped models and a few demo images, for `iqarena check`."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from iqarena.bench.registry import ATTACKS
 from iqarena.bench.suite import validated
 
 MODELS = ("cnniqa", "resnet-iqa")
-BESIDE = ("pgd", "standard")
-"""Attacks that an attack is set beside."""
+REFERENCE_ATTACKS = ("pgd", "standard")
+"""Attacks that a checked attack is compared with."""
 ATTACKERS = {
     "oblivious": ("pgd", "oblivious"),
     "adaptive": ("pgd", "adaptive"),
     "black-box": ("square[queries=60]", "adaptive"),
 }
-"""Whom a defense meets: attack and setting."""
+"""The attacks on a checked defense: attack and setting by column name."""
 IMAGES_OF_AN_ATTACK = 4
-"""Few: `standard` takes some ten seconds an image and model."""
+"""Only a few, since `standard` takes about ten seconds per image and model."""
 IMAGES_OF_A_DEFENSE = 24
 
-MASKED = 0.02
-"""Quality units by which a black-box attack may do better than a gradient before the gradient is called misleading."""
+MASKING_MARGIN = 0.02
+"""A gradient counts as masked if the shift of a black-box attack exceeds that of a gradient attack by more quality units."""
 
 Row = dict[str, Any]
 
 
 @contextmanager
-def _asked() -> Iterator[None]:
-    """Whatever goes wrong in a plugin that is asked inside is a reason, as it is a status in a run.
+def _plugin_errors_as_reasons() -> Iterator[None]:
+    """Turn any exception of a plugin into a reason, as a run turns it into a status.
 
     Raises:
         CannotRun: with the reason.
@@ -62,20 +62,20 @@ def _asked() -> Iterator[None]:
 
 
 class _ModelUnderTest:
-    """A model behind a defense, and a few images to attack it with.
+    """A defended model with a few images and their clean scores.
 
     Raises:
-        CannotRun: where the model cannot be asked.
+        CannotRun: where the model raises.
     """
 
     def __init__(self, evaluator: Evaluator, model: str, defense: str = "none") -> None:
         self.evaluator, self.model, self.defense = evaluator, model, defense
-        with _asked():
+        with _plugin_errors_as_reasons():
             self.clean = evaluator.scorer.clean(model, defense, 0)
         self.labels = torch.tensor([sample.mos for sample in evaluator.samples])
 
     def cell(self, attack: str, norm: str, setting: str = "adaptive") -> Cell:
-        """An attack at its usual objective and size."""
+        """Return a cell of an attack with its usual objective and the usual size of a norm."""
         suite = {
             "models": [self.model],
             "defenses": [self.defense],
@@ -86,53 +86,56 @@ class _ModelUnderTest:
         return expand(validated(suite))[0]
 
     def after(self, cell: Cell) -> tuple[torch.Tensor, Row]:
-        """Qualities (N,) under attack, and what the attack took an image.
+        """Return qualities (N,) under attack, and the passes and seconds of the attack per image.
 
         Raises:
-            CannotRun: where the attack cannot be run so.
+            CannotRun: where the attack does not support the cell or raises.
         """
         self.evaluator.ids.check(cell)
-        with _asked():
+        with _plugin_errors_as_reasons():
             crafted = self.evaluator.attacked.crafted(cell)
         if crafted.errors:
             raise CannotRun(crafted.errors[0])
-        took = {name: float(crafted.table[name].mean()) for name in ("forwards", "backwards")}
-        return self.score(crafted.pixels), took | {"seconds": crafted.seconds / len(self.clean)}
+        passes = {name: float(crafted.table[name].mean()) for name in ("forwards", "backwards")}
+        return self.score(crafted.pixels), passes | {"seconds": crafted.seconds / len(self.clean)}
 
     def score(self, pixels: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Deployed qualities (N,) of stored images."""
-        with _asked():
+        """Score stored images with the deployed model, (N,)."""
+        with _plugin_errors_as_reasons():
             return self.evaluator.scorer.score(self.model, self.defense, pixels, "check")
 
     def seconds(self) -> float:
-        """An image, of the deployed model."""
-        with _asked():
+        """Measure the seconds per image of the deployed model."""
+        with _plugin_errors_as_reasons():
             return self.evaluator.scorer.speed(self.model, self.defense)[0]
 
     def shift(self, after: torch.Tensor) -> float:
-        """Mean |q' − q|."""
+        """Return the mean of |q' − q|."""
         return float((after - self.clean).abs().mean())
 
     def noise(self, threat: Threat) -> torch.Tensor:
-        """Qualities (N,) under uniform noise that fills the threat model; unlike `random-noise` under every norm."""
-        found = []
+        """Return qualities (N,) under uniform noise that fills the threat model; unlike `random-noise`, under every norm."""
+        attacked = []
         for sample, clean in zip(self.evaluator.samples, self.evaluator.images, strict=True):
             image = clean[None].float() / 255
             drawn = Generators([seed_of("noise", sample.image_id)]).uniform(-1, 1, image.shape[1:])
-            moved = image + (threat.size if threat.norm == "linf" else 1) * drawn
-            found.append(quantize(threat.snap(threat.project(moved, image), image), clean[None], threat).pixels[0])
-        return self.score(found)
+            noisy = image + (threat.size if threat.norm == "linf" else 1) * drawn
+            attacked.append(quantize(threat.snap(threat.project(noisy, image), image), clean[None], threat).pixels[0])
+        return self.score(attacked)
 
 
 def compare_attack(
-    spec: str, models: Sequence[str] = MODELS, limit: int = IMAGES_OF_AN_ATTACK, beside: Sequence[str] = BESIDE
+    spec: str,
+    models: Sequence[str] = MODELS,
+    limit: int = IMAGES_OF_AN_ATTACK,
+    references: Sequence[str] = REFERENCE_ATTACKS,
 ) -> tuple[list[Row], list[Finding]]:
-    """An attack beside random noise and others, at its own objective and the usual size of its first norm.
+    """Compare an attack with random noise and other attacks, at its usual objective and the usual size of its first norm.
 
     Returns:
-        A row a model and attack: mean |shift| of quality, gain (how much nearer to the objective, in units of its loss;
-        None for a set-level attack, whose aims are its own), passes and seconds an image. And the finding whether it is
-        stronger than noise on some model.
+        A row per model and attack: mean |shift| of quality, gain (decrease of the objective's loss; None for a set-level
+        attack, which chooses its own targets), passes and seconds per image. And the finding whether the attack is stronger
+        than noise on at least one model.
     """
     attack = ATTACKS.build(spec)
     evaluator = Evaluator(open_dataset("demo"), limit, 16)
@@ -141,28 +144,28 @@ def compare_attack(
     lost: list[str] = []
     for model in models:
         try:
-            ring = _ModelUnderTest(evaluator, model)
-            own = ring.cell(spec, attack.norms[0])
-            noise_took: Row = {"forwards": 0.0, "backwards": 0.0, "seconds": None}
-            after = {spec: ring.after(own), "random noise": (ring.noise(own.threat), noise_took)}
+            subject = _ModelUnderTest(evaluator, model)
+            cell = subject.cell(spec, attack.norms[0])
+            noise_cost: Row = {"forwards": 0.0, "backwards": 0.0, "seconds": None}
+            after = {spec: subject.after(cell), "random noise": (subject.noise(cell.threat), noise_cost)}
         except CannotRun as reason:
             lost.append(f"{model}: {reason}")
             continue
-        objective = Objective(own.objective, ring.clean, float(ring.clean.mean()), ring.labels)
-        for name in beside:
-            able = ATTACKS.build(name).objectives
-            usual = own.objective if own.objective in able else ring.cell(name, own.norm).objective
+        objective = Objective(cell.objective, subject.clean, float(subject.clean.mean()), subject.labels)
+        for name in references:
+            objectives = ATTACKS.build(name).objectives
+            kind = cell.objective if cell.objective in objectives else subject.cell(name, cell.norm).objective
             try:
-                after.setdefault(name, ring.after(replace(own, attack=name, objective=usual)))
-            except CannotRun:  # under this norm
+                after.setdefault(name, subject.after(replace(cell, attack=name, objective=kind)))
+            except CannotRun:  # for example, it does not support this norm
                 continue
-        for name, (qualities, took) in after.items():
-            gain = float((objective.loss(ring.clean) - objective.loss(qualities)).mean())
-            gained = None if isinstance(attack, SetAttack) else gain
-            rows.append({"model": model, "attack": name, "shift": ring.shift(qualities), "gain": gained, **took})
+        for name, (qualities, cost) in after.items():
+            gain = float((objective.loss(subject.clean) - objective.loss(qualities)).mean())
+            shown_gain = None if isinstance(attack, SetAttack) else gain
+            rows.append({"model": model, "attack": name, "shift": subject.shift(qualities), "gain": shown_gain, **cost})
         measure = "shift" if isinstance(attack, SetAttack) else "gain"
-        mine, noise = (next(r[measure] for r in rows if (r["model"], r["attack"]) == (model, n)) for n in list(after)[:2])
-        (won if mine > noise else lost).append(f"{measure} {mine:.3f} beside {noise:.3f} of noise on {model}")
+        value, noise = (next(r[measure] for r in rows if (r["model"], r["attack"]) == (model, n)) for n in list(after)[:2])
+        (won if value > noise else lost).append(f"{measure} {value:.3f} beside {noise:.3f} of noise on {model}")
     advice = "make objective.loss of the target's quality small; try more steps, or larger ones"
     return rows, [Finding("stronger than noise", bool(won), "; ".join(won or lost), advice)]
 
@@ -170,41 +173,41 @@ def compare_attack(
 def compare_defense(
     spec: str, models: Sequence[str] = MODELS, limit: int = IMAGES_OF_A_DEFENSE
 ) -> tuple[list[Row], list[Finding]]:
-    """A defense beside none: what it costs on clean images, and what attackers do who know of it and who do not.
+    """Compare a defense with no defense: its effect on clean images, and its robustness to oblivious and adaptive attacks.
 
     Returns:
-        A row a model and defense: SROCC of the clean images with their labels, mean |shift| of quality under the
-        white-box attack (oblivious and adaptive) and the black-box one, seconds an image. And the finding whether the
-        gradient that the defense offers leads anywhere.
+        A row per model and defense: SROCC of the clean images with their labels, mean |shift| of quality under the
+        white-box attack (oblivious and adaptive) and the black-box one, seconds per image. And the finding whether the
+        gradient of the surrogate is masked.
     """
     evaluator = Evaluator(open_dataset("demo"), limit, 16)
     rows: list[Row] = []
     masked: list[str] = []
-    seen: list[str] = []
+    fine: list[str] = []
     for model in models:
         try:
             evaluator.pool.ready(model, spec)
         except CannotRun as reason:
-            seen.append(f"{model}: {reason}")
+            fine.append(f"{model}: {reason}")
             continue
         try:
-            rings = [_ModelUnderTest(evaluator, model, defense) for defense in dict.fromkeys(("none", spec))]
-            seconds = [ring.seconds() for ring in rings]
+            subjects = [_ModelUnderTest(evaluator, model, defense) for defense in dict.fromkeys(("none", spec))]
+            seconds = [subject.seconds() for subject in subjects]
         except CannotRun as reason:
             masked.append(f"{model}: {reason}")
             continue
-        for ring, took in zip(rings, seconds, strict=True):
+        for subject, speed in zip(subjects, seconds, strict=True):
             shifts: dict[str, float | None] = {}
             for title, (attack, setting) in ATTACKERS.items():
                 try:
-                    shifts[title] = ring.shift(ring.after(ring.cell(attack, "linf", setting))[0])
+                    shifts[title] = subject.shift(subject.after(subject.cell(attack, "linf", setting))[0])
                 except CannotRun:
                     shifts[title] = None
-            srocc = stats.spearmanr(ring.clean, ring.labels).statistic
-            rows.append({"model": model, "defense": ring.defense, "srocc": float(srocc), **shifts, "seconds": took})
+            srocc = stats.spearmanr(subject.clean, subject.labels).statistic
+            rows.append({"model": model, "defense": subject.defense, "srocc": float(srocc), **shifts, "seconds": speed})
         white, black = shifts["adaptive"], shifts["black-box"]
         if white is not None and black is not None:
-            words = f"{white:.3f} by gradient, {black:.3f} by scores alone on {model}"
-            (masked if black > white + MASKED else seen).append(words)
+            text = f"{white:.3f} by gradient, {black:.3f} by scores alone on {model}"
+            (masked if black > white + MASKING_MARGIN else fine).append(text)
     advice = "give surrogate() a gradient that leads somewhere: a smooth stand-in, or the identity's (see surrogate_kind)"
-    return rows, [Finding("no masked gradient", not masked, "shift " + "; ".join(masked or seen), advice)]
+    return rows, [Finding("no masked gradient", not masked, "shift " + "; ".join(masked or fine), advice)]

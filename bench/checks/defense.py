@@ -1,4 +1,4 @@
-"""The conduct of a defense, against what it says of itself: what it deploys, what it shows an attacker, what it proves."""
+"""Check a defense against its own declaration: the deployed model, its surrogate and its certificate."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from iqarena.defenses.chain import Chain
 from iqarena.models.base import QualityModel
 
 GRADIENT = ("gradient", "slope")
-"""Checks of `probe` that are the surrogate's business, where it is not the deployed model itself."""
+"""Checks of `probe` that are made on the surrogate where it is not the deployed model itself."""
 
 SAME = {"exact": 1e-4, "identity": 1e-4, "smooth": 0.15}
-"""How far the surrogate's quality of a natural image may lie from the deployed model's, by kind of surrogate.
+"""Largest difference between the scores of the surrogate and the deployed model on natural images, as a share of the range.
 
-An exact one *is* the deployed model, and BPDA has its values; float32 leaves 1e-6 or so. A smooth one of JPEG is off by
-some hundredths of the range; one that is off by more than this leads an attacker elsewhere.
+By kind of surrogate. An exact one *is* the deployed model, and BPDA has its values; float32 leaves about 1e-6. A smooth
+surrogate of JPEG differs by a few hundredths of the range; a larger difference would mislead an attacker.
 """
 
 AGREES = 0.6
-"""As in `probe`, for what a surrogate shows: medians and resampling bend within every step that float32 can see."""
+"""As in `probe`, but for surrogates: medians and resampling are not linear within any step that float32 can resolve."""
 
 SIZE = (SIDE, SIDE + 48)
-"""Of the natural images, as `probe` has them."""
+"""Height and width of the natural images, as in `probe`."""
 
 _Measured = tuple[bool, str]
 
 
 def defense_facts(defense: Defense) -> dict[str, Any]:
-    """What a defense says of itself."""
+    """Return what a defense declares."""
     return {
         "kind": defense.kind,
         "stochastic": "yes" if defense.stochastic else "no",
@@ -51,32 +51,36 @@ def defense_facts(defense: Defense) -> dict[str, Any]:
     }
 
 
-def probe_defense(defense: Defense, models: tuple[str, ...]) -> list[Finding]:
-    """What a defense does to the first of some shipped models that it fits, check by check.
+def check_defense(defense: Defense, models: tuple[str, ...]) -> list[Finding]:
+    """Check a defense on the first of some shipped models that it applies to; the global random streams are left unchanged.
 
-    A training recipe without weights is looked at as a recipe: what it builds, and its loss.
+    Of a training recipe without weights only the model that it builds and its loss are checked.
+
+    Returns:
+        One finding per check.
     """
-    said = [] if isinstance(defense, Chain) else declared(defense, paper_wanted=defense.kind != "none")  # its links say it
-    findings = [*said, _class_attributes(defense)]
+    declaration = [] if isinstance(defense, Chain) else declared(defense, paper_wanted=defense.kind != "none")
+    findings = [*declaration, _class_attributes(defense)]
     if not findings[-1].ok:
         return findings
     with streams_kept():
-        findings.extend(_conduct(defense, models))
+        findings.extend(_check_applied(defense, models))
     return findings
 
 
 def _class_attributes(defense: Defense) -> Finding:
     known = {"kind": get_args(Kind), "surrogate_kind": tuple(SAME), "stochastic": (True, False)}
     wrong = [
-        f"{name} {getattr(defense, name, None)!r}, not one of {', '.join(map(str, words))}"
-        for name, words in known.items()
-        if getattr(defense, name, None) not in words
+        f"{name} {getattr(defense, name, None)!r}, not one of {', '.join(map(str, values))}"
+        for name, values in known.items()
+        if getattr(defense, name, None) not in values
     ]
-    seen = f"{defense.kind}; {defense.surrogate_kind}; stochastic={defense.stochastic}" if not wrong else wrong[0]
-    return Finding("class attributes", not wrong, seen, "set kind, surrogate_kind and stochastic to known words")
+    measured = f"{defense.kind}; {defense.surrogate_kind}; stochastic={defense.stochastic}" if not wrong else wrong[0]
+    return Finding("class attributes", not wrong, measured, "set kind, surrogate_kind and stochastic to known words")
 
 
-def _conduct(defense: Defense, models: tuple[str, ...]) -> Iterator[Finding]:
+def _check_applied(defense: Defense, models: tuple[str, ...]) -> Iterator[Finding]:
+    """Apply the defense to the first model that it fits and check the result."""
     reasons = []
     for name in models:
         model = load_model(name)
@@ -95,7 +99,7 @@ def _conduct(defense: Defense, models: tuple[str, ...]) -> Iterator[Finding]:
             yield Finding("applies", False, f"{name}: protect returned {type(deployed).__name__}", advice)
             return
         yield Finding("applies", True, f"to {name}")
-        yield from _looked_at(defense, model, deployed, before)
+        yield from _check_deployed(defense, model, deployed, before)
         return
     if isinstance(defense, TrainedDefense):
         yield Finding("applies", True, "no weights yet: looked at as a recipe only")
@@ -104,38 +108,39 @@ def _conduct(defense: Defense, models: tuple[str, ...]) -> Iterator[Finding]:
         yield Finding("applies", False, "; ".join(reasons), f"fit one of {', '.join(models)}, or say with --model which")
 
 
-def _looked_at(
+def _check_deployed(
     defense: Defense, model: QualityModel, deployed: QualityModel, before: dict[str, torch.Tensor]
 ) -> Iterator[Finding]:
-    """The contract of models, then what is a defense's own, then what an adaptive attacker gets."""
+    """Check the contract of models, then that of defenses, then the surrogate."""
     info = deployed.info
-    if deployed is not model:  # it may draw, as the harness allows it; and its gradient is looked at in the surrogate
+    if deployed is not model:  # it may draw if the defense declares so, and its gradient is checked on the surrogate
         deployed.info = replace(info, stochastic=defense.stochastic or info.stochastic, differentiable=False)
     yield from probe(deployed, [name for name in NAMES if name not in GRADIENT])
     deployed.info = info
     after = model.state_dict()
     changed = [name for name, value in before.items() if name not in after or not torch.equal(after[name], value)]
-    seen = f"changed: {', '.join(changed[:3])}" if changed else "its weights are as they were"
-    yield Finding("undefended model", not changed, seen, "work on a copy of the model (copy.deepcopy)")
-    for name, look in _CHECKS.items():
+    measured = f"changed: {', '.join(changed[:3])}" if changed else "its weights are as they were"
+    yield Finding("undefended model", not changed, measured, "work on a copy of the model (copy.deepcopy)")
+    for name, check in _CHECKS.items():
         if name != "certificate" or isinstance(defense, CertifiedDefense):
-            yield _guarded(defense, model, deployed, name, look, _ADVICE[name])
+            yield _guarded(defense, model, deployed, name, check, _ADVICE[name])
     try:
         surrogate = defense.surrogate(model)
     except Exception:
-        return  # has been found above
+        return  # reported above
     if surrogate is not model:
         surrogate.info = replace(surrogate.info, stochastic=defense.stochastic or model.info.stochastic)
-    wanted = ("flat images", "gradient", *(("slope",) if defense.surrogate_kind == "exact" else ()))
-    for finding in probe(surrogate, wanted, AGREES):
+    checks = ("flat images", "gradient", *(("slope",) if defense.surrogate_kind == "exact" else ()))
+    for finding in probe(surrogate, checks, AGREES):
         yield replace(finding, name=f"surrogate: {finding.name}")
 
 
 def _guarded(
-    defense: Any, model: QualityModel, deployed: QualityModel | None, name: str, look: Callable[..., _Measured], advice: str
+    defense: Any, model: QualityModel, deployed: QualityModel | None, name: str, check: Callable[..., _Measured], advice: str
 ) -> Finding:
+    """Run a check; an exception is a failed finding, and DoesNotApply a skipped check."""
     try:
-        return Finding(name, *look(defense, model, deployed), advice)
+        return Finding(name, *check(defense, model, deployed), advice)
     except DoesNotApply as reason:
         return Finding(name, True, f"not asked: {reason}")
     except Exception as error:
@@ -143,10 +148,10 @@ def _guarded(
 
 
 def _facts(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
-    other = [
+    changed = [
         fact for fact in ("score_range", "higher_is_better") if getattr(deployed.info, fact) != getattr(model.info, fact)
     ]
-    return not other, f"another {' and '.join(other)}" if other else "range and direction of the model's own"
+    return not changed, f"another {' and '.join(changed)}" if changed else "range and direction of the model's own"
 
 
 def _seven(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
@@ -155,12 +160,12 @@ def _seven(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Me
 
 
 def _twice(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
-    apart = _apart(defense.protect(model), deployed)
-    return apart <= REPEATED, f"protected anew, scores differ by {apart:.1g} of the range"
+    difference = _difference(defense.protect(model), deployed)
+    return difference <= REPEATED, f"protected anew, scores differ by {difference:.1g} of the range"
 
 
-class _Turned(QualityModel):
-    """The same qualities by raw scores that are better when they are lower."""
+class _Reversed(QualityModel):
+    """A model with the same qualities and the opposite direction of raw scores."""
 
     def __init__(self, model: QualityModel) -> None:
         super().__init__()
@@ -172,14 +177,14 @@ class _Turned(QualityModel):
         return scores
 
 
-def _turned(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
-    """Raw scores of another direction make no other qualities."""
+def _both_directions(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
+    """Check that qualities do not depend on the direction of the raw scores."""
     images = natural(*SIZE)[:2]
     if isinstance(defense, TrainedDefense) and deployed is not model:
         return True, "not asked: its weights are for this model alone"
-    qualities = [made.to_quality(_scores(made, images)) for made in (defense.protect(_Turned(model)), deployed)]
-    apart = float((qualities[0] - qualities[1]).abs().max())
-    return apart <= 1e-4, f"qualities differ by {apart:.1g} where lower raw scores are better"
+    qualities = [built.to_quality(_scores(built, images)) for built in (defense.protect(_Reversed(model)), deployed)]
+    difference = float((qualities[0] - qualities[1]).abs().max())
+    return difference <= 1e-4, f"qualities differ by {difference:.1g} where lower raw scores are better"
 
 
 def _gpu(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
@@ -187,14 +192,14 @@ def _gpu(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Meas
         return True, "not asked: there is none here"
     images = natural(*SIZE)[:2]
     scores = _scores(defense.protect(copy.deepcopy(model).cuda()).cuda(), images.cuda())
-    apart = float((scores.cpu() - _scores(deployed, images)).abs().max()) / _width(model)
-    # the GPU sums in another order and may use TF32, and its random numbers are others
-    return scores.is_cuda and (apart <= 0.01 or defense.stochastic), f"scores differ by {apart:.1g} of the range"
+    difference = float((scores.cpu() - _scores(deployed, images)).abs().max()) / _width(model)
+    # the GPU sums in another order, may use TF32, and draws other random numbers
+    return scores.is_cuda and (difference <= 0.01 or defense.stochastic), f"scores differ by {difference:.1g} of the range"
 
 
 def _surrogate(defense: Defense, model: QualityModel, deployed: QualityModel) -> _Measured:
-    apart, kind = _apart(defense.surrogate(model), deployed), defense.surrogate_kind
-    return apart <= SAME[kind], f"{kind}: its scores differ by {apart:.1g} of the range from the deployed ones"
+    difference, kind = _difference(defense.surrogate(model), deployed), defense.surrogate_kind
+    return difference <= SAME[kind], f"{kind}: its scores differ by {difference:.1g} of the range from the deployed ones"
 
 
 def _certificate(defense: CertifiedDefense, model: QualityModel, deployed: QualityModel) -> _Measured:
@@ -202,19 +207,22 @@ def _certificate(defense: CertifiedDefense, model: QualityModel, deployed: Quali
     with frozen(model), torch.inference_mode():
         torch.manual_seed(0)
         try:
-            found = defense.certify(model, images, RADIUS)
-        except ValueError as reason:  # as the contract allows
+            certificate = defense.certify(model, images, RADIUS)
+        except ValueError as reason:  # the contract allows it
             return True, f"refuses ℓ2 {RADIUS:g}: {reason}"
     quality = deployed.to_quality(_scores(deployed, images))
-    if not tuple(found.lower.shape) == tuple(found.upper.shape) == (len(images),):
-        return False, f"shapes {tuple(found.lower.shape)} and {tuple(found.upper.shape)} for {len(images)} images"
-    holds = bool((found.lower <= quality + 1e-4).all() and (quality <= found.upper + 1e-4).all())
-    low, high, middle = (float(values[0]) for values in (found.lower, found.upper, quality))
+    if not tuple(certificate.lower.shape) == tuple(certificate.upper.shape) == (len(images),):
+        return (
+            False,
+            f"shapes {tuple(certificate.lower.shape)} and {tuple(certificate.upper.shape)} for {len(images)} images",
+        )
+    holds = bool((certificate.lower <= quality + 1e-4).all() and (quality <= certificate.upper + 1e-4).all())
+    low, high, middle = (float(values[0]) for values in (certificate.lower, certificate.upper, quality))
     return holds, f"[{low:.3f}, {high:.3f}] around quality {middle:.3f} at ℓ2 {RADIUS:g}"
 
 
 def _recipe(defense: TrainedDefense, model: QualityModel, deployed: None) -> _Measured:
-    """One step of training is possible: the loss is a finite number that reaches every weight."""
+    """Check that a training step is possible: the loss is finite and has a gradient for every weight."""
     prepared = defense.prepare(model).train()
     torch.manual_seed(0)
     images = natural(*SIZE)[:2, :, :96, :96].contiguous()
@@ -230,7 +238,7 @@ _CHECKS: dict[str, Callable[..., _Measured]] = {
     "facts": _facts,
     "seven images": _seven,
     "twice": _twice,
-    "both directions": _turned,
+    "both directions": _both_directions,
     "GPU": _gpu,
     "certificate": _certificate,
     "surrogate": _surrogate,
@@ -255,10 +263,10 @@ def _scores(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
     return scores
 
 
-def _apart(one: QualityModel, other: QualityModel) -> float:
-    """How far the scores of two models lie apart on two natural images, under one seed, as a share of the range."""
+def _difference(first: QualityModel, second: QualityModel) -> float:
+    """Return the largest difference of two models' scores on two natural images, with one seed, as a share of the range."""
     images = natural(*SIZE)[:2]
-    return float((_scores(one, images) - _scores(other, images)).abs().max()) / _width(other)
+    return float((_scores(first, images) - _scores(second, images)).abs().max()) / _width(second)
 
 
 def _width(model: QualityModel) -> float:

@@ -18,11 +18,11 @@ class CheckReport:
     """All findings on one plugin.
 
     Attributes:
-        name: as it was asked for.
+        name: the spec that was checked.
         kind: "model", "attack" or "defense".
-        facts: what it says of itself.
-        findings: one a check.
-        comparison: rows of a table: how it does beside others.
+        facts: what the plugin declares.
+        findings: one per check.
+        comparison: rows of a table that compares it with others.
     """
 
     name: str
@@ -33,15 +33,15 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether all is well."""
+        """Whether all checks passed."""
         return all(finding.ok for finding in self.findings)
 
     def as_data(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the report as JSON-serialisable data."""
         return {"ok": self.ok, **asdict(self)}
 
     def tables(self) -> Iterator[RenderableType]:
-        """For a terminal: a headline, what it says of itself, and a line a finding."""
+        """Yield the parts to print: a headline, what the plugin declares, a line per finding, and the comparison."""
         failed = [finding for finding in self.findings if not finding.ok]
         outcome = f"{len(failed)} of {len(self.findings)} checks failed" if failed else "all is well"
         yield Text(f"{self.kind} {self.name}: {outcome}")
@@ -64,8 +64,8 @@ class CheckReport:
                 table.add_row(*(Text(_cell(value)) for value in row.values()))
             yield table
 
-    def words(self) -> str:
-        """The failed findings as lines, for the message of an assertion."""
+    def failures(self) -> str:
+        """Return the failed findings as lines, for the message of an assertion."""
         return "\n".join(f"{f.name}: {f.measured}: {f.advice}" for f in self.findings if not f.ok)
 
 

@@ -1,4 +1,4 @@
-"""`iqarena check`: what a plugin does, against what it says of itself."""
+"""`iqarena check`: check whether a plugin does what it declares, and compare it with others."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.inference.finding import Finding
 
 NETWORKS = {".pt": "torchscript:", ".ts": "torchscript:", ".onnx": "onnx:"}
-"""Endings of files that are a model each, with the bridge that opens them."""
+"""Suffixes of files that hold a model, with the bridge that loads them."""
 
 
 def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> list[CheckReport]:
-    """A report on what is registered under a name, or on each plugin in a file.
+    """Check the plugin registered under a name, or each plugin in a file.
 
     Args:
         spec: a registry name with parameters, or a file: ``.py`` with classes, or a network (``.pt``, ``.onnx``).
-        models: on which an attack or a defense is compared with others; two small shipped ones if left out.
-        limit: images of that comparison; 0 leaves it out, and with it the check of an attack's strength.
+        models: models on which an attack or a defense is compared with others; two small shipped ones if left out.
+        limit: number of images of that comparison; 0 skips it, and with it the check of an attack's strength.
 
     Raises:
-        UserError: where there is no such thing, or it cannot be made.
+        UserError: where there is no such plugin, or it cannot be built.
     """
     from iqarena.bench.registry import REGISTRIES, links, nearest, parse_spec
 
@@ -35,30 +35,30 @@ def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> li
     if ":" not in name and Path(name).suffix in NETWORKS:
         return check(NETWORKS[Path(name).suffix] + spec, models, limit)
     if ":" not in name and name.endswith(".py"):
-        return [report for own in _classes(name) for report in check(own + spec.removeprefix(name), models, limit)]
+        return [report for cls in _classes(name) for report in check(cls + spec.removeprefix(name), models, limit)]
     if kinds := _kinds(spec):
         return [CheckReport(spec, kind, *_CHECKERS[kind](spec, models, limit)) for kind in kinds]
     if name.startswith("file:"):
         raise UserError(f"{name}: is no model, attack or defense")
-    known = [known for registry in REGISTRIES.values() for known in registry.names()]
+    known = [other for registry in REGISTRIES.values() for other in registry.names()]
     raise UserError(f"nothing is called {name!r}; {nearest(name, known)}")
 
 
 def _kinds(spec: str) -> list[str]:
-    """The kinds of thing that a name, a file's class or a chain is."""
+    """Return the kinds of plugin that a name, a class in a file or a chain denotes."""
     from iqarena.bench.registry import REGISTRIES, class_in_file, links, parse_spec
 
     if len(links(spec)) > 1:
         return [kind for kind, registry in REGISTRIES.items() if registry.chained]
     name, _ = parse_spec(spec)
     if name.startswith("file:"):
-        made = class_in_file(name)
-        return [kind for kind, registry in REGISTRIES.items() if made is not None and issubclass(made, registry.base)]
+        cls = class_in_file(name)
+        return [kind for kind, registry in REGISTRIES.items() if cls is not None and issubclass(cls, registry.base)]
     return [kind for kind, registry in REGISTRIES.items() if registry.entry(name)]
 
 
 def _classes(file: str) -> list[str]:
-    """The plugins in a file, as ``file:path.py:Class``."""
+    """Return the specs of the plugins in a file, as ``file:path.py:Class``."""
     from iqarena.bench.registry import class_in_file
 
     try:
@@ -68,16 +68,16 @@ def _classes(file: str) -> list[str]:
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{file}: not Python ({error})") from None
     names = [f"file:{file}:{node.name}" for node in body if isinstance(node, ast.ClassDef)]
-    found = [name for name in names if _kinds(name) and not inspect.isabstract(class_in_file(name))]
-    if not found:
+    plugins = [name for name in names if _kinds(name) and not inspect.isabstract(class_in_file(name))]
+    if not plugins:
         raise UserError(f"{file}: holds no model, attack or defense")
-    return found
+    return plugins
 
 
-_Checked = tuple[dict[str, Any], list[Finding], list[dict[str, Any]]]
+_Results = tuple[dict[str, Any], list[Finding], list[dict[str, Any]]]
 
 
-def _model(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
+def _check_model(spec: str, models: Sequence[str], limit: int | None) -> _Results:
     from iqarena.bench.inference.loading import load_model
     from iqarena.bench.inference.model_checks import probe
 
@@ -85,40 +85,40 @@ def _model(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
     return asdict(model.info), probe(model), []
 
 
-def _attack(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
-    from iqarena.bench.checks.attack import attack_facts, probe_attack
+def _check_attack(spec: str, models: Sequence[str], limit: int | None) -> _Results:
+    from iqarena.bench.checks.attack import attack_facts, check_attack
     from iqarena.bench.checks.comparison import IMAGES_OF_AN_ATTACK, MODELS, compare_attack
     from iqarena.bench.registry import ATTACKS
 
     attack = ATTACKS.build(spec)
-    findings, rows = probe_attack(attack), list[dict[str, Any]]()
-    if limit != 0 and not attack.control and _sane(findings):
+    findings, rows = check_attack(attack), list[dict[str, Any]]()
+    if limit != 0 and not attack.control and _is_comparable(findings):
         rows, strength = compare_attack(spec, models or MODELS, limit or IMAGES_OF_AN_ATTACK)
         findings += strength
     return attack_facts(attack), findings, rows
 
 
-def _defense(spec: str, models: Sequence[str], limit: int | None) -> _Checked:
+def _check_defense(spec: str, models: Sequence[str], limit: int | None) -> _Results:
     from iqarena.bench.checks.comparison import IMAGES_OF_A_DEFENSE, MODELS, compare_defense
-    from iqarena.bench.checks.defense import defense_facts, probe_defense
+    from iqarena.bench.checks.defense import check_defense, defense_facts
     from iqarena.bench.registry import DEFENSES
 
     defense = DEFENSES.build(spec)
-    findings, rows = probe_defense(defense, tuple(models) or MODELS), list[dict[str, Any]]()
-    if limit != 0 and _sane(findings):
+    findings, rows = check_defense(defense, tuple(models) or MODELS), list[dict[str, Any]]()
+    if limit != 0 and _is_comparable(findings):
         rows, masked = compare_defense(spec, models or MODELS, limit or IMAGES_OF_A_DEFENSE)
         findings += masked
     return defense_facts(defense), findings, rows
 
 
-def _sane(findings: Sequence[Finding]) -> bool:
-    """Whether it makes sense to compare: what cannot be run on a tiny image needs no table."""
+def _is_comparable(findings: Sequence[Finding]) -> bool:
+    """Check whether a plugin works on small images, without which there is nothing to compare."""
     return all(f.ok for f in findings if f.name in ("class attributes", "runs", "returns", "applies", "shape"))
 
 
-_CHECKERS: dict[str, Callable[[str, Sequence[str], int | None], _Checked]] = {
-    "model": _model,
-    "attack": _attack,
-    "defense": _defense,
+_CHECKERS: dict[str, Callable[[str, Sequence[str], int | None], _Results]] = {
+    "model": _check_model,
+    "attack": _check_attack,
+    "defense": _check_defense,
 }
-"""By kind: from a spec, models and images to what the plugin says of itself, the findings and the table."""
+"""For each kind, a function of a spec, models and an image limit; returns the declared facts, the findings and the table."""

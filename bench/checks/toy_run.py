@@ -1,4 +1,4 @@
-"""One attack on a few images of a tiny model, watched: what `iqarena check` and the tests of attacks look at."""
+"""A monitored run of an attack on a toy model, for `iqarena check` and the tests of attacks."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from iqarena.bench.inference.target import Target, frozen
 from iqarena.models.base import ModelInfo, QualityModel
 
 TILE = 16
-"""Side of the square of weights that `Linear` repeats."""
+"""Side of the square of weights that `LinearToy` repeats."""
 
 
-class Linear(QualityModel):
-    """Quality ½ + Σ w·(x − ½) with Σ|w| = `reach`, for images of any size; none of the seeded weights is zero.
+class LinearToy(QualityModel):
+    """A linear model of quality ½ + Σ w·(x − ½) with Σ|w| = `reach`, for images of any size; no seeded weight is zero.
 
     Inside an ℓ∞ ball of radius r quality moves by at most r·reach, and clip(x ± r·sign(w)) moves it by that.
 
     Args:
-        reach: Σ|w|; 30 lets 2/255 move quality by 0.24, and real models are moved further.
+        reach: Σ|w|; with 30, a perturbation of 2/255 moves quality by 0.24; real models move further.
         higher_is_better: direction of the raw score, which runs from 0 to 100; quality is the same either way.
     """
 
@@ -41,33 +41,33 @@ class Linear(QualityModel):
         drawn = torch.randn(3, TILE, TILE, generator=torch.Generator().manual_seed(0))
         self.tile = torch.nn.Parameter(drawn + 0.05 * drawn.sign())
         self.reach = reach
-        self.asked = 0  # images scored, whoever asked
+        self.images_scored = 0  # through a target or not
 
     def weights(self, height: int, width: int) -> torch.Tensor:
-        """w for images of a size, (3, height, width)."""
+        """Return w for images of a size, (3, height, width)."""
         whole = self.tile.repeat(1, -(-height // TILE), -(-width // TILE))[:, :height, :width]
         return whole * (self.reach / whole.abs().sum())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.asked += len(images)
+        self.images_scored += len(images)
         quality = 0.5 + (self.weights(*images.shape[2:]) * (images - 0.5)).sum(dim=(1, 2, 3))
         return 100 * (quality if self.info.higher_is_better else 1 - quality)
 
 
 @dataclass
 class ToyRun:
-    """What came of one attack on one batch of images.
+    """The result of an attack on a batch of images.
 
     Attributes:
         clean: the images, (N, 3, H, W) uint8.
         threat: the threat model.
         returned: what the attack returned; None where it raised.
-        stored: what the harness makes of that; None where that is impossible.
+        stored: the same images as the harness stores them; None where that is impossible.
         losses: the objective's loss (N,) before and after.
-        forwards, backwards: (N,), as counted, the clean score's forward included.
-        uncounted: images that the model scored without being asked through the target.
+        forwards, backwards: (N,), counted passes, including the forward pass of the clean score.
+        uncounted: number of images that the model scored other than through the target.
         error: what the attack raised, as one line.
-        touched: what it changed and must not, in words.
+        touched: descriptions of what it changed and must not change.
     """
 
     clean: torch.Tensor
@@ -92,50 +92,54 @@ def run_on_toy_model(
     seeds: Sequence[int] = (),
     device: str = "cpu",
 ) -> ToyRun:
-    """Attack images (N, 3, H, W) uint8 of a tiny model, as a cell does; all at once, if the attack takes batches.
+    """Attack images (N, 3, H, W) uint8 of a toy model, as a cell does; as one batch if the attack takes batches.
 
-    What has to be fitted is fitted on eight random images of the same size; a set-level attack takes `clean` as its set.
+    A fitted attack is fitted on eight random images of the same size; a set-level attack takes `clean` as its set.
 
     Args:
-        attack, clean, kind, threat: which images are attacked how.
-        model: `Linear` if left out.
-        seeds: one an image; 0, 1, … if left out.
-        device: where images and model are.
+        attack: the attack.
+        clean: the clean images.
+        kind: the objective.
+        threat: the threat model.
+        model: the attacked model; `LinearToy` if left out.
+        seeds: one seed per image; 0, 1, … if left out.
+        device: device of images and model.
     """
-    model = model or Linear()
+    model = model or LinearToy()
     seeds = list(seeds) or list(range(len(clean)))
     if len(clean) > 1 and not attack.batches:
-        alone = [
+        runs = [
             run_on_toy_model(attack, clean[i : i + 1], kind, threat, model=model, seeds=seeds[i : i + 1], device=device)
             for i in range(len(clean))
         ]
-        return _together(alone)
-    done = ToyRun(clean, threat)
+        return _merged(runs)
+    toy_run = ToyRun(clean, threat)
     model.to(device)
-    with frozen(model), _watched(attack, model, done):
+    with frozen(model), _monitored(attack, model, toy_run):
         images = (clean.float() / 255).to(device)
         before = images.clone()
         target = Target(model, len(clean), attack.access, queries=threat.queries)
-        asked = getattr(model, "asked", 0)
+        scored = getattr(model, "images_scored", 0)
         try:
             objective, returned = _run(attack, model, target, images, kind, threat, Generators(seeds))
         except (Exception, SystemExit) as error:
-            done.error = describe(error)
+            toy_run.error = describe(error)
         if not torch.equal(images, before) or images.requires_grad:
-            done.touched.add("the images")
-        done.forwards, done.backwards = target.counts.forwards, target.counts.backwards
-        if not isinstance(attack, FittedAttack):  # what fitting asks is counted elsewhere
-            done.uncounted = getattr(model, "asked", 0) - asked - int(done.forwards.sum())
-        if done.error:
-            return done
-        done.returned = returned
+            toy_run.touched.add("the images")
+        toy_run.forwards, toy_run.backwards = target.counts.forwards, target.counts.backwards
+        if not isinstance(attack, FittedAttack):  # the queries of the fit are counted elsewhere
+            toy_run.uncounted = getattr(model, "images_scored", 0) - scored - int(toy_run.forwards.sum())
+        if toy_run.error:
+            return toy_run
+        toy_run.returned = returned
         if isinstance(returned, torch.Tensor) and returned.shape == images.shape and returned.is_floating_point():
-            done.stored = quantize(returned.detach().cpu(), clean, threat)
+            toy_run.stored = quantize(returned.detach().cpu(), clean, threat)
             with torch.inference_mode():
-                qualities = [model.quality(some).cpu() for some in (before, (done.stored.pixels.float() / 255).to(device))]
-            aim = _on_cpu(objective, qualities[0])
-            done.losses = aim.loss(qualities[0]), aim.loss(qualities[1])
-    return done
+                attacked = (toy_run.stored.pixels.float() / 255).to(device)
+                qualities = [model.quality(images).cpu() for images in (before, attacked)]
+            objective = _on_cpu(objective, qualities[0])
+            toy_run.losses = objective.loss(qualities[0]), objective.loss(qualities[1])
+    return toy_run
 
 
 def _run(
@@ -147,15 +151,15 @@ def _run(
     threat: Threat,
     generators: Generators,
 ) -> tuple[Objective, torch.Tensor]:
-    """What a cell does, for one batch that is the whole set."""
+    """Run the attack as a cell does, with one batch as the whole set; return the objective and what the attack returned."""
     quality = target.quality(images) if attack.access != "none" else torch.full((len(images),), torch.nan).to(images)
     labels = torch.linspace(0.2, 0.8, len(images)).to(images)
     objective = Objective(kind, quality, 0.5, labels)
     if isinstance(attack, FittedAttack):
         drawn = torch.randint(256, (8, *images.shape[1:]), generator=torch.Generator().manual_seed(99))
-        lessons = drawn.to(images) / 255
-        teacher = Target(model, len(lessons), attack.access)
-        fit = attack.fit(teacher, lessons, Objective(kind, teacher.quality(lessons)), threat, Generators([0]))
+        fit_images = drawn.to(images) / 255
+        fit_target = Target(model, len(fit_images), attack.access)
+        fit = attack.fit(fit_target, fit_images, Objective(kind, fit_target.quality(fit_images)), threat, Generators([0]))
         return objective, attack.run(target, images, objective, threat, generators, fit=fit)
     if isinstance(attack, SetAttack):
         seen = attack.look(target, images, objective, threat, generators)
@@ -165,49 +169,49 @@ def _run(
 
 
 def _on_cpu(objective: Objective, clean: torch.Tensor) -> Objective:
-    """The objective about clean qualities, which an attack that asks nothing was not told."""
+    """Move the objective to the CPU and set its clean qualities, which an attack without access was not given."""
     value = objective.value.cpu() if isinstance(objective.value, torch.Tensor) else objective.value
     labels = None if objective.labels is None else objective.labels.cpu()
     return replace(objective, clean=clean, labels=labels, value=value)
 
 
-def _together(alone: Sequence[ToyRun]) -> ToyRun:
-    """Trials of one image each as one trial."""
-    whole = ToyRun(torch.cat([each.clean for each in alone]), alone[0].threat)
-    whole.error = next((each.error for each in alone if each.error), "")
-    whole.touched = set().union(*(each.touched for each in alone))
-    whole.uncounted = sum(each.uncounted for each in alone)
-    whole.forwards = torch.cat([each.forwards for each in alone])
-    whole.backwards = torch.cat([each.backwards for each in alone])
-    returned = [each.returned for each in alone if isinstance(each.returned, torch.Tensor)]
-    stored = [each.stored for each in alone if each.stored]
-    losses = [each.losses for each in alone if each.losses]
-    if len(returned) == len(alone):
-        whole.returned = torch.cat(returned)
-    if len(stored) == len(alone):
-        parts = ([getattr(each, name) for each in stored] for name in ("pixels", "left_ball", "not_finite"))
-        whole.stored = Stored(*(torch.cat(part) for part in parts))
-        whole.losses = torch.cat([pair[0] for pair in losses]), torch.cat([pair[1] for pair in losses])
-    return whole
+def _merged(runs: Sequence[ToyRun]) -> ToyRun:
+    """Merge runs of one image each into one run."""
+    merged = ToyRun(torch.cat([run.clean for run in runs]), runs[0].threat)
+    merged.error = next((run.error for run in runs if run.error), "")
+    merged.touched = set().union(*(run.touched for run in runs))
+    merged.uncounted = sum(run.uncounted for run in runs)
+    merged.forwards = torch.cat([run.forwards for run in runs])
+    merged.backwards = torch.cat([run.backwards for run in runs])
+    returned = [run.returned for run in runs if isinstance(run.returned, torch.Tensor)]
+    stored = [run.stored for run in runs if run.stored]
+    losses = [run.losses for run in runs if run.losses]
+    if len(returned) == len(runs):
+        merged.returned = torch.cat(returned)
+    if len(stored) == len(runs):
+        parts = ([getattr(run, name) for run in stored] for name in ("pixels", "left_ball", "not_finite"))
+        merged.stored = Stored(*(torch.cat(part) for part in parts))
+        merged.losses = torch.cat([pair[0] for pair in losses]), torch.cat([pair[1] for pair in losses])
+    return merged
 
 
 @contextmanager
-def _watched(attack: Attack, model: QualityModel, done: ToyRun) -> Iterator[None]:
-    """Notes what is another when the context ends."""
+def _monitored(attack: Attack, model: QualityModel, toy_run: ToyRun) -> Iterator[None]:
+    """Record in `toy_run` what the attack has changed when the context ends."""
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    streams, settings, own = random_streams(), _settings(), copy.deepcopy(vars(attack))
+    streams, settings, attributes = random_streams(), _settings(), copy.deepcopy(vars(attack))
     yield
-    same = all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    quiet = all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
-    if not same or not quiet or any(part.training for part in model.modules()):
-        done.touched.add("the model")
-    done.touched |= {f"the random stream of {name}" for name, value in random_streams().items() if value != streams[name]}
+    unchanged = all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    no_gradients = all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
+    if not unchanged or not no_gradients or any(part.training for part in model.modules()):
+        toy_run.touched.add("the model")
+    toy_run.touched |= {f"the random stream of {name}" for name, value in random_streams().items() if value != streams[name]}
     for name, value in _settings().items():
         if value != settings[name]:
-            done.touched.add(f"torch's {name}")
-            _SETTINGS[name][1](settings[name])  # the next trial must not suffer
-    if vars(attack) != own:
-        done.touched.add("itself")
+            toy_run.touched.add(f"torch's {name}")
+            _SETTINGS[name][1](settings[name])  # so that the next run starts with the default
+    if vars(attack) != attributes:
+        toy_run.touched.add("itself")
 
 
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
@@ -216,7 +220,7 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "thread count": (torch.get_num_threads, torch.set_num_threads),
     "deterministic mode": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
 }
-"""How to read and how to write what is set for all of torch."""
+"""Getter and setter of each global setting of torch."""
 
 
 def _settings() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`iqarena`: the command line. Every wrong use ends in one clear line and exit code 2."""
+"""`iqarena`: the command line. A user error is reported in one line, with exit code 2."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from iqarena.bench.cli import contribute as cli_contribute
+from iqarena.bench.cli import results
 from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.process import keep_freed_memory
 
@@ -19,19 +20,19 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Which image quality models and defenses hold when somebody attacks them?",
+    help="Benchmark of the adversarial robustness of image quality models and defenses.",
 )
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's is one line, not a traceback."""
+    """Run the command line; a user error is reported in one line, without a traceback."""
     keep_freed_memory()
     with exit_on_user_error("iqarena"):
         app()
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """Kinds of registry entries."""
 
     models = "models"
     defenses = "defenses"
@@ -40,21 +41,22 @@ class Kind(StrEnum):
 
 
 class Executor(StrEnum):
-    """Ways to run cells."""
+    """Executors of cells."""
 
     local = "local"
     processes = "processes"
     ray = "ray"
 
 
-data = typer.Typer(no_args_is_help=True, help="What a data set needs on disk.")
+data = typer.Typer(no_args_is_help=True, help="Data sets: required files, export and verification.")
 app.add_typer(data, name="data")
+app.add_typer(results.app, name="results")
 app.add_typer(cli_contribute.app)
 
 
 @app.command("list")
 def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
-    """Show a registry, broken plugins included, with their error."""
+    """List a registry, including broken plugins with their errors."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -65,7 +67,7 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
     if json_:
         typer.echo(json.dumps(entries, indent=1, ensure_ascii=False))
         return
-    brief = {
+    columns = {
         "attacks": ["access", "norms"],
         "defenses": ["kind", "surrogate"],
         "models": ["weights", "min_size"],
@@ -73,42 +75,44 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
     }
     table = Table(box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
-    for column in [*brief[kind.value], "about"]:
+    for column in [*columns[kind.value], "about"]:
         table.add_column(column.replace("_", " "))
     for entry in entries:
-        facts = [" ".join(value) if isinstance(value := entry.get(c), list) else str(value or "") for c in brief[kind.value]]
+        facts = [
+            " ".join(value) if isinstance(value := entry.get(c), list) else str(value or "") for c in columns[kind.value]
+        ]
         about = f"broken: {entry['error']}" if entry["error"] else entry["about"]
-        table.add_row(*map(Text, (entry["name"], *facts, about)))  # what plugins say is no markup
+        table.add_row(*map(Text, (entry["name"], *facts, about)))  # text of plugins is not markup
     Console().print(table)
 
 
 @app.command()
 def run(
-    suite: Annotated[str, typer.Argument(help="a suite's name or YAML file; quick if left out")] = "quick",
+    suite: Annotated[str, typer.Argument(help="name or YAML file of a suite; quick if left out")] = "quick",
     model: Annotated[list[str] | None, typer.Option("--model", "-m", help="instead of the suite's models")] = None,
     defense: Annotated[list[str] | None, typer.Option("--defense", "-d", help="instead of the suite's defenses")] = None,
     attack: Annotated[list[str] | None, typer.Option("--attack", "-a", help="instead of the suite's attacks")] = None,
-    also_model: Annotated[list[str] | None, typer.Option(help="beside the suite's models")] = None,
-    also_defense: Annotated[list[str] | None, typer.Option(help="beside the suite's defenses")] = None,
-    also_attack: Annotated[list[str] | None, typer.Option(help="beside the suite's attacks")] = None,
+    also_model: Annotated[list[str] | None, typer.Option(help="in addition to the suite's models")] = None,
+    also_defense: Annotated[list[str] | None, typer.Option(help="in addition to the suite's defenses")] = None,
+    also_attack: Annotated[list[str] | None, typer.Option(help="in addition to the suite's attacks")] = None,
     dataset: Annotated[str | None, typer.Option(help="instead of the suite's data set")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
-    limit: Annotated[int | None, typer.Option(help="at most so many images")] = None,
+    limit: Annotated[int | None, typer.Option(help="maximal number of images")] = None,
     eps: Annotated[
-        str | None, typer.Option(help="one l-infinity size instead of the suite's threats, such as 2/255")
+        str | None, typer.Option(help="one l-infinity budget instead of the suite's threats, such as 2/255")
     ] = None,
     out: Annotated[Path, typer.Option(help="results folder")] = Path("runs/latest"),
-    executor: Annotated[Executor, typer.Option(help="how cells are run")] = Executor.local,
+    executor: Annotated[Executor, typer.Option(help="executor of the cells")] = Executor.local,
     workers: Annotated[
         int | None, typer.Option(min=1, help="torch threads (local) or processes; all cores if left out")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="of a Ray cluster; one is started here if left out")] = None,
+    address: Annotated[str | None, typer.Option(help="address of a Ray cluster; a local one is started if left out")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps, instead of the suite's")] = None,
     keep_images: Annotated[bool, typer.Option("--keep-images", help="store attacked images as 8-bit PNG")] = False,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done and how long it may take")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only estimate the work and the time")] = False,
 ) -> None:
-    """Run what is missing of a suite. Exit 0 if all cells are ok, 3 if some failed."""
+    """Run the missing cells of a suite. Exit 0 if all cells are ok, 3 if some failed."""
     if address is not None and executor is not Executor.ray:
         raise UserError(f"--address is of a Ray cluster, and --executor {executor.value} uses none; add --executor ray")
     from iqarena.bench.executors import execute
@@ -117,21 +121,32 @@ def run(
     from iqarena.bench.results.store import Records
     from iqarena.bench.suite import changed, load_suite
 
-    given = {"models": model, "defenses": defense, "attacks": attack, "dataset": dataset, "limit": limit, "device": device}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    overrides = {
+        "models": model,
+        "defenses": defense,
+        "attacks": attack,
+        "dataset": dataset,
+        "limit": limit,
+        "device": device,
+    }
+    changes: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     if eps is not None:
         changes["threats"] = [{"norm": "linf", "eps": eps}]
-    chosen = changed(load_suite(suite), changes, {"models": also_model, "defenses": also_defense, "attacks": also_attack})
+    chosen_suite = changed(
+        load_suite(suite), changes, {"models": also_model, "defenses": also_defense, "attacks": also_attack}
+    )
     if dry_run:
-        from iqarena.bench.executors.dry_run import dry_run as told
+        from iqarena.bench.executors.dry_run import dry_run as estimated
 
-        for line in told(chosen, root, Records(out), fresh, keep_images):
+        for line in estimated(chosen_suite, root, Records(out), fresh, keep_images):
             typer.echo(line)
         return
     with Reporter() as report:
         try:
             with stoppable():
-                outcome = execute(chosen, root, Records(out), report, executor.value, workers, fresh, address, keep_images)
+                outcome = execute(
+                    chosen_suite, root, Records(out), report, executor.value, workers, fresh, address, keep_images
+                )
         except Stopped as stopped:
             typer.echo(GO_ON, err=True)
             raise typer.Exit(stopped.code) from None
@@ -143,11 +158,11 @@ def run(
 @app.command()
 def leaderboard(
     results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
-    out: Annotated[Path, typer.Option(help="where leaderboard.md goes")] = Path(),
+    out: Annotated[Path, typer.Option(help="folder for leaderboard.md")] = Path(),
     check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where the committed files differ")] = False,
-    prune: Annotated[bool, typer.Option("--prune-images", help="delete kept images that are not shown")] = False,
+    prune: Annotated[bool, typer.Option("--prune-images", help="delete stored images that are not shown")] = False,
 ) -> None:
-    """Render leaderboard.md, its plots and its page from the records alone."""
+    """Render leaderboard.md, its plots and its page from the records."""
     if check and prune:
         raise UserError("--check writes nothing and --prune-images deletes images; give one of them")
     from iqarena.bench.leaderboard import render as board
@@ -176,18 +191,18 @@ def compare(
     results: Annotated[Path, typer.Option(help="results folder")] = Path("results"),
     out: Annotated[Path, typer.Option(help="folder for the table and the plots")] = Path("runs/compare"),
 ) -> None:
-    """Two defenses (or attacks) side by side, on the same images, with confidence intervals."""
+    """Compare two defenses or two attacks on the same images, with confidence intervals."""
     from rich.console import Console
 
-    from iqarena.bench.cli.comparison_table import tell, write
+    from iqarena.bench.cli.comparison_table import print_comparisons, write
     from iqarena.bench.results.comparison import compare as compared
     from iqarena.bench.results.curves import effort_curves
     from iqarena.bench.results.store import Records
 
     records = Records(results)
-    duels = compared(records, first, second, model)
-    tell(duels, Console())
-    for path in write(duels, out, effort_curves(records)):
+    comparisons = compared(records, first, second, model)
+    print_comparisons(comparisons, Console())
+    for path in write(comparisons, out, effort_curves(records)):
         typer.echo(path)
 
 
@@ -203,12 +218,12 @@ def attack(
     norm: Annotated[str | None, typer.Option(help="linf, l2, l0, patch or ssim; the attack's usual one if left out")] = None,
     eps: Annotated[
         str | None,
-        typer.Option(help="size of the threat: linf 2/255, l2 1, l0 0.001, patch 0.02, ssim 0.05 if left out"),
+        typer.Option(help="budget of the threat model: linf 2/255, l2 1, l0 0.001, patch 0.02, ssim 0.05 if left out"),
     ] = None,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="folder for the images")] = Path("runs/attack"),
 ) -> None:
-    """Attack one image: before, after, difference ×16, scores, norms."""
+    """Attack one image; write it before and after, the difference ×16, scores and norms."""
     from iqarena.bench.cli.attack_image import attack_image
 
     report = attack_image(image, model, defense, attack_, objective, norm, eps, seed, out)
@@ -222,18 +237,18 @@ def explain(
     model: Annotated[str, typer.Option("--model", "-m")],
     defense: Annotated[str, typer.Option("--defense", "-d", help="cprl or cprl-sortmask")] = "cprl",
     attack_: Annotated[str, typer.Option("--attack", "-a", help="crafted through the defense")] = "score-reflection-away",
-    eps: Annotated[str, typer.Option(help="size of the l-infinity ball")] = "2/255",
+    eps: Annotated[str, typer.Option(help="radius of the l-infinity ball")] = "2/255",
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="folder for image and table")] = Path("runs/explain"),
 ) -> None:
-    """CPR and N-CPR maps, channels and swap test of an image, clean beside attacked."""
+    """Show CPR and N-CPR maps, channels and the swap test of a clean image and the attacked one."""
     from iqarena.bench.cli.explain import explain as explained
     from iqarena.bench.cli.explain import write
 
-    found = explained(image, model, defense, attack=attack_, eps=eps, seed=seed)
-    typer.echo(found.swaps.to_string(index=False, float_format="%.3f"))
-    typer.echo(f"channels: {found.overlap_words}")
-    for path in write(found, image.stem, out):
+    explanation = explained(image, model, defense, attack=attack_, eps=eps, seed=seed)
+    typer.echo(explanation.swaps.to_string(index=False, float_format="%.3f"))
+    typer.echo(f"channels: {explanation.overlap_text}")
+    for path in write(explanation, image.stem, out):
         typer.echo(path)
 
 
@@ -252,15 +267,15 @@ def train(
     crop: Annotated[int, typer.Option(min=32)] = 128,
     learning_rate: Annotated[float, typer.Option(min=1e-8)] = 2e-3,
     ema: Annotated[
-        float, typer.Option(min=0, max=0.99999, help="decay a step of the averaged weights, which are kept")
+        float, typer.Option(min=0, max=0.99999, help="decay per step of the averaged weights, which are saved")
     ] = 0.999,
     seed: int = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads; all cores if left out")] = None,
     workers: Annotated[int, typer.Option(min=0, help="processes that decode, crop and batch images")] = 1,
-    label: Annotated[str, typer.Option(help="tells these weights from others of the recipe: weights=LABEL")] = "",
+    label: Annotated[str, typer.Option(help="distinguishes these weights from others of the recipe: weights=LABEL")] = "",
     out: Annotated[Path, typer.Option(help="folder for weights and card")] = Path("runs/weights"),
 ) -> None:
-    """Fit a recipe; writes safetensors plus a card, and resumes where a killed run stopped."""
+    """Train a recipe; write safetensors and a card. An interrupted training is resumed."""
     from iqarena.bench.datasets import open_dataset
     from iqarena.bench.executors.progress import TrainingReporter
     from iqarena.bench.process import use_threads
@@ -288,29 +303,29 @@ def train(
 @data.command("list")
 def data_list(
     dataset: Annotated[str | None, typer.Argument(help="registry name; all if left out")] = None,
-    root: Annotated[Path | None, typer.Option(help="a folder in which to look for them")] = None,
+    root: Annotated[Path | None, typer.Option(help="a folder in which they are searched")] = None,
     json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
-    """What a data set needs on disk and, of a folder, whether it is there."""
+    """List the files that a data set needs and, given a folder, whether they are there."""
     from rich.console import Console
 
     from iqarena.bench.datasets.requirements import needs, table
 
-    found = needs(dataset, root)
+    rows = needs(dataset, root)
     if json_:
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
-        Console().print(table(found))
+        Console().print(table(rows))
 
 
 @data.command("export")
 def data_export(
     dataset: Annotated[str, typer.Argument(help="registry name")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="where the images go")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="folder for the images")],
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="at most so many images, as run --limit chooses them")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="maximal number of images, chosen as by run --limit")] = None,
 ) -> None:
-    """Write clean images as PNG, to attack them with code of any kind and `iqarena submit images` what comes out."""
+    """Write clean images as PNG, to attack them with any code and submit the result with `iqarena submit images`."""
     from iqarena.bench.datasets import open_dataset
     from iqarena.bench.submission.submit import export
 
@@ -323,7 +338,7 @@ def data_verify(
     root: Annotated[Path | None, typer.Option(help="its folder")] = None,
     json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
-    """Look at the labels and every image of a data set; writes nothing. Exit 0 if it is whole, 2 if not."""
+    """Verify the labels and every image of a data set; write nothing. Exit 0 if it is complete, 2 if not."""
     from dataclasses import asdict
 
     from rich.console import Console
@@ -338,10 +353,10 @@ def data_verify(
         task = progress.add_task(f"looking at {dataset}")
         images, problems = verify(dataset, root, lambda done, all_: progress.update(task, completed=done, total=all_))
     if json_:
-        found = [asdict(problem) for problem in problems]
-        typer.echo(json.dumps({"dataset": dataset, "images": images, "problems": found}, indent=1, ensure_ascii=False))
+        rows = [asdict(problem) for problem in problems]
+        typer.echo(json.dumps({"dataset": dataset, "images": images, "problems": rows}, indent=1, ensure_ascii=False))
     elif problems:
-        table = Table(*(Column(word, overflow="fold") for word in ("kind", "file", "about")), box=None, pad_edge=False)
+        table = Table(*(Column(name, overflow="fold") for name in ("kind", "file", "about")), box=None, pad_edge=False)
         for problem in problems:
             table.add_row(*map(Text, (problem.kind, problem.file, problem.about)))
         Console().print(table)

@@ -1,4 +1,4 @@
-"""`iqarena attack`: one image before and after."""
+"""`iqarena attack`: attack one image and write it before and after."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class OneImage(ImageDataset):
 
 
 class Attacked(NamedTuple):
-    """One image after one cell; `row` is its row of images.csv."""
+    """The result of one cell on one image; `row` is its row of images.csv."""
 
     evaluator: Evaluator
     cell: Cell
@@ -68,7 +68,7 @@ def attacked(
     """Attack one image adaptively.
 
     Raises:
-        UserError: for anything that the caller can mend, and where the attack leaves no image or no score.
+        UserError: for errors that the caller can fix, and where the attack returns no image or the score is NaN.
     """
     suite = validated(
         {
@@ -88,7 +88,7 @@ def attacked(
         record, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
     except CannotRun as reason:
         raise UserError(str(reason)) from None
-    except OutOfMemory as error:  # with one image at once no batch is left to halve
+    except OutOfMemory as error:  # a batch of one image cannot be halved
         raise UserError(f"out of memory: {error}") from None
     status = str(record["status"])
     if status not in ("ok", "violation"):
@@ -107,27 +107,27 @@ def attack_image(
     seed: int,
     out: Path,
 ) -> dict[str, Any]:
-    """Attack one image adaptively; write before, after, difference and a sheet of the three.
+    """Attack one image adaptively; write the clean image, the attacked one, their difference and a sheet of the three.
 
     Args:
         image: an 8-bit RGB file.
         model, defense, attack: specs.
-        objective, norm: or None for the attack's usual one.
-        eps: size of the threat model, number or fraction, or None for one that is usual with the norm.
-        seed: of the attack.
-        out: folder.
+        objective, norm: None for the usual one of the attack.
+        eps: budget of the threat model, a number or fraction; None for the usual one of the norm.
+        seed: seed of the attack.
+        out: output folder.
 
     Returns:
         Scores, distances, costs and the files written.
 
     Raises:
-        UserError: for anything that the caller can mend.
+        UserError: for errors that the caller can fix.
     """
     norm = norm or ATTACKS.build(attack).norms[0]
     eps = eps or SIZES.get(norm, "2/255")
-    found = attacked(image, model, defense, attack, objective=objective, norm=norm, eps=eps, seed=seed)
-    cell, row = found.cell, found.row
-    before, after = as_array(found.before), as_array(found.after)
+    result = attacked(image, model, defense, attack, objective=objective, norm=norm, eps=eps, seed=seed)
+    cell, row = result.cell, result.row
+    before, after = as_array(result.before), as_array(result.after)
     difference = enlarged(before, after)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def attack_image(
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None
     return {
-        "status": found.status,
+        "status": result.status,
         "quality before": round(float(row.clean_quality), 4),
         "quality after": round(float(row.adv_quality), 4),
         "linf (levels of 255)": round(float(row.linf) * 255, 3),
@@ -162,8 +162,8 @@ def _sheet(images: list[Pixels], titles: list[str], title: str) -> Figure:
     height, width = images[0].shape[:2]
     figure = Figure(figsize=(10, 9.8 * height / (3 * width) + 0.65), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    for axes, pixels, words in zip(figure.subplots(1, 3), images, titles, strict=True):
+    for axes, pixels, panel_title in zip(figure.subplots(1, 3), images, titles, strict=True):
         axes.imshow(pixels, interpolation="nearest")
-        axes.set_title(words, fontsize=10)
+        axes.set_title(panel_title, fontsize=10)
         axes.set_axis_off()
     return figure

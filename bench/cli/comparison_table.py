@@ -1,4 +1,4 @@
-"""`iqarena compare`: what came out of a comparison, in words, tables and plots."""
+"""`iqarena compare`: comparisons as text, tables and plots."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from iqarena.bench.errors import UserError
-from iqarena.bench.leaderboard.plots.compare import compared
-from iqarena.bench.leaderboard.plots.effort import effort, knowing
+from iqarena.bench.leaderboard.plots.compare import comparison_figure
+from iqarena.bench.leaderboard.plots.effort import defense_aware_curves, effort
 from iqarena.bench.leaderboard.plots.style import styled
-from iqarena.bench.results.comparison import MEASURES, WORST, Comparison, Measure, frame, same
+from iqarena.bench.results.comparison import MEASURES, WORST, Comparison, Measure, frame, matches_spec
 from iqarena.bench.results.formatting import format_interval, format_number, short_spec
 from iqarena.bench.results.ranking import FEW_REFERENCES
 
@@ -30,34 +30,34 @@ column says which is the better one."""
 TITLES: dict[Measure, str] = {"srocc": "SROCC", "shift": "mean |shift|"}
 
 
-def tell(duels: Iterable[Comparison], console: Console) -> None:
-    """Print every comparison: the outcome in a sentence, two tables, and what to bear in mind."""
-    for duel in duels:
-        a, b = map(short_spec, duel.names)
-        console.print(Text(f"A is {a}, B is {b} · {duel.title}", style="bold"))
-        console.print(Text(headline(duel)))
+def print_comparisons(comparisons: Iterable[Comparison], console: Console) -> None:
+    """Print each comparison: a headline, two tables and notes."""
+    for comparison in comparisons:
+        a, b = map(short_spec, comparison.names)
+        console.print(Text(f"A is {a}, B is {b} · {comparison.title}", style="bold"))
+        console.print(Text(headline(comparison)))
         for measure in MEASURES:
             console.print()
-            console.print(_table(duel, measure))
+            console.print(_table(comparison, measure))
         console.print()
-        for note in notes(duel):
+        for note in notes(comparison):
             console.print(Text(f"• {note}"))
         console.print()
     console.print(Text(" ".join(HOW_TO_READ.split()), style="dim"))
 
 
-def _table(duel: Comparison, measure: Measure) -> Table:
-    """One measure's table; A and B stand for names that would not fit a terminal beside the numbers."""
-    winner = "stronger" if duel.kind == "attack" else "holds better"
+def _table(comparison: Comparison, measure: Measure) -> Table:
+    """Return the table of one measure; A and B stand for the names, which may be too long for a terminal."""
+    winner = "stronger" if comparison.kind == "attack" else "holds better"
     table = Table(title=TITLES[measure], title_justify="left", box=None, pad_edge=False, title_style="italic")
-    table.add_column("after" if duel.kind == "defense" else "on", overflow="fold")
+    table.add_column("after" if comparison.kind == "defense" else "on", overflow="fold")
     for name in ("A", "B", "B − A", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column(winner, justify="center", no_wrap=True)
-    for line in duel.lines[measure]:
-        values = [Text(format_number(value[0])) for value in line.values]
-        better = "AB"[place] if (place := duel.winner(measure, line)) is not None else ""
-        table.add_row(Text(line.what), *values, Text(format_interval(line.difference)), Text(_p(line.p)), Text(better))
+    for row in comparison.rows[measure]:
+        values = [Text(format_number(value[0])) for value in row.values]
+        better = "AB"[index] if (index := comparison.winner(measure, row)) is not None else ""
+        table.add_row(Text(row.condition), *values, Text(format_interval(row.difference)), Text(_p(row.p)), Text(better))
     return table
 
 
@@ -67,40 +67,44 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def write(duels: Sequence[Comparison], out: Path, curves: pd.DataFrame | None = None) -> list[Path]:
-    """Write all comparisons as one CSV file and a PNG each; of attacks, another one of how far they come, and how fast.
+def write(comparisons: Sequence[Comparison], out: Path, curves: pd.DataFrame | None = None) -> list[Path]:
+    """Write all comparisons into one CSV file and a PNG each; for attacks also a plot of their effect over their passes.
 
     Args:
-        duels: at least one.
-        out: folder.
-        curves: of the same results folder, see `iqarena.bench.results.curves.effort_curves`.
+        comparisons: at least one comparison.
+        out: output folder.
+        curves: curves of the same results folder, see `iqarena.bench.results.curves.effort_curves`.
 
     Raises:
-        UserError: where it cannot.
+        UserError: where the files cannot be written.
     """
-    pair = _slug("-".join(duels[0].names))
+    pair = _slug("-".join(comparisons[0].names))
     try:
         out.mkdir(parents=True, exist_ok=True)
         paths = [out / f"compare-{pair}.csv"]
-        frame(duels).to_csv(paths[0], index=False)
-        for duel in duels:
-            dataset, label_kind, norm, eps = duel.track
-            place = _slug("-".join(filter(None, [short_spec(duel.context), dataset, label_kind, norm, f"{eps:.6f}"])))
-            paths.append(_save(partial(compared, duel), out / f"compare-{pair}-{place}.png"))
-            own = _curves(duel, curves) if curves is not None and duel.kind == "attack" else pd.DataFrame()
-            if len(own):
-                drawn = partial(effort, own, "How far the attacks come, and how fast", duel.title)
-                paths.append(_save(drawn, out / f"effort-{pair}-{place}.png"))
+        frame(comparisons).to_csv(paths[0], index=False)
+        for comparison in comparisons:
+            dataset, label_kind, norm, eps = comparison.track
+            suffix = _slug("-".join(filter(None, [short_spec(comparison.context), dataset, label_kind, norm, f"{eps:.6f}"])))
+            paths.append(_save(partial(comparison_figure, comparison), out / f"compare-{pair}-{suffix}.png"))
+            shown = _curves(comparison, curves) if curves is not None and comparison.kind == "attack" else pd.DataFrame()
+            if len(shown):
+                draw = partial(effort, shown, "How far the attacks come, and how fast", comparison.title)
+                paths.append(_save(draw, out / f"effort-{pair}-{suffix}.png"))
     except OSError as error:
         raise UserError(f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out") from None
     return paths
 
 
-def _curves(duel: Comparison, curves: pd.DataFrame) -> pd.DataFrame:
-    """Of the two attacks on the duel's track, where they know of the defense."""
-    attacks = [attack for attack in curves.attack.unique() if any(same(name, attack) for name in duel.names)]
-    track = (curves.dataset == duel.track.dataset) & (curves.norm == duel.track.norm) & (curves.eps == duel.track.eps)
-    return knowing(curves[track & curves.attack.isin(attacks)])
+def _curves(comparison: Comparison, curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the curves of the two attacks on the track of the comparison, for attackers that know the defense."""
+    attacks = [attack for attack in curves.attack.unique() if any(matches_spec(name, attack) for name in comparison.names)]
+    track = (
+        (curves.dataset == comparison.track.dataset)
+        & (curves.norm == comparison.track.norm)
+        & (curves.eps == comparison.track.eps)
+    )
+    return defense_aware_curves(curves[track & curves.attack.isin(attacks)])
 
 
 def _save(draw: Callable[[], Figure], path: Path) -> Path:
@@ -113,38 +117,43 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-def headline(duel: Comparison) -> str:
-    """The outcome in a sentence or two, for someone who has seen none of this before."""
-    a, b = (short_spec(name) for name in duel.names)
-    what = f"SROCC with the {duel.track.label_kind} labels" if duel.track.labelled else "SROCC with the clean qualities"
-    if duel.kind == "attack":
-        counts = [sum(duel.better("srocc", line) == name for line in duel.lines["srocc"]) for name in (a, b)]
+def headline(comparison: Comparison) -> str:
+    """Return the outcome in one or two sentences."""
+    a, b = (short_spec(name) for name in comparison.names)
+    what = (
+        f"SROCC with the {comparison.track.label_kind} labels"
+        if comparison.track.labelled
+        else "SROCC with the clean qualities"
+    )
+    if comparison.kind == "attack":
+        counts = [sum(comparison.better("srocc", row) == name for row in comparison.rows["srocc"]) for name in (a, b)]
         return (
-            f"Of {len(duel.lines['srocc'])} targets, {a} leaves less {what} on {counts[0]}, {b} on {counts[1]}; "
+            f"Of {len(comparison.rows['srocc'])} targets, {a} leaves less {what} on {counts[0]}, {b} on {counts[1]}; "
             "on the others they are not told apart."
         )
-    by_name = {line.what: line for line in duel.lines["srocc"]}
-    worst = next((line for line in duel.lines["srocc"] if line.what.startswith(WORST)), duel.lines["srocc"][-1])
-    one, other = (format_interval(values) for values in worst.values)
-    better = duel.better("srocc", worst)
+    by_condition = {row.condition: row for row in comparison.rows["srocc"]}
+    worst = next((row for row in comparison.rows["srocc"] if row.condition.startswith(WORST)), comparison.rows["srocc"][-1])
+    first, second = (format_interval(values) for values in worst.values)
+    better = comparison.better("srocc", worst)
     verdict = f"{better} holds better" if better else "the two are not told apart"
-    text = f"{worst.what[0].upper()}{worst.what[1:]}: {what} {one} with {a}, {other} with {b}; {verdict}."
-    clean = by_name.get("no attack")
+    text = f"{worst.condition[0].upper()}{worst.condition[1:]}: {what} {first} with {a}, {second} with {b}; {verdict}."
+    clean = by_condition.get("no attack")
     if clean:
-        text += f" Without any attack: {format_number(clean.values[0][0])} with {a}, {format_number(clean.values[1][0])} with {b}."
+        first, second = (format_number(value[0]) for value in clean.values)
+        text += f" Without any attack: {first} with {a}, {second} with {b}."
     return text
 
 
-def notes(duel: Comparison) -> list[str]:
-    """What a reader should know of the table."""
-    found = []
-    for name, count in zip(duel.names, duel.seeds, strict=True):
+def notes(comparison: Comparison) -> list[str]:
+    """Return notes on seeds, few reference images, missing counterparts and flags."""
+    texts = []
+    for name, count in zip(comparison.names, comparison.seeds, strict=True):
         if count > 1:
-            found.append(f"{short_spec(name)}: means over {count} trainings, which the intervals resample too.")
-    if duel.references < FEW_REFERENCES:
-        found.append(f"Only {duel.references} reference images: intervals and p values are rough.")
-    if duel.alone:
-        found.append(f"Not compared, because not both were run with it: {'; '.join(duel.alone)}.")
-    for name, flags in zip(duel.names, duel.flags, strict=True):
-        found += [f"Flag of {short_spec(name)}, see docs/flags.md: {flag}." for flag in flags]
-    return found
+            texts.append(f"{short_spec(name)}: means over {count} trainings, which the intervals resample too.")
+    if comparison.references < FEW_REFERENCES:
+        texts.append(f"Only {comparison.references} reference images: intervals and p values are rough.")
+    if comparison.unmatched:
+        texts.append(f"Not compared, because not both were run with it: {'; '.join(comparison.unmatched)}.")
+    for name, flags in zip(comparison.names, comparison.flags, strict=True):
+        texts += [f"Flag of {short_spec(name)}, see docs/flags.md: {flag}." for flag in flags]
+    return texts

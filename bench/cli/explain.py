@@ -1,7 +1,7 @@
-"""`iqarena explain`: what a CPRL-defended model keeps of an image, clean beside attacked, and whether that is what counts.
+"""`iqarena explain`: the features that a CPRL-defended model keeps, clean and attacked, and their effect on quality.
 
 CPRL is our reconstruction from the abstracts of arXiv 2404.19567 and its journal version; so are the swap test and the
-measures of a channel here. Beside each number of the model's own mask stands the same of random masks of equal size.
+measures of a channel here. Each number of the model's mask comes with the same number for random masks of equal size.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from iqarena.bench.results.files import Pixels, as_array
 from iqarena.defenses.cprl.model import CPRLModel
 
 CONTROLS = 32
-"""Random masks: as many channels kept as strongly, but other ones."""
+"""Number of random masks, which keep other channels by the same amounts."""
 USUAL = 24
-"""Demo images whose mean is what a channel is set to when it is taken out."""
+"""Number of demo images whose mean replaces a channel that is taken out."""
 
 SWAPS = (("none", False, False), ("do(N)", False, True), ("do(C)", True, False), ("both", True, True))
 """Name, and whether CPR and N-CPR come from the attacked image."""
@@ -38,21 +38,21 @@ Map = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` found.
+    """The result of `explain`.
 
     Attributes:
-        title: attack, threat, model and defense in a line.
+        title: one line with attack, threat model, model and defense.
         clean, attacked: the images, (H, W, 3) uint8.
-        clean_quality, attacked_quality: of the deployed model.
-        cpr, ncpr: mean |CPR| and mean |N-CPR| over the channels of the clean image, (h, w), as the feature maps lie.
-        cpr_attacked, ncpr_attacked: the same of the attacked one.
-        channels: a row a channel. ``mask`` and ``mask_attacked`` are in [0, 1]; ``effect`` is |change of quality| when the
+        clean_quality, attacked_quality: qualities from the deployed model.
+        cpr, ncpr: mean |CPR| and mean |N-CPR| over the channels of the clean image, (h, w), the size of the feature maps.
+        cpr_attacked, ncpr_attacked: the same for the attacked image.
+        channels: a row per channel. ``mask`` and ``mask_attacked`` are in [0, 1]; ``effect`` is |change of quality| when the
             channel is set to its usual value, ``shift`` is mean |z' − z| in units of its usual mean |z|, and
             ``adversarial_effect`` is the change of quality when the clean channel becomes the attacked one.
-        swaps: a row a swap: quality when only N-CPR, only CPR or both come from the attacked image, with the model's
-            mask, and mean, least and most over random masks.
+        swaps: a row per swap: quality when only N-CPR, only CPR or both come from the attacked image, with the model's
+            mask, and its mean, minimum and maximum over random masks.
         overlap: share of the channels most kept on the clean image that are also most kept on the attacked one.
-        overlap_by_chance: what two random choices of so many would share.
+        overlap_by_chance: expected share for two random choices of the same number of channels.
     """
 
     title: str
@@ -70,8 +70,8 @@ class Explanation:
     overlap_by_chance: float
 
     @property
-    def overlap_words(self) -> str:
-        """Both overlaps, for a reader."""
+    def overlap_text(self) -> str:
+        """Both overlaps in one line."""
         return f"{self.overlap:.0%} of those most kept stay so when attacked (by chance {self.overlap_by_chance:.0%})"
 
 
@@ -84,39 +84,39 @@ def explain(
     eps: float | str = "2/255",
     seed: int = 0,
 ) -> Explanation:
-    """Attack one image through the defense and take the model's features apart.
+    """Attack one image through the defense and split the model's features into CPR and N-CPR.
 
     Args:
         image: an 8-bit RGB file.
         model: a registry name.
         defense: `cprl` or `cprl-sortmask`, with parameters.
-        attack: crafted adaptively, with its usual objective.
-        eps: of the ℓ∞ ball; a number or a fraction such as ``"2/255"``.
-        seed: of the attack and of the random masks.
+        attack: the attack, adaptive and with its usual objective.
+        eps: radius of the ℓ∞ ball; a number or a fraction such as ``"2/255"``.
+        seed: seed of the attack and of the random masks.
 
     Raises:
-        UserError: for anything that the caller can mend.
+        UserError: for errors that the caller can fix.
 
     Example:
-        >>> found = explain("image.png", "resnet-iqa", "cprl")  # doctest: +SKIP
-        >>> found.channels.nlargest(5, "effect")  # doctest: +SKIP
+        >>> explanation = explain("image.png", "resnet-iqa", "cprl")  # doctest: +SKIP
+        >>> explanation.channels.nlargest(5, "effect")  # doctest: +SKIP
     """
-    found = attacked(Path(image), model, defense, attack, eps=eps, seed=seed)
-    defended = found.evaluator.pool.ready(model, defense)
+    result = attacked(Path(image), model, defense, attack, eps=eps, seed=seed)
+    defended = result.evaluator.pool.ready(model, defense)
     if not isinstance(defended, CPRLModel):
         raise UserError(f"{defense} does not part features into CPR and N-CPR; name cprl or cprl-sortmask")
     with frozen(defended), torch.inference_mode():
-        before, after = (_Parts(defended, pixels) for pixels in (found.before, found.after))
+        before, after = (_Parts(defended, pixels) for pixels in (result.before, result.after))
         channels = _channels(defended, before, after)
         swaps = _swaps(defended, before, after, torch.Generator().manual_seed(seed))
     top = max(round(float(channels["mask"].sum())), 1)
     first, second = (set(channels[name].nlargest(top).index) for name in ("mask", "mask_attacked"))
     return Explanation(
-        title=f"{attack}, {found.cell.objective} · ℓ∞ ≤ {eps} · {model} + {defense}",
-        clean=as_array(found.before),
-        attacked=as_array(found.after),
-        clean_quality=float(found.row.clean_quality),
-        attacked_quality=float(found.row.adv_quality),
+        title=f"{attack}, {result.cell.objective} · ℓ∞ ≤ {eps} · {model} + {defense}",
+        clean=as_array(result.before),
+        attacked=as_array(result.after),
+        clean_quality=float(result.row.clean_quality),
+        attacked_quality=float(result.row.adv_quality),
         cpr=before.heat(before.cpr),
         ncpr=before.heat(before.ncpr),
         cpr_attacked=after.heat(after.cpr),
@@ -129,7 +129,7 @@ def explain(
 
 
 class _Parts:
-    """An image's features z, and what of them is kept: CPR, the rest being N-CPR."""
+    """The features z of an image, split into the kept part, CPR, and the rest, N-CPR."""
 
     def __init__(self, model: CPRLModel, pixels: torch.Tensor) -> None:
         self.maps = model.maps(pixels[None].float() / 255)
@@ -137,40 +137,41 @@ class _Parts:
         self.ncpr = self.maps - self.cpr
         self.kept = model.activation.kept(self.maps)
 
-    def held(self, order: torch.Tensor) -> torch.Tensor:
-        """What a mask of equal size would keep that has its channels in another order."""
+    def cpr_with(self, order: torch.Tensor) -> torch.Tensor:
+        """Return the CPR under the mask with its channels permuted."""
         return self.kept[:, order] * self.maps
 
-    def left(self, order: torch.Tensor) -> torch.Tensor:
-        """And what it would hold back."""
+    def ncpr_with(self, order: torch.Tensor) -> torch.Tensor:
+        """Return the N-CPR under the mask with its channels permuted."""
         return (1 - self.kept[:, order]) * self.maps
 
     def heat(self, part: torch.Tensor) -> Map:
-        """Mean over channels, and over patches that are one image's, (h, w)."""
-        found: Map = part.abs().mean(dim=(0, 1)).float().numpy()
-        return found
+        """Return the mean of the absolute values over the channels, and over the patches of the image, (h, w)."""
+        heat: Map = part.abs().mean(dim=(0, 1)).float().numpy()
+        return heat
 
 
 def _quality(model: CPRLModel, maps: torch.Tensor) -> float:
-    """Of features z (M, C, h, w) of one image, before the activation."""
+    """Return the quality for the features z (M, C, h, w) of one image, before the activation."""
     return float(model.to_quality(model.head(model.activation(maps), 1)))
 
 
 def _channels(model: CPRLModel, before: _Parts, after: _Parts) -> pd.DataFrame:
+    """Return the table of channels, see `Explanation`."""
     usual, strength = _usual(model)
     clean = _quality(model, before.maps)
     shift = (after.maps - before.maps).abs().mean(dim=(0, 2, 3)) / strength
     rows = []
     for channel in range(before.maps.shape[1]):
-        out, swapped = before.maps.clone(), before.maps.clone()
-        out[:, channel] = usual[channel]
+        ablated, swapped = before.maps.clone(), before.maps.clone()
+        ablated[:, channel] = usual[channel]
         swapped[:, channel] = after.maps[:, channel]
         rows.append(
             {
                 "channel": channel,
                 "mask": float(before.kept[:, channel].mean()),
                 "mask_attacked": float(after.kept[:, channel].mean()),
-                "effect": abs(_quality(model, out) - clean),
+                "effect": abs(_quality(model, ablated) - clean),
                 "shift": float(shift[channel]),
                 "adversarial_effect": _quality(model, swapped) - clean,
             }
@@ -179,27 +180,29 @@ def _channels(model: CPRLModel, before: _Parts, after: _Parts) -> pd.DataFrame:
 
 
 def _usual(model: CPRLModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means of each channel and of its absolute values over demo images, (C,) both.
+    """Return the mean of each channel and of its absolute values over demo images, both (C,).
 
-    The first is what a channel is when it says nothing of the image. A channel that is always zero gets strength 1: it
-    does not move either.
+    The first is the value of a channel without information on the image. A channel that is always zero gets strength 1;
+    its shift is zero too.
     """
     demo = Demo()
-    some = [model.maps(demo.image(i)[None].float() / 255) for i in demo.spread(USUAL)]
-    usual = torch.stack([maps.mean(dim=(0, 2, 3)) for maps in some]).mean(0)
-    strength = torch.stack([maps.abs().mean(dim=(0, 2, 3)) for maps in some]).mean(0)
+    all_maps = [model.maps(demo.image(i)[None].float() / 255) for i in demo.spread(USUAL)]
+    usual = torch.stack([maps.mean(dim=(0, 2, 3)) for maps in all_maps]).mean(0)
+    strength = torch.stack([maps.abs().mean(dim=(0, 2, 3)) for maps in all_maps]).mean(0)
     return usual, torch.where(strength > 0, strength, torch.ones_like(strength))
 
 
 def _swaps(model: CPRLModel, before: _Parts, after: _Parts, generator: torch.Generator) -> pd.DataFrame:
-    """do(N := n'), do(C := c') and both, under the model's own mask and under random ones of equal size."""
+    """Return the table of do(N := n'), do(C := c') and both, under the model's mask and random masks of equal size."""
     count = before.maps.shape[1]
     orders = [torch.randperm(count, generator=generator) for _ in range(CONTROLS)]
     rows = []
     for name, take_cpr, take_ncpr in SWAPS:
         cpr, ncpr = (after if take_cpr else before).cpr, (after if take_ncpr else before).ncpr
         controls = [
-            _quality(model, (after if take_cpr else before).held(order) + (after if take_ncpr else before).left(order))
+            _quality(
+                model, (after if take_cpr else before).cpr_with(order) + (after if take_ncpr else before).ncpr_with(order)
+            )
             for order in orders
         ]
         rows.append(
@@ -214,48 +217,56 @@ def _swaps(model: CPRLModel, before: _Parts, after: _Parts, generator: torch.Gen
     return pd.DataFrame(rows)
 
 
-def write(found: Explanation, stem: str, out: Path) -> list[Path]:
+def write(explanation: Explanation, stem: str, out: Path) -> list[Path]:
     """Write ``STEM-explained.png`` and ``STEM-channels.csv``; returns both.
 
     Raises:
-        UserError: where it cannot write.
+        UserError: where the files cannot be written.
     """
     image, table = out / f"{stem}-explained.png", out / f"{stem}-channels.csv"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        found.channels.to_csv(table, index=False, float_format="%.6g")
+        explanation.channels.to_csv(table, index=False, float_format="%.6g")
         with styled():
-            _figure(found).savefig(image, dpi=110)
+            _figure(explanation).savefig(image, dpi=110)
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror}); choose another --out") from None
     return [image, table]
 
 
-def _figure(found: Explanation) -> Figure:
+def _figure(explanation: Explanation) -> Figure:
     figure = Figure(figsize=(12, 8.6), layout="constrained")
-    figure.suptitle(f"{found.title}\nour reconstruction of CPRL from the abstracts", fontsize=11, color=INK)
+    figure.suptitle(f"{explanation.title}\nour reconstruction of CPRL from the abstracts", fontsize=11, color=INK)
     halves: Any = figure.subfigures(2, 1, height_ratios=[1.9, 1])
     upper, lower = halves
-    most = float(max(map(np.max, (found.cpr, found.ncpr, found.cpr_attacked, found.ncpr_attacked))))
+    largest = float(
+        max(map(np.max, (explanation.cpr, explanation.ncpr, explanation.cpr_attacked, explanation.ncpr_attacked)))
+    )
     grid = upper.subplots(2, 3)
     for axes, name, pixels, quality, parts in (
-        (grid[0], "clean", found.clean, found.clean_quality, (found.cpr, found.ncpr)),
-        (grid[1], "attacked", found.attacked, found.attacked_quality, (found.cpr_attacked, found.ncpr_attacked)),
+        (grid[0], "clean", explanation.clean, explanation.clean_quality, (explanation.cpr, explanation.ncpr)),
+        (
+            grid[1],
+            "attacked",
+            explanation.attacked,
+            explanation.attacked_quality,
+            (explanation.cpr_attacked, explanation.ncpr_attacked),
+        ),
     ):
         axes[0].imshow(pixels)
         axes[0].set_title(f"{name}: quality {quality:.3f}")
-        for place, part, words in zip(axes[1:], parts, ("CPR, kept", "N-CPR, held back"), strict=True):
-            place.imshow(pixels.mean(axis=2), cmap="gray")
-            heat = place.imshow(_over(part, pixels.shape[:2]), cmap="magma", vmin=0, vmax=most, alpha=0.75)
-            place.set_title(f"{words}, {name}")
-        for place in axes:
-            place.set_axis_off()
+        for panel, part, label in zip(axes[1:], parts, ("CPR, kept", "N-CPR, held back"), strict=True):
+            panel.imshow(pixels.mean(axis=2), cmap="gray")
+            heat = panel.imshow(_resized(part, pixels.shape[:2]), cmap="magma", vmin=0, vmax=largest, alpha=0.75)
+            panel.set_title(f"{label}, {name}")
+        for panel in axes:
+            panel.set_axis_off()
     upper.colorbar(heat, ax=grid, fraction=0.03, label="mean |activation|")
     channels, swaps = lower.subplots(1, 2, width_ratios=[1.6, 1])
     dots = channels.scatter(
-        found.channels["effect"] + 1e-6,
-        found.channels["shift"] + 1e-4,
-        c=found.channels["mask"],
+        explanation.channels["effect"] + 1e-6,
+        explanation.channels["shift"] + 1e-4,
+        c=explanation.channels["mask"],
         cmap="viridis",
         vmin=0,
         vmax=1,
@@ -269,17 +280,17 @@ def _figure(found: Explanation) -> Figure:
         xlabel="causal effect: |change of quality| when the channel is taken out",
         ylabel="adversarial shift:\nmean |z′ − z|, 1 = usual |z|",
     )
-    channels.set_title(f"channels: {found.overlap_words}")
+    channels.set_title(f"channels: {explanation.overlap_text}")
     lower.colorbar(dots, ax=channels, label="mask, clean image", fraction=0.04)
-    place = np.arange(len(found.swaps))
-    low, high = (found.swaps[name] for name in ("random_least", "random_most"))
-    swaps.axhline(found.clean_quality, color=GREY, linewidth=0.8, linestyle=":")
+    positions = np.arange(len(explanation.swaps))
+    low, high = (explanation.swaps[name] for name in ("random_least", "random_most"))
+    swaps.axhline(explanation.clean_quality, color=GREY, linewidth=0.8, linestyle=":")
     swaps.vlines(
-        place + 0.12, low, high, color=COLORS["training"], linewidth=5, alpha=0.5, label="random masks, least to most"
+        positions + 0.12, low, high, color=COLORS["training"], linewidth=5, alpha=0.5, label="random masks, least to most"
     )
-    swaps.plot(place + 0.12, found.swaps["random_mean"], "s", color=COLORS["training"], label="random masks, mean")
-    swaps.plot(place - 0.12, found.swaps["quality"], "o", color=COLORS["purification"], label="the model's mask")
-    swaps.set_xticks(place, ["nothing", "N-CPR", "CPR", "both"])
+    swaps.plot(positions + 0.12, explanation.swaps["random_mean"], "s", color=COLORS["training"], label="random masks, mean")
+    swaps.plot(positions - 0.12, explanation.swaps["quality"], "o", color=COLORS["purification"], label="the model's mask")
+    swaps.set_xticks(positions, ["nothing", "N-CPR", "CPR", "both"])
     swaps.set(xlabel="taken from the attacked image", ylabel="quality", xlim=(-0.5, 3.5))
     swaps.margins(y=0.35)
     swaps.set_title("swap test")
@@ -287,8 +298,8 @@ def _figure(found: Explanation) -> Figure:
     return figure
 
 
-def _over(part: Map, size: tuple[int, ...]) -> Map:
-    """A feature map as large as the image."""
-    whole = functional.interpolate(torch.from_numpy(part)[None, None], size=tuple(size), mode="bilinear")
-    found: Map = whole[0, 0].numpy()
-    return found
+def _resized(part: Map, size: tuple[int, ...]) -> Map:
+    """Resize a feature map to the size of the image."""
+    resized = functional.interpolate(torch.from_numpy(part)[None, None], size=tuple(size), mode="bilinear")
+    values: Map = resized[0, 0].numpy()
+    return values

@@ -1,6 +1,6 @@
-"""LPIPS and DISTS of attacked images that a run kept: ``python -m iqarena.bench.cli.perceptual RESULTS --lpips FILE --dists FILE``.
+"""LPIPS and DISTS of stored attacked images: ``python -m iqarena.bench.cli.perceptual RESULTS --lpips FILE --dists FILE``.
 
-Both need the weights of VGG-16 and of their authors, in files of yours. Nothing is downloaded.
+Both need the weights of VGG-16 and of their authors in local files. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ WEIGHTS = (
     "one .safetensors or .pth file with features.N.weight and features.N.bias of torchvision's VGG-16 (IMAGENET1K_V1), and "
     "lin0.weight to lin4.weight of weights/v0.1/vgg.pth in https://github.com/richzhang/PerceptualSimilarity"
 )
-"""What file LPIPS needs, and where its parts can be had."""
+"""The weights that LPIPS needs, and their sources."""
 
 _STAGES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-"""Convolutions of VGG-16 in torchvision's numbering; the features compared are those after the last of each stage."""
+"""Convolutions of VGG-16 in torchvision's numbering; features are compared after the last convolution of each stage."""
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From attacked and clean images, both (N, 3, H, W) in [0, 1], to distances (N,)."""
+"""A function of attacked and clean images, both (N, 3, H, W) in [0, 1]; returns distances (N,)."""
 
 
 class LPIPS(nn.Module):
     """Learned perceptual distance (Zhang, Isola, Efros, Shechtman, Wang, CVPR 2018, arXiv 1801.03924), VGG-16, version 0.1.
 
-    Σ over five stages of the mean over places of Σ_c w_c (x̂_c − ŷ_c)², with features of unit length at every place. 0 is no
-    difference; [0, ∞), lower is a less visible attack.
+    Σ over five stages of the mean over positions of Σ_c w_c (x̂_c − ŷ_c)², with features of unit length at every position.
+    0 is no difference; [0, ∞), lower is a less visible attack.
 
     Args:
         weights: ``features.N.weight`` and ``features.N.bias`` of the convolutions; ``linK.weight`` (1, C, 1, 1) of each
             stage, also as ``linK.model.1.weight``.
 
     Raises:
-        ValueError: where a tensor is missing or their shapes do not fit together.
+        ValueError: where a tensor is missing or shapes do not match.
     """
 
     def __init__(self, weights: dict[str, torch.Tensor]) -> None:
@@ -65,7 +65,7 @@ class LPIPS(nn.Module):
             self.register_buffer(name.replace(".", "_"), weights[name].float())
 
     def forward(self, images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Distances (N,) of images (N, 3, H, W) in [0, 1], at least 16×16."""
+        """Return distances (N,) of images (N, 3, H, W) in [0, 1], at least 16×16."""
         mean, deviation = (images.new_tensor(values).view(1, 3, 1, 1) for values in (_MEAN, _DEVIATION))
         at = (torch.cat([images, clean]) - mean) / deviation
         total = images.new_zeros(len(images))
@@ -76,16 +76,16 @@ class LPIPS(nn.Module):
                 kernel, bias = (self.get_buffer(f"features_{layer}_{kind}") for kind in ("weight", "bias"))
                 at = functional.relu(functional.conv2d(at, kernel, bias, padding=1))
             x, y = (at / (at.norm(dim=1, keepdim=True) + 1e-10)).chunk(2)
-            learnt = self.get_buffer(f"lin{number}_weight").view(1, -1, 1, 1)
-            total = total + ((x - y) ** 2 * learnt).sum(dim=1).mean(dim=(1, 2))
+            channel_weights = self.get_buffer(f"lin{number}_weight").view(1, -1, 1, 1)
+            total = total + ((x - y) ** 2 * channel_weights).sum(dim=1).mean(dim=(1, 2))
         return total
 
 
 def load_lpips(path: Path) -> Distance:
-    """LPIPS with the weights of a file.
+    """Load LPIPS with the weights of a file.
 
     Raises:
-        UserError: where there is no such file, it cannot be read as weights, or lacks some.
+        UserError: where the file is missing, cannot be read as weights, or lacks some.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}; needed is {WEIGHTS}")
@@ -100,64 +100,64 @@ def load_lpips(path: Path) -> Distance:
 
 
 def load_dists(path: Path) -> Distance:
-    """DISTS with the weights of a file, see `iqarena.attacks.dists`.
+    """Load DISTS with the weights of a file, see `iqarena.attacks.dists`.
 
     Raises:
-        UserError: where there is no such file, it cannot be read as weights, or lacks some.
+        UserError: where the file is missing, cannot be read as weights, or lacks some.
     """
     try:
-        made = dists_.load(path).eval()
+        model = dists_.load(path).eval()
     except (ValueError, FileNotFoundError) as error:
         raise UserError(str(error)) from None
-    return lambda images, clean: made(images, made.features(clean))
+    return lambda images, clean: model(images, model.features(clean))
 
 
 def measure(records: Records, root: Path | None, distances: Mapping[str, Distance]) -> pd.DataFrame:
-    """Distances of every image that a run with ``--keep-images`` stored.
+    """Measure the distances of every image that a run with ``--keep-images`` stored.
 
     Args:
         records: a results folder.
         root: the folder of a data set that is not embedded.
-        distances: by the names of their columns.
+        distances: distance functions by column name.
 
     Returns:
-        cell_id, image_id and a column for each distance; cells that share their images are measured once.
+        A table with cell_id, image_id and a column per distance; cells that share their images are measured once.
 
     Raises:
-        UserError: where no images were kept, or the data set has others.
+        UserError: where no images were stored, or the data set lacks one of them.
     """
     rows: list[dict[str, object]] = []
     opened: dict[str, dict[str, torch.Tensor]] = {}
-    known: dict[str, list[dict[str, float]]] = {}
+    by_crafting: dict[str, list[dict[str, float]]] = {}
     for record in records.all():
-        kept = records.kept(record)
+        kept = records.attacked_images(record)
         if kept is None:
             continue
         name = str(record["cell"]["dataset"])
         ids = list(records.images(record["cell_id"]).image_id)
-        if record["crafting"] not in known:
+        if record["crafting"] not in by_crafting:
             clean = opened.setdefault(name, {})
             _fill(clean, ids, open_dataset(name, root))
             pairs = zip(kept, (clean[image_id] for image_id in ids), strict=True)
-            known[record["crafting"]] = [_measured(attacked, before, distances) for attacked, before in pairs]
-        found = zip(ids, known[record["crafting"]], strict=True)
-        rows += [{"cell_id": record["cell_id"], "image_id": image_id, **values} for image_id, values in found]
+            by_crafting[record["crafting"]] = [_distances(attacked, before, distances) for attacked, before in pairs]
+        measured = zip(ids, by_crafting[record["crafting"]], strict=True)
+        rows += [{"cell_id": record["cell_id"], "image_id": image_id, **values} for image_id, values in measured]
     if not rows:
         raise UserError(f"{records.folder}: no attacked images were kept; make some with iqarena run --keep-images")
     return pd.DataFrame(rows)
 
 
 def _fill(clean: dict[str, torch.Tensor], ids: Sequence[str], dataset: ImageDataset) -> None:
-    """Add the images that are not there yet."""
-    places = {sample.image_id: place for place, sample in enumerate(dataset.samples)}
+    """Add the images that are missing from `clean`."""
+    indices = {sample.image_id: index for index, sample in enumerate(dataset.samples)}
     for image_id in ids:
-        if image_id not in places:
+        if image_id not in indices:
             raise UserError(f"{dataset.name} has no image {image_id}; give the folder that the run was made with as --root")
         if image_id not in clean:
-            clean[image_id] = dataset.image(places[image_id])
+            clean[image_id] = dataset.image(indices[image_id])
 
 
-def _measured(attacked: torch.Tensor, clean: torch.Tensor, distances: Mapping[str, Distance]) -> dict[str, float]:
+def _distances(attacked: torch.Tensor, clean: torch.Tensor, distances: Mapping[str, Distance]) -> dict[str, float]:
     with torch.inference_mode():
         pair = [image[None].float() / 255 for image in (attacked, clean)]
         return {name: float(distance(*pair)) for name, distance in distances.items()}
@@ -170,7 +170,7 @@ def main(
     dists: Annotated[Path | None, typer.Option(help="weights of DISTS")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of a data set that is not embedded")] = None,
 ) -> None:
-    """Write perceptual.csv, a row a cell and image, into the results folder."""
+    """Write perceptual.csv, a row per cell and image, into the results folder."""
     distances: dict[str, Distance] = {}
     if lpips:
         distances["lpips"] = load_lpips(lpips)

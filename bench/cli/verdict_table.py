@@ -1,4 +1,4 @@
-"""What `iqarena verify` says: claimed beside measured, as a table or as data."""
+"""The output of `iqarena verify`: claimed and measured numbers, as a table or as data."""
 
 from __future__ import annotations
 
@@ -12,72 +12,77 @@ from iqarena.bench.submission.verify import CheckedNumber, Verdict
 
 
 def verdict_as_data(verdict: Verdict) -> dict[str, Any]:
-    """As JSON can hold it."""
+    """Return a verdict as JSON-serialisable data."""
     lines = [
         {
-            "cell": line.cell,
-            "what": line.what,
-            "claimed": line.claimed,
-            "measured": line.measured,
-            "ok": line.ok,
-            "tolerance": line.tolerance,
-            "note": line.note,
+            "cell": number.cell,
+            "what": number.what,
+            "claimed": number.claimed,
+            "measured": number.measured,
+            "ok": number.ok,
+            "tolerance": number.tolerance,
+            "note": number.note,
         }
-        for line in verdict.lines
+        for number in verdict.numbers
     ]
     standings = [
-        {"row": stands.row, "beats": stands.beats, "words": stands.words, "numbers": [n._asdict() for n in stands.numbers]}
-        for stands in verdict.standings
+        {
+            "row": standing.row,
+            "beats": standing.beats,
+            "words": standing.summary,
+            "numbers": [n._asdict() for n in standing.numbers],
+        }
+        for standing in verdict.standings
     ]
     return {
         "ok": verdict.ok,
         "kind": verdict.kind,
         "name": verdict.name,
-        "looked": verdict.looked,
-        "open": verdict.open,
+        "looked": verdict.checked,
+        "open": verdict.unchecked,
         "lines": lines,
         "standings": standings,
     }
 
 
 def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
-    """The table, what differs first, and a last line that says what came out."""
+    """Print the numbers, those that differ first, and the outcome in the last lines."""
     console = console or Console()
     console.print(Text(f"{'':26}{'claimed':>10}{'measured':>10}{'difference':>12}"))
-    before = ""
-    for line in sorted(verdict.lines, key=lambda line: line.ok):
-        if line.cell != before:
-            console.print(Text(line.cell))
-        before = line.cell
-        what, claimed, measured, difference = _numbers(line)
-        outcome = Text("ok", "green") if line.ok else Text("DIFFERS", "red")
+    previous = ""
+    for number in sorted(verdict.numbers, key=lambda number: number.ok):
+        if number.cell != previous:
+            console.print(Text(number.cell))
+        previous = number.cell
+        what, claimed, measured, difference = _numbers(number)
+        outcome = Text("ok", "green") if number.ok else Text("DIFFERS", "red")
         numbers = Text(f"  {what:24}{claimed:>10}{measured:>10}{difference:>12}  ")
-        note = f"{'':{8 - len(outcome)}}{line.note}" if line.note else ""
+        note = f"{'':{8 - len(outcome)}}{number.note}" if number.note else ""
         console.print(Text.assemble(numbers, outcome, note), soft_wrap=True)
-    for stands in verdict.standings:
-        _print_standing(stands, console)
-    wrong = sum(not line.ok for line in verdict.lines)
-    words = f"{wrong} of {len(verdict.lines)} numbers differ from the claim" if wrong else "as claimed"
-    console.print(Text(f"{verdict.kind} {verdict.name}: {words}"))
-    for heading, notes in (("looked at", verdict.looked), ("left open", verdict.open)):
+    for standing in verdict.standings:
+        _print_standing(standing, console)
+    wrong = sum(not number.ok for number in verdict.numbers)
+    summary = f"{wrong} of {len(verdict.numbers)} numbers differ from the claim" if wrong else "as claimed"
+    console.print(Text(f"{verdict.kind} {verdict.name}: {summary}"))
+    for heading, notes in (("looked at", verdict.checked), ("left open", verdict.unchecked)):
         for note in notes:
             console.print(Text(f"{heading}: {note}"), soft_wrap=True)
 
 
-def _print_standing(stands: BoardStanding, console: Console) -> None:
-    """The listed row beside the claim and what was measured, and whether it is beaten."""
+def _print_standing(standing: BoardStanding, console: Console) -> None:
+    """Print the numbers of the listed row, the claim and the measurement, and whether the row is beaten."""
     console.print(Text(f"{'':26}{'listed':>10}{'claimed':>10}{'measured':>10}"))
-    console.print(Text(f"on the board: {stands.row}"))
-    for what, *values, by in stands.numbers:
+    console.print(Text(f"on the board: {standing.row}"))
+    for what, *values, by in standing.numbers:
         numbers = "".join(f"{_number(value):>10}" for value in values)
         console.print(Text(f"  {what:24}{numbers}{by and '  listed by '}{by}"), soft_wrap=True)
-    console.print(Text(stands.words, "green" if stands.beats else ""))
+    console.print(Text(standing.summary, "green" if standing.beats else ""))
 
 
-def _numbers(line: CheckedNumber) -> list[str]:
-    numbers = [_number(line.claimed), _number(line.measured)]
-    difference = "" if line.claimed is None or line.measured is None else f"{line.difference:+.4f}"
-    return [line.what, *numbers, difference]
+def _numbers(number: CheckedNumber) -> list[str]:
+    numbers = [_number(number.claimed), _number(number.measured)]
+    difference = "" if number.claimed is None or number.measured is None else f"{number.difference:+.4f}"
+    return [number.what, *numbers, difference]
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,6 @@
-"""Data sets by name. Unlike models, attacks and defenses they are few and take a folder, so a table will do.
+"""Data sets by name. Unlike models, attacks and defenses they are few and need a folder, so they are listed in a table.
 
-Other packages add theirs by entry points of the group ``iqarena.datasets``.
+Other packages add their own through entry points of the group ``iqarena.datasets``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.registry import Entry, by_name, installed, nearest, parse_spec
 
 DATASETS: dict[str, type[ImageDataset]] = {
-    made.name: made
-    for made in (
+    cls.name: cls
+    for cls in (
         Demo,
         Folder,
         Images,
@@ -49,31 +49,31 @@ DATASETS: dict[str, type[ImageDataset]] = {
 
 @cache
 def registered() -> dict[str, Entry[ImageDataset]]:
-    """Every registered name, those of other packages among them; what cannot be loaded comes with its error."""
-    own = [Entry(name, made) for name, made in DATASETS.items()]
-    return by_name("data set", [*own, *installed("iqarena.datasets", ImageDataset)])  # type: ignore[type-abstract]
+    """Return all registered data sets by name, including those of other packages; a broken one comes with its error."""
+    embedded = [Entry(name, cls) for name, cls in DATASETS.items()]
+    return by_name("data set", [*embedded, *installed("iqarena.datasets", ImageDataset)])  # type: ignore[type-abstract]
 
 
 def dataset_class(spec: str) -> type[ImageDataset]:
-    """The class behind ``name`` or ``name[parameter=value,…]``.
+    """Return the class of the data set ``name`` or ``name[parameter=value,…]``.
 
     Raises:
-        UserError: for an unknown or broken one.
+        UserError: for an unknown or broken data set.
     """
     name, _ = parse_spec(spec)
     entry = registered().get(name)
     if entry is None:
         raise UserError(f"unknown data set {name!r}; {nearest(name, list(registered()))}")
-    if entry.made is None:
+    if entry.cls is None:
         raise UserError(f"data set {name!r} is broken: {entry.error}")
-    return entry.made
+    return entry.cls
 
 
 def open_dataset(spec: str, root: Path | None = None) -> ImageDataset:
-    """A data set by its registry name, `folder` with parameters in brackets if need be.
+    """Open a data set by its registry name, with parameters in brackets where it has any (`folder` does).
 
     Raises:
-        UserError: for an unknown name or parameter, or a root that does not hold it.
+        UserError: for an unknown name or parameter, or a root that does not contain the data set.
 
     Example:
         >>> open_dataset("demo").label_kind

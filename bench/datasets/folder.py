@@ -1,8 +1,9 @@
-"""`folder`: a directory of images with a CSV of scores, whatever its columns are called.
+"""`folder`: a directory of images with a CSV of scores, under any column names.
 
-``folder`` alone reads ``ROOT/labels.csv`` with the columns image, reference_id and mos in [0, 1]. Anything else is named in
-brackets: ``folder[table=scores.csv,image=filename,reference=scene,mos=MOS,low=1,high=5]``. Where there is no column of
-references, ``reference=filename`` makes every image its own; where low scores are good, ``higher_is_better=false``.
+``folder`` alone reads ``ROOT/labels.csv`` with the columns image, reference_id and mos in [0, 1]. Other names are given in
+brackets: ``folder[table=scores.csv,image=filename,reference=scene,mos=MOS,low=1,high=5]``. If there is no column of
+references, ``reference=filename`` makes every image its own reference; if low scores are good, add
+``higher_is_better=false``.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from iqarena.bench.errors import UserError, first_message
 
 @dataclass(frozen=True)
 class Columns:
-    """How a table of scores is to be read.
+    """The names of the columns of a table of scores, and the range of the scores.
 
     Attributes:
-        table: its file below the root.
-        image: column of paths below the root.
-        reference: column of reference images' ids.
-        mos: column of scores.
-        split: column of "training", "validation" or "test"; need not be there.
-        part: one of these, to take its images alone.
+        table: file name of the table, below the root.
+        image: column of the image paths, below the root.
+        reference: column of the ids of the reference images.
+        mos: column of the scores.
+        split: column of "training", "validation" or "test"; optional.
+        part: one of these three, to use only its images.
         low, high: range of the scores.
-        higher_is_better: their direction.
+        higher_is_better: direction of the scores.
     """
 
     table: str = "labels.csv"
@@ -52,15 +53,15 @@ class Columns:
 
 
 class Folder(ImageFiles):
-    """A directory of images with a CSV of scores, any column names given.
+    """A directory of images with a CSV of scores, under any column names.
 
-    Labels made by `iqarena.bench.datasets.demo.make_training_set` are recognised, and called pseudo-MOS, by the ``consensus.json`` that
-    it leaves beside them.
+    Labels made by `iqarena.bench.datasets.demo.make_training_set` are recognised by the ``consensus.json`` next to them, and
+    are called pseudo-MOS.
     """
 
     name = "folder"
     label_kind = "MOS"
-    split_told = "a column, else by reference"
+    split_description = "a column, else by reference"
     layout = """
         labels.csv with the columns image (path below ROOT), reference_id, mos in [0, 1] and, if you like, split
         folder[table=…,image=…,reference=…,mos=…,split=…,part=…,low=…,high=…,higher_is_better=…] for a table of another form
@@ -71,10 +72,10 @@ class Folder(ImageFiles):
 
         Args:
             root: the folder.
-            columns: what its table is called and holds.
+            columns: file name and columns of the table.
 
         Raises:
-            UserError: where the table is missing, lacks a column, names an image twice, or holds a label out of range or an
+            UserError: if the table is missing, lacks a column, lists an image twice, or contains a label out of range or an
                 unknown split.
         """
         columns = columns or Columns()
@@ -82,7 +83,7 @@ class Folder(ImageFiles):
         table = _labelled(table_file, columns)
         images, references, raw = table[columns.image], table[columns.reference], pd.to_numeric(table[columns.mos])
         self.root = root
-        # a file beside the table says so where nobody rated these images
+        # make_training_set leaves this file next to labels that no person gave
         self.label_kind = "pseudo-MOS" if (root / "consensus.json").is_file() else "MOS"
         self.raw_range, self.higher_is_better = (columns.low, columns.high), columns.higher_is_better
         rows = zip(images, references, raw.astype(float), strict=True)
@@ -95,16 +96,16 @@ class Folder(ImageFiles):
 
     @classmethod
     def open(cls, root: Path | None) -> Folder:
-        """The folder named by `root`, with a table of the standard form."""
+        """Open the folder `root`, with a table in the standard form."""
         return cls.open_with(root, {})
 
     @classmethod
     def open_with(cls, root: Path | None, parameters: Mapping[str, Any]) -> Folder:
-        """The folder named by `root`, its table read as the parameters (see `Columns`) say."""
+        """Open the folder `root`, with a table described by the parameters (see `Columns`)."""
         known = [field.name for field in fields(Columns)]
         if unknown := [key for key in parameters if key not in known]:
             raise UserError(f"the data set 'folder' has no parameter {unknown[0]!r}; it has {', '.join(known)}")
-        # a column may be called 2019 or true, which brackets read as a number or a truth
+        # a column may be called 2019 or true, which brackets parse as a number or a boolean
         named = {key: str(v) if key not in ("low", "high", "higher_is_better") else v for key, v in parameters.items()}
         try:
             columns = TypeAdapter(Columns).validate_python(named)
@@ -119,10 +120,10 @@ class Folder(ImageFiles):
 
 
 def _labelled(file: Path, columns: Columns) -> pd.DataFrame:
-    """A table's rows, of its part if one is asked for, in which every image has a name, a reference and a label.
+    """Read the rows of a table, or of one of its parts, and check that every image has a name, a reference and a label.
 
     Raises:
-        UserError: where that is not so, with the line.
+        UserError: with the first wrong line.
     """
     table = _read(file, columns)
     images, references = table[columns.image], table[columns.reference]
@@ -165,5 +166,5 @@ def _read(file: Path, columns: Columns) -> pd.DataFrame:
 
 
 def _line(wrong: pd.Series[bool]) -> int:
-    """The line of a file, its header being the first, that has the first wrong row."""
+    """Return the line number of the first wrong row; the header is line 1."""
     return int(wrong.index[wrong][0]) + 2

@@ -1,4 +1,4 @@
-"""What data sets need on disk, for `iqarena data list`."""
+"""The files that data sets need on disk, for `iqarena data list`."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Column, Table
-from rich.text import Text
 
 from iqarena.bench.datasets import dataset_class, open_dataset, registered
 from iqarena.bench.errors import UserError
+from iqarena.bench.terminal import text_table
 
 
 def needs(name: str | None, root: Path | None) -> list[dict[str, Any]]:
-    """Name, facts and layout of one data set or of all.
+    """Return name, properties and layout of one data set or of all.
 
     Args:
-        name: registry name; all, in the order of the registry, if left out.
-        root: a folder; with it, `found` says what opening the data set there came to.
+        name: registry name; all data sets, in the order of the registry, if omitted.
+        root: a folder; if given, the entry `found` has the number of images found there, or the error.
 
     Raises:
         UserError: for an unknown name.
     """
-    made = [entry.made for entry in registered().values() if entry.made] if name is None else [dataset_class(name)]
+    classes = [entry.cls for entry in registered().values() if entry.cls] if name is None else [dataset_class(name)]
     rows = []
-    for one in made:
-        row = {"name": one.name, **one.facts()}
-        rows.append(row if root is None else row | {"found": _found(name or one.name, root)})
+    for cls in classes:
+        row = {"name": cls.name, **cls.facts()}
+        rows.append(row if root is None else row | {"found": _found(name or cls.name, root)})
     return rows
 
 
@@ -38,15 +38,18 @@ def _found(spec: str, root: Path) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The same for people."""
-    told = Table(
-        Column("name", no_wrap=True), Column("images", justify="right"), "labels", box=None, pad_edge=False, leading=1
-    )
-    told.add_column("below --root", overflow="fold")
-    if found := any("found" in row for row in rows):
-        told.add_column("found", overflow="fold")
+    """Format the rows of `needs` as a table for the terminal."""
+    columns: list[Column | str] = [
+        Column("name", no_wrap=True),
+        Column("images", justify="right"),
+        "labels",
+        Column("below --root", overflow="fold"),
+    ]
+    if with_root := any("found" in row for row in rows):
+        columns.append(Column("found", overflow="fold"))
+    cells = []
     for row in rows:
         layout = "\n".join(row["layout"]) or "nothing; it is embedded"
-        cells = [row["name"], f"{row['count']:,}" if row["count"] else "", row["label_kind"], layout]
-        told.add_row(*map(Text, [*cells, *([row["found"]] if found else [])]))
-    return told
+        count = f"{row['count']:,}" if row["count"] else ""
+        cells.append([row["name"], count, row["label_kind"], layout, *([row["found"]] if with_root else [])])
+    return text_table(columns, cells, leading=1)

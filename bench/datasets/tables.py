@@ -1,4 +1,4 @@
-"""Label files of all kinds as pandas frames of text and numbers; what cannot be read is one line."""
+"""Readers of label files: CSV, text, workbooks and MATLAB files as pandas frames, with errors of one line."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Frame = pd.DataFrame
 
 
 def read_csv(file: Path, **options: Any) -> Frame:
-    """A comma-separated table; names stay text."""
+    """Read a comma-separated table."""
     return _read(file, pd.read_csv, **options)
 
 
 def read_lines(files: Sequence[Path], columns: Sequence[str], separator: str) -> Frame:
-    """Headless lines of one or several files as one table."""
+    """Read one or several text files without a header as one table."""
     try:
         text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     except (OSError, UnicodeDecodeError) as error:
@@ -32,7 +32,7 @@ def read_lines(files: Sequence[Path], columns: Sequence[str], separator: str) ->
 
 
 def read_sheet(file: Path, sheet: str | int = 0, **options: Any) -> Frame:
-    """One sheet of a workbook."""
+    """Read one sheet of a workbook."""
     return _read(file, pd.read_excel, sheet_name=sheet, **options)
 
 
@@ -45,22 +45,22 @@ def _read(file: Path, reader: Any, source: object = None, **options: Any) -> Fra
         ) from None
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
-    # a broken workbook is a broken zip, a missing sheet a ValueError, a broken record whatever its library meets first
+    # a broken workbook raises an error of the zip library, a missing sheet a ValueError, a broken record almost anything
     except Exception as error:
-        words = " ".join(str(error).split())
-        raise UserError(f"{file}: not a readable {'table' if reader is pd.read_csv else 'workbook'} ({words})") from None
+        message = " ".join(str(error).split())
+        raise UserError(f"{file}: not a readable {'table' if reader is pd.read_csv else 'workbook'} ({message})") from None
     return table
 
 
 def read_mat(file: Path, variable: str) -> NDArray[Any]:
-    """One variable of a MATLAB file, flattened; cells that hold one thing are that thing.
+    """Read one variable of a MATLAB file, flattened; cells with one element are replaced by that element.
 
     Raises:
-        UserError: for a file of another kind, version 7.3 included, or without the variable.
+        UserError: for a file of another format, version 7.3 included, or without the variable.
     """
     try:
         content = loadmat(file)
-    except Exception as error:  # whatever a broken file makes scipy do
+    except Exception as error:  # scipy raises all kinds of exceptions for a broken file
         raise UserError(f"{file}: not a readable .mat file ({' '.join(str(error).split())})") from None
     if variable not in content:
         raise UserError(f"{file}: holds no {variable}: is it of another release?")
@@ -73,10 +73,10 @@ def _cell(value: Any) -> Any:
 
 
 def renamed(table: Frame, file: Path, **columns: str) -> Frame:
-    """The wanted columns under the names that readers use: ``renamed(table, file, image="dist_img", raw="dmos")``.
+    """Select columns and rename them to the names that readers use: ``renamed(table, file, image="dist_img", raw="dmos")``.
 
     Raises:
-        UserError: where one is missing.
+        UserError: if a column is missing.
     """
     table = table.rename(columns=lambda name: str(name).strip())
     if missing := [column for column in columns.values() if column not in table]:

@@ -1,4 +1,4 @@
-"""The files below a folder, found by their path in any case: data sets are unpacked, moved and renamed for years."""
+"""Case-insensitive search for files below a folder, since copies of a data set differ in the case of their file names."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from pathlib import Path
 from iqarena.bench.errors import UserError
 
 DEPTH = 5
-"""Folders below the root that are looked into; the deepest official layout, CID2013's in a folder of its own, needs 3."""
+"""Levels of folders that are searched; the deepest official layout, CID2013 in a folder of its own, needs 3."""
 
 
 class Tree:
-    """All files below `root`, hidden ones left out.
+    """All files below `root` except hidden ones.
 
     Attributes:
         root: the folder.
-        files: path below the root as it is, by the same in lower case; always with forward slashes.
+        files: from the lower-case path below the root to the actual one; always with forward slashes.
     """
 
     def __init__(self, root: Path) -> None:
-        """Walk the folder once.
+        """List the folder once.
 
         Raises:
-            UserError: where it is none or cannot be read.
+            UserError: if it is not a folder or cannot be read.
         """
         if not root.is_dir():
-            what = "not a folder" if root.exists() else "no such folder"
-            raise UserError(f"{root}: {what}; give the unpacked data set with --root")
+            problem = "not a folder" if root.exists() else "no such folder"
+            raise UserError(f"{root}: {problem}; give the unpacked data set with --root")
         self.root = root
         self.files: dict[str, str] = {}
-        self._walk(root, "", DEPTH)
+        self._list(root, "", DEPTH)
 
-    def _walk(self, folder: Path, below: str, depth: int) -> None:
+    def _list(self, folder: Path, prefix: str, depth: int) -> None:
         try:
             with os.scandir(folder) as entries:
-                found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+                children = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
         except OSError as error:
             raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
-        for name, is_folder in found:
-            path = f"{below}{name}"
+        for name, is_folder in children:
+            path = f"{prefix}{name}"
             if not is_folder:
                 self.files.setdefault(path.lower(), path)
             elif depth:
-                self._walk(folder / name, f"{path}/", depth - 1)
+                self._list(folder / name, f"{path}/", depth - 1)
 
-    def places_of(self, path: str) -> list[str]:
-        """The folders below which an official path lies; `*` in it stands for any part of a name.
+    def folders_with(self, path: str) -> list[str]:
+        """Return the folders that contain an official path; `*` in it matches any part of a name.
 
-        In lower case, ending with a slash or empty for the root; nearest to the root first.
+        Folders are in lower case, ending with a slash or empty for the root; nearest to the root first.
         """
-        names = re.escape(path.lower()).replace(r"\*", "[^/]*")
-        found = {match[1] or "" for match in map(re.compile(f"(.*/)?{names}").fullmatch, self.files) if match}
-        return sorted(found, key=lambda place: (place.count("/"), place))
+        pattern = re.escape(path.lower()).replace(r"\*", "[^/]*")
+        folders = {match[1] or "" for match in map(re.compile(f"(.*/)?{pattern}").fullmatch, self.files) if match}
+        return sorted(folders, key=lambda folder: (folder.count("/"), folder))
 
-    def matching(self, place: str, path: str) -> list[Path]:
-        """The files that an official path names below one of these folders, sorted."""
-        names = re.compile(re.escape(f"{place}{path}".lower()).replace(r"\*", "[^/]*"))
-        return [self.root / self.files[low] for low in sorted(self.files) if names.fullmatch(low)]
+    def matching(self, folder: str, path: str) -> list[Path]:
+        """Return the files that match an official path below one of these folders, sorted."""
+        pattern = re.compile(re.escape(f"{folder}{path}".lower()).replace(r"\*", "[^/]*"))
+        return [self.root / self.files[low] for low in sorted(self.files) if pattern.fullmatch(low)]

@@ -1,4 +1,4 @@
-"""`images`: a directory of images that nobody rated."""
+"""`images`: a directory of images without labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", "
 
 
 class Images(ImageFiles):
-    """All images below a directory, without labels: for measures of stability; each is its own reference."""
+    """All images below a directory, without labels, for measures of stability; each image is its own reference."""
 
     name = "images"
     label_kind = "none"
@@ -25,7 +25,7 @@ class Images(ImageFiles):
         """List the directory; images are opened on demand.
 
         Raises:
-            UserError: where there is no image.
+            UserError: if there is no image.
         """
         self.root = root
         names = sorted(name for name in Tree(root).files.values() if name.lower().endswith(SUFFIXES))
@@ -38,7 +38,7 @@ class Images(ImageFiles):
 
     @classmethod
     def open(cls, root: Path | None) -> Images:
-        """The directory named by `root`."""
+        """Open the directory `root`."""
         if root is None:
             raise UserError("the data set 'images' needs --root DIR, a directory of images")
         return cls(root)

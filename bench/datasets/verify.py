@@ -1,4 +1,4 @@
-"""Is a data set whole? Every file of it is looked at; nothing is written."""
+"""Verification that a data set is complete and readable: every file is read, nothing is written."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ Size = tuple[int, int]
 
 
 def verify(
-    spec: str, root: Path | None, seen: Callable[[int, int], None] = lambda done, total: None
+    spec: str, root: Path | None, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[int, list[Problem]]:
-    """Look at labels and at every image.
+    """Check the labels and every image of a data set.
 
     Args:
         spec: registry name of the data set.
         root: its folder.
-        seen: told how many images of how many are done.
+        progress: called after each image with the number of images done and their total.
 
     Returns:
-        How many images the data set has, and what is wrong: labels, extra files, images in their order, sizes.
+        The number of images of the data set, and its problems: labels, extra files, images in their order, sizes.
 
     Raises:
-        UserError: where the root is no such data set at all.
+        UserError: if the root does not contain the data set at all.
     """
-    made = dataset_class(spec)
-    if not (issubclass(made, PublishedSet) and root is not None):
+    cls = dataset_class(spec)
+    if not (issubclass(cls, PublishedSet) and root is not None):
         dataset = open_dataset(spec, root)
         on_disk = Originals(dataset) if isinstance(dataset, TID2013Reconstructed) else dataset
-        return len(dataset), _images(on_disk, seen)[1]
-    published = made.indexed(root)
-    sizes, problems = _images(published, seen)
-    everything = published.label_problems + _extra(published) + problems + _odd_sizes(published, sizes)
-    return len(published), everything
+        return len(dataset), _check_images(on_disk, progress)[1]
+    published = cls.indexed(root)
+    sizes, problems = _check_images(published, progress)
+    all_problems = published.label_problems + _extra(published) + problems + _odd_sizes(published, sizes)
+    return len(published), all_problems
 
 
-def _images(dataset: ImageDataset, seen: Callable[[int, int], None]) -> tuple[list[Size | None], list[Problem]]:
-    """The size of every image that can be decoded, and what is wrong with the others."""
+def _check_images(dataset: ImageDataset, progress: Callable[[int, int], None]) -> tuple[list[Size | None], list[Problem]]:
+    """Decode every image; return the size of each, None where it cannot be decoded, and the problems of those."""
     sizes, problems = [], []
-    for index, (size, wrong) in enumerate(each(_Look(dataset), len(dataset), decoders(len(dataset)))):
+    for index, (size, message) in enumerate(each(_SizeOrError(dataset), len(dataset), decoders(len(dataset)))):
         sizes.append(size)
         if size is None:
-            problems.append(_told(dataset, index, wrong))
-        seen(index + 1, len(dataset))
+            problems.append(_problem(dataset, index, message))
+        progress(index + 1, len(dataset))
     return sizes, problems
 
 
-class _Look:
-    """Decodes one image of a data set: its size, or what is wrong with it."""
+class _SizeOrError:
+    """Decodes one image of a data set and returns its size, or the error message."""
 
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
@@ -70,10 +70,10 @@ class _Look:
         return (image.shape[2], image.shape[1]), ""
 
 
-def _told(dataset: ImageDataset, index: int, wrong: str) -> Problem:
-    """Which kind of wrong it is that an image was refused for."""
+def _problem(dataset: ImageDataset, index: int, message: str) -> Problem:
+    """Classify the error of an image that could not be read."""
     image_id = dataset.samples[index].image_id
-    path, _, reason = wrong.partition(": ")
+    path, _, reason = message.partition(": ")
     try:
         size = Path(path).stat().st_size
     except OSError:
@@ -82,13 +82,13 @@ def _told(dataset: ImageDataset, index: int, wrong: str) -> Problem:
         return Problem("truncated", image_id, "0 bytes")
     if "not the image" in reason:
         return Problem("changed", image_id, reason)
-    # Pillow's words for a file that ends too early, by format
+    # Pillow's messages for a file that ends too early, by format
     early = ("truncated", "Truncated", "broken PNG", "unexpected end")
-    return Problem("truncated" if any(words in reason for words in early) else "unreadable", image_id, reason)
+    return Problem("truncated" if any(text in reason for text in early) else "unreadable", image_id, reason)
 
 
 def _extra(dataset: PublishedSet) -> list[Problem]:
-    """Images where the labelled ones lie that are neither labelled nor official."""
+    """Return images in the image folders that are neither labelled nor part of the official release."""
     labelled = {path for path in dataset.paths if path is not None}
     return [
         Problem("extra", path, "has no label and is not of the official release")
@@ -101,8 +101,8 @@ def _extra(dataset: PublishedSet) -> list[Problem]:
 
 
 def _odd_sizes(dataset: PublishedSet, sizes: list[Size | None]) -> list[Problem]:
-    """Images that are not of the stated size or, where none is stated, not of that of most versions of their reference."""
-    stated = dataset.expected_side()
+    """Return images that do not have the stated size or, if none is stated, the size of most versions of their reference."""
+    stated = dataset.expected_size()
     of_reference: dict[str, Counter[Size]] = defaultdict(Counter)
     for sample, size in zip(dataset.samples, sizes, strict=True):
         if size:
@@ -111,8 +111,8 @@ def _odd_sizes(dataset: PublishedSet, sizes: list[Size | None]) -> list[Problem]
     for sample, size in zip(dataset.samples, sizes, strict=True):
         if size is None:
             continue
-        wanted = stated or of_reference[sample.reference_id].most_common(1)[0][0]
-        if size != wanted:
-            words = "{}×{}, not {}×{}".format(*size, *wanted)
-            problems.append(Problem("wrong-size", sample.image_id, words))
+        expected = stated or of_reference[sample.reference_id].most_common(1)[0][0]
+        if size != expected:
+            about = "{}×{}, not {}×{}".format(*size, *expected)
+            problems.append(Problem("wrong-size", sample.image_id, about))
     return problems

@@ -1,4 +1,4 @@
-"""The attacked image sets of a run: made once for all cells that share them, kept while memory allows."""
+"""The attacked image sets of a run: crafted once for all cells that share them, kept while memory allows."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from iqarena.bench.inference.model_pool import ModelPool
 from iqarena.bench.registry import ATTACKS
 
 CACHED_BYTES = 2**29
-"""Attacked images that are kept in memory for the cells and ensembles that share them."""
+"""Bytes of attacked images that are kept in memory for the cells and ensembles that share them."""
 
 
 class AttackedSets:
     """Crafts the attacked images of cells, each set once.
 
     Args:
-        dataset: the data set, from which fitted attacks learn.
+        dataset: the data set, on whose images fitted attacks are fitted.
         samples, images: the image set that is attacked.
-        pool, ids, scorer: of the run.
+        pool, ids, scorer: models, cell ids and scorer of the run.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class AttackedSets:
 
     @functools.cached_property
     def fits(self) -> FitCache:
-        """What fitted attacks learn from.
+        """The fits of fitted attacks.
 
         Raises:
-            CannotRun: where the set has too few references.
+            CannotRun: if the image set has too few references.
         """
         try:
             return FitCache(self._dataset, [sample.reference_id for sample in self._samples])
@@ -66,19 +66,19 @@ class AttackedSets:
             raise CannotRun(str(error)) from None
 
     def start_cell(self) -> None:
-        """Begin to count the seconds that `seconds_of_others` returns."""
+        """Start counting the seconds that `seconds_of_others` returns."""
         self._seconds_of_others = {}
 
     def seconds_of_others(self) -> float:
-        """Return what other cells spent on the images that the running cell has used."""
+        """Return the seconds that other cells spent on the attacked images used by the running cell."""
         return sum(self._seconds_of_others.values())
 
     def clear(self) -> None:
-        """Forget all attacked images."""
+        """Drop all attacked images."""
         self._cache.clear()
 
     def crafted(self, cell: Cell) -> Crafted:
-        """Return the attacked images of a cell, made once for all cells that share them."""
+        """Return the attacked images of a cell, crafted once for all cells that share them."""
         if cell.crafting in self._cache:
             self._seconds_of_others.setdefault(cell.crafting, self._cache[cell.crafting].seconds)
         else:
@@ -110,7 +110,7 @@ class AttackedSets:
         return crafter.craft()
 
     def _craft_members(self, cell: Cell, ensemble: Ensemble) -> Crafted:
-        """Choose for each image the member's result that is worst for the model that the attacker attacks."""
+        """Choose for each image the result of the member that is worst for the model under attack."""
         clean = self._scorer.clean(*cell.crafted_on, cell.seed)
         labels = torch.tensor([sample.mos for sample in self._samples], dtype=torch.float32)
         objective = Objective(
@@ -118,9 +118,9 @@ class AttackedSets:
         )
         members, badness = [], []
         for member, kind in ensemble.members:
-            own = replace(cell, attack=member.name, objective=kind)
-            members.append(self.crafted(own))
-            quality = self._scorer.score(*cell.crafted_on, members[-1].pixels, digest(own.crafting, "adv"))
+            member_cell = replace(cell, attack=member.name, objective=kind)
+            members.append(self.crafted(member_cell))
+            quality = self._scorer.score(*cell.crafted_on, members[-1].pixels, digest(member_cell.crafting, "adv"))
             badness.append(ensemble.badness(objective, quality).nan_to_num(-torch.inf))
         chosen = torch.stack(badness).argmax(dim=0).tolist()
         table = pd.concat([members[k].table.iloc[[i]] for i, k in enumerate(chosen)], ignore_index=True)

@@ -15,7 +15,7 @@ from iqarena.bench.registry import ATTACKS, DEFENSES
 
 
 def attacked_model(cell: Cell) -> tuple[str, str, bool]:
-    """Return (model, defense, surrogate) of what a cell's attack asks: the surrogate if it wants gradients, else the deployed."""
+    """Return (model, defense, surrogate) of the model that a cell's attack queries: the surrogate if it uses gradients."""
     return (*cell.crafted_on, ATTACKS.build(cell.attack).access in GRADIENT_ACCESS)
 
 
@@ -25,8 +25,8 @@ class CellIds:
     Args:
         pool: the models of the run.
         images: the clean images.
-        image_ids: of these images, in their order.
-        fingerprint: of the data set.
+        image_ids: their ids, in the same order.
+        fingerprint: fingerprint of the data set.
     """
 
     def __init__(self, pool: ModelPool, images: CleanImages, image_ids: Sequence[str], fingerprint: str) -> None:
@@ -39,7 +39,7 @@ class CellIds:
         """Return the hash of everything that a cell's numbers depend on.
 
         Raises:
-            CannotRun: where the cell makes no sense.
+            CannotRun: if the cell cannot be run.
         """
         self.check(cell)
         ingredients = [self.ingredients(cell, cell.model, cell.defense)]
@@ -53,7 +53,7 @@ class CellIds:
         return digest(cell.crafting, ingredients, self._images, self._fingerprint)[:16]
 
     def ingredients(self, cell: Cell, name: str, defense: str) -> list[object]:
-        """Return code and weights of a cell's attack, of a model and of a defense."""
+        """Return the hashes of code and weights of a cell's attack, of a model and of a defense."""
         key = (cell.attack, name, defense)
         if key not in self._ingredients:
             attack, bare = ATTACKS.build(cell.attack), self._pool.info(name, "none")
@@ -64,10 +64,10 @@ class CellIds:
         return self._ingredients[key]
 
     def check(self, cell: Cell) -> None:
-        """Check whether a cell can be run at all.
+        """Check that a cell can be run.
 
         Raises:
-            CannotRun: with the reason.
+            CannotRun: with the reason if it cannot.
         """
         attack, model = ATTACKS.build(cell.attack), self._pool.info(cell.model, "none")
         attacked, deployed = self._pool.info(*attacked_model(cell)), self._pool.info(cell.model, cell.defense)

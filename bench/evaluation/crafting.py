@@ -1,4 +1,4 @@
-"""Makes the attacked images of one cell."""
+"""Crafting of the attacked images of one cell."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from iqarena.bench.metrics.image_distances import distances
 from iqarena.models.base import QualityModel
 
 DEAD_SHARE = 0.05
-"""Share of zero or NaN gradients above which a cell is flagged."""
+"""Share of zero or NaN gradients above which a cell gets the flag `zero-gradient`."""
 
 
 @dataclass
 class Crafted:
-    """Attacked images as stored, and what making them took.
+    """Attacked images as stored, and the cost of crafting them.
 
     Attributes:
         pixels: the images.
-        table: distances, forwards, backwards, status; a row an image.
+        table: distances, forwards, backwards, status; one row per image.
         seconds: wall time.
-        flags, errors: of the cell.
-        fits: what is to be said of the fits that were used.
-        curve: how far the attack had come after so many forwards, see `iqarena.bench.inference.query_trace.curve`.
+        flags, errors: flags and error messages of the cell.
+        fits: descriptions of the fits that were used.
+        curve: progress of the attack by forward passes, see `iqarena.bench.inference.query_trace.curve`.
     """
 
     pixels: AttackedImages
@@ -55,20 +55,20 @@ class Crafted:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some images of one shape and one fold that are attacked at once."""
+    """Images of one shape and one fold that are attacked together."""
 
-    index: list[int]
+    indices: list[int]
     image_set: CleanImages
     target: Target
     labels: torch.Tensor | None
     generators: Generators
-    learnt: CachedFit | None
+    cached_fit: CachedFit | None
     device: str
 
     @property
     def clean(self) -> torch.Tensor:
-        """(N, 3, H, W) uint8, not on the device; stacked when needed, so that only one batch is."""
-        return torch.stack([self.image_set[i] for i in self.index])
+        """(N, 3, H, W) uint8, not on the device; stacked on demand, so that only one batch is in memory."""
+        return torch.stack([self.image_set[i] for i in self.indices])
 
     @property
     def images(self) -> torch.Tensor:
@@ -76,16 +76,16 @@ class _Batch:
 
 
 class Crafter:
-    """One cell's images through its attack, batch by batch.
+    """Runs the attack of one cell on all images, batch by batch.
 
     Args:
-        cell, attack: whose.
+        cell, attack: the cell and its attack.
         seen: the model that the attacker sees.
         clean: its clean qualities (n,) of all images.
         samples, images: the image set, uint8.
-        batch: images at once.
-        device: where the model is.
-        fits: where a fitted attack gets what it has learnt.
+        batch: batch size.
+        device: device of the model.
+        fits: cache of the fits of fitted attacks.
         ingredients: hashes of code and weights that a fit depends on.
     """
 
@@ -112,49 +112,49 @@ class Crafter:
         self.errors: list[str] = []
 
     def craft(self) -> Crafted:
-        """Attack all images; what goes wrong in a batch becomes the status of its images."""
+        """Attack all images; an error in a batch becomes the status of its images."""
         started = time.perf_counter()
         pixels = AttackedImages(len(self.images))
         tables: list[pd.DataFrame] = []
         gradients = dead = 0
         with frozen(self.seen):
             batches = list(self._batches())
-            aims = self._aims(batches)
+            targets = self._target_qualities(batches)
             for batch in batches:
-                stored, table = self._attack_and_store(batch, None if aims is None else aims[batch.index])
+                stored, table = self._attack_and_store(batch, None if targets is None else targets[batch.indices])
                 gradients += int(batch.target.counts.gradients.sum())
                 dead += int(batch.target.counts.zero_gradients.sum())
-                for row, index in enumerate(batch.index):
+                for row, index in enumerate(batch.indices):
                     pixels.put(index, stored[row])
-                tables.append(table.set_axis(batch.index))
+                tables.append(table.set_axis(batch.indices))
         if dead > DEAD_SHARE * gradients:
             self.flags.add("zero-gradient")
         whole = pd.concat(tables).sort_index()
-        learnt = {b.learnt.facts["sha256"]: b.learnt.facts for b in batches if b.learnt}
+        fits = {b.cached_fit.facts["sha256"]: b.cached_fit.facts for b in batches if b.cached_fit}
         seconds = time.perf_counter() - started
-        return Crafted(pixels, whole, seconds, sorted(self.flags), self.errors, list(learnt.values()), self._curve(batches))
+        return Crafted(pixels, whole, seconds, sorted(self.flags), self.errors, list(fits.values()), self._curve(batches))
 
     def _curve(self, batches: Sequence[_Batch]) -> dict[str, Any]:
         count = len(self.images)
         clean, seen = torch.full((count,), torch.nan), torch.full((count, len(CHECKPOINTS)), torch.nan)
         forwards, labels = torch.zeros(count, dtype=torch.int64), torch.tensor([sample.mos for sample in self.samples])
         for batch in batches:
-            if batch.target.trail is not None:
-                clean[batch.index] = batch.target.trail.objective.clean.cpu()
-                seen[batch.index] = batch.target.trail.seen.cpu()
-                forwards[batch.index] = batch.target.counts.forwards
+            if batch.target.trace is not None:
+                clean[batch.indices] = batch.target.trace.objective.clean.cpu()
+                seen[batch.indices] = batch.target.trace.seen.cpu()
+                forwards[batch.indices] = batch.target.counts.forwards
         return curve(clean, seen, forwards, labels)
 
     def _batches(self) -> Iterator[_Batch]:
-        """Images in batches of one shape, and for a fitted attack of one fold."""
-        learnt: dict[int, CachedFit] = {}
+        """Yield the images in batches of one shape and, for a fitted attack, of one fold."""
+        cached_fits: dict[int, CachedFit] = {}
         groups: dict[tuple[tuple[int, int], int], list[int]] = {}
         for index, (sample, size) in enumerate(zip(self.samples, self.images.sizes, strict=True)):
             fold = self.fits.folds[sample.reference_id] if self.fits else 0
             groups.setdefault((size, fold), []).append(index)
         for (_, fold), indices in groups.items():
-            if isinstance(self.attack, FittedAttack) and self.fits and fold not in learnt:
-                learnt[fold] = self.fits.learn(self.attack, self.cell, self.seen, self.ingredients, fold)
+            if isinstance(self.attack, FittedAttack) and self.fits and fold not in cached_fits:
+                cached_fits[fold] = self.fits.fit(self.attack, self.cell, self.seen, self.ingredients, fold)
             for start in range(0, len(indices), self.batch):
                 group = indices[start : start + self.batch]
                 seeds = [seed_of(self.cell.crafting, self.samples[i].image_id) for i in group]
@@ -174,41 +174,41 @@ class Crafter:
                     target,
                     None if labels.isnan().any() else labels,
                     Generators(seeds),
-                    learnt.get(fold),
+                    cached_fits.get(fold),
                     self.device,
                 )
 
-    def _objective(self, batch: _Batch, aims: torch.Tensor | None) -> Objective:
+    def _objective(self, batch: _Batch, targets: torch.Tensor | None) -> Objective:
         if self.attack.access == "none":
-            quality = torch.full((len(batch.index),), float("nan"), device=self.device)
-        elif aims is None:
+            quality = torch.full((len(batch.indices),), float("nan"), device=self.device)
+        elif targets is None:
             quality = batch.target.quality(batch.images)
         else:
-            quality = self.clean[batch.index].to(self.device)  # asked for when the set was looked at
-        value = self.cell.target if aims is None else aims.to(self.device)
+            quality = self.clean[batch.indices].to(self.device)  # already queried in the first pass over the set
+        value = self.cell.target if targets is None else targets.to(self.device)
         return Objective(self.cell.objective, quality, self.data_mean, batch.labels, value)
 
-    def _aims(self, batches: Sequence[_Batch]) -> torch.Tensor | None:
-        """What a set-level attack wants each image's quality to be, (n,)."""
+    def _target_qualities(self, batches: Sequence[_Batch]) -> torch.Tensor | None:
+        """Return the target quality of each image, (n,), if the attack is a set-level attack."""
         if not isinstance(self.attack, SetAttack):
             return None
         seen: dict[int, torch.Tensor] = {}
         for batch in batches:
             objective = self._objective(batch, None)
             facts = self.attack.look(batch.target, batch.images, objective, self.cell.threat, batch.generators)
-            seen |= dict(zip(batch.index, facts.cpu(), strict=True))
+            seen |= dict(zip(batch.indices, facts.cpu(), strict=True))
         facts = torch.stack([seen[i] for i in range(len(self.images))])
         generator = torch.Generator().manual_seed(seed_of(self.cell.crafting, "the whole set"))
         return self.attack.decide(self.clean, facts, generator)
 
-    def _attack_and_store(self, batch: _Batch, aims: torch.Tensor | None) -> tuple[torch.Tensor, pd.DataFrame]:
-        """Pixels (N, 3, H, W) uint8 and a row an image."""
-        status = np.full(len(batch.index), "ok", dtype=object)
+    def _attack_and_store(self, batch: _Batch, targets: torch.Tensor | None) -> tuple[torch.Tensor, pd.DataFrame]:
+        """Attack a batch; return the stored pixels (N, 3, H, W) uint8 and a table with one row per image."""
+        status = np.full(len(batch.indices), "ok", dtype=object)
         threat, clean = self.cell.threat, batch.clean
         try:
-            attacked = self._attack(batch, aims)
+            attacked = self._attack(batch, targets)
         except (Exception, SystemExit) as error:
-            if out_of_memory(error):  # with fewer images at once it may go well
+            if out_of_memory(error):  # the cell is run again with a smaller batch
                 raise OutOfMemory(describe(error)) from None
             self.errors.append(describe(error))
             status[:] = "failed"
@@ -216,9 +216,9 @@ class Crafter:
         stored = quantize(attacked, clean, threat)
         status[(stored.left_ball & (torch.from_numpy(status == "ok"))).numpy()] = "violation"
         status[stored.not_finite.numpy()] = "not-finite"
-        held = inside_threat(stored.pixels, clean, threat).numpy()
-        if not held.all():  # the rounding and this check disagree: a bug of ours, never hidden
-            status[~held] = "violation"
+        inside = inside_threat(stored.pixels, clean, threat).numpy()
+        if not inside.all():  # quantize and this check disagree, which is a bug of the benchmark; it must show
+            status[~inside] = "violation"
         if stored.left_ball.any():
             self.flags.add("left-ball")
             self.errors.append(f"images came back outside {threat.norm} ≤ {threat.size:.5g}, and were projected")
@@ -230,12 +230,12 @@ class Crafter:
         table["status"] = status
         return stored.pixels, table
 
-    def _attack(self, batch: _Batch, aims: torch.Tensor | None) -> torch.Tensor:
-        images, learnt = batch.images, {"fit": batch.learnt.fit} if batch.learnt else {}
-        objective = self._objective(batch, aims)
-        batch.target.trail = QueryTrace(objective)
-        with undisturbed():  # the next batch, and what scores these images, find all as it was
-            attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **learnt)
+    def _attack(self, batch: _Batch, targets: torch.Tensor | None) -> torch.Tensor:
+        images, fit = batch.images, {"fit": batch.cached_fit.fit} if batch.cached_fit else {}
+        objective = self._objective(batch, targets)
+        batch.target.trace = QueryTrace(objective)
+        with undisturbed():  # an attack must not affect the next batch, or the scoring of its images
+            attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **fit)
         if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
             shape = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
             raise ModelError(f"{self.cell.attack}: returned {shape} for images of shape {tuple(images.shape)}")
@@ -243,5 +243,5 @@ class Crafter:
 
 
 def seed_of(*names: str) -> int:
-    """A seed from names; the same whatever the order, the batch or the number of workers."""
+    """Derive a seed from names, so it does not depend on the order of the work, the batch or the number of workers."""
     return int(digest(*names)[:15], 16)

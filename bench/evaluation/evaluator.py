@@ -19,28 +19,28 @@ from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, undisturbed
 from iqarena.bench.inference.model_checks import probed
 from iqarena.bench.inference.model_pool import ModelPool
+from iqarena.bench.results.columns import IMAGE_COLUMNS
 from iqarena.bench.results.provenance import measure_costs
-from iqarena.bench.results.store import IMAGE_COLUMNS
 from iqarena.bench.suite import Batch
 from iqarena.models.base import QualityModel
 
 
 class Evaluator:
-    """Everything that cells of one image set share: images, models, clean scores, attacked images.
+    """Runs cells of one image set, which share images, models, clean scores and attacked images.
 
     Args:
-        dataset: where images come from.
-        limit: at most so many, evenly over the references.
-        batch: images at once, or "auto".
-        extra_models: models that are not in the registry, by name; copies of them are worked on.
-        engine: where and how passes are computed.
-        memory: bytes that this process may hold, where there is a limit.
+        dataset: source of the images.
+        limit: maximum number of images, chosen evenly over the references.
+        batch: batch size, or "auto".
+        extra_models: models that are not in the registry, by name; they are copied before use.
+        engine: device and settings of forward and backward passes.
+        memory: memory limit of this process in bytes, if there is one.
 
     Attributes:
         samples, images: the image set.
         pool: the models.
-        ids: of cells.
-        scorer: of deployed models.
+        ids: computes the ids of cells.
+        scorer: scores images with deployed models.
         attacked: the attacked image sets.
     """
 
@@ -65,17 +65,17 @@ class Evaluator:
         self.attacked = AttackedSets(dataset, self.samples, self.images, self.pool, self.ids, self.scorer)
 
     def run(self, cell: Cell, cell_id: str, halvings: int = 0) -> tuple[dict[str, Any], pd.DataFrame]:
-        """Run a cell; whatever goes wrong in a plugin becomes a status.
+        """Run a cell; errors of plugins are recorded as statuses.
 
         Args:
             cell, cell_id: the cell and its id.
-            halvings: of its batches, as it ran out of memory before.
+            halvings: how often the batch size is halved, after the cell ran out of memory before.
 
         Returns:
-            The record, and a row an image.
+            The record, and a table with one row per image.
 
         Raises:
-            OutOfMemory: where a smaller batch may help.
+            OutOfMemory: if a smaller batch may help.
         """
         self.scorer.halvings = halvings
         self.attacked.start_cell()
@@ -118,13 +118,13 @@ class Evaluator:
             outcome.fail(describe(error))
 
     def failed(self, cell: Cell, cell_id: str, reason: str) -> tuple[dict[str, Any], pd.DataFrame]:
-        """Return the record and the rows of a cell that could not end by itself."""
+        """Return the record and the rows of a cell that was stopped from outside."""
         outcome = self._empty(cell)
         outcome.fail(reason)
         return record_of(outcome, cell, cell_id, self.pool, self.dataset), outcome.images
 
     def _empty(self, cell: Cell) -> CellOutcome:
-        """Return a row an image, before anything is known."""
+        """Return the outcome of a cell before it has run: all images are failed."""
         images = pd.DataFrame(
             {
                 "image_id": [s.image_id for s in self.samples],

@@ -1,4 +1,4 @@
-"""How much of an image a filter leaves, and how alike a clean and an attacked image are once both went through it."""
+"""Image fidelity of purification filters: PSNR and SSIM of images before and after the filter."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from iqarena.bench.inference.target import frozen
 from iqarena.bench.metrics.image_distances import luma_ssim
 from iqarena.defenses.purification.base import PurifiedModel
 
-_LEAST = 11
-"""Side of SSIM's window."""
+_WINDOW = 11
+"""Side of the SSIM window in pixels."""
 
 
 def filter_fidelity(
     model: PurifiedModel, moves_pixels: bool, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], seeds: Iterable[int]
 ) -> dict[str, float]:
-    """Means over images of PSNR (dB, over all channels) and SSIM (of the lumas, images rounded to 8 bit).
+    """Compute the mean PSNR (dB, over all channels) and SSIM (of the lumas, images rounded to 8 bit) over the images.
 
-    With D the deployed filter, x a clean image and x′ the attacked one: ``clean`` compares D(x) with x and ``attacked``
-    D(x′) with x, which makes sense only where the filter keeps every pixel in its place; ``same_transform`` compares D(x′)
-    with D(x), both under the same random draw, and always does.
+    With D the deployed filter, x a clean image and x′ the attacked one, ``clean`` compares D(x) with x, and ``attacked``
+    compares D(x′) with x; both are meaningful only if the filter does not move pixels. ``same_transform`` compares D(x′)
+    with D(x), both under the same random draw, and is always meaningful.
 
     Args:
         model: the deployed model.
-        moves_pixels: whether the filter changes the geometry; the first two are then NaN.
+        moves_pixels: whether the filter changes the geometry; then `clean` and `attacked` are NaN.
         pairs: stored images (3, H, W) uint8, clean and attacked.
-        seeds: of the filter's draws, one a pair.
+        seeds: seeds of the filter's random draws, one per pair.
 
     Returns:
-        ``psnr_…`` and ``ssim_…`` of the three; of PSNR the equal images are left out, where it is infinite. NaN where
-        nothing is left to average, and of images too small for SSIM.
+        ``psnr_…`` and ``ssim_…`` of the three comparisons. Images without any difference, whose PSNR is infinite, are left
+        out of the mean PSNR, and images too small for SSIM out of the mean SSIM; a mean over no images is NaN.
     """
     rows = []
     with frozen(model), torch.inference_mode():
@@ -44,25 +44,25 @@ def filter_fidelity(
             if not moves_pixels:
                 compared |= {"clean": (before, clean), "attacked": (after, clean)}
             rows.append({name: (_psnr(*pair), _ssim(*pair)) for name, pair in compared.items()})
-    found = {}
+    means = {}
     for name in ("clean", "attacked", "same_transform"):
         values = np.array([row.get(name, (math.nan, math.nan)) for row in rows], dtype=np.float64).reshape(-1, 2)
         for measure, column in zip(("psnr", "ssim"), values.T, strict=True):
             finite = column[np.isfinite(column)]
-            found[f"{measure}_{name}"] = float(finite.mean()) if len(finite) else math.nan
-    return found
+            means[f"{measure}_{name}"] = float(finite.mean()) if len(finite) else math.nan
+    return means
 
 
 def _purified(model: PurifiedModel, image: torch.Tensor, seed: int) -> torch.Tensor:
     with seeded(seed):
-        made: torch.Tensor = model.purify(image[None].float() / 255)[0].clamp(0, 1)
-    return made.mul(255).round().to(torch.uint8).cpu()
+        purified: torch.Tensor = model.purify(image[None].float() / 255)[0].clamp(0, 1)
+    return purified.mul(255).round().to(torch.uint8).cpu()
 
 
-def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
-    error = float(((one.double() - other.cpu().double()) / 255).square().mean())
+def _psnr(image: torch.Tensor, reference: torch.Tensor) -> float:
+    error = float(((image.double() - reference.cpu().double()) / 255).square().mean())
     return -10 * math.log10(error) if error > 0 else math.inf
 
 
-def _ssim(one: torch.Tensor, other: torch.Tensor) -> float:
-    return luma_ssim(one, other.cpu()) if min(one.shape[1:]) >= _LEAST else math.nan
+def _ssim(image: torch.Tensor, reference: torch.Tensor) -> float:
+    return luma_ssim(image, reference.cpu()) if min(image.shape[1:]) >= _WINDOW else math.nan

@@ -1,4 +1,4 @@
-"""What fitted attacks have learnt: made on images of other references than those attacked, and kept under a hash."""
+"""Fits of fitted attacks: computed on images of other references than those attacked, and cached on disk under a hash."""
 
 from __future__ import annotations
 
@@ -29,59 +29,60 @@ FOLDS = 2
 
 @dataclass(frozen=True)
 class CachedFit:
-    """A fit, and what a record says of it: its hash, its images' references, what it cost."""
+    """A fit, and its description for the record: its hash, the references of its images, its cost."""
 
     fit: Fit
     facts: dict[str, Any]
 
 
 class FitCache:
-    """The fits for one image set: its references fall in two folds, and each fold is attacked with what the other taught.
+    """The fits for one image set, whose references are split into two folds: no fit uses a reference that it attacks.
 
-    Images to learn from are drawn from the whole data set. A set of one reference learns from the demo images.
+    Images to fit on are drawn from the whole data set except the attacked references. For an image set with only one
+    reference they are drawn from the demo images.
     """
 
     def __init__(self, dataset: ImageDataset, references: Sequence[str]) -> None:
         self.dataset = dataset
         distinct = sorted(set(references))
-        self.folds = {reference: place % FOLDS for place, reference in enumerate(distinct)}
+        self.folds = {reference: index % FOLDS for index, reference in enumerate(distinct)}
         if len(distinct) > 1:
-            self.teachers: ImageDataset = dataset
+            self.source: ImageDataset = dataset
         elif isinstance(dataset, Demo):
             raise UserError("an attack that is fitted needs images of two references")
         else:
-            self.teachers = Demo()
+            self.source = Demo()
 
     def images(self, fold: int, count: int) -> tuple[torch.Tensor, list[str]]:
-        """Images (M, 3, h, w) in [0, 1] to learn from, cut to the smallest among them, and their references."""
-        attacked = {reference for reference, own in self.folds.items() if own == fold}
-        others = {s.reference_id for s in self.teachers.samples} - attacked
-        indices = self.teachers.spread(count, others)
-        images = [self.teachers.image(i) for i in indices]
-        height, width = (min(p.shape[axis] for p in images) for axis in (1, 2))
-        cut = [_center(image, height, width) for image in images]
-        return torch.stack(cut).float() / 255, sorted({self.teachers.samples[i].reference_id for i in indices})
+        """Return the images (M, 3, h, w) in [0, 1] to fit on, cropped to the smallest of them, and their references."""
+        attacked = {reference for reference, its_fold in self.folds.items() if its_fold == fold}
+        others = {s.reference_id for s in self.source.samples} - attacked
+        indices = self.source.spread(count, others)
+        images = [self.source.image(i) for i in indices]
+        height, width = (min(image.shape[axis] for image in images) for axis in (1, 2))
+        cropped = [_center_crop(image, height, width) for image in images]
+        return torch.stack(cropped).float() / 255, sorted({self.source.samples[i].reference_id for i in indices})
 
-    def learn(self, attack: FittedAttack, cell: Cell, seen: QualityModel, ingredients: object, fold: int) -> CachedFit:
-        """The fit for the images of a fold, made now or taken from the cache.
+    def fit(self, attack: FittedAttack, cell: Cell, seen: QualityModel, ingredients: object, fold: int) -> CachedFit:
+        """Fit an attack for the images of a fold, or load the fit from the cache.
 
         Args:
-            attack, cell: whose.
+            attack, cell: the attack and its cell.
             seen: the model that the attacker sees.
             ingredients: hashes of code and weights that the fit depends on.
-            fold: of the images to be attacked.
+            fold: fold of the images to be attacked.
         """
         images, references = self.images(fold, attack.fit_images)
-        taught = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-        name = digest(cell.crafting, ingredients, taught)
+        images_hash = hashlib.sha256(images.numpy().tobytes()).hexdigest()
+        name = digest(cell.crafting, ingredients, images_hash)
         path = cache_folder() / "fits" / f"{name[:32]}.safetensors"
         if path.is_file():
             try:
                 with safe_open(path, framework="pt") as file:
-                    fit = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+                    fit = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is not a mapping
                     return CachedFit(fit, json.loads(file.metadata()["facts"]))
             except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-                path.unlink(missing_ok=True)  # a damaged file is a fit not made
+                path.unlink(missing_ok=True)  # a damaged file is computed again
         started = time.perf_counter()
         seed = int(name[:15], 16)
         with frozen(seen):
@@ -98,27 +99,27 @@ class FitCache:
             "backwards": int(target.counts.backwards.sum()),
             "seconds": time.perf_counter() - started,
         }
-        part_file = path.with_suffix(f".{os.getpid()}.part")
+        temporary = path.with_suffix(f".{os.getpid()}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(
                 {key: tensor.detach().cpu().contiguous() for key, tensor in fit.items()},
-                part_file,
+                temporary,
                 {"facts": json.dumps(facts)},
             )
-            part_file.replace(path)
+            temporary.replace(path)
         except OSError:
-            part_file.unlink(missing_ok=True)  # without a cache it is learnt again the next time
+            temporary.unlink(missing_ok=True)  # the cache is optional: the fit is computed again the next time
         return CachedFit(fit, facts)
 
 
-def _center(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def _center_crop(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
     return image[:, top : top + height, left : left + width]
 
 
 def _hash(fit: Fit) -> str:
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name in sorted(fit):
-        found.update(name.encode() + fit[name].detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(name.encode() + fit[name].detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()

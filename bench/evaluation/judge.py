@@ -1,4 +1,4 @@
-"""The judge of attacked images: what is stored is 8-bit, and only what is stored is verified and scored."""
+"""The check of attacked images: they are stored as 8-bit images, and only stored images are verified and scored."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from iqarena.bench.metrics.image_distances import luma_ssim
 
 @dataclass(frozen=True)
 class Stored:
-    """Attacked images as stored, with what an attack's own output was like.
+    """Attacked images as stored, with the faults of the attack's output.
 
     Attributes:
         pixels: (N, 3, H, W) uint8.
-        left_ball: (N,) bool; the attack's own output was outside the threat model, and was projected back.
-        not_finite: (N,) bool; it held NaN or infinities, and the clean image was stored in its place.
+        left_ball: (N,) bool; whether the attack's output was outside the threat model, and was projected.
+        not_finite: (N,) bool; whether it contained NaN or infinities, and the clean image was stored instead.
     """
 
     pixels: torch.Tensor
@@ -27,16 +27,16 @@ class Stored:
 
 
 def quantize(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Stored:
-    """Project an attack's output, round it to 8 bit toward the clean image.
+    """Project an attack's output onto the threat model, and round it to 8 bit towards the clean image.
 
     Args:
-        attacked: what the attack returned, (N, 3, H, W) in [0, 1].
-        clean: the clean images' pixels, the same shape, uint8.
+        attacked: output of the attack, (N, 3, H, W) in [0, 1].
+        clean: the clean images, same shape, uint8.
         threat: the threat model.
 
     Example:
         >>> clean = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
-        >>> stored = store(clean / 255 + 9 / 255, clean, Threat("linf", 2 / 255))
+        >>> stored = quantize(clean / 255 + 9 / 255, clean, Threat("linf", 2 / 255))
         >>> int(stored.pixels.max()), bool(stored.left_ball[0])
         (102, True)
     """
@@ -50,19 +50,20 @@ def quantize(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> Sto
 
 
 def inside_threat(pixels: torch.Tensor, clean: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """Whether each stored image is inside the threat model, from its pixels alone, in float64; (N,) bool.
+    """Check for each stored image whether it is inside the threat model, from its pixels alone, in float64; (N,) bool.
 
-    Measured apart from `iqarena.attacks.threat`, on purpose: the two must agree without sharing a line.
+    The size is deliberately computed independently of `iqarena.attacks.threat`: the two must agree without sharing code.
 
     Example:
         >>> clean = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
-        >>> [bool(verified(clean + levels, clean, Threat("linf", 2 / 255))) for levels in (2, 3)]
+        >>> [bool(inside_threat(clean + levels, clean, Threat("linf", 2 / 255))) for levels in (2, 3)]
         [True, False]
     """
-    return torch.tensor([_measured(a, b, threat) <= threat.size * (1 + 1e-9) for a, b in zip(pixels, clean, strict=True)])
+    return torch.tensor([_size(a, b, threat) <= threat.size * (1 + 1e-9) for a, b in zip(pixels, clean, strict=True)])
 
 
-def _measured(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> float:
+def _size(attacked: torch.Tensor, clean: torch.Tensor, threat: Threat) -> float:
+    """Compute the size of a perturbation in the norm of the threat model."""
     if threat.norm == "ssim":
         return 1 - luma_ssim(attacked, clean)
     shift = (attacked.numpy().astype(np.float64) - clean.numpy().astype(np.float64)) / 255

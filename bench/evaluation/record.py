@@ -1,4 +1,4 @@
-"""What is said of a cell that was run: its record."""
+"""The JSON record of an evaluated cell."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from iqarena.bench.registry import ATTACKS, DEFENSES
 from iqarena.bench.results.provenance import Costs, provenance
 
 STATUSES = ("ok", "violation", "not-finite", "failed")
-"""Of an image, from good to bad; a cell has the worst of its images'."""
+"""Statuses of an image, from good to bad; the status of a cell is the worst status of its images."""
 
 
 @dataclass
 class CellOutcome:
-    """What came of running a cell.
+    """The outcome of running a cell.
 
     Attributes:
-        images: a row an image.
-        crafting: hash of what its attacked images depend on.
-        batch, halvings: images at once as the suite wants it, and how often they were halved as memory was short.
+        images: table with one row per image.
+        crafting: hash of everything that its attacked images depend on.
+        batch, halvings: batch size of the suite, and how often it was halved for lack of memory.
         crafted: the attacked images.
-        flags, errors: of the cell.
-        speed: seconds an image of the deployed and of the undefended model.
-        certified: what the defense certifies, if it is one that does.
-        purified: what the defense makes of images, if it is a filter; see `iqarena.bench.evaluation.filter_fidelity`.
-        seconds: wall time, what it shares with other cells included.
-        spent: what it took of this process.
+        flags, errors: flags and error messages of the cell.
+        speed: seconds per image of the deployed and of the undefended model.
+        certified: certificates of the defense, if it gives any.
+        purified: how much the defense changes images, if it is a filter; see `iqarena.bench.evaluation.filter_fidelity`.
+        seconds: wall time, including the work that is shared with other cells.
+        spent: resources of this process that the cell used.
     """
 
     images: pd.DataFrame
@@ -54,51 +54,50 @@ class CellOutcome:
     spent: Costs = field(default_factory=Costs)
 
     def fail(self, reason: str) -> None:
-        """No image of it counts."""
+        """Mark all images as failed, for a reason."""
         self.errors.append(reason)
         self.images["status"] = "failed"
 
 
-def record_of(ran: CellOutcome, cell: Cell, cell_id: str, pool: ModelPool, dataset: ImageDataset) -> dict[str, Any]:
-    """The record of a cell, as JSON can hold it.
+def record_of(outcome: CellOutcome, cell: Cell, cell_id: str, pool: ModelPool, dataset: ImageDataset) -> dict[str, Any]:
+    """Build the JSON record of an evaluated cell.
 
     Args:
-        ran: what came of it.
-        cell, cell_id: which.
-        pool, dataset: what it was run with.
+        outcome: the outcome of running the cell.
+        cell, cell_id: the cell and its id.
+        pool, dataset: the models and the data set of the run.
     """
-    images, crafted, engine = ran.images, ran.crafted, pool.engine
+    images, crafted, engine = outcome.images, outcome.crafted, pool.engine
     record = {
         "cell_id": cell_id,
         "cell": cell.parts,
         "status": max(images.status, key=STATUSES.index),
-        "errors": sorted(set(ran.errors)),
+        "errors": sorted(set(outcome.errors)),
         "n_images": len(images),
-        "measures": measure_cell(images) | (ran.certified.measures(images) if ran.certified else {}),
-        "costs": _costs(images) | {"seconds": ran.seconds},
-        "flags": ran.flags,
+        "measures": measure_cell(images) | (outcome.certified.measures(images) if outcome.certified else {}),
+        "costs": _costs(images) | {"seconds": outcome.seconds},
+        "flags": outcome.flags,
         **_parts(cell, crafted, pool, dataset),
-        "score_seconds_an_image": dict(zip(("defended", "undefended"), ran.speed, strict=True)),
+        "score_seconds_an_image": dict(zip(("defended", "undefended"), outcome.speed, strict=True)),
         "curve": crafted.curve if crafted else {},
-        **({"certificate": ran.certified.facts} if ran.certified else {}),
-        **({"purified": ran.purified} if ran.purified else {}),
-        "crafting": ran.crafting,
+        **({"certificate": outcome.certified.facts} if outcome.certified else {}),
+        **({"purified": outcome.purified} if outcome.purified else {}),
+        "crafting": outcome.crafting,
         "provenance": provenance(engine.device)
-        | asdict(ran.spent)
+        | asdict(outcome.spent)
         | {
             "precision": {"scores": "float32", "gradients": cell.precision},
             "compiled": engine.compile,
-            "batch": ran.batch,
-            "halvings": ran.halvings,
+            "batch": outcome.batch,
+            "halvings": outcome.halvings,
             "seeds": {"suite": cell.seed, "first_image": seed_of(cell.crafting, str(images.image_id[0]))},
         },
     }
-    made: dict[str, Any] = _without_nan(record)
-    return made
+    return dict(_without_nan(record))
 
 
 def _parts(cell: Cell, crafted: Crafted | None, pool: ModelPool, dataset: ImageDataset) -> dict[str, Any]:
-    """What a reader of the record wants to know of what the cell was made of."""
+    """Describe the attack, the defense, the model and the data set of a cell."""
     attack, defense = ATTACKS.build(cell.attack), DEFENSES.build(cell.defense)
     model, deployed = pool.info(cell.model, "none"), pool.info(cell.model, cell.defense)
     return {
@@ -128,19 +127,19 @@ def _parameters(plugin: object) -> dict[str, Any]:
 
 
 def _costs(images: pd.DataFrame) -> dict[str, float]:
-    made = images[images.status != "failed"]
+    attacked = images[images.status != "failed"]
     return {
-        "linf_max": float(made.linf.max()),
-        "psnr_mean": float(made.psnr.mean()),
-        "ssim_mean": float(made.ssim.mean()),
-        "ms_ssim_mean": float(made.ms_ssim.mean()),
+        "linf_max": float(attacked.linf.max()),
+        "psnr_mean": float(attacked.psnr.mean()),
+        "ssim_mean": float(attacked.ssim.mean()),
+        "ms_ssim_mean": float(attacked.ms_ssim.mean()),
         "forwards_mean": float(images.forwards.mean()),
         "backwards_mean": float(images.backwards.mean()),
     }
 
 
 def _without_nan(value: Any) -> Any:
-    """NaN is not JSON: missing becomes null."""
+    """Replace NaN and infinities by None, since JSON has no such numbers."""
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):

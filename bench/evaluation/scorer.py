@@ -1,4 +1,4 @@
-"""Scores of deployed models on stored images, and all else that is measured of a model and its defense once a run."""
+"""Scores of deployed models on stored images, and all other measurements of a model and its defense once per run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from iqarena.defenses.certified.base import CertifiedDefense
 from iqarena.defenses.purification.base import Purification, PurifiedModel
 
 TIMED_IMAGES, TIMED_TURNS = 8, 5
-"""For the cost of a defense: few, since it is measured in every run."""
+"""Images and repetitions for timing a defense: few, since it is timed in every run."""
 
 
 class Scorer:
-    """Scores the images of one set; what does not depend on the attack is computed once.
+    """Scores the images of one set; results that do not depend on the attack are computed once.
 
     Args:
         pool: the models of the run.
@@ -37,7 +37,7 @@ class Scorer:
         images: its clean images.
 
     Attributes:
-        halvings: of the batches of the cell that runs, as memory was short before.
+        halvings: how often the batch size is halved for the running cell, after it ran out of memory before.
     """
 
     def __init__(self, pool: ModelPool, samples: Sequence[Sample], images: CleanImages) -> None:
@@ -49,20 +49,20 @@ class Scorer:
         self._certified: dict[tuple[str, str, float, int], Certified] = {}
 
     def score(self, model: str, defense: str, pixels: Sequence[torch.Tensor], seed: str) -> torch.Tensor:
-        """Return qualities (N,) of the first N stored images, uint8, in float32; what is not finite stays so."""
+        """Score the first N stored images, uint8, and return qualities (N,) in float32; NaN and infinities are kept."""
         scores, deployed = torch.empty(len(pixels)), self._pool.ready(model, defense)
         most = 1 if deployed.info.stochastic else self._pool.batch(model, defense, halvings=self.halvings)
         device = self._pool.engine.device
         with frozen(deployed), torch.inference_mode():
             for group in self._groups(len(pixels), most):
                 batch = torch.stack([pixels[i] for i in group]).to(device).float() / 255
-                own = seeded(seed_of(seed, self._samples[group[0]].image_id)) if deployed.info.stochastic else nullcontext()
-                with own:
+                image_id = self._samples[group[0]].image_id
+                with seeded(seed_of(seed, image_id)) if deployed.info.stochastic else nullcontext():
                     scores[group] = checked_quality(deployed, batch).cpu()
         return scores
 
     def _groups(self, count: int, most: int) -> Iterator[list[int]]:
-        """Yield indices of the first `count` images in groups of one size and at most `most`."""
+        """Yield indices of the first `count` images in groups of at most `most` images of the same size."""
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, size in enumerate(self._images.sizes[:count]):
             by_size.setdefault(size, []).append(index)
@@ -72,13 +72,13 @@ class Scorer:
 
     def clean(self, model: str, defense: str, seed: int) -> torch.Tensor:
         """Return clean qualities (N,) of the deployed model; computed once."""
-        key = (model, defense, seed, self.halvings)  # a batch's size shows in the last digits
+        key = (model, defense, seed, self.halvings)  # the batch size changes the last digits
         if key not in self._clean:
             self._clean[key] = self.score(model, defense, self._images, digest((model, defense, seed), "clean"))
         return self._clean[key]
 
     def speed(self, model: str, defense: str) -> tuple[float, float]:
-        """Return seconds an image of the deployed and of the undefended model: medians of interleaved turns, measured once."""
+        """Return seconds per image of the deployed and the undefended model: medians of interleaved turns, measured once."""
         if (model, defense) not in self._speed:
             same = self._pool.ready(model, defense) is self._pool.ready(model, "none")
             pair = ["none"] if same else [defense, "none"]
@@ -95,7 +95,7 @@ class Scorer:
         return self._speed[model, defense]
 
     def runtime_flags(self, model: str, defense: str) -> list[str]:
-        """Return the flags of what the deployed model does while it scores; found once."""
+        """Return the flags raised by the deployed model's behaviour during scoring; determined once."""
         if (model, defense) not in self._flags:
             deployed, images = self._pool.ready(model, defense), list(islice(self._images, 2))
             flags = []
@@ -107,7 +107,7 @@ class Scorer:
         return self._flags[model, defense]
 
     def certified(self, cell: Cell) -> Certified | None:
-        """Return the certificates of all images, which do not depend on the attack; None of other defenses."""
+        """Return the certificates of all images, which do not depend on the attack; None if the defense gives none."""
         defense, radius = DEFENSES.build(cell.defense), radius_of(cell.threat)
         if not isinstance(defense, CertifiedDefense):
             return None
@@ -120,7 +120,7 @@ class Scorer:
         return self._certified[key]
 
     def filter_fidelity(self, cell: Cell, crafted: Crafted) -> dict[str, float] | None:
-        """Compare images before and after the deployed filter of a cell; None of other defenses."""
+        """Compare images before and after the deployed filter of a cell; None if the defense is not a filter."""
         defense, deployed = DEFENSES.build(cell.defense), self._pool.ready(cell.model, cell.defense)
         if not (isinstance(defense, Purification) and isinstance(deployed, PurifiedModel)):
             return None

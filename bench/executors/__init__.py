@@ -1,4 +1,4 @@
-"""Ways to run the cells of a suite."""
+"""Executors: they run the cells of a suite in this process, in several processes or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -29,29 +29,30 @@ def execute(
     address: str | None = None,
     keep_images: bool = False,
 ) -> Outcome:
-    """Run what is missing of a suite.
+    """Run the missing cells of a suite.
 
     Args:
         suite: what to run.
         root: folder of a data set that is not embedded.
         records: where finished cells go.
-        report: told of progress.
-        executor: "local", in this process; "processes", in several, of which each may die; "ray", on a Ray cluster. A
-            suite with limits of time or memory always gets a process of its own.
-        workers: torch threads (local), or processes or tasks at once, which share this machine's cores; all of them if left
-            out. None has more threads than torch has here; a task on a cluster that is running has one.
+        report: callback for progress events.
+        executor: "local" runs in this process; "processes" in several worker processes, any of which may crash; "ray" on a
+            Ray cluster. A suite with a time or memory limit always runs in worker processes.
+        workers: number of torch threads (local), or of concurrent processes or tasks, which share the cores of this
+            machine; all cores if left out. A worker never gets more threads than torch uses here; a task on an existing
+            cluster gets one.
         fresh: run finished cells again too.
-        address: of a Ray cluster that is running; one is started here if left out.
+        address: address of a running Ray cluster; a local one is started if left out.
         keep_images: store attacked images as 8-bit PNG.
 
     Raises:
-        UserError: for anything that the caller can mend.
+        UserError: for errors that the caller can fix.
     """
     if executor == "local" and workers is not None:
         use_threads(workers)
     cores = usable_cores()
     count = 1 if executor == "local" else workers or cores
-    scene = WorkerSettings(
+    settings = WorkerSettings(
         suite.dataset,
         root,
         suite.limit,
@@ -63,11 +64,11 @@ def execute(
         memory=None if suite.memory_mib is None else suite.memory_mib * 2**20,
         gpus=suite.gpus,
     )
-    if executor != "ray":  # there the devices are other machines'
-        scene.engine.checked()
-    evaluator, cells = scene.evaluator(), expand(suite)
+    if executor != "ray":  # on a cluster the devices belong to other machines
+        settings.engine.checked()
+    evaluator, cells = settings.evaluator(), expand(suite)
     if executor == "ray":
-        return ray.run(scene, evaluator, cells, records, report, workers, address, fresh)
+        return ray.run(settings, evaluator, cells, records, report, workers, address, fresh)
     if executor == "processes" or suite.seconds is not None or suite.memory_mib is not None:
-        return processes.run(scene, evaluator, cells, records, report, count, fresh)
+        return processes.run(settings, evaluator, cells, records, report, count, fresh)
     return local.run(evaluator, cells, records, report, fresh, keep_images)

@@ -1,4 +1,4 @@
-"""`iqarena run --dry-run`: what a run would do, and about how long that takes."""
+"""`iqarena run --dry-run`: estimate the work and the time of a run."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from iqarena.bench.registry import ATTACKS
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import Suite
 
-_TRIED = 4
-"""Images of which one forward and one backward pass is timed."""
+_TIMED_IMAGES = 4
+"""Images in the batch whose forward and backward pass is timed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would do.
+    """The estimated cost of a run.
 
     Attributes:
-        done, skipped, to_do: cells.
-        craftings: sets of attacked images that have to be made for those to do.
-        forwards, backwards: at most, of those whose attack can say; clean scores and those of the attacked among them, and
-            every draw of a stochastic model that is attacked.
-        unknown: names of attacks that cannot say.
-        seconds: on this machine, one after the other, from a timed pass of each model.
+        done, skipped, to_do: numbers of cells.
+        craftings: number of sets of attacked images that the missing cells need.
+        forwards, backwards: upper bounds on the passes of the attacks that declare their cost; including the clean and
+            attacked scores, and every draw of an attacked stochastic model.
+        unknown: names of attacks that do not declare their cost.
+        seconds: time on this machine, sequentially, from a timed pass of each model.
     """
 
     done: int
@@ -55,16 +55,16 @@ class Estimate:
 def estimate(
     evaluator: Evaluator, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False
 ) -> Estimate:
-    """An estimate for what is missing of a plan; asks every model that is attacked for one forward and one backward pass.
+    """Estimate the cost of the missing cells by timing a forward and a backward pass of every attacked model.
 
     Args:
-        evaluator: of the cells' image set.
-        cells: the plan.
+        evaluator: evaluator of the cells' image set.
+        cells: the planned cells.
         records: where finished cells are.
-        fresh, keep_images: of the run, see `iqarena.bench.executors.schedule.missing`.
+        fresh, keep_images: options of the run, see `iqarena.bench.executors.schedule.missing`.
 
     Raises:
-        UserError: for unknown names and unusable weights, and for a model that cannot be asked.
+        UserError: for unknown names and unusable weights, and for a model that raises when it is timed.
     """
     outcome, to_do = missing(evaluator, cells, records, fresh, keep_images)
     count = len(evaluator.samples)
@@ -87,9 +87,9 @@ def estimate(
             continue
         forward, backward = cost(cell, attack.access in GRADIENT_ACCESS)
         draws = cell.draws if evaluator.pool.info(*attacked_model(cell)).stochastic else 1
-        own = (draws * count * (attack.passes[0] + 1), draws * count * attack.passes[1])
-        forwards, backwards = forwards + own[0], backwards + own[1]
-        seconds += own[0] * forward + own[1] * backward
+        forwards_here, backwards_here = draws * count * (attack.passes[0] + 1), draws * count * attack.passes[1]
+        forwards, backwards = forwards + forwards_here, backwards + backwards_here
+        seconds += forwards_here * forward + backwards_here * backward
     for cell, _ in to_do:
         forwards += count
         seconds += count * cost(cell, gradient=False)[0]
@@ -99,52 +99,52 @@ def estimate(
 
 
 def dry_run(suite: Suite, root: Path | None, records: Records, fresh: bool = False, keep_images: bool = False) -> list[str]:
-    """An estimate in words, one fact a line.
+    """Return the lines that describe the estimate.
 
     Args:
-        suite, root, records, fresh, keep_images: as of the run, see `iqarena.bench.executors.execute`.
+        suite, root, records, fresh, keep_images: arguments of the run, see `iqarena.bench.executors.execute`.
 
     Raises:
-        UserError: for anything that the caller can mend.
+        UserError: for errors that the caller can fix.
     """
     engine = Engine(suite.device, suite.compile).checked()
     evaluator = Evaluator(open_dataset(suite.dataset, root), suite.limit, suite.batch, engine=engine)
-    found = estimate(evaluator, expand(suite), records, fresh, keep_images)
+    cost = estimate(evaluator, expand(suite), records, fresh, keep_images)
     lines = [
-        f"{found.to_do} cells to run, {found.done} done before, {found.skipped} skipped; {len(evaluator.samples)} images each",
-        f"{found.craftings} sets of attacked images to make: at most {found.forwards:,} forward and "
-        f"{found.backwards:,} backward passes",
-        f"about {timedelta(seconds=math.ceil(found.seconds))} here (h:mm:ss), if every attack takes all that it may",
+        f"{cost.to_do} cells to run, {cost.done} done before, {cost.skipped} skipped; {len(evaluator.samples)} images each",
+        f"{cost.craftings} sets of attacked images to make: at most {cost.forwards:,} forward and "
+        f"{cost.backwards:,} backward passes",
+        f"about {timedelta(seconds=math.ceil(cost.seconds))} here (h:mm:ss), if every attack takes all that it may",
     ]
-    if found.unknown:
-        lines.append(f"not counted, as they cannot say: {', '.join(found.unknown)}")
+    if cost.unknown:
+        lines.append(f"not counted, as they cannot say: {', '.join(cost.unknown)}")
     return lines
 
 
 def _seconds(evaluator: Evaluator, cell: Cell, gradient: bool) -> tuple[float, float]:
-    """Of one image's forward, and of its backward.
+    """Return the seconds per image of a forward and of a backward pass.
 
     Raises:
-        UserError: where the model raises, or lets no gradient through; in a run its cells fail.
+        UserError: where the model raises or has no gradient; in a run its cells would fail.
     """
     model = evaluator.pool.ready(*cell.crafted_on, surrogate=gradient)
     image = next(iter(evaluator.images))
-    some = torch.stack([p for p in islice(evaluator.images, _TRIED) if p.shape == image.shape])
-    some = some.to(evaluator.pool.engine.device).float() / 255
+    images = torch.stack([other for other in islice(evaluator.images, _TIMED_IMAGES) if other.shape == image.shape])
+    images = images.to(evaluator.pool.engine.device).float() / 255
     try:
         with frozen(model):
-            target = Target(model, len(some), "gradient" if gradient else "score", precision=cell.precision)
-            taken = [_timed(lambda: target.quality(some))]
+            target = Target(model, len(images), "gradient" if gradient else "score", precision=cell.precision)
+            seconds = [_timed(lambda: target.quality(images))]
             if gradient:
-                taken.append(_timed(lambda: target.quality_and_grad(some, lambda quality: quality)) - taken[0])
+                seconds.append(_timed(lambda: target.quality_and_grad(images, lambda quality: quality)) - seconds[0])
     except (Exception, SystemExit) as error:
-        behind = "" if cell.crafted_on[1] == "none" else f" behind {cell.crafted_on[1]}"
-        raise UserError(f"{cell.crafted_on[0]}{behind} cannot be timed ({describe(error)})") from None
-    return taken[0] / len(some), max(taken[-1], 0.0) / len(some)
+        defense = "" if cell.crafted_on[1] == "none" else f" behind {cell.crafted_on[1]}"
+        raise UserError(f"{cell.crafted_on[0]}{defense} cannot be timed ({describe(error)})") from None
+    return seconds[0] / len(images), max(seconds[-1], 0.0) / len(images)
 
 
-def _timed(ask: Callable[[], object]) -> float:
-    ask()  # warms up
+def _timed(call: Callable[[], object]) -> float:
+    call()  # warm-up
     started = time.perf_counter()
-    ask()
+    call()
     return time.perf_counter() - started

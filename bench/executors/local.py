@@ -1,10 +1,10 @@
-"""Runs the cells that are missing, one after the other, in this process."""
+"""Run the missing cells one after another in this process."""
 
 from __future__ import annotations
 
 from iqarena.bench.cells import Cell
 from iqarena.bench.evaluation.evaluator import Evaluator
-from iqarena.bench.executors.schedule import Outcome, ProgressCallback, make_here, planned
+from iqarena.bench.executors.schedule import Outcome, ProgressCallback, open_ledger, run_cell_with_retry
 from iqarena.bench.results.store import Records
 
 
@@ -16,23 +16,23 @@ def run(
     fresh: bool = False,
     keep_images: bool = False,
 ) -> Outcome:
-    """Run what is missing and rebuild the summary.
+    """Run the missing cells and rebuild the summary.
 
     Args:
-        evaluator: of the cells' image set.
-        cells: the plan.
+        evaluator: evaluator of the cells' image set.
+        cells: the planned cells.
         records: where finished cells go.
-        report: told of progress.
+        report: callback for progress events.
         fresh: run finished cells again too.
         keep_images: store attacked images.
 
     Raises:
-        UserError: for unknown names (before any work), a folder that another run writes to, a disk that takes no more.
+        UserError: for unknown names (before any work), a results folder that another run writes to, a full disk.
     """
-    with planned(evaluator, cells, records, report, fresh, keep_images) as book:
-        for cell_id, cell in book.cells.items():
-            book.start(cell_id)
-            record, images, attacked = make_here(evaluator, cell, cell_id, keep_images)
+    with open_ledger(evaluator, cells, records, report, fresh, keep_images) as ledger:
+        for cell_id, cell in ledger.cells.items():
+            ledger.start(cell_id)
+            record, images, attacked = run_cell_with_retry(evaluator, cell, cell_id, keep_images)
             records.write(record, images, attacked)
-            book.end(cell_id, record)
-    return book.outcome
+            ledger.end(cell_id, record)
+    return ledger.outcome

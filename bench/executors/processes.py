@@ -1,8 +1,8 @@
-"""Runs the cells that are missing in several processes, of which each may die without taking the run with it.
+"""Run the missing cells in several worker processes; a crash of one does not stop the run.
 
-Cells that share attacked images go to one process together. A process writes each record itself, so whatever happens
-to it, what it had finished is there. The cell during which it died, or ran out of memory, is tried once more in a new
-process with half the batch, and then recorded as failed. One that takes too long is recorded at once.
+Cells that share attacked images go to the same process. Each process writes its records itself, so finished cells
+survive a crash. The cell during which a process crashed or ran out of memory is retried once in a new process with half
+the batch, and then recorded as failed. A cell that exceeds the time limit is recorded as failed at once.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from typing import Any
 
 from iqarena.bench.cells import Cell
 from iqarena.bench.evaluation.evaluator import Evaluator
-from iqarena.bench.executors.schedule import Ledger, Outcome, ProgressCallback, Task, WorkerSettings, planned
+from iqarena.bench.executors.schedule import Ledger, Outcome, ProgressCallback, Task, WorkerSettings, open_ledger
 from iqarena.bench.executors.worker import serve
 from iqarena.bench.results.store import Records
 
 _PATIENCE = 0.2
-"""Seconds between looks at clocks and at processes that do not speak."""
+"""Seconds between checks of the time limit and of processes that send nothing."""
 
 
 def run(
-    scene: WorkerSettings,
+    settings: WorkerSettings,
     evaluator: Evaluator,
     cells: list[Cell],
     records: Records,
@@ -40,57 +40,57 @@ def run(
     workers: int,
     fresh: bool = False,
 ) -> Outcome:
-    """Run what is missing and rebuild the summary.
+    """Run the missing cells and rebuild the summary.
 
     Args:
-        scene: of which `evaluator` was made.
-        evaluator: of the cells' image set.
-        cells: the plan.
+        settings: the settings that `evaluator` was built from.
+        evaluator: evaluator of the cells' image set.
+        cells: the planned cells.
         records: where finished cells go.
-        report: told of progress.
-        workers: processes.
+        report: callback for progress events.
+        workers: number of processes.
         fresh: run finished cells again too.
 
     Raises:
-        UserError: for unknown names (before any work), a folder that another run writes to, a disk that takes no more.
+        UserError: for unknown names (before any work), a results folder that another run writes to, a full disk.
     """
-    with planned(evaluator, cells, records, report, fresh, scene.keep_images) as book:
-        _WorkerPool(scene, book).go(workers)
-    return book.outcome
+    with open_ledger(evaluator, cells, records, report, fresh, settings.keep_images) as ledger:
+        _WorkerPool(settings, ledger).run_all(workers)
+    return ledger.outcome
 
 
 class _Worker:
-    """A process, what it does, and since when."""
+    """A worker process with its current task and the start time of its current cell."""
 
-    def __init__(self, scene: WorkerSettings, book: Ledger) -> None:
+    def __init__(self, settings: WorkerSettings, ledger: Ledger) -> None:
         context = _context()
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, scene, book.records.folder))
+        self.pipe, child_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(child_end, settings, ledger.records.folder))
         self.process.start()
-        theirs.close()
-        self.scene = scene
+        child_end.close()
+        self.settings = settings
         self.task: Task | None = None
-        self.since = math.inf  # its cell began, by the clock here; setting up is not counted
-        self.gone = False
+        self.cell_started = math.inf  # on this process's clock; the setup of the worker does not count
+        self.dead = False
 
-    def give(self, task: Task) -> None:
-        """Let it run a task; one that is dead is noticed later."""
-        self.task, self.since = task, math.inf
+    def assign(self, task: Task) -> None:
+        """Send the worker a task; a dead worker is noticed later."""
+        self.task, self.cell_started = task, math.inf
         with suppress(OSError):
             self.pipe.send(task)
 
-    def said(self) -> Iterator[tuple[Any, ...]]:
-        """What it has said since the last time."""
-        alive = self.process.is_alive()  # before listening: the dead say no more than what is heard now
+    def messages(self) -> Iterator[tuple[Any, ...]]:
+        """Yield the messages since the last call."""
+        alive = self.process.is_alive()  # asked before reading: a dead process sends no more than what is read now
         try:
             while self.pipe.poll():
                 yield self.pipe.recv()
         except (EOFError, OSError):
             alive = False
-        self.gone = not alive
+        self.dead = not alive
 
     def kill(self) -> None:
-        """End it and all that it started."""
+        """Kill the process and everything that it started."""
         if self.process.pid:
             with suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -100,74 +100,76 @@ class _Worker:
 
 
 class _WorkerPool:
-    """The processes of a run."""
+    """The worker processes of a run."""
 
-    def __init__(self, scene: WorkerSettings, book: Ledger) -> None:
-        self.scene, self.book = scene, book
+    def __init__(self, settings: WorkerSettings, ledger: Ledger) -> None:
+        self.settings, self.ledger = settings, ledger
         self.workers: list[_Worker] = []
 
-    def go(self, count: int) -> None:
-        """Until every cell has its record."""
+    def run_all(self, count: int) -> None:
+        """Run with at most `count` processes until every cell has a record."""
         try:
-            while self.book.waiting or any(worker.task for worker in self.workers):
-                while self.book.waiting and (free := self._free(count)):
-                    free.give(self.book.waiting.popleft())
+            while self.ledger.waiting or any(worker.task for worker in self.workers):
+                while self.ledger.waiting and (idle := self._idle_worker(count)):
+                    idle.assign(self.ledger.waiting.popleft())
                 busy = [worker for worker in self.workers if worker.task]
                 wait([worker.pipe for worker in busy], timeout=_PATIENCE)
                 for worker in busy:
-                    self._attend(worker)
+                    self._handle_messages(worker)
         finally:
             for worker in self.workers:
                 worker.kill()
 
-    def _free(self, count: int) -> _Worker | None:
+    def _idle_worker(self, count: int) -> _Worker | None:
+        """Return a worker without a task, a new one if fewer than `count` exist; None if all are busy."""
         for worker in self.workers:
             if worker.task is None:
                 return worker
         if len(self.workers) == count:
             return None
-        taken = {worker.scene.engine.device for worker in self.workers}
-        devices = self.scene.engine.devices()  # a GPU each, by turns
+        taken = {worker.settings.engine.device for worker in self.workers}
+        devices = self.settings.engine.devices()  # one GPU per worker, in turn
         device = next((d for d in devices if d not in taken), devices[len(self.workers) % len(devices)])
-        self.workers.append(_Worker(replace(self.scene, engine=replace(self.scene.engine, device=device)), self.book))
+        settings = replace(self.settings, engine=replace(self.settings.engine, device=device))
+        self.workers.append(_Worker(settings, self.ledger))
         return self.workers[-1]
 
-    def _attend(self, worker: _Worker) -> None:
-        """Hear what a process has to say, and whether it is alive and in time."""
-        short: str | None = None
-        for what, *rest in worker.said():
+    def _handle_messages(self, worker: _Worker) -> None:
+        """Handle the messages of a worker, then a crash or a timeout."""
+        out_of_memory: str | None = None
+        for what, *rest in worker.messages():
             if what == "start":
-                worker.since = time.monotonic()
-                self.book.start(rest[0])
+                worker.cell_started = time.monotonic()
+                self.ledger.start(rest[0])
             elif what == "end":
-                self.book.end(*rest)
+                self.ledger.end(*rest)
             elif what == "free":
                 worker.task = None
             elif what == "memory":
-                short = rest[0]
-            else:  # a disk that takes no more, or a fault of ours
+                out_of_memory = rest[0]
+            else:  # a full disk, or a bug in the harness
                 raise rest[0]
-        task, limit = worker.task, self.scene.seconds
+        task, limit = worker.task, self.settings.seconds
         if task is None:
             return
-        if short is not None:
-            self._dismiss(worker)
-            self.book.short(task, short)
-        elif worker.gone:
-            self._dismiss(worker)
-            self.book.died(task, _how(worker.process.exitcode))
-        elif limit is not None and time.monotonic() - worker.since > limit:
-            self._dismiss(worker)
-            self.book.late(task, limit)
+        if out_of_memory is not None:
+            self._remove(worker)
+            self.ledger.on_out_of_memory(task, out_of_memory)
+        elif worker.dead:
+            self._remove(worker)
+            self.ledger.on_crash(task, _exit_reason(worker.process.exitcode))
+        elif limit is not None and time.monotonic() - worker.cell_started > limit:
+            self._remove(worker)
+            self.ledger.on_timeout(task, limit)
 
-    def _dismiss(self, worker: _Worker) -> None:
+    def _remove(self, worker: _Worker) -> None:
         worker.kill()
         self.workers.remove(worker)
 
 
 @functools.cache
 def _context() -> SpawnContext | ForkServerContext:
-    """New processes without what this one has loaded: forked from a clean one that has imported torch, where that works."""
+    """Return the context for new processes: forked from a clean server that has imported torch, or spawned."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -175,6 +177,6 @@ def _context() -> SpawnContext | ForkServerContext:
     return context
 
 
-def _how(code: int | None) -> str:
-    """A process ended, in brackets."""
+def _exit_reason(code: int | None) -> str:
+    """Describe the exit code of a process in parentheses."""
     return "" if code is None else f" (signal {-code})" if code < 0 else f" (exit status {code})"

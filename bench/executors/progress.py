@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar with the time left on a terminal, plain lines elsewhere."""
+"""Progress of runs and trainings: a bar with the remaining time on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
 def name_of(cell: Cell) -> str:
-    """A cell in a line."""
+    """Return a one-line name of a cell."""
     return f"{cell.defended} · {cell.attack} · {cell.objective} · {cell.setting} · {cell.norm} {cell.eps:.4g}"
 
 
 class _Bar:
-    """A rich progress bar on a terminal; where output is piped, `line` prints at most every ten seconds."""
+    """A progress bar on a terminal; where output is piped, `line` prints at most every ten seconds instead."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.plain = not self.console.is_terminal
         columns = [
-            TextColumn("{task.description}", markup=False),  # the brackets of a spec are none
+            TextColumn("{task.description}", markup=False),  # the brackets of a spec are no markup
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -47,36 +47,37 @@ class _Bar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.progress.stop()
 
-    def update(self, words: str, done: float, total: float) -> None:
-        """Show how far it is."""
+    def update(self, description: str, done: float, total: float) -> None:
+        """Update the bar."""
         if self.task is None:
-            self.task = self.progress.add_task(words, total=total)
-        self.progress.update(self.task, description=words, completed=done, total=total)
+            self.task = self.progress.add_task(description, total=total)
+        self.progress.update(self.task, description=description, completed=done, total=total)
 
-    def line(self, words: str, *, always: bool = False) -> None:
-        """A plain line, if output is piped."""
+    def line(self, text: str, *, always: bool = False) -> None:
+        """Print a plain line if output is piped and the last one is ten seconds ago, or always."""
         if self.plain and (always or time.monotonic() - self.last > _PLAIN_EVERY):
-            print(words, flush=True)
+            print(text, flush=True)
             self.last = time.monotonic()
 
 
 class Reporter(_Bar):
-    """Progress of a run; called with the events of an executor."""
+    """The progress callback of a run."""
 
-    def __call__(self, event: str, cell: Cell | None, done: int, total: int, words: str) -> None:
+    def __call__(self, event: str, cell: Cell | None, done: int, total: int, message: str) -> None:
         if event == "plan":
-            self.line(f"{total} cells to run, {words}", always=True)
+            self.line(f"{total} cells to run, {message}", always=True)
         if cell is None:
             return
         self.update(name_of(cell), done, max(total, 1))
         if event == "end":
             left = (time.monotonic() - self.started) / done * (total - done)
             self.line(
-                f"{done}/{total} cells, {left:.0f} s left · {name_of(cell)} · {words}", always=words != "ok" or done == total
+                f"{done}/{total} cells, {left:.0f} s left · {name_of(cell)} · {message}",
+                always=message != "ok" or done == total,
             )
 
     def summary(self, outcome: Outcome, out: Path) -> None:
-        """The last words of a run."""
+        """Print what was skipped, what failed, and the totals of a run."""
         self.progress.stop()
         reasons: dict[str, int] = {}
         for _, reason in outcome.skipped:
@@ -92,7 +93,7 @@ class Reporter(_Bar):
 
 
 class TrainingReporter(_Bar):
-    """Progress of a training."""
+    """The progress callback of a training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class TrainingReporter(_Bar):
     def __call__(self, progress: TrainingProgress) -> None:
         if progress.validation_srocc is not None:
             self.validation = f" · validation SROCC {progress.validation_srocc:.3f}"
-        words = "looking at images" if math.isnan(progress.loss) else f"loss {progress.loss:.4f}{self.validation}"
-        self.update(words, round(100 * progress.share), 100)
+        description = "looking at images" if math.isnan(progress.loss) else f"loss {progress.loss:.4f}{self.validation}"
+        self.update(description, round(100 * progress.share), 100)
         left = progress.seconds * (1 - progress.share) / progress.share
-        self.line(f"{progress.share:6.1%} · {words} · {left:.0f} s left at this pace", always=progress.share == 1)
+        self.line(f"{progress.share:6.1%} · {description} · {left:.0f} s left at this pace", always=progress.share == 1)

@@ -1,4 +1,4 @@
-"""What the executors share: what is to be done, in which pieces, and what was done."""
+"""Shared by the executors: the missing cells, their division into tasks, and the ledger of a run."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from iqarena.bench.registry import ATTACKS
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import Batch
 
-CHANCES = 1
-"""How often a cell that lost its process is tried again."""
+RETRIES = 1
+"""Retries of a cell whose process was lost."""
 
 
 @dataclass
 class Outcome:
-    """What a run did.
+    """The outcome of a run.
 
     Attributes:
-        done: cells that were run now.
-        kept: cells that were finished before.
-        skipped: (cell, reason) of cells that make no sense.
-        failed: (cell, status, first error) of cells that did not end ok.
-        cell_ids: of all cells that have a record, in the order of the plan.
+        done: number of cells that were run now.
+        kept: number of cells that were finished before.
+        skipped: (cell, reason) of invalid combinations.
+        failed: (cell, status, first error) of cells whose status is not ok.
+        cell_ids: ids of all cells that have a record, in the order of the plan.
     """
 
     done: int = 0
@@ -48,33 +48,33 @@ class Outcome:
     cell_ids: list[str] = field(default_factory=list)
 
     def add(self, cell: Cell, record: dict[str, Any]) -> None:
-        """Count a cell that was run now."""
+        """Add a cell that was run now."""
         self.done += 1
         if record["status"] != "ok":
             self.failed.append((cell, record["status"], (record["errors"] or [""])[0]))
 
 
 ProgressCallback = Callable[[str, Cell | None, int, int, str], None]
-"""``report(event, cell, done, to_do, words)``; events are "plan", "start", "end"."""
+"""``report(event, cell, done, to_do, message)``; events are "plan", "start", "end"."""
 
 Work = tuple[Cell, str]
 """A cell and its id."""
 
-Made = tuple[dict[str, Any], pd.DataFrame, list[torch.Tensor] | None]
-"""What a cell leaves: record, rows, and the attacked images if they are to be kept."""
+CellFiles = tuple[dict[str, Any], pd.DataFrame, list[torch.Tensor] | None]
+"""The output of a cell: its record, its rows, and the attacked images if they are to be kept."""
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What a process needs to set up its evaluator, and what it is allowed.
+    """The settings of a worker process: its evaluator and its limits.
 
     Attributes:
-        dataset, root, limit, batch, engine: of the evaluator.
+        dataset, root, limit, batch, engine: arguments of the evaluator.
         keep_images: whether attacked images are kept.
         threads: torch threads of a process.
-        seconds: wall time a cell; None is no limit.
-        memory: bytes of a process's data; None is no limit.
-        gpus: of a task on a Ray cluster; may be a share of one.
+        seconds: wall-clock limit per cell; None is no limit.
+        memory: limit on a process's data in bytes; None is no limit.
+        gpus: GPUs of a task on a Ray cluster; may be a fraction.
     """
 
     dataset: str
@@ -89,10 +89,10 @@ class WorkerSettings:
     gpus: float = 0.0
 
     def evaluator(self) -> Evaluator:
-        """A new one.
+        """Build a new evaluator.
 
         Raises:
-            UserError: for anything that the caller can mend.
+            UserError: for errors that the caller can fix.
         """
         return Evaluator(
             open_dataset(self.dataset, self.root), self.limit, self.batch, engine=self.engine, memory=self.memory
@@ -101,12 +101,12 @@ class WorkerSettings:
 
 @dataclass(frozen=True)
 class Task:
-    """Cells that are run by one process, one after the other.
+    """Cells that one process runs one after another.
 
     Attributes:
         work: the cells.
-        losses: how often the first of them lost its process.
-        halvings: of its batches.
+        losses: how often the process of the first cell was lost.
+        halvings: how often the batch of the first cell is halved.
     """
 
     work: tuple[Work, ...]
@@ -115,22 +115,23 @@ class Task:
 
 
 def tasks(to_do: list[Work]) -> list[Task]:
-    """The work in pieces that share nothing: attacked images, or an ensemble's members, stay together."""
+    """Divide the work into tasks; cells that share attacked images, or an ensemble and its members, stay together."""
     groups: dict[str, list[Work]] = {}
-    owner: dict[str, str] = {}
+    group_of: dict[str, str] = {}
     for work in to_do:
         names = [work[0].crafting, *_members(work[0])]
-        homes = list(dict.fromkeys(owner[name] for name in names if name in owner)) or [names[0]]
-        for other in homes[1:]:  # an ensemble brings groups together
-            groups[homes[0]] += groups.pop(other)
-            owner |= {name: homes[0] for name, home in owner.items() if home == other}
-        owner |= dict.fromkeys(names, homes[0])
-        groups.setdefault(homes[0], []).append(work)
-    order = {cell_id: place for place, (_, cell_id) in enumerate(to_do)}
+        first, *merged = dict.fromkeys(group_of[name] for name in names if name in group_of) or [names[0]]
+        for key in merged:  # an ensemble merges groups
+            groups[first] += groups.pop(key)
+            group_of |= {name: first for name, group in group_of.items() if group == key}
+        group_of |= dict.fromkeys(names, first)
+        groups.setdefault(first, []).append(work)
+    order = {cell_id: index for index, (_, cell_id) in enumerate(to_do)}
     return [Task(tuple(sorted(group, key=lambda work: order[work[1]]))) for group in groups.values()]
 
 
 def _members(cell: Cell) -> list[str]:
+    """Return the crafting keys of an ensemble's members; empty for any other attack."""
     attack = ATTACKS.build(cell.attack)
     if not isinstance(attack, Ensemble):
         return []
@@ -140,14 +141,14 @@ def _members(cell: Cell) -> list[str]:
 def missing(
     evaluator: Evaluator, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False
 ) -> tuple[Outcome, list[Work]]:
-    """What has to be run, in the order of the plan; the outcome holds what is skipped and what was done before.
+    """Return an outcome with the cells skipped and done before, and the cells that have to be run, in the order of the plan.
 
     Args:
-        evaluator: of the cells' image set.
-        cells: the plan.
+        evaluator: evaluator of the cells' image set.
+        cells: the planned cells.
         records: where finished cells are.
-        fresh: finished cells count as missing too.
-        keep_images: finished cells whose images were not kept count as missing too.
+        fresh: whether finished cells count as missing too.
+        keep_images: whether finished cells without stored images count as missing too.
 
     Raises:
         UserError: for unknown names and unusable weights.
@@ -169,7 +170,7 @@ def missing(
 
 
 class Ledger:
-    """What an executor has to do and what it has done; it writes what the cells of lost processes leave."""
+    """The waiting and the ended cells of a run; it retries the cells of lost processes or records them as failed."""
 
     def __init__(
         self, evaluator: Evaluator, records: Records, report: ProgressCallback, outcome: Outcome, to_do: list[Work]
@@ -180,30 +181,30 @@ class Ledger:
         self.ended: set[str] = set()
 
     def start(self, cell_id: str) -> None:
-        """A cell was begun."""
+        """Report that a cell was started."""
         self.report("start", self.cells[cell_id], len(self.ended), len(self.cells), "")
 
     def end(self, cell_id: str, record: dict[str, Any]) -> None:
-        """A cell has its record."""
+        """Report that a cell has its record; each cell is counted once."""
         if cell_id not in self.ended:
             self.ended.add(cell_id)
             self.outcome.add(self.cells[cell_id], record)
             self.report("end", self.cells[cell_id], len(self.ended), len(self.cells), record["status"])
 
-    def lost(self, task: Task, reason: str, chances: int, halve: bool = True) -> None:
-        """A task lost its process: the cell that ran is tried again, or recorded as failed if it has had its chances.
+    def retry_or_fail(self, task: Task, reason: str, retries: int, halve: bool = True) -> None:
+        """Requeue a task whose process was lost; its current cell is recorded as failed if it has no retries left.
 
         Args:
-            task: which.
-            reason: for the record.
-            chances: how often a cell is tried again.
-            halve: whether the next try gets half the batch.
+            task: the task.
+            reason: error for the record.
+            retries: how often a cell is retried.
+            halve: whether the next try uses half the batch.
         """
         left = tuple(work for work in task.work if work[1] not in self.ended)
         if not left:
             return
         first = Task(left) if left[0] != task.work[0] else replace(task, work=left)
-        if first.losses < chances:
+        if first.losses < retries:
             self.waiting.appendleft(replace(first, losses=first.losses + 1, halvings=first.halvings + halve))
             return
         (cell, cell_id), rest = left[0], left[1:]
@@ -213,21 +214,21 @@ class Ledger:
         if rest:
             self.waiting.appendleft(Task(rest))
 
-    def died(self, task: Task, how: str = "") -> None:
-        """Its process ended, and not by itself."""
-        self.lost(task, f"its process died{how}, out of memory perhaps", CHANCES)
+    def on_crash(self, task: Task, how: str = "") -> None:
+        """Handle the crash of a task's process."""
+        self.retry_or_fail(task, f"its process died{how}, out of memory perhaps", RETRIES)
 
-    def short(self, task: Task, words: str) -> None:
-        """It ran out of memory, and has said so."""
-        self.lost(task, f"out of memory: {words}", CHANCES)
+    def on_out_of_memory(self, task: Task, message: str) -> None:
+        """Handle a task that reported an out-of-memory error."""
+        self.retry_or_fail(task, f"out of memory: {message}", RETRIES)
 
-    def late(self, task: Task, limit: float) -> None:
-        """Its cell took more seconds than it may, as it would again."""
-        self.lost(task, f"it took longer than the time limit of {limit:g} s", chances=0)
+    def on_timeout(self, task: Task, limit: float) -> None:
+        """Handle a task whose cell exceeded the time limit; there is no retry, since it would take as long again."""
+        self.retry_or_fail(task, f"it took longer than the time limit of {limit:g} s", retries=0)
 
 
 @contextmanager
-def planned(
+def open_ledger(
     evaluator: Evaluator,
     cells: list[Cell],
     records: Records,
@@ -235,43 +236,43 @@ def planned(
     fresh: bool = False,
     keep_images: bool = False,
 ) -> Iterator[Ledger]:
-    """The missing cells of a plan, with the results folder locked as long as the context lasts; then its summary is rebuilt.
+    """Open the ledger of the missing cells and lock the results folder; on exit its summary is rebuilt.
 
     Raises:
-        UserError: for unknown names (before any work), a folder that another run writes to, a disk that takes no more.
+        UserError: for unknown names (before any work), a results folder that another run writes to, a full disk.
     """
     outcome, to_do = missing(evaluator, cells, records, fresh, keep_images)
     with records.writing():
         if keep_images:
             ids = [sample.image_id for sample in evaluator.samples]
-            records.keep_originals(evaluator.dataset.fingerprint, zip(ids, evaluator.images, strict=True))
+            records.kept_images.keep_originals(evaluator.dataset.fingerprint, zip(ids, evaluator.images, strict=True))
         report("plan", None, 0, len(to_do), f"{outcome.kept} done before, {len(outcome.skipped)} skipped")
         yield Ledger(evaluator, records, report, outcome, to_do)
 
 
-def make(evaluator: Evaluator, cell: Cell, cell_id: str, halvings: int, keep_images: bool) -> Made:
+def run_cell(evaluator: Evaluator, cell: Cell, cell_id: str, halvings: int, keep_images: bool) -> CellFiles:
     """Run a cell.
 
     Raises:
-        OutOfMemory: where a smaller batch may help, or a process of its own.
+        OutOfMemory: where a smaller batch, or a separate process, may help.
     """
     record, images = evaluator.run(cell, cell_id, halvings)
     attacked = list(evaluator.attacked.crafted(cell).pixels) if keep_images and record["status"] != "failed" else None
     return record, images, attacked
 
 
-def make_here(evaluator: Evaluator, cell: Cell, cell_id: str, keep_images: bool) -> Made:
-    """Run a cell in this process, and once more with half the batch if memory is short."""
+def run_cell_with_retry(evaluator: Evaluator, cell: Cell, cell_id: str, keep_images: bool) -> CellFiles:
+    """Run a cell in this process; retry once with half the batch if it runs out of memory."""
     try:
-        return make(evaluator, cell, cell_id, 0, keep_images)
+        return run_cell(evaluator, cell, cell_id, 0, keep_images)
     except OutOfMemory:
-        pass  # outside of the except clause: what its traceback holds has to go first
+        pass  # retried outside of the except clause, since the traceback keeps tensors alive
     try:
-        return make(evaluator, cell, cell_id, 1, keep_images)
+        return run_cell(evaluator, cell, cell_id, 1, keep_images)
     except OutOfMemory as error:
         return *evaluator.failed(cell, cell_id, str(error)), None
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A process that runs cells for another one: told of them through a pipe, it writes their records itself."""
+"""A worker process: it receives tasks through a pipe, runs their cells and writes the records itself."""
 
 from __future__ import annotations
 
@@ -15,52 +15,54 @@ from typing import Any
 
 from iqarena.bench.errors import describe
 from iqarena.bench.evaluation.evaluator import Evaluator
-from iqarena.bench.executors.schedule import Task, WorkerSettings, make
+from iqarena.bench.executors.schedule import Task, WorkerSettings, run_cell
 from iqarena.bench.inference.isolation import OutOfMemory
 from iqarena.bench.process import keep_freed_memory, use_threads
 from iqarena.bench.results.store import Records
 
-# What is said through the pipe: ("start", cell id), ("end", cell id, status and errors), ("free",) when a task is done,
-# ("memory", words) and ("broke", exception) as the last words.
+# Messages through the pipe: ("start", cell id), ("end", cell id, status and errors), ("free",) when a task is done;
+# ("memory", message) and ("broke", exception) come last.
 
 
-def serve(pipe: Connection, scene: WorkerSettings, folder: Path) -> None:
-    """Run tasks until no more come; the target of a new process."""
-    os.setpgrp()  # it ends with all that plugins start, and Ctrl-C is the parent's business
+def serve(pipe: Connection, settings: WorkerSettings, folder: Path) -> None:
+    """Run tasks until the pipe closes; the entry point of a new process."""
+    os.setpgrp()  # killed together with whatever plugins start; Ctrl-C is handled by the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    use_threads(scene.threads)
+    use_threads(settings.threads)
     keep_freed_memory()
-    limit_memory(scene)
+    limit_memory(settings)
     records, evaluator = Records(folder), None
     try:
         while True:
             task: Task = pipe.recv()
-            evaluator = evaluator or scene.evaluator()
-            _run(pipe, scene, records, evaluator, task)
+            evaluator = evaluator or settings.evaluator()
+            _run(pipe, settings, records, evaluator, task)
             pipe.send(("free",))
     except EOFError:
         return
     except OutOfMemory as error:
-        pipe.send(("memory", str(error)))  # and a new process: what a plugin has leaked is gone with this one
+        pipe.send(("memory", str(error)))  # the parent starts a new process, which frees what a plugin has leaked
     except MemoryError as error:
         pipe.send(("memory", describe(error)))
     except Exception as error:
         pipe.send(("broke", _portable(error)))
 
 
-def _run(pipe: Connection, scene: WorkerSettings, records: Records, evaluator: Evaluator, task: Task) -> None:
-    for place, (cell, cell_id) in enumerate(task.work):
+def _run(pipe: Connection, settings: WorkerSettings, records: Records, evaluator: Evaluator, task: Task) -> None:
+    for index, (cell, cell_id) in enumerate(task.work):
         pipe.send(("start", cell_id))
-        record, images, attacked = make(evaluator, cell, cell_id, task.halvings if place == 0 else 0, scene.keep_images)
+        record, images, attacked = run_cell(
+            evaluator, cell, cell_id, task.halvings if index == 0 else 0, settings.keep_images
+        )
         records.write(record, images, attacked)
         pipe.send(("end", cell_id, {"status": record["status"], "errors": record["errors"]}))
 
 
-def limit_memory(scene: WorkerSettings) -> None:
-    """Make this process fail where it asks for more than it may have."""
-    if scene.memory is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (scene.memory, scene.memory))
+def limit_memory(settings: WorkerSettings) -> None:
+    """Set the memory limit of this process."""
+    if settings.memory is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (settings.memory, settings.memory))
 
 
 def _end_with_parent() -> None:
@@ -72,6 +74,7 @@ def _end_with_parent() -> None:
 
 
 def _portable(error: Exception) -> Any:
+    """Return the exception itself if it can be pickled, else a RuntimeError with its description."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

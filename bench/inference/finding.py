@@ -1,4 +1,4 @@
-"""One finding of a check: what was looked at, and what was seen."""
+"""Findings: the results of checks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: of the check.
-        ok: whether it is as it should be.
-        measured: what was seen, in words.
-        advice: what to do where it is not.
+        name: name of the check.
+        ok: whether the check passed.
+        measured: description of what was measured.
+        advice: what to do if the check failed.
     """
 
     name: str
@@ -25,5 +25,5 @@ class Finding:
 
 
 def for_record(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Findings as a record keeps them: which failed, and what was seen."""
+    """Convert findings to the entries of a record: the failed checks, and what was measured."""
     return {"failed": [f.name for f in findings if not f.ok], "measured": {f.name: f.measured for f in findings}}

@@ -1,4 +1,4 @@
-"""Models by name, with their weights."""
+"""Loading of models by name, with their weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from iqarena.bench.errors import UserError, describe, first_message
+from iqarena.bench.inference.measured_info import measure_info
 from iqarena.bench.registry import MODELS, parse_spec
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.bridges import Bridge, Facts
@@ -16,14 +17,14 @@ from iqarena.models.zoo import WeightsError, chosen_file, load_weights, state_sh
 
 
 def load_model(spec: str) -> QualityModel:
-    """A registered model; one that lives in the zoo comes with weights from there, or with ``weights=FILE`` or ``LABEL``.
+    """Load a registered model; a model of the zoo gets its weights from there, or from ``weights=FILE`` or ``LABEL``.
 
-    ``$NAME`` in FILE is an environment variable, so that a suite can be run where the file lies elsewhere.
-    Weights of others may score on another scale, so facts may stand beside them: ``weights=FILE,low=0,high=100``. Of a
-    bridge's model, facts that are neither given in brackets nor known are measured.
+    ``$NAME`` in FILE is an environment variable, so a suite can be run on machines where the file is elsewhere. Other
+    weights may have another scale of scores, so facts may be given with them: ``weights=FILE,low=0,high=100``. For the
+    model of a bridge, facts that are neither given in brackets nor known are measured.
 
     Raises:
-        UserError: for an unknown model, parameter, or unusable weights.
+        UserError: for an unknown model or parameter, or unusable weights.
 
     Example:
         >>> model = load_model("cnniqa")
@@ -31,9 +32,9 @@ def load_model(spec: str) -> QualityModel:
         ((0.0, 1.0), 64)
     """
     name, parameters = parse_spec(spec)
-    made = MODELS.find(name)
-    if issubclass(made, Bridge):
-        return _bridged(spec, made, name.partition(":")[2], parameters)
+    cls = MODELS.find(name)
+    if issubclass(cls, Bridge):
+        return _load_bridged(spec, cls, name.partition(":")[2], parameters)
     file = parameters.pop("weights", None)
     given, others = _facts(spec, parameters)
     if others or (parameters and not file):
@@ -41,14 +42,14 @@ def load_model(spec: str) -> QualityModel:
             f"model {name!r} has no parameter {next(iter(others or parameters))!r}; its only one is weights=FILE, "
             f"and beside that {', '.join(known_facts())}"
         )
-    if made.weights_wanted and not file:
-        raise UserError(f"model {name!r} comes without weights; give {name}[weights=FILE], FILE being {made.weights_wanted}")
+    if cls.weights_wanted and not file:
+        raise UserError(f"model {name!r} comes without weights; give {name}[weights=FILE], FILE being {cls.weights_wanted}")
     try:
-        model = made()
-        if made.in_zoo or file:
+        model = cls()
+        if cls.in_zoo or file:
             path = chosen_file(os.path.expandvars(str(file or "")), model.info.name)
-            model.info = _with(given, replace(model.info, weights_sha256=load_weights(model, path)))
-        elif not model.info.weights_sha256 and model.state_dict():  # what its constructor has loaded, wherever from
+            model.info = _with_facts(given, replace(model.info, weights_sha256=load_weights(model, path)))
+        elif not model.info.weights_sha256 and model.state_dict():  # weights that its constructor has loaded
             model.info = replace(model.info, weights_sha256=state_sha256(model))
     except WeightsError as error:
         raise UserError(str(error)) from None
@@ -57,12 +58,10 @@ def load_model(spec: str) -> QualityModel:
     return model.eval()
 
 
-def _bridged(spec: str, made: type[Bridge], what: str, parameters: dict[str, Any]) -> QualityModel:
-    from iqarena.bench.inference.measured_info import measure_info  # it needs the demo set, most models do not
-
+def _load_bridged(spec: str, cls: type[Bridge], variant: str, parameters: dict[str, Any]) -> QualityModel:
     facts, options = _facts(spec, parameters)
     try:
-        model = made(what, **options).eval()
+        model = cls(variant, **options).eval()
     except ValueError as error:
         raise UserError(str(error)) from None
     except Exception as error:
@@ -72,12 +71,12 @@ def _bridged(spec: str, made: type[Bridge], what: str, parameters: dict[str, Any
 
 
 def known_facts() -> list[str]:
-    """What may be said of a model's scores in brackets."""
+    """Return the names of the facts on a model's scores that can be given in brackets."""
     return [field.name for field in fields(Facts)]
 
 
 def _facts(spec: str, parameters: dict[str, Any]) -> tuple[Facts, dict[str, Any]]:
-    """The facts among parameters, and the others."""
+    """Split parameters into facts and other parameters."""
     given = {key: value for key, value in parameters.items() if key in known_facts()}
     try:
         facts = TypeAdapter(Facts).validate_python(given)
@@ -86,8 +85,8 @@ def _facts(spec: str, parameters: dict[str, Any]) -> tuple[Facts, dict[str, Any]
     return facts, {key: value for key, value in parameters.items() if key not in given}
 
 
-def _with(given: Facts, info: ModelInfo) -> ModelInfo:
-    """Info in which what was given goes before what the model says of itself."""
+def _with_facts(given: Facts, info: ModelInfo) -> ModelInfo:
+    """Replace entries of a model's info by the facts that were given."""
     low, high = info.score_range
     return replace(
         info,

@@ -1,11 +1,11 @@
-"""Facts that a bridged model does not come with, measured:
+"""Measures the facts that a bridged model does not declare:
 
-score_range        the 1st and the 99th percentile of its scores of 120 images of `demo`: the 12 pristine ones, and 108
-                   distorted ones evenly over its references
-higher_is_better   the sign of the SROCC of those scores with their pseudo-MOS, which must be clear
-min_size           the least of some usual sides at which a natural image is scored
-differentiable     whether a finite gradient that is not all zero reaches the pixels of a natural image
-stochastic         whether two seeds of torch give a natural image two scores
+score_range        the 1st and the 99th percentile of its scores on 120 images of `demo`: the 12 pristine images, and 108
+                   distorted ones, chosen evenly over the references
+higher_is_better   the sign of the SROCC of these scores with the pseudo-MOS, which must be clear
+min_size           the smallest of some common sides at which it can score a natural image
+differentiable     whether a finite, non-zero gradient reaches the pixels of a natural image
+stochastic         whether a natural image has different scores under two seeds of torch
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ IMAGES = 120
 SIDES = (32, 48, 64, 96, 128, 192, 224, 256, 384, 512)
 
 CLEAR = 0.3
-"""|SROCC| from which the direction is clear: more than three standard errors of 120 pairs without any relation."""
+"""|SROCC| above which the direction is clear: more than three standard errors of 120 independent pairs."""
 
 _GIVE_BOTH = "give low=, high= and higher_is_better= in brackets"
 
 
 def measure_info(model: Bridge, given: Facts) -> BridgedInfo:
-    """The whole info of a bridged model: what was given, else what it says itself, else what is measured.
+    """Return the complete info of a bridged model from given facts, else its declared facts, else measured ones.
 
     Raises:
-        UserError: where a fact can neither be had nor measured.
+        UserError: if a fact can be neither found nor measured.
     """
     if (given.low is None) != (given.high is None):
         raise UserError(f"{model.info.name}: give both low= and high=, or neither")
@@ -57,8 +57,8 @@ def measure_info(model: Bridge, given: Facts) -> BridgedInfo:
                 (low, high),
                 higher,
                 least,
-                differentiable=model.differentiable and _gradient_comes(model, image),
-                stochastic=_draws(model, image, high - low),
+                differentiable=model.differentiable and _has_gradient(model, image),
+                stochastic=_is_stochastic(model, image, high - low),
                 weights_sha256=model.sha256,
                 licence=model.info.licence,
                 sources=_sources(given, model.stated),
@@ -68,15 +68,15 @@ def measure_info(model: Bridge, given: Facts) -> BridgedInfo:
 
 
 def _sources(given: Facts, stated: Facts) -> str:
-    """Where each fact comes from."""
+    """Describe the source of each fact."""
     methods = {
         "score_range": ("low", f"1st and 99th percentile of the scores of {IMAGES} demo images"),
         "higher_is_better": ("higher_is_better", f"SROCC with the pseudo-MOS of {IMAGES} demo images"),
         "min_size": ("min_size", f"the least of {', '.join(map(str, SIDES))} that works"),
     }
     sources = []
-    for fact, (field, how) in methods.items():
-        source = how if getattr(stated, field) is None else "its own word"
+    for fact, (field, method) in methods.items():
+        source = method if getattr(stated, field) is None else "its own word"
         sources.append(f"{fact}: {source if getattr(given, field) is None else 'given'}")
     return "; ".join(sources)
 
@@ -103,7 +103,7 @@ def _least_side(model: Bridge) -> int:
 
 
 def _on_demo(model: Bridge) -> tuple[Reals, Reals]:
-    """Scores and labels of some images of the demo set."""
+    """Return scores and labels of some images of the demo data set."""
     demo = Demo()
     pristine = [i for i, sample in enumerate(demo.samples) if sample.image_id.endswith("-pristine")]
     distorted = [i for i in demo.spread(IMAGES) if i not in pristine]
@@ -117,12 +117,15 @@ def _on_demo(model: Bridge) -> tuple[Reals, Reals]:
 
 
 def _range(model: Bridge, scores: Reals) -> tuple[float, float]:
-    """Rounded to a hundredth of the width or less: other machines' last digits must not make other cells."""
+    """Return the percentiles, rounded to a hundredth of their distance or less.
+
+    Otherwise differences between machines in the last digits would change the ids of cells.
+    """
     low, high = (float(value) for value in np.percentile(scores, [1, 99]))
     if not high - low > 1e-6 * abs(high):
         raise UserError(f"{model.info.name}: all demo images score about {low:.4g}; {_GIVE_BOTH}")
-    places = 2 - math.floor(math.log10(high - low))
-    return round(low, places), round(high, places)
+    digits = 2 - math.floor(math.log10(high - low))
+    return round(low, digits), round(high, digits)
 
 
 def _direction(model: Bridge, scores: Reals, labels: Reals) -> bool:
@@ -135,12 +138,12 @@ def _direction(model: Bridge, scores: Reals, labels: Reals) -> bool:
     return srocc > 0
 
 
-def _draws(model: Bridge, image: torch.Tensor, width: float) -> bool:
-    one, two = (float(_score(model, image, seed)) for seed in (0, 1))
-    return abs(one - two) > REPEATED * max(width, abs(one))
+def _is_stochastic(model: Bridge, image: torch.Tensor, width: float) -> bool:
+    first, second = (float(_score(model, image, seed)) for seed in (0, 1))
+    return abs(first - second) > REPEATED * max(width, abs(first))
 
 
-def _gradient_comes(model: Bridge, image: torch.Tensor) -> bool:
+def _has_gradient(model: Bridge, image: torch.Tensor) -> bool:
     leaf = image.clone().requires_grad_()
     try:
         with torch.enable_grad():

@@ -1,7 +1,8 @@
-"""The probe: what a model does with a dozen images, against what it says of itself.
+"""Checks of a model: its behaviour on a dozen images is compared with what it declares.
 
-Run on every model that enters an evaluator, and by ``iqarena check``. Images are three natural ones of skimage's, of odd
-height and unequal sides, each also under noise, blur and JPEG; and black, grey and white ones of the model's least size.
+They are run on every model that enters an evaluator, and by ``iqarena check``. The images are three natural images of
+skimage, with an odd height and unequal sides, each also under noise, blur and JPEG, and black, grey and white images of the
+model's minimum size.
 """
 
 from __future__ import annotations
@@ -26,43 +27,46 @@ from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.zoo import state_sha256
 
 SCENES = ("astronaut", "coffee", "chelsea")
-WORSE = (("white-noise", 4), ("gaussian-blur", 4), ("jpeg", 5))
+DISTORTED = (("white-noise", 4), ("gaussian-blur", 4), ("jpeg", 5))
 SIDE = 129
-"""Least height of the natural images; the width is 48 more."""
+"""Minimum height of the natural images; the width is 48 more."""
 _LONGEST = 200
-"""Letters of what a check raised that are shown."""
+"""Maximum number of characters of an error message that are shown."""
 
 REPEATED = 1e-5
-"""Two scores of one image are the same within this share of the score range (or of the score, where that is more).
+"""Relative tolerance within which two scores of one image are the same, as a share of the score range or, if that is
+larger, of the score.
 
-float32 sums in another order, as other batch sizes and thread counts have them, differ by some 1e-6 of it after fifty
-layers; statistics of the batch, or random numbers, change a score by 1e-3 of it or more.
+float32 sums in another order, due to other batch sizes and numbers of threads, differ by about 1e-6 of it after fifty
+layers; batch statistics, or random numbers, change a score by 1e-3 of it or more.
 """
 
 BEYOND, BEYOND_FLAT = 0.5, 2.0
-"""How far, in ranges, qualities of natural and of flat images may lie outside of [0, 1].
+"""Tolerated distance of qualities from [0, 1], in score ranges, for natural and for flat images.
 
-Models of one linear output have no bounds, and a flat image is like nothing that they were trained on.
+A model with a linear output is not bounded, and flat images are far from its training images.
 """
 
 LEAST_SPREAD = 0.05
-"""Qualities from pristine to badly distorted cover at least this share of [0, 1]; less is a range meant for other scores."""
+"""Minimum share of [0, 1] that the qualities of pristine to severely distorted images cover; if they cover less, the
+declared score range is that of other scores."""
 
 AGREES = 0.3
-"""How far a finite difference may lie from what the gradient predicts, as a share of it.
+"""Maximum relative error between a finite difference and the change that the gradient predicts.
 
-Networks bend within a step that is large enough to be seen in float32. A gradient of something else is off by a multiple.
+Networks are not linear within a step that is large enough for float32. The gradient of another function is wrong by a
+multiple.
 """
 
 STEPS = (1e-1, 1e-2, 1e-3, 1e-4)
-"""Predicted changes, in ranges, for which differences are taken: a network bends within the longer steps, and the shorter
-ones drown in float32, so the step that agrees best counts."""
+"""Predicted changes, in score ranges, for which finite differences are computed. A network is not linear within the longer
+steps, and rounding errors of float32 dominate the shorter ones, so the step with the best agreement is used."""
 
 _Measured = tuple[bool, str]
 
 
 @functools.cache
-def _scene(name: str) -> Image.Image:
+def _photograph(name: str) -> Image.Image:
     from skimage import data
 
     return Image.fromarray(np.asarray(getattr(data, name)()))
@@ -70,24 +74,24 @@ def _scene(name: str) -> Image.Image:
 
 @functools.lru_cache(maxsize=4)
 def natural(height: int, width: int) -> torch.Tensor:
-    """Twelve images (12, 3, height, width) in [0, 1]: three pristine, then all three under noise, blur and JPEG."""
-    pristine = [np.array(ImageOps.fit(_scene(name), (width, height))) for name in SCENES]
+    """Return twelve images (12, 3, height, width) in [0, 1]: three pristine, then all three under noise, blur and JPEG."""
+    pristine = [np.array(ImageOps.fit(_photograph(name), (width, height))) for name in SCENES]
     by_name = {distortion.name: distortion for distortion in DISTORTIONS}
-    worse = [by_name[name].apply(p, level, np.random.RandomState(0)) for name, level in WORSE for p in pristine]
-    return torch.from_numpy(np.stack([*pristine, *worse])).permute(0, 3, 1, 2).float().contiguous() / 255
+    distorted = [by_name[name].apply(p, level, np.random.RandomState(0)) for name, level in DISTORTED for p in pristine]
+    return torch.from_numpy(np.stack([*pristine, *distorted])).permute(0, 3, 1, 2).float().contiguous() / 255
 
 
 def flat(side: int) -> torch.Tensor:
-    """Black, grey and white (3, 3, side, side)."""
+    """Return a black, a grey and a white image, (3, 3, side, side)."""
     return torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, side, side).contiguous()
 
 
 class _NoGradient(Exception):
-    """The score has no graph, or one that does not reach the pixels."""
+    """The score has no graph, or its graph does not reach the pixels."""
 
 
 class _Subject:
-    """A model with its images, and what several checks look at."""
+    """A model under test with its images, and results that several checks share."""
 
     def __init__(self, model: QualityModel, agrees: float) -> None:
         self.model, self.agrees = model, agrees
@@ -97,17 +101,17 @@ class _Subject:
         low, high = model.info.score_range
         self.width = high - low
 
-    def ask(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw scores, under one seed where the model draws."""
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return raw scores, under a fixed seed if the model is stochastic."""
         if self.model.info.stochastic:
             torch.manual_seed(0)
         scores: torch.Tensor = self.model(images)
         return scores
 
-    def scores(self, images: torch.Tensor, together: int = 3) -> torch.Tensor:
-        """Raw scores without a graph, so many images at once."""
+    def scores(self, images: torch.Tensor, batch: int = 3) -> torch.Tensor:
+        """Return raw scores without a graph, in batches."""
         with torch.inference_mode():
-            return torch.cat([self.ask(group.clone()) for group in images.split(together)])
+            return torch.cat([self.forward(group.clone()) for group in images.split(batch)])
 
     @functools.cached_property
     def three(self) -> torch.Tensor:
@@ -123,38 +127,38 @@ class _Subject:
 
     @functools.cached_property
     def gradient(self) -> torch.Tensor:
-        """Of the first natural image."""
+        """Gradient of the score of the first natural image."""
         return self.gradient_of(self.images[:1])
 
     def gradient_of(self, images: torch.Tensor) -> torch.Tensor:
-        """Of the scores by the images.
+        """Return the gradient of the scores with respect to the images.
 
         Raises:
-            _NoGradient: where none reaches them.
+            _NoGradient: if no gradient reaches the images.
         """
         with torch.enable_grad():
             leaf = images.clone().requires_grad_()
-            scores = self.ask(leaf)
-            found = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
-        if found is None:
+            scores = self.forward(leaf)
+            gradient = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+        if gradient is None:
             raise _NoGradient
-        return found
+        return gradient
 
-    def apart(self, some: torch.Tensor, others: torch.Tensor) -> float:
-        """The largest difference of two lists of scores, as a share of the range or of the score."""
-        return float(((some - others).abs() / others.abs().clamp(min=self.width)).max())
+    def difference(self, scores: torch.Tensor, expected: torch.Tensor) -> float:
+        """Return the largest difference of two lists of scores, as a share of the score range or of the score."""
+        return float(((scores - expected).abs() / expected.abs().clamp(min=self.width)).max())
 
 
 def _shape(subject: _Subject) -> _Measured:
-    scores, alone = subject.three, subject.scores(subject.images[:1])
-    seen = f"{tuple(scores.shape)} for three images, {tuple(alone.shape)} for one"
-    return scores.shape == (3,) and alone.shape == (1,), seen
+    scores, single = subject.three, subject.scores(subject.images[:1])
+    measured = f"{tuple(scores.shape)} for three images, {tuple(single.shape)} for one"
+    return scores.shape == (3,) and single.shape == (1,), measured
 
 
 def _dtype(subject: _Subject) -> _Measured:
-    scores, asked = subject.three, subject.images
-    seen = f"{asked.dtype} on {asked.device} in, {scores.dtype} on {scores.device} out".replace("torch.", "")
-    return scores.dtype == asked.dtype and scores.device == asked.device, seen
+    scores, images = subject.three, subject.images
+    measured = f"{images.dtype} on {images.device} in, {scores.dtype} on {scores.device} out".replace("torch.", "")
+    return scores.dtype == images.dtype and scores.device == images.device, measured
 
 
 def _finite(subject: _Subject) -> _Measured:
@@ -163,35 +167,35 @@ def _finite(subject: _Subject) -> _Measured:
 
 
 def _flat(subject: _Subject) -> _Measured:
-    found = {"scores": subject.flat_scores}
+    outputs = {"scores": subject.flat_scores}
     if subject.model.info.differentiable:
-        found["gradients"] = subject.gradient_of(subject.flat).flatten(1).sum(1)
+        outputs["gradients"] = subject.gradient_of(subject.flat).flatten(1).sum(1)
     colours, side = ("black", "grey", "white"), subject.model.info.min_size
-    broken = [f"{what} of {colours[i]}" for what, values in found.items() for i in torch.where(~values.isfinite())[0]]
-    return not broken, f"not finite at {side}×{side}: {', '.join(broken)}" if broken else f"finite {' and '.join(found)}"
+    broken = [f"{name} of {colours[i]}" for name, values in outputs.items() for i in torch.where(~values.isfinite())[0]]
+    return not broken, f"not finite at {side}×{side}: {', '.join(broken)}" if broken else f"finite {' and '.join(outputs)}"
 
 
 def _range(subject: _Subject) -> _Measured:
     least, most = _ends(subject, subject.natural_scores)
     ok = least >= -BEYOND and most <= 1 + BEYOND and most - least >= LEAST_SPREAD
-    seen = f"qualities {least:.2f} to {most:.2f}"
+    measured = f"qualities {least:.2f} to {most:.2f}"
     if subject.flat_scores.isfinite().any():
         lowest, highest = _ends(subject, subject.flat_scores)
         ok = ok and lowest >= -BEYOND_FLAT and highest <= 1 + BEYOND_FLAT
-        seen += f"; of flat images {lowest:.2f} to {highest:.2f}"
-    return ok, seen
+        measured += f"; of flat images {lowest:.2f} to {highest:.2f}"
+    return ok, measured
 
 
 def _ends(subject: _Subject, scores: torch.Tensor) -> tuple[float, float]:
-    """Least and greatest quality; what is not finite is another check's."""
+    """Return the minimum and maximum quality of finite scores; other scores are covered by another check."""
     qualities = subject.model.to_quality(scores[scores.isfinite()])
     return (float(qualities.min()), float(qualities.max())) if len(qualities) else (math.nan, math.nan)
 
 
 def _direction(subject: _Subject) -> _Measured:
-    qualities = subject.model.to_quality(subject.natural_scores).view(1 + len(WORSE), len(SCENES))
-    pristine, worse = float(qualities[0].mean()), float(qualities[1:].mean())
-    return pristine > worse, f"mean quality {pristine:.2f} of pristine images, {worse:.2f} of distorted ones"
+    qualities = subject.model.to_quality(subject.natural_scores).view(1 + len(DISTORTED), len(SCENES))
+    pristine, distorted = float(qualities[0].mean()), float(qualities[1:].mean())
+    return pristine > distorted, f"mean quality {pristine:.2f} of pristine images, {distorted:.2f} of distorted ones"
 
 
 def _gradient(subject: _Subject) -> _Measured:
@@ -217,25 +221,25 @@ def _slope(subject: _Subject) -> _Measured:
     except _NoGradient:
         return False, "no gradient to compare"
     image = subject.images[:1].double()
-    # of the ways to other images, blurred ones among them, the one least across the gradient: where they are at right
-    # angles, next to nothing is predicted, and the network's bends are all that is seen
-    ways = [other - image for other in subject.images[1:, None].double()]
-    way = max(ways, key=lambda way: abs(float((gradient * way).sum())) / max(float(way.norm()), 1e-12))
+    # of the directions to the other images, blurred ones included, the one with the smallest angle to the gradient: in an
+    # orthogonal direction the gradient predicts almost no change, and only the curvature of the network would be measured
+    directions = [other - image for other in subject.images[1:, None].double()]
+    direction = max(directions, key=lambda d: abs(float((gradient * d).sum())) / max(float(d.norm()), 1e-12))
     along = _agreement(subject, image, gradient, gradient)
-    toward = _agreement(subject, image, gradient, way)
-    seen = f"seen {along:.2f} of what it predicts along itself, {toward:.2f} towards another image"
-    return max(abs(along - 1), abs(toward - 1)) <= subject.agrees, seen
+    toward = _agreement(subject, image, gradient, direction)
+    measured = f"seen {along:.2f} of what it predicts along itself, {toward:.2f} towards another image"
+    return max(abs(along - 1), abs(toward - 1)) <= subject.agrees, measured
 
 
-def _agreement(subject: _Subject, image: torch.Tensor, gradient: torch.Tensor, way: torch.Tensor) -> float:
-    """The change of the score along `way` as a share of what the gradient predicts, at the step where they agree best."""
-    predicted = float((gradient * way).sum())
+def _agreement(subject: _Subject, image: torch.Tensor, gradient: torch.Tensor, direction: torch.Tensor) -> float:
+    """Return the change of the score in a direction as a share of the predicted change, at the step that agrees best."""
+    predicted = float((gradient * direction).sum())
     if not predicted:
         return math.nan
-    farthest = 1 / float(way.abs().max())
+    farthest = 1 / float(direction.abs().max())
     steps = [min(amount * subject.width / abs(predicted), farthest) for amount in STEPS]
-    ends = torch.cat([image + side * step * way for step in steps for side in (0.5, -0.5)]).float()
-    above, below = subject.scores(ends, together=1).double().view(len(steps), 2).unbind(1)
+    ends = torch.cat([image + sign * step * direction for step in steps for sign in (0.5, -0.5)]).float()
+    above, below = subject.scores(ends, batch=1).double().view(len(steps), 2).unbind(1)
     shares = (above - below) / (torch.tensor(steps, dtype=torch.float64) * predicted)
     return float(shares[(shares - 1).abs().argmin()])
 
@@ -249,8 +253,8 @@ def _eval(subject: _Subject) -> _Measured:
 def _batch(subject: _Subject) -> _Measured:
     if subject.model.info.stochastic:
         return True, "not asked: the model draws random numbers"
-    apart = subject.apart(subject.scores(subject.images[:3], together=1), subject.three)
-    return apart <= REPEATED, f"scores of three images and one by one differ by {apart:.1g} of the range"
+    difference = subject.difference(subject.scores(subject.images[:3], batch=1), subject.three)
+    return difference <= REPEATED, f"scores of three images and one by one differ by {difference:.1g} of the range"
 
 
 def _repeats(subject: _Subject) -> _Measured:
@@ -259,9 +263,9 @@ def _repeats(subject: _Subject) -> _Measured:
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
             scores.append(subject.model(subject.images[:1].clone()))
-    again, other = subject.apart(scores[1], scores[0]), subject.apart(scores[2], scores[0])
-    seen = f"scores of one image differ by {again:.1g} of the range under one seed, by {other:.1g} under two"
-    return again <= REPEATED and (other > REPEATED) == subject.model.info.stochastic, seen
+    same_seed, other_seed = subject.difference(scores[1], scores[0]), subject.difference(scores[2], scores[0])
+    measured = f"scores of one image differ by {same_seed:.1g} of the range under one seed, by {other_seed:.1g} under two"
+    return same_seed <= REPEATED and (other_seed > REPEATED) == subject.model.info.stochastic, measured
 
 
 def _input(subject: _Subject) -> _Measured:
@@ -287,14 +291,16 @@ def _state(model: QualityModel) -> Iterator[tuple[str, torch.Tensor]]:
 def _random_state(subject: _Subject) -> _Measured:
     moved, after = set(), []
     for seed in (1, 2):
-        for reseed in (torch.manual_seed, np.random.seed, random.seed):  # a model that sets a seed leaves what it set before
+        # a model that sets a seed itself leaves the same state in both rounds
+        for reseed in (torch.manual_seed, np.random.seed, random.seed):
             reseed(seed)
         before = random_streams()
         with torch.inference_mode():
             subject.model(subject.images[:1].clone())
         after.append(random_streams())
         moved |= {name for name, state in after[-1].items() if state != before[name]}
-    if subject.model.info.stochastic and after[0]["torch"] != after[1]["torch"]:  # it may draw, but not set a seed
+    # a stochastic model may draw from torch's stream, but not set its seed
+    if subject.model.info.stochastic and after[0]["torch"] != after[1]["torch"]:
         moved.discard("torch")
     return not moved, f"of {' and '.join(sorted(moved))} moved" if moved else "left as they were"
 
@@ -321,14 +327,14 @@ NAMES = tuple(name for name, _, _ in _CHECKS)
 
 
 def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = AGREES) -> list[Finding]:
-    """What the model does, check by check; its mode and the global random streams are left as they were.
+    """Run checks on a model; its mode and the global random streams are restored.
 
-    A model that raises on a natural image has the one finding ``runs``.
+    For a model that raises an exception on a natural image, the only finding is ``runs``.
 
     Args:
-        model: to be looked at.
-        checks: names of those that are made.
-        agrees: as `AGREES`, for this model.
+        model: the model.
+        checks: names of the checks to run.
+        agrees: tolerance in place of `AGREES`.
     """
     with streams_kept(), frozen(model):
         subject = _Subject(model, agrees)
@@ -345,24 +351,24 @@ def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = 
                 )
             ]
         runs = Finding("runs", True, f"scores a natural image of {width}×{height}")
-        return [runs, *(_checked(subject, *check) for check in _CHECKS if check[0] in checks)]
+        return [runs, *(_run_check(subject, *check) for check in _CHECKS if check[0] in checks)]
 
 
 _probed: dict[tuple[ModelInfo, str, str], dict[str, Any]] = {}
 
 
 def probed(model: QualityModel) -> dict[str, Any]:
-    """What a record keeps of the probe; each model is probed once in a process."""
+    """Return the findings of `probe` as entries of a record; each model is checked once per process."""
     key = (model.info, source_hash(model), model.info.weights_sha256 or state_sha256(model))
     if key not in _probed:
         _probed[key] = for_record(probe(model))
     return _probed[key]
 
 
-def _checked(subject: _Subject, name: str, look: Callable[[_Subject], _Measured], advice: str) -> Finding:
+def _run_check(subject: _Subject, name: str, check: Callable[[_Subject], _Measured], advice: str) -> Finding:
     try:
-        ok, measured = look(subject)
+        ok, measured = check(subject)
     except (Exception, SystemExit) as error:
         ok, measured = False, describe(error)[:_LONGEST]
-    subject.model.eval()  # one check must not spoil the next
+    subject.model.eval()  # one check must not affect the next
     return Finding(name, ok, measured, advice)

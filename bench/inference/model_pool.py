@@ -1,4 +1,4 @@
-"""The models of a run, bare and defended: loaded when they are asked for, placed when they are to run, watched meanwhile."""
+"""The models of a run, undefended and defended: loaded on demand, moved to the device on first use, checked for changes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.zoo import WeightsError
 
 HELD_BYTES = 2**30
-"""Weights that stay loaded; of the two models asked for last, whatever they weigh."""
+"""Bytes of weights that stay loaded; the two most recently used models stay in any case."""
 
 
 class _Loaded:
-    """A model and what defenses make of it, by (defense, surrogate); "none" is the model itself."""
+    """A model and its defended versions by (defense, surrogate); with the defense "none" it is the model itself."""
 
     def __init__(self, model: QualityModel) -> None:
         self.model = model
@@ -33,8 +33,8 @@ class _Loaded:
 
     @property
     def bytes(self) -> int:
-        """Of all weights, each once."""
-        tensors = [t for made in (self.model, *self.defended.values()) for t in made.state_dict().values()]
+        """Bytes of all weights, each counted once."""
+        tensors = [t for model in (self.model, *self.defended.values()) for t in model.state_dict().values()]
         return sum({t.data_ptr(): t.numel() * t.element_size() for t in tensors}.values())
 
 
@@ -42,11 +42,11 @@ class ModelPool:
     """Models by name.
 
     Args:
-        extra: models that are not in the registry; worked on are copies.
-        engine: where and how they run.
-        batch: images at once, or "auto".
-        image: one that they have to score, (3, H, W) uint8.
-        memory: bytes that this process may hold, where there is a limit.
+        extra: models that are not in the registry; they are copied before use.
+        engine: device and settings of forward and backward passes.
+        batch: batch size, or "auto".
+        image: one of the images to be scored, (3, H, W) uint8.
+        memory: memory limit of this process in bytes, if there is one.
     """
 
     def __init__(
@@ -54,35 +54,35 @@ class ModelPool:
     ) -> None:
         self.extra, self.engine = extra, engine
         self._batch, self._image, self._memory = batch, image, memory
-        self._players: OrderedDict[str, _Loaded] = OrderedDict()
+        self._models: OrderedDict[str, _Loaded] = OrderedDict()
         self._infos: dict[tuple[str, str, bool], ModelInfo | CannotRun] = {}
 
     def bare(self, name: str) -> QualityModel:
-        """The undefended model.
+        """Return the undefended model.
 
         Raises:
-            UserError: where there is none, or it cannot be made.
+            UserError: if there is no such model, or it cannot be built.
         """
-        return self._player(name).model
+        return self._load(name).model
 
     def defended(self, name: str, defense: str, surrogate: bool = False) -> QualityModel:
-        """The deployed model, or what an adaptive attacker differentiates.
+        """Return the deployed model, or the surrogate that an adaptive attacker differentiates.
 
         Raises:
-            CannotRun: where the defense does not fit the model.
-            UserError: where it cannot be made.
+            CannotRun: if the defense cannot be applied to the model.
+            UserError: if it cannot be built.
         """
-        player = self._player(name)
-        if (defense, surrogate) not in player.defended:
-            player.defended[defense, surrogate] = self._made(name, defense, surrogate)
-        return player.defended[defense, surrogate]
+        loaded = self._load(name)
+        if (defense, surrogate) not in loaded.defended:
+            loaded.defended[defense, surrogate] = self._defend(name, defense, surrogate)
+        return loaded.defended[defense, surrogate]
 
     def info(self, name: str, defense: str, surrogate: bool = False) -> ModelInfo:
-        """The facts of a defended model; they stay when the model itself has had to go.
+        """Return the info of a defended model; it is kept when the model itself is dropped from memory.
 
         Raises:
-            CannotRun: where the defense does not fit the model.
-            UserError: where it cannot be made.
+            CannotRun: if the defense cannot be applied to the model.
+            UserError: if it cannot be built.
         """
         key = (name, defense, surrogate)
         if key not in self._infos:
@@ -90,57 +90,57 @@ class ModelPool:
                 self._infos[key] = self.defended(*key).info
             except CannotRun as reason:
                 self._infos[key] = reason
-        found = self._infos[key]
-        if isinstance(found, CannotRun):
-            raise found
-        return found
+        info = self._infos[key]
+        if isinstance(info, CannotRun):
+            raise info
+        return info
 
-    def _player(self, name: str) -> _Loaded:
-        if name not in self._players:
+    def _load(self, name: str) -> _Loaded:
+        if name not in self._models:
             extra = self.extra.get(name)
             with undisturbed():  # a new model draws random weights before it gets its own
-                self._players[name] = _Loaded(load_model(name) if extra is None else copy.deepcopy(extra))
-            while len(self._players) > 2 and sum(player.bytes for player in self._players.values()) > HELD_BYTES:
-                self._players.popitem(last=False)
-        self._players.move_to_end(name)
-        return self._players[name]
+                self._models[name] = _Loaded(load_model(name) if extra is None else copy.deepcopy(extra))
+            while len(self._models) > 2 and sum(loaded.bytes for loaded in self._models.values()) > HELD_BYTES:
+                self._models.popitem(last=False)
+        self._models.move_to_end(name)
+        return self._models[name]
 
-    def _made(self, name: str, defense: str, surrogate: bool) -> QualityModel:
-        made: Defense = DEFENSES.build(defense)
+    def _defend(self, name: str, spec: str, surrogate: bool) -> QualityModel:
+        defense: Defense = DEFENSES.build(spec)
         base = self.bare(name)
         try:
             with undisturbed():
-                defended = (made.surrogate if surrogate else made.protect)(base)
+                defended = (defense.surrogate if surrogate else defense.protect)(base)
         except DoesNotApply as error:
             raise CannotRun(str(error)) from None
         except WeightsError as error:
             raise UserError(str(error)) from None
         except Exception as error:
-            raise UserError(f"defense {defense!r} on {name!r}: {describe(error)}") from None
-        if made.stochastic and defended is not base:
+            raise UserError(f"defense {spec!r} on {name!r}: {describe(error)}") from None
+        if defense.stochastic and defended is not base:
             defended.info = replace(defended.info, stochastic=True)
         return defended
 
     def ready(self, name: str, defense: str, surrogate: bool = False) -> QualityModel:
-        """The same as `defended`, placed where it is to run; what its weights are like is remembered."""
-        model, player = self.defended(name, defense, surrogate), self._player(name)
-        if model not in player.sums:
+        """Return the model of `defended`, on the device; a checksum of its weights is kept for `changed`."""
+        model, loaded = self.defended(name, defense, surrogate), self._load(name)
+        if model not in loaded.sums:
             self.engine.place(model, self._image)
-            player.sums[model] = weights_sum(model)
+            loaded.sums[model] = weights_sum(model)
         return model
 
     def batch(self, name: str, defense: str, surrogate: bool = False, halvings: int = 0) -> int:
-        """How many images go through a model at once."""
-        model, player = self.ready(name, defense, surrogate), self._player(name)
-        if model not in player.batches:
-            player.batches[model] = self.engine.batch(self._batch, model, self._image, self._memory)
-        return max(player.batches[model] >> halvings, 1)
+        """Return the batch size of a model."""
+        model, loaded = self.ready(name, defense, surrogate), self._load(name)
+        if model not in loaded.batches:
+            loaded.batches[model] = self.engine.batch(self._batch, model, self._image, self._memory)
+        return max(loaded.batches[model] >> halvings, 1)
 
     def changed(self, names: set[str]) -> list[str]:
-        """Which models' weights are not what they were; all that was made of them is forgotten, and will be made anew."""
-        found = []
-        for name in sorted(names & set(self._players)):
-            if any(weights_sum(model) != sums for model, sums in self._players[name].sums.items()):
-                found.append(name)
-                del self._players[name]
-        return found
+        """Return the models whose weights have changed since they were loaded, and drop them, so they are loaded again."""
+        changed = []
+        for name in sorted(names & set(self._models)):
+            if any(weights_sum(model) != sums for model, sums in self._models[name].sums.items()):
+                changed.append(name)
+                del self._models[name]
+        return changed

@@ -1,4 +1,4 @@
-"""How far an attack had come after so many forward passes, read off what it asked: one run gives a whole curve."""
+"""The progress of an attack by forward passes, recorded from its queries, so one run gives the whole curve."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from iqarena.attacks.objective import Objective
 from iqarena.bench.metrics.resampled import ResampledStatistics
 
 CHECKPOINTS = tuple(sign * 10**power for power in range(6) for sign in (1, 2, 5))
-"""Forward passes of an image after which the best so far is kept: 1, 2, 5, 10, … 500,000."""
+"""Numbers of forward passes per image after which the best quality so far is recorded: 1, 2, 5, 10, … 500,000."""
 
 
 class QueryTrace:
-    """The quality of least loss that a batch of images has been seen with, after each of the checkpoints.
+    """The quality with the least loss so far of each image of a batch, at each of the checkpoints.
 
-    It is what the attack saw of the model it asked: of a surrogate where that is what it asks, and of images as it asked
-    about them, which other libraries neither round to 8 bit nor always keep inside the threat model. So its end need not be
-    the attacked quality of the record, which is of the deployed model on the stored image.
+    Qualities are those that the attack saw: of the surrogate if it queries one, and of the images as it queried them, which
+    other libraries neither round to 8 bit nor always keep inside the threat model. So the last value may differ from the
+    attacked quality of the record, which is that of the deployed model on the stored image.
 
     Args:
-        objective: of the images, with their clean qualities.
+        objective: objective of the images, with their clean qualities.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -32,7 +32,13 @@ class QueryTrace:
         self.seen = self.best[:, None].repeat(1, len(CHECKPOINTS))
 
     def note(self, index: torch.Tensor, forwards: torch.Tensor, qualities: torch.Tensor) -> None:
-        """Some images (M,), how often they have been asked about by now (M,), and what was answered (M,)."""
+        """Record answers of the model.
+
+        Args:
+            index: indices of the images, (M,).
+            forwards: forward passes of each so far, (M,).
+            qualities: qualities that the model returned, (M,).
+        """
         index, forwards = index.to(self.best.device), forwards.to(self.best.device)
         qualities = qualities.detach().to(self.best)
         losses = self.objective.part(index).loss(qualities)
@@ -44,28 +50,28 @@ class QueryTrace:
 
 
 def curve(clean: torch.Tensor, seen: torch.Tensor, forwards: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    """What a record holds of the trail of an image set; empty where nothing was asked or anything is missing.
+    """Compute the curve of an image set for its record; empty if the attack made no query or a value is missing.
 
     Args:
-        clean: qualities (n,) as the attack saw them.
+        clean: clean qualities (n,) as the attack saw them.
         seen: (n, checkpoints), see `QueryTrace`.
-        forwards: of each image in the end, (n,).
-        labels: (n,), NaN where there is none.
+        forwards: total forward passes of each image, (n,).
+        labels: (n,), NaN if there is none.
 
     Returns:
-        ``forwards`` (the last is how many the image with most took), and for each of them ``abs_gain`` (mean |quality −
-        clean|), ``srocc`` (with the labels, null without) and ``stability_srocc`` (with the clean qualities) of the
-        qualities of least loss so far.
+        ``forwards`` (the last entry is the maximum over the images), and for each entry ``abs_gain`` (mean |quality −
+        clean|), ``srocc`` (with the labels; null without labels) and ``stability_srocc`` (with the clean qualities) of the
+        qualities with the least loss so far.
     """
     most = int(forwards.max()) if len(forwards) else 0
     if most == 0 or not (clean.isfinite().all() and seen.isfinite().all()):
         return {}
-    reached = [place for place, count in enumerate(CHECKPOINTS) if count < most]
+    reached = [index for index, count in enumerate(CHECKPOINTS) if count < most]
     last = min(len(reached), len(CHECKPOINTS) - 1)
-    places, counts = [*reached, last], [*(CHECKPOINTS[place] for place in reached), most]
+    indices, counts = [*reached, last], [*(CHECKPOINTS[index] for index in reached), most]
     sample = ResampledStatistics(np.ones((1, len(clean))))
     before, y = clean.double().cpu().numpy(), labels.double().cpu().numpy()
-    columns = list(seen[:, places].double().cpu().numpy().T)
+    columns = list(seen[:, indices].double().cpu().numpy().T)
     return {
         "forwards": counts,
         "abs_gain": [float(np.abs(column - before).mean()) for column in columns],

@@ -1,4 +1,4 @@
-"""What a model does while it scores that it should have said."""
+"""Flags of undeclared behaviour of a model during scoring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from iqarena.models.base import QualityModel
 
 
 class _GradientsOn(TorchDispatchMode):
-    """Notices an operation that is computed while gradients are switched on."""
+    """Detects operations that are computed while gradients are enabled."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -29,21 +29,21 @@ class _GradientsOn(TorchDispatchMode):
 
 
 def optimises(model: QualityModel, images: torch.Tensor) -> bool:
-    """Whether scoring images (N, 3, H, W) in [0, 1] switches gradients on, though they are off outside.
+    """Check whether scoring images (N, 3, H, W) in [0, 1] enables gradients, although they are disabled outside.
 
-    False where nobody can tell, as a model that is compiled may refuse to be watched.
+    False if that cannot be determined, since a compiled model may not support the dispatch mode.
     """
-    noticed = _GradientsOn()
+    detector = _GradientsOn()
     try:
-        with frozen(model), torch.no_grad(), streams_kept(), noticed:
+        with frozen(model), torch.no_grad(), streams_kept(), detector:
             model(images)
     except Exception:
         return False
-    return noticed.seen
+    return detector.seen
 
 
 def differ(scorings: Sequence[torch.Tensor]) -> bool:
-    """Whether several lists of qualities (N,) of the same images differ by more than rounding does."""
+    """Check whether several lists of qualities (N,) of the same images differ by more than rounding errors."""
     first = scorings[0]
     scale = first.abs().clamp(min=1)
     return any(bool(((other - first).abs() > REPEATED * scale).any()) for other in scorings[1:])

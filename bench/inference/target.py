@@ -1,4 +1,4 @@
-"""All that an attack sees of a model: qualities and gradients, counted image by image."""
+"""The interface between an attack and a model: qualities and gradients, with a count of passes for each image."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from iqarena.models.base import QualityModel
 
 
 class ModelError(Exception):
-    """A model that broke its contract."""
+    """A model that violates its contract."""
 
 
 class TargetError(Exception):
-    """An attack that asked for what it may not have."""
+    """An attack that makes a query that it is not allowed to make."""
 
 
 class Counts:
-    """Forward and backward passes of each image of a batch; gradients, and those of them that were zero or NaN."""
+    """Forward and backward passes of each image of a batch, its gradients, and those of them that were zero or NaN."""
 
     def __init__(self, count: int) -> None:
         self.forwards = torch.zeros(count, dtype=torch.int64)
@@ -35,18 +35,18 @@ class Counts:
 
 
 class Target:
-    """A model under attack by one batch of images.
+    """A model under attack with one batch of images.
 
     Args:
-        model: what is attacked.
-        count: images in the batch.
-        access: what the attack declared; a score-only attack gets no gradient.
-        queries: forward passes allowed an image, or None.
-        draws: for a stochastic model, random draws that each answer is averaged over (each is counted).
-        seed: of a stochastic model's draws.
-        precision: of the forward passes that gradients are taken of, and of the qualities that come with them.
+        model: the model under attack.
+        count: number of images in the batch.
+        access: access that the attack declares; a score-based attack gets no gradient.
+        queries: limit of forward passes per image, or None.
+        draws: for a stochastic model, number of random draws that each answer is averaged over (each is counted).
+        seed: seed of a stochastic model's random draws.
+        precision: precision of the forward passes that gradients are computed through, and of their qualities.
 
-    Every image batch that comes in must have `count` images, in the same order; `part` makes a target for fewer.
+    Every batch passed in must have `count` images, in the same order; `part` returns a target for fewer images.
 
     Example:
         >>> from iqarena.bench.inference.loading import load_model
@@ -75,25 +75,25 @@ class Target:
         self.seed, self.precision = seed, precision
         self.counts = Counts(count)
         self.index = torch.arange(count)
-        self.trail: QueryTrace | None = None
+        self.trace: QueryTrace | None = None
 
     def part(self, index: torch.Tensor) -> Target:
-        """The same target for some of the images; counts add up in the whole."""
-        some = Target.__new__(Target)
-        some.__dict__.update(self.__dict__)
-        some.index = self.index[index.cpu()]
-        return some
+        """Return the same target for a part of the images; it shares counts and trace with the whole."""
+        part = Target.__new__(Target)
+        part.__dict__.update(self.__dict__)
+        part.index = self.index[index.cpu()]
+        return part
 
     @property
     def queries_left(self) -> int | None:
-        """Questions still allowed for every image; each costs `draws` forward passes."""
+        """Queries still allowed for every image; each costs `draws` forward passes."""
         if self.queries is None:
             return None
         used = int(self.counts.forwards[self.index].max()) if len(self.index) else 0
         return max(self.queries - used, 0) // self.draws
 
     def quality(self, images: torch.Tensor) -> torch.Tensor:
-        """Qualities (N,), without a graph."""
+        """Return qualities (N,), without a graph."""
         self._need("score")
         with torch.inference_mode():
             qualities = self._forward(images)
@@ -102,22 +102,22 @@ class Target:
     def quality_and_grad(
         self, images: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Qualities (N,) and the gradient of ``loss(qualities)`` by the images."""
+        """Return qualities (N,) and the gradient of ``loss(qualities)`` with respect to the images."""
         self._need("gradient")
         with torch.enable_grad():
-            # a copy takes time at every step, so only of what cannot have a gradient itself
+            # a copy costs time at every step, so only inference tensors, which cannot have a gradient, are copied
             leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_()
             with gradient_precision(self.precision, leaf.device):
                 qualities = self._forward(leaf)
             if not qualities.requires_grad:
                 raise ModelError(f"{self.model.info.name}: no gradient reaches the pixels")
-            asked = _asked(qualities)
+            used = _used_in_loss(qualities)
             (gradient,) = torch.autograd.grad(loss(qualities).sum(), leaf)
-        self._count_backward(gradient, asked)
+        self._count_backward(gradient, used)
         return qualities.detach(), gradient
 
     def module(self, loss: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
-        """A differentiable module from images to ``loss(qualities)``, counted like everything else."""
+        """Return a differentiable module from images to ``loss(qualities)``, whose passes are counted as well."""
         self._need("gradient")
         return _Counted(self, loss)
 
@@ -126,19 +126,19 @@ class Target:
         if access not in allowed:
             raise TargetError(f"the attack declared access={self.access!r} and asked for a {access}")
 
-    def _count_backward(self, gradient: torch.Tensor, asked: torch.Tensor) -> None:
-        """Count a gradient (N, 3, H, W); `asked`, (N,) bool, are the images of which one was wanted."""
+    def _count_backward(self, gradient: torch.Tensor, used: torch.Tensor) -> None:
+        """Count a gradient (N, 3, H, W); `used`, (N,) bool, marks the images whose quality influences the loss."""
         self.counts.backwards[self.index] += self.draws
         self.counts.gradients[self.index] += 1
-        dead = ~(gradient.amax(dim=(1, 2, 3)) > 0)  # zero or NaN, or nowhere positive, which is rare
+        dead = ~(gradient.amax(dim=(1, 2, 3)) > 0)  # zero or NaN, or, rarely, nowhere positive
         if dead.any():
             dead &= ~(gradient.amin(dim=(1, 2, 3)) < 0)
-        self.counts.zero_gradients[self.index] += (dead & asked).cpu().long()
+        self.counts.zero_gradients[self.index] += (dead & used).cpu().long()
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         qualities = self._answer(images)
-        if self.trail is not None:
-            self.trail.note(self.index, self.counts.forwards[self.index], qualities)
+        if self.trace is not None:
+            self.trace.note(self.index, self.counts.forwards[self.index], qualities)
         return qualities
 
     def _answer(self, images: torch.Tensor) -> torch.Tensor:
@@ -154,7 +154,7 @@ class Target:
 
 
 class _Counted(nn.Module):
-    """What other libraries get instead of the model."""
+    """The module that other libraries get instead of the model."""
 
     def __init__(self, target: Target, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -166,32 +166,32 @@ class _Counted(nn.Module):
         images = images.view_as(images)
         with gradient_precision(self.target.precision, images.device):
             qualities = self.target._forward(images)
-        asked = _asked(qualities)
-        images.register_hook(lambda gradient: self.target._count_backward(gradient, asked))
+        used = _used_in_loss(qualities)
+        images.register_hook(lambda gradient: self.target._count_backward(gradient, used))
         return self.loss(qualities)
 
 
-def _asked(qualities: torch.Tensor) -> torch.Tensor:
-    """(N,) bool, which the backward pass fills in: the images whose quality made a difference to the loss.
+def _used_in_loss(qualities: torch.Tensor) -> torch.Tensor:
+    """Return a mask (N,) bool, filled in by the backward pass, of the images whose quality influences the loss.
 
-    A loss may be flat for some of them, as a library's own is here and there, and that of an image on its mirror; a
-    gradient of zero is no fault of the model's then.
+    A loss may be flat for some images, as losses of other libraries are, or as that of an image at the reflection of its
+    clean quality is. A zero gradient is not the model's fault then.
     """
-    asked = torch.ones_like(qualities, dtype=torch.bool)
+    used = torch.ones_like(qualities, dtype=torch.bool)
 
-    def note(incoming: torch.Tensor) -> None:
-        asked.copy_(incoming.detach() != 0)
+    def mark(gradient: torch.Tensor) -> None:
+        used.copy_(gradient.detach() != 0)
 
     if qualities.requires_grad:
-        qualities.register_hook(note)
-    return asked
+        qualities.register_hook(mark)
+    return used
 
 
 def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
-    """Qualities (N,) in float32.
+    """Return the model's qualities (N,) in float32.
 
     Raises:
-        ModelError: where the model returns another shape or an integer type.
+        ModelError: if the model returns another shape or an integer type.
     """
     raw = model.quality(images)
     if raw.shape != (len(images),) or not raw.is_floating_point():
@@ -204,16 +204,16 @@ def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def frozen(model: QualityModel) -> Iterator[QualityModel]:
-    """The model in eval mode and without gradients to its weights, as long as the context lasts."""
+    """Keep the model in eval mode and without gradients of its weights while the context lasts."""
     modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
-    for parameter, _ in wanted:
+    for parameter, _ in flags:
         parameter.requires_grad_(False)
     try:
         yield model
     finally:
         for module, training in modes:
             module.training = training
-        for parameter, requires_grad in wanted:
+        for parameter, requires_grad in flags:
             parameter.requires_grad_(requires_grad)

@@ -1,14 +1,14 @@
-"""All that a leaderboard shows, gathered from a results folder."""
+"""The content of a leaderboard, collected from a results folder."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from iqarena.bench.errors import UserError
-from iqarena.bench.leaderboard.board import MOST_SEEN, Board, _slug, shown
-from iqarena.bench.leaderboard.examples import examples
+from iqarena.bench.leaderboard.board import MAX_ROWS_WITH_IMAGES, Board, select_rows, slugify
+from iqarena.bench.leaderboard.examples import Example, examples
 from iqarena.bench.leaderboard.rerun import reruns
 from iqarena.bench.leaderboard.size_curves import Family, families
 from iqarena.bench.results.formatting import format_eps
@@ -19,11 +19,11 @@ from iqarena.bench.results.track import Track
 
 @dataclass(frozen=True)
 class Content:
-    """All that a leaderboard shows.
+    """The content of a leaderboard.
 
     Attributes:
         families: see `Family`.
-        papers: (model, defense or attack; its name; its paper).
+        papers: triples ("model", "defense" or "attack"; name; paper).
     """
 
     boards: tuple[Board, ...]
@@ -32,37 +32,37 @@ class Content:
 
 
 def content(records: Records) -> Content:
-    """What a results folder gives.
+    """Collect the content of a leaderboard from a results folder.
 
     Raises:
-        UserError: without records.
+        UserError: if there are no records.
     """
-    found = list(records.all())
-    if not found:
+    all_records = list(records.all())
+    if not all_records:
         raise UserError(f"{records.folder}: no records; make some with iqarena run --out {shlex.quote(str(records.folder))}")
-    ranked = tracks(records, found)
-    names = _slugs(ranked)
-    again = reruns(found, names)
-    made = [
-        Board(track, names[track], tuple(rows), again[track], examples(records, _seen(rows)))
-        for track, rows in ranked.items()
+    rows_by_track = tracks(records, all_records)
+    slugs = _slugs(rows_by_track)
+    suites = reruns(all_records, slugs)
+    boards = [
+        Board(track, slugs[track], tuple(rows), suites[track], _examples(records, rows))
+        for track, rows in rows_by_track.items()
     ]
     parts = ("model", "defense", "attack")
-    papers = {(part, r["cell"][part], r[part]["paper"]) for r in found for part in parts if r[part].get("paper")}
-    return Content(tuple(made), tuple(families(made)), tuple(sorted(papers)))
+    papers = {(part, r["cell"][part], r[part]["paper"]) for r in all_records for part in parts if r[part].get("paper")}
+    return Content(tuple(boards), tuple(families(boards)), tuple(sorted(papers)))
 
 
-def _seen(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have examples, of those that kept images."""
-    return shown([row for row in rows if any(cell.crafting for cell in row.cells)], MOST_SEEN)
+def _examples(records: Records, rows: list[Row]) -> tuple[Example, ...]:
+    """Return the examples of the rows that kept images, or of some of these where there are many."""
+    return examples(records, select_rows([row for row in rows if any(c.crafting for c in row.cells)], MAX_ROWS_WITH_IMAGES))
 
 
-def _slugs(found: Iterable[Track]) -> dict[Track, str]:
-    """A file name part for each track; the label kind, then a number, where it would be taken."""
+def _slugs(all_tracks: Iterable[Track]) -> dict[Track, str]:
+    """Return a slug for each track; the label kind, then a number, is added where the slug would be taken."""
     slugs: dict[Track, str] = {}
-    for track in found:
+    for track in all_tracks:
         dataset, label_kind, norm, eps = track
-        plain = [f"{dataset} {norm} {format_eps(norm, eps)}", f"{dataset} {label_kind} {norm} {format_eps(norm, eps)}"]
-        tries = [*plain, *(f"{plain[1]} {n}" for n in range(2, len(slugs) + 3))]
-        slugs[track] = next(name for name in map(_slug, tries) if name not in slugs.values())
+        titles = [f"{dataset} {norm} {format_eps(norm, eps)}", f"{dataset} {label_kind} {norm} {format_eps(norm, eps)}"]
+        titles += [f"{titles[1]} {number}" for number in range(2, len(slugs) + 3)]
+        slugs[track] = next(slug for slug in map(slugify, titles) if slug not in slugs.values())
     return slugs

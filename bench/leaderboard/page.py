@@ -1,4 +1,4 @@
-"""``site/index.html``: the leaderboard as one file that needs no network, with every attack, plot and command of a row."""
+"""The page ``site/index.html``: the leaderboard as one file that needs no network, with details of each row."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from markdown_it import MarkdownIt
+
 from iqarena.bench.checkout import ROOT
-from iqarena.bench.leaderboard.board import Board, link, links, reflected
+from iqarena.bench.leaderboard.board import Board, link, links, reflection_cell
 from iqarena.bench.leaderboard.content import Content
 from iqarena.bench.leaderboard.examples import data_uri
-from iqarena.bench.leaderboard.markdown import ABOUT
+from iqarena.bench.leaderboard.markdown import introduction
 from iqarena.bench.leaderboard.plots.heat import transfer_matrix
 from iqarena.bench.leaderboard.plots.style import COLORS, OTHER
 from iqarena.bench.leaderboard.size_curves import Curve, Family
@@ -26,17 +28,17 @@ from iqarena.bench.results.store import Records
 from iqarena.bench.results.track import Condition
 
 SITE = Path(__file__).with_name("site")
-MOST_IMAGES = 2_500_000
-"""Characters that images take of the page."""
-SCRIPTS = ("words.js", "charts.js", "detail.js", "table.js", "main.js")
+MAX_IMAGE_CHARACTERS = 2_500_000
+"""Once the embedded images have more characters than this, no further ones are added."""
+SCRIPTS = ("common.js", "charts.js", "detail.js", "table.js", "main.js")
 
 
 def page(records: Records, out: Path, content: Content) -> str:
-    """The whole file; `out` is where commands are run and leaderboard.md lies."""
+    """Render the page; `out` is the folder of leaderboard.md, in which the commands are run."""
     template = string.Template((SITE / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         style=(SITE / "style.css").read_text(encoding="utf-8"),
-        about=_about(),
+        about=MarkdownIt().render(introduction()).strip(),
         data=_json(data(records, out, content)),
         vendor=(SITE / "vendor/chart.umd.min.js").read_text(encoding="utf-8"),
         script="\n".join((SITE / name).read_text(encoding="utf-8") for name in SCRIPTS),
@@ -44,12 +46,12 @@ def page(records: Records, out: Path, content: Content) -> str:
 
 
 def without_images(text: str) -> str:
-    """A page without its images, whose bytes change with the version of Pillow."""
+    """Return a page without its embedded images, whose bytes depend on the version of Pillow."""
     return re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]*", "data:image", text)
 
 
 def data(records: Records, out: Path, content: Content) -> dict[str, Any]:
-    """Everything that the page shows, as plain data; missing is None, numbers are rounded to four places."""
+    """Return the data of the page for its scripts; missing values are None, numbers are rounded to four decimals."""
     results = Path(os.path.relpath(records.folder, out)).as_posix()
     images: dict[str, str] = {}
     return {
@@ -63,7 +65,7 @@ def data(records: Records, out: Path, content: Content) -> dict[str, Any]:
 
 def _track(board: Board, folder: Path, results: str, images: dict[str, str]) -> dict[str, Any]:
     keys = sorted({(cell.control, cell.key) for row in board.rows for cell in row.cells})
-    place = {key: number for number, (_, key) in enumerate(keys)}
+    attack_indices = {key: index for index, (_, key) in enumerate(keys)}
     track = board.track
     return {
         "slug": board.slug,
@@ -86,13 +88,14 @@ def _track(board: Board, folder: Path, results: str, images: dict[str, str]) -> 
             for control, key in keys
         ],
         "rows": [
-            _row(board, row, place, folder, results) | {"examples": _examples(board, row, images)} for row in board.rows
+            _row(board, row, attack_indices, folder, results) | {"examples": _examples(board, row, images)}
+            for row in board.rows
         ],
         "transfer": _transfer(board) if board.sources else None,
     }
 
 
-def _row(board: Board, row: Row, place: dict[Condition, int], folder: Path, results: str) -> dict[str, Any]:
+def _row(board: Board, row: Row, attack_indices: dict[Condition, int], folder: Path, results: str) -> dict[str, Any]:
     return {
         "rank": row.rank,
         "model": short_spec(row.model),
@@ -114,14 +117,15 @@ def _row(board: Board, row: Row, place: dict[Condition, int], folder: Path, resu
         "links": links(row, folder),
         "command": board.commands(row, results),
         "cells": [
-            [place[c.key], *_numbers(c.srocc), _number(c.stability), _number(c.shift), list(c.flags)] for c in row.cells
+            [attack_indices[c.key], *_numbers(c.srocc), _number(c.stability), _number(c.shift), list(c.flags)]
+            for c in row.cells
         ],
-        "reflection": _reflection(reflected(row)),
+        "reflection": _reflection(reflection_cell(row)),
     }
 
 
 def _reflection(cell: CellValue | None) -> dict[str, Any] | None:
-    """Qualities in thousandths: a dot is wider than that."""
+    """Return the qualities of a cell in thousandths, which are finer than a dot of the plot is wide."""
 
     def thousandths(values: Reals) -> list[int | None]:
         return [round(1000 * float(value)) if math.isfinite(value) else None for value in values]
@@ -132,15 +136,15 @@ def _reflection(cell: CellValue | None) -> dict[str, Any] | None:
 
 
 def _examples(board: Board, row: Row, images: dict[str, str]) -> list[dict[str, Any]]:
-    """What is told of a row's images; they themselves go to `images`, as long as there is room."""
-    found = []
+    """Return the examples of a row; their images are added to `images`, by name, while these are not too large."""
+    entries = []
     for example in board.examples:
-        if example.row is not row or sum(map(len, images.values())) > MOST_IMAGES:
+        if example.row is not row or sum(map(len, images.values())) > MAX_IMAGE_CHARACTERS:
             continue
         names = [f"{path.parent.name}/{path.stem}" for path in (example.before, example.after)]
         names.append(f"{names[1]} difference")
         images |= {name: data_uri(pixels) for name, pixels in zip(names, example.pixels(), strict=True)}
-        found.append(
+        entries.append(
             {
                 "image": example.image_id,
                 "attack": str(example.cell.key),
@@ -150,12 +154,16 @@ def _examples(board: Board, row: Row, images: dict[str, str]) -> list[dict[str, 
                 **dict(zip(("before", "after", "difference"), names, strict=True)),
             }
         )
-    return found
+    return entries
 
 
 def _transfer(board: Board) -> dict[str, Any]:
     rows, grid = transfer_matrix(board)
-    return {"sources": list(board.sources), "rows": [row.name for row in rows], "values": [_numbers(line) for line in grid]}
+    return {
+        "sources": list(board.sources),
+        "rows": [row.name for row in rows],
+        "values": [_numbers(values) for values in grid],
+    }
 
 
 def _family(family: Family) -> dict[str, Any]:
@@ -182,17 +190,5 @@ def _numbers(values: Sequence[float] | Iterable[float]) -> list[float | None]:
 
 
 def _json(content: dict[str, Any]) -> str:
-    """JSON that no text in it can end early."""
+    """Return JSON without the character `<`, so that no text in it can end the script element."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _about() -> str:
-    """The words of the introduction, with their bold and links as HTML."""
-    return "\n".join(f"<p>{_html(paragraph)}</p>" for paragraph in ABOUT)
-
-
-def _html(text: str) -> str:
-    text = text.replace("&", "&amp;").replace("<", "&lt;")
-    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text, flags=re.DOTALL)
-    text = re.sub(r"`(.+?)`", r"<code>\1</code>", text)
-    return re.sub(r"\[(.+?)\]\((.+?)\)", r'<a href="\2">\1</a>', text)

@@ -1,4 +1,4 @@
-"""How to make a row again: suites written from the records themselves."""
+"""Suites written from the records, which run the cells of a row again."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from iqarena.bench.results.track import Track
 
 @dataclass(frozen=True)
 class Rerun:
-    """A suite that makes cells of a track again, and the rows that have any there.
+    """A suite that runs cells of a track again, and the rows that these cells belong to.
 
     Attributes:
-        name: of its file, in ``suites/`` of the results folder.
-        text: YAML.
-        rows: (model, defense).
-        root: whether its data set has to be given.
+        name: name of its file in ``suites/`` of the results folder.
+        text: content of that file, YAML.
+        rows: pairs (model, defense).
+        root: whether the command needs ``--root``, because the data set is not embedded.
     """
 
     name: str
@@ -33,39 +33,46 @@ class Rerun:
     root: bool
 
     def covers(self, row: Row) -> bool:
-        """Whether a row has cells in this suite."""
+        """Check whether a row has cells in this suite."""
         return (row.model, row.defense) in self.rows
 
     def command(self, model: str, defense: str, results: str) -> str:
-        """What makes the cells of one row again; `results` is the folder as seen from where the command is run."""
+        """Return the shell command that runs the cells of one row again.
+
+        Args:
+            model, defense: the row.
+            results: the results folder as seen from where the command is run.
+        """
         suite = posixpath.normpath(f"{results}/suites/{self.name}")
         parts = ["iqarena", "run", suite, "--model", model, "--defense", defense]
         return shlex.join([*parts, *(["--root", "IMAGES"] if self.root else []), "--out", "runs/again"])
 
 
-def reruns(found: Sequence[dict[str, Any]], names: Mapping[Track, str]) -> dict[Track, tuple[Rerun, ...]]:
-    """Suites for every track; several where its cells differ in seed, draws, query limit or precision.
+def reruns(records: Sequence[dict[str, Any]], slugs: Mapping[Track, str]) -> dict[Track, tuple[Rerun, ...]]:
+    """Return the suites of every track; several where its cells differ in seed, draws, query limit or precision.
 
     Args:
-        found: all records.
-        names: of the tracks' files.
+        records: all records of a results folder.
+        slugs: parts of the names of the tracks' files.
     """
-    grouped: dict[Track, dict[tuple[Any, ...], list[dict[str, Any]]]] = {track: {} for track in names}
-    for record in found:
+    grouped: dict[Track, dict[tuple[Any, ...], list[dict[str, Any]]]] = {track: {} for track in slugs}
+    for record in records:
         cell = record["cell"]
         track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
-        rest = (*(cell.get(name) for name in ("seed", "draws", "queries", "precision")), record["n_images"])
-        grouped[track].setdefault(rest, []).append(record)
-    made = {}
+        settings = (*(cell.get(name) for name in ("seed", "draws", "queries", "precision")), record["n_images"])
+        grouped[track].setdefault(settings, []).append(record)
+    suites = {}
     for track, groups in grouped.items():
         ordered = sorted(groups, key=str)
-        ends = [""] if len(ordered) == 1 else [f"-{number}" for number in range(1, len(ordered) + 1)]
-        made[track] = tuple(_rerun(f"{names[track]}{end}", groups[rest]) for rest, end in zip(ordered, ends, strict=True))
-    return made
+        suffixes = [""] if len(ordered) == 1 else [f"-{number}" for number in range(1, len(ordered) + 1)]
+        suites[track] = tuple(
+            _rerun(f"{slugs[track]}{suffix}", groups[settings]) for settings, suffix in zip(ordered, suffixes, strict=True)
+        )
+    return suites
 
 
-def _rerun(name: str, found: list[dict[str, Any]]) -> Rerun:
-    cells = [record["cell"] for record in found]
+def _rerun(name: str, records: list[dict[str, Any]]) -> Rerun:
+    cells = [record["cell"] for record in records]
     first = cells[0]
     objectives: dict[tuple[str, float], list[str]] = {}
     for cell in cells:
@@ -82,7 +89,7 @@ def _rerun(name: str, found: list[dict[str, Any]]) -> Rerun:
     suite = {
         "name": name,
         "dataset": first["dataset"],
-        "limit": found[0]["n_images"],
+        "limit": records[0]["n_images"],
         "models": sorted({cell["model"] for cell in cells}),
         "defenses": sorted({cell["defense"] for cell in cells}),
         "attacks": attacks,
@@ -103,4 +110,4 @@ def _needs_root(dataset: str) -> bool:
     try:
         return bool(getattr(dataset_class(dataset), "layout", ""))
     except UserError:
-        return True  # of a plugin that is not installed here
+        return True  # the data set is a plugin that is not installed here

@@ -1,4 +1,4 @@
-"""Robust SROCC over the size of the threat: the tracks that differ in ε alone."""
+"""Robust SROCC against the size ε of the threat, from the tracks that differ in ε alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from iqarena.bench.leaderboard.board import Board, _slug
+from iqarena.bench.leaderboard.board import Board, slugify
 from iqarena.bench.results.formatting import format_eps
 from iqarena.bench.results.ranking import Row
 from iqarena.bench.results.track import TRANSFER, Condition
@@ -15,7 +15,7 @@ from iqarena.bench.results.track import TRANSFER, Condition
 
 @dataclass(frozen=True)
 class Curve:
-    """Robust SROCC of a model and defense at no attack and at each size; NaN where a size is lacking."""
+    """Robust SROCC of a model and defense without attack and at each size; NaN at a size that is missing."""
 
     model: str
     defense: str
@@ -25,23 +25,24 @@ class Curve:
 
     @property
     def last(self) -> int:
-        """Place of the last value that is there."""
-        return max(place for place, value in enumerate(self.values) if math.isfinite(value))
+        """Index of the last value that is not missing."""
+        return max(index for index, value in enumerate(self.values) if math.isfinite(value))
 
     @property
     def end(self) -> float:
-        """The last value that is there."""
+        """The last value that is not missing."""
         return self.values[self.last]
 
 
 @dataclass(frozen=True)
 class Family:
-    """Tracks that differ in ε alone.
+    """Tracks that differ in ε alone, and the curves over ε.
 
     Attributes:
-        name: the same for all its tracks.
-        sizes: "clean", then the sizes of ε as people write them, rising.
-        attacks: how many were run at every size; only they count, so that a curve falls because of ε alone.
+        name: data set, label kind and norm, which all its tracks share.
+        sizes: "clean", then the formatted values of ε, rising.
+        attacks: the number of attacks that were run at every size. Only these count, so that a curve falls because of ε
+            alone.
     """
 
     slug: str
@@ -54,49 +55,55 @@ class Family:
     curves: tuple[Curve, ...]
 
 
-def families(found: Sequence[Board]) -> list[Family]:
-    """Tracks on one data set under one norm, where there are several sizes of ε."""
+def families(boards: Sequence[Board]) -> list[Family]:
+    """Return a family for each data set and norm that has tracks of several ε."""
     grouped: dict[tuple[str, str, str], list[Board]] = {}
-    for board in found:
+    for board in boards:
         grouped.setdefault((board.track.dataset, board.track.label_kind, board.track.norm), []).append(board)
-    made: list[Family] = []
-    for (dataset, label_kind, norm), every in grouped.items():
-        own = _comparable(every)
-        keys = [{cell.key for row in board.rows if row.complete for cell in row.cells if not cell.control} for board in own]
+    result: list[Family] = []
+    for (dataset, label_kind, norm), group in grouped.items():
+        members = _comparable(group)
+        keys = [
+            {cell.key for row in board.rows if row.complete for cell in row.cells if not cell.control} for board in members
+        ]
         common = set[Condition].intersection(*keys)
-        lines = _curves(own, common)
-        if len(own) < 2 or not common or not lines:
+        curves = _curves(members, common)
+        if len(members) < 2 or not common or not curves:
             continue
-        slug = own[0].slug.removesuffix(_slug(format_eps(norm, own[0].track.eps))).strip("-")
-        sizes = ("clean", *(format_eps(norm, board.track.eps) for board in own))
-        slug = slug if slug not in {family.slug for family in made} else f"{slug}-{_slug(label_kind)}"
+        slug = members[0].slug.removesuffix(slugify(format_eps(norm, members[0].track.eps))).strip("-")
+        sizes = ("clean", *(format_eps(norm, board.track.eps) for board in members))
+        slug = slug if slug not in {family.slug for family in result} else f"{slug}-{slugify(label_kind)}"
         name = f"{dataset}/{label_kind}/{norm}"
-        made.append(Family(slug, name, f"{dataset}, {norm}", norm, own[0].measure, sizes, len(common), tuple(lines)))
-    return made
+        title, measure = f"{dataset}, {norm}", members[0].measure
+        result.append(Family(slug, name, title, norm, measure, sizes, len(common), tuple(curves)))
+    return result
 
 
-def _comparable(found: Sequence[Board]) -> list[Board]:
-    """Sizes at which half as many rows go on as at any other; one of few rows would take away attacks from all curves."""
-    often = Counter((row.model, row.defense) for board in found for row in board.rows)
-    going_on = [sum(often[row.model, row.defense] > 1 for row in board.rows) for board in found]
-    return [board for board, count in zip(found, going_on, strict=True) if 2 * count >= max(going_on)]
+def _comparable(boards: Sequence[Board]) -> list[Board]:
+    """Leave out the sizes that have few rows in common with other sizes.
+
+    Only attacks that were run at every size count, so a size with few rows would remove attacks from all curves.
+    """
+    sizes = Counter((row.model, row.defense) for board in boards for row in board.rows)
+    shared = [sum(sizes[row.model, row.defense] > 1 for row in board.rows) for board in boards]
+    return [board for board, count in zip(boards, shared, strict=True) if 2 * count >= max(shared)]
 
 
-def _curves(own: Sequence[Board], common: set[Condition]) -> list[Curve]:
-    """One for each row that is at two sizes at least, in the order of the first track that has it."""
+def _curves(boards: Sequence[Board], common: set[Condition]) -> list[Curve]:
+    """Return a curve for each row that has two sizes at least, in the order of the first track that has the row."""
     rows: dict[tuple[str, str], dict[int, Row]] = {}
-    for place, board in enumerate(own):
+    for index, board in enumerate(boards):
         for row in board.rows:
-            wanted = {key for key in common if key.setting != TRANSFER + row.model}  # that is its oblivious cell
-            if wanted <= {cell.key for cell in row.cells}:
-                rows.setdefault((row.model, row.defense), {})[place] = row
+            needed = {key for key in common if key.setting != TRANSFER + row.model}  # that is its oblivious cell
+            if needed <= {cell.key for cell in row.cells}:
+                rows.setdefault((row.model, row.defense), {})[index] = row
     curves = []
-    for at in rows.values():
-        values = [math.nan] * len(own)
-        for place, row in at.items():
-            values[place] = min((cell.srocc[0] for cell in row.cells if cell.key in common), default=math.nan)
-        if len(at) > 1:
-            row = next(iter(at.values()))
-            clean = row.clean[0] if own[0].track.labelled else 1.0
+    for rows_by_size in rows.values():
+        values = [math.nan] * len(boards)
+        for index, row in rows_by_size.items():
+            values[index] = min((cell.srocc[0] for cell in row.cells if cell.key in common), default=math.nan)
+        if len(rows_by_size) > 1:
+            row = next(iter(rows_by_size.values()))
+            clean = row.clean[0] if boards[0].track.labelled else 1.0
             curves.append(Curve(row.model, row.defense, row.kind, row.name, (clean, *values)))
     return curves

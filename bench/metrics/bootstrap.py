@@ -1,4 +1,4 @@
-"""Intervals and tests by resampling reference images, and what ranks and families of comparisons make of them."""
+"""Confidence intervals and tests by resampling reference images; ranks from intervals, and corrections of p values."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import numpy as np
 from iqarena.bench.metrics.weighted import Reals
 
 Interval = tuple[float, float, float]
-"""(value, lo, hi), 95 %; NaN where there is none."""
+"""(value, lo, hi) of a 95 % interval; NaN if it is not defined."""
 
 RESAMPLES = 1000
 _ENDS = (2.5, 97.5)
 COMPARED = 10_000
-"""Resamples of a comparison: enough for a p of 0.001 to be more than noise after a correction for many."""
+"""Number of resamples for comparisons: enough to estimate a p value of 0.001, as the correction for many tests requires."""
 
 
 def resample_weights(references: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> Reals:
-    """How often each image counts in each resample, (1 + resamples, n); the first row is the sample itself.
+    """Draw the weight of each image in each resample, (1 + resamples, n); the first row is the sample itself.
 
-    References are drawn with replacement and bring all their images, since images made from one reference are not
-    independent. The draw depends on the set of references and the seed alone, so cells on the same images are paired.
+    References are drawn with replacement, each with all its images, since images made from one reference are not
+    independent. The draw depends only on the set of references and the seed, so cells on the same images are paired.
     """
-    names, place = np.unique(np.asarray(references, dtype=str), return_inverse=True)
+    names, group = np.unique(np.asarray(references, dtype=str), return_inverse=True)
     digest = hashlib.sha256("\n".join([str(seed), *names]).encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    return np.vstack([np.ones(len(place)), drawn[:, place]])
+    return np.vstack([np.ones(len(group)), drawn[:, group]])
 
 
 def interval(values: Reals) -> Interval:
-    """Value (first entry) and the 2.5 and 97.5 percentiles of the resamples (the rest); NaN resamples are left out.
+    """Return the value (first entry) with the 2.5 and 97.5 percentiles of its resamples (other entries), ignoring NaN.
 
-    The percentiles are widened to hold the value itself.
+    The percentiles are widened to contain the value itself.
     """
     return intervals(values[None])[0]
 
 
 def intervals(values: Reals) -> list[Interval]:
-    """`interval` of each row of (K, 1 + B); many at once take a fraction of the time."""
+    """Compute `interval` of each row of (K, 1 + B), which is much faster for many rows at once."""
     finite, ends = np.isfinite(values), np.full((2, len(values)), np.nan)
     whole = finite.all(axis=1)
     if values.shape[1] > 1:
@@ -52,28 +52,28 @@ def intervals(values: Reals) -> list[Interval]:
 
 
 def over_seeds(values: Reals, seed: int = 0) -> Reals:
-    """A second level of resampling: the mean over seeds of training, which are drawn anew in every resample.
+    """Resample training seeds as a second level of the bootstrap: average over seeds drawn anew in every resample.
 
     Args:
-        values: (S, 1 + B), a row a seed, each as resampled over the same references.
-        seed: of the draw of seeds.
+        values: (S, 1 + B), one row per training seed, all resampled over the same references.
+        seed: seed of this draw.
 
     Returns:
-        (1 + B,): first the mean over all seeds, then over S seeds drawn with replacement. With few seeds the spread between
-        them is underestimated, by √((S − 1)/S) on average.
+        (1 + B,): first the mean over all training seeds, then means over S of them drawn with replacement. With few training
+        seeds their spread is underestimated, by √((S − 1)/S) on average.
     """
     count, columns = values.shape
     drawn = np.random.default_rng([seed, count]).integers(count, size=(count, columns))
     drawn[:, 0] = np.arange(count)
-    found: Reals = np.take_along_axis(values, drawn, axis=0).mean(axis=0)
-    return found
+    means: Reals = np.take_along_axis(values, drawn, axis=0).mean(axis=0)
+    return means
 
 
 def p_value(differences: Reals) -> float:
-    """Two-sided p of "no difference", from a difference (first entry) and its resamples (the rest).
+    """Compute the two-sided p value of "no difference" from a difference (first entry) and its resamples (other entries).
 
-    Twice the smaller share of resamples on one side of zero, each side's count and the number of resamples plus one, at most
-    1: the level at which the percentile interval begins to hold zero. NaN without a difference or resamples.
+    It is twice the smaller share of resamples on one side of zero, at most 1, with one added to the count and to the number
+    of resamples: the level at which the percentile interval starts to contain zero. NaN without a difference or resamples.
     """
     replicates = differences[1:][np.isfinite(differences[1:])]
     if not np.isfinite(differences[0]) or len(replicates) == 0:
@@ -83,25 +83,26 @@ def p_value(differences: Reals) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values corrected for their number by Holm's step-down method (Scand. J. Statist. 6, 1979), in the order given.
+    """Correct p values for multiple testing by Holm's step-down method (Scand. J. Statist. 6, 1979), in the order given.
 
-    Of those below 0.05, the chance that any is a false alarm stays below 0.05. NaN stays and does not count.
+    It controls the family-wise error rate: the probability of any false rejection at 0.05 is at most 0.05. NaN values are
+    kept and not counted.
 
     Example:
         >>> holm([0.01, 0.04])
         [0.02, 0.04]
     """
-    known = sorted((p, place) for place, p in enumerate(p_values) if np.isfinite(p))
+    known = sorted((p, index) for index, p in enumerate(p_values) if np.isfinite(p))
     corrected = [float("nan")] * len(p_values)
     least = 0.0
-    for done, (p, place) in enumerate(known):
+    for done, (p, index) in enumerate(known):
         least = max(least, min((len(known) - done) * p, 1.0))
-        corrected[place] = least
+        corrected[index] = least
     return corrected
 
 
 def shared_ranks(intervals: Sequence[Interval]) -> list[int]:
-    """1 + the number of intervals that lie wholly above, so that overlapping ones tie unless something parts them.
+    """Rank intervals by 1 + the number of intervals that lie wholly above; overlapping intervals can share a rank.
 
     Example:
         >>> shared_ranks([(0.5, 0.4, 0.6), (0.45, 0.3, 0.55), (0.1, 0.0, 0.2)])

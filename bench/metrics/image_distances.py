@@ -1,4 +1,4 @@
-"""How far stored images are from the clean ones."""
+"""Distances between stored images and clean images."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Plane = NDArray[np.float64]
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Exponents of MS-SSIM's five scales, from full size to a sixteenth."""
-_REACH = 5  # of SSIM's window: 11 pixels
+"""Exponents of the five scales of MS-SSIM, from full size to a sixteenth."""
+_REACH = 5  # radius of the SSIM window, which has 11 pixels
 MS_SSIM_SIDE = (2 * _REACH + 1) * 2 ** (len(_SCALES) - 1)
-"""Least height and width at which the window fits into the smallest scale: 176."""
+"""Minimum height and width at which the window fits into the smallest scale: 176."""
 _C1, _C2 = 0.01**2, 0.03**2
 
 
 def distances(pixels: torch.Tensor, clean: torch.Tensor) -> pd.DataFrame:
-    """Distances of stored images, both (N, 3, H, W) uint8, one row each.
+    """Compute the distances of stored images from the clean images, both (N, 3, H, W) uint8, one row per image.
 
-    linf and l2 in units of [0, 1] over all channels; l0 as the share of pixels with any change; psnr in dB over all
-    channels, missing where nothing changed; ssim of the luma (Wang et al. 2004: Gaussian window, σ = 1.5); ms_ssim likewise,
-    missing below 176×176.
+    The columns are linf and l2, over all channels, for values in [0, 1]; l0, the share of changed pixels; psnr in dB over
+    all channels, missing if nothing changed; ssim of the luma (Wang et al. 2004: Gaussian window, σ = 1.5); and ms_ssim,
+    likewise of the luma, missing below 176×176.
     """
     rows = []
     for attacked, before in zip(pixels, clean, strict=True):
@@ -49,7 +49,10 @@ def distances(pixels: torch.Tensor, clean: torch.Tensor) -> pd.DataFrame:
 
 
 def luma_ssim(attacked: torch.Tensor, clean: torch.Tensor) -> float:
-    """SSIM of the lumas of two images (3, H, W) uint8 (Wang et al. 2004: Gaussian window, σ = 1.5); scikit-image's."""
+    """Compute the SSIM of the lumas of two images (3, H, W) uint8 by scikit-image.
+
+    Parameters are those of Wang et al. 2004: Gaussian window, σ = 1.5.
+    """
     lumas = [_luma(image) for image in (clean, attacked)]
     return float(
         structural_similarity(*lumas, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
@@ -57,12 +60,12 @@ def luma_ssim(attacked: torch.Tensor, clean: torch.Tensor) -> float:
 
 
 def similarities(attacked: torch.Tensor, clean: torch.Tensor) -> tuple[float, float]:
-    """SSIM and multi-scale SSIM of the lumas of two images (3, H, W) uint8.
+    """Compute SSIM and multi-scale SSIM of the lumas of two images (3, H, W) uint8.
 
-    The first is `luma_ssim` by other code, since it comes with the second for nothing. The second (Wang, Simoncelli, Bovik,
-    Asilomar 2003) is Π csᵢ^wᵢ over five scales, each half as large as the one before by averages of 2×2 pixels, with the
-    luminance term at the smallest one; cs is the mean of contrast × structure over the windows that lie inside the image,
-    at least 0. NaN where the window does not fit: below 11×11, and below 176×176.
+    The first equals `luma_ssim`, and is computed by other code, as a by-product of the second. MS-SSIM (Wang, Simoncelli,
+    Bovik, Asilomar 2003) is Π csᵢ^wᵢ over five scales, each downsampled from the previous one by averaging 2×2 pixels, with
+    the luminance term at the smallest scale; cs is the mean of contrast × structure over the windows inside the image, at
+    least 0. NaN if the window does not fit: below 11×11, or below 176×176 for MS-SSIM.
     """
     x, y = _luma(clean), _luma(attacked)
     if min(x.shape) <= 2 * _REACH:
@@ -86,13 +89,13 @@ def _luma(image: torch.Tensor) -> Plane:
 
 
 def _half(plane: Plane) -> Plane:
-    """Averages of 2×2 pixels; a last odd row or column is left out."""
+    """Downsample a plane by averaging 2×2 pixels; an odd last row or column is dropped."""
     height, width = (side // 2 for side in plane.shape)
     return np.asarray(plane[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3)))
 
 
 def _terms(x: Plane, y: Plane) -> tuple[Plane, Plane]:
-    """Contrast × structure, and luminance, of every window inside the image."""
+    """Compute contrast × structure and luminance of every window inside the image."""
     mean_x, mean_y, square_x, square_y, product = _smooth(np.stack([x, y, x * x, y * y, x * y]))
     variances = (square_x - mean_x**2) + (square_y - mean_y**2)
     structure = (2 * (product - mean_x * mean_y) + _C2) / (variances + _C2)
@@ -100,6 +103,6 @@ def _terms(x: Plane, y: Plane) -> tuple[Plane, Plane]:
 
 
 def _smooth(planes: Plane) -> Plane:
-    """Planes (K, H, W), each blurred, where the window lies inside."""
+    """Blur planes (K, H, W), and keep the pixels whose window is inside the image."""
     blurred = ndimage.gaussian_filter(planes, sigma=(0, 1.5, 1.5), radius=(0, _REACH, _REACH))
     return np.asarray(blurred[:, _REACH:-_REACH, _REACH:-_REACH])

@@ -1,4 +1,4 @@
-"""The curve that takes a model's qualities to people's labels before their agreement is measured."""
+"""The logistic curve that maps a model's qualities to labels before their agreement is measured."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from iqarena.bench.metrics.weighted import Reals
 Curve = Callable[[Reals], Reals]
 
 _TRIES = 200
-"""Evaluations, after which the best curve so far counts. Where an exponential or a straight line fits best, the ends go off
-to infinity, and the sum of squares changes in its fourth digit at most."""
+"""Maximum number of evaluations, after which the best curve so far is used. If an exponential or a straight line fits best,
+the asymptotes diverge, and further evaluations change at most the fourth digit of the sum of squares."""
 
 
 def fit(qualities: Reals, labels: Reals) -> Curve:
-    """The four-parameter logistic of VQEG (Final report on the validation of objective models, 2000), by least squares.
+    """Fit the four-parameter logistic of VQEG (Final report on the validation of objective models, 2000) by least squares.
 
-    f(q) = (β₁ − β₂) / (1 + exp(−(q − β₃) / |β₄|)) + β₂, from β₁ = max y, β₂ = min y, β₃ = mean q, β₄ = sd q / 4. It rises
-    or falls, whichever fits.
+    f(q) = (β₁ − β₂) / (1 + exp(−(q − β₃) / |β₄|)) + β₂, starting from β₁ = max y, β₂ = min y, β₃ = mean q, β₄ = sd q / 4.
+    It may increase or decrease.
 
     Args:
         qualities, labels: (n,).
 
     Returns:
-        f; NaN everywhere with fewer than five images, a missing label, or qualities or labels that are all equal.
+        The function f; it is NaN everywhere for fewer than five images, a missing label, or if all qualities or all labels
+        are equal.
     """
     usable = len(qualities) > 4 and np.isfinite(qualities).all() and np.isfinite(labels).all()
     if not usable or np.ptp(qualities) == 0 or np.ptp(labels) == 0:
         return lambda values: np.full(len(values), np.nan)
-    order = np.lexsort((labels, qualities))  # where the fit ends must not depend on the order of the images
+    order = np.lexsort((labels, qualities))  # the result of the fit must not depend on the order of the images
     qualities, labels = qualities[order], labels[order]
     center, width = float(qualities.mean()), float(qualities.std())
     x = (qualities - center) / width
@@ -39,18 +40,18 @@ def fit(qualities: Reals, labels: Reals) -> Curve:
     def error(beta: Reals) -> Reals:
         return _logistic(x, beta) - labels
 
-    def slopes(beta: Reals) -> Reals:
+    def jacobian(beta: Reals) -> Reals:
         scale = max(abs(beta[3]), _THIN)
         rise = special.expit((x - beta[2]) / scale)
         steep = (beta[0] - beta[1]) * rise * (1 - rise) / scale
         return np.stack([rise, 1 - rise, -steep, -steep * (x - beta[2]) / scale * np.sign(beta[3])], axis=1)
 
     start = np.array([labels.max(), labels.min(), 0.0, 0.25])
-    beta = optimize.least_squares(error, start, slopes, method="lm", max_nfev=_TRIES).x
+    beta = optimize.least_squares(error, start, jacobian, method="lm", max_nfev=_TRIES).x
     return lambda values: _logistic((values - center) / width, beta)
 
 
-_THIN = 1e-6  # standard deviations; a step narrower than that is a step
+_THIN = 1e-6  # minimum width of the curve in standard deviations
 
 
 def _logistic(x: Reals, beta: Reals) -> Reals:

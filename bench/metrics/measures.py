@@ -1,52 +1,34 @@
 """The measures of a cell, each with its formula, range, direction and source.
 
 In all formulas q is the clean and q′ the attacked quality of the deployed model (1 = best, not clamped), u the clean quality
-of the undefended one, and y the label. A measure is computed for the images themselves and for every resample of a
-bootstrap by the same lines of code, see `iqarena.bench.metrics.resampled`. It is NaN where it is not defined: a correlation of scores that are
-all equal, anything with labels where an image has none.
+of the undefended model, and y the label. A measure is computed for the images themselves and for every resample of a
+bootstrap by the same code, see `iqarena.bench.metrics.resampled`. It is NaN where it is not defined: a correlation of scores
+that are all equal, or any measure with labels if an image has none.
+
+The docstring of a measure has three paragraphs: description, formula, and range, direction and source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from iqarena.bench.metrics.bootstrap import intervals
-from iqarena.bench.metrics.logistic import Curve, fit
 from iqarena.bench.metrics.resampled import ResampledStatistics
+from iqarena.bench.metrics.scores import Scores
 from iqarena.bench.metrics.weighted import Reals
 
 FLOOR = 1e-6
-"""Quality units; keeps ratios finite where a shift or a quality is zero."""
-
-
-class Scores:
-    """Labels and qualities of the images of a cell, (n,), and the sample that they are measured on."""
-
-    def __init__(self, table: Mapping[str, Reals], sample: ResampledStatistics) -> None:
-        self.mos, self.clean, self.adv = table["mos"], table["clean"], table["adv"]
-        self.undefended = table["undefended"]
-        self.sample = sample
-
-    @cached_property
-    def shift(self) -> Reals:
-        """|q′ − q|."""
-        return np.abs(self.adv - self.clean)
-
-    @cached_property
-    def curve(self) -> Curve:
-        """From clean qualities to labels."""
-        return fit(self.clean, self.mos)
+"""Lower limit of denominators in quality units; keeps ratios finite if a shift or a quality is zero."""
 
 
 # --- agreement with the labels
 
 
 def srocc_clean(s: Scores) -> Reals:
-    """Whether clean qualities rank images as the labels do.
+    """Rank agreement of clean qualities with the labels.
 
     Spearman's rank correlation of q and y, mid-ranks for ties
 
@@ -56,7 +38,7 @@ def srocc_clean(s: Scores) -> Reals:
 
 
 def srocc_adv(s: Scores) -> Reals:
-    """Whether attacked qualities still do.
+    """Rank agreement of attacked qualities with the labels.
 
     Spearman's rank correlation of q′ and y, mid-ranks for ties
 
@@ -66,7 +48,7 @@ def srocc_adv(s: Scores) -> Reals:
 
 
 def plcc_clean(s: Scores) -> Reals:
-    """Whether clean qualities lie on a line with the labels.
+    """Linear agreement of clean qualities with the labels.
 
     Pearson's correlation of q and y as they are
 
@@ -76,7 +58,7 @@ def plcc_clean(s: Scores) -> Reals:
 
 
 def plcc_adv(s: Scores) -> Reals:
-    """Whether attacked qualities lie on a line with the labels.
+    """Linear agreement of attacked qualities with the labels.
 
     Pearson's correlation of q′ and y as they are
 
@@ -86,7 +68,7 @@ def plcc_adv(s: Scores) -> Reals:
 
 
 def krocc_adv(s: Scores) -> Reals:
-    """In how many pairs attacked qualities and labels agree which image is better.
+    """Pairwise rank agreement of attacked qualities with the labels.
 
     Kendall's τ-b of q′ and y: (concordant − discordant pairs) / √(pairs untied in q′ · pairs untied in y)
 
@@ -96,7 +78,7 @@ def krocc_adv(s: Scores) -> Reals:
 
 
 def rmse_adv(s: Scores) -> Reals:
-    """How far attacked qualities are from the labels.
+    """Root mean square difference between attacked qualities and labels.
 
     √(mean (q′ − y)²), no curve fitted
 
@@ -106,7 +88,7 @@ def rmse_adv(s: Scores) -> Reals:
 
 
 def krocc_clean(s: Scores) -> Reals:
-    """In how many pairs clean qualities and labels agree which image is better.
+    """Pairwise rank agreement of clean qualities with the labels.
 
     Kendall's τ-b of q and y
 
@@ -116,7 +98,7 @@ def krocc_clean(s: Scores) -> Reals:
 
 
 def rmse_clean(s: Scores) -> Reals:
-    """How far clean qualities are from the labels.
+    """Root mean square difference between clean qualities and labels.
 
     √(mean (q − y)²), no curve fitted
 
@@ -126,7 +108,7 @@ def rmse_clean(s: Scores) -> Reals:
 
 
 def plcc_clean_fitted(s: Scores) -> Reals:
-    """`plcc_clean` as the field reports it, after a curve that takes qualities to labels.
+    """`plcc_clean` as usually reported, after a curve from qualities to labels is fitted.
 
     Pearson's correlation of f(q) and y; f(q) = (β₁ − β₂) / (1 + exp(−(q − β₃) / |β₄|)) + β₂, least squares on (q, y)
 
@@ -138,8 +120,8 @@ def plcc_clean_fitted(s: Scores) -> Reals:
 def plcc_adv_fitted(s: Scores) -> Reals:
     """`plcc_adv` after the curve fitted to the *clean* qualities.
 
-    Pearson's correlation of f(q′) and y, f as for plcc_clean_fitted. A curve fitted to attacked qualities could fall where
-    it used to rise, and turn a reversed ranking into a high correlation
+    Pearson's correlation of f(q′) and y, f as for plcc_clean_fitted. A curve fitted to attacked qualities could decrease
+    where f increases, and turn a reversed ranking into a high correlation
 
     [-1, 1], higher is more robust; VQEG (2000) for f
     """
@@ -147,7 +129,7 @@ def plcc_adv_fitted(s: Scores) -> Reals:
 
 
 def rmse_clean_fitted(s: Scores) -> Reals:
-    """`rmse_clean` as the field reports it, after the curve.
+    """`rmse_clean` as usually reported, after the curve is fitted.
 
     √(mean (f(q) − y)²), f as for plcc_clean_fitted
 
@@ -170,7 +152,7 @@ def rmse_adv_fitted(s: Scores) -> Reals:
 
 
 def stability_srocc(s: Scores) -> Reals:
-    """Whether the attack leaves the ranking as it was, right or wrong.
+    """Rank agreement of attacked with clean qualities, whether or not the clean ranking is right.
 
     Spearman's rank correlation of q and q′
 
@@ -180,17 +162,17 @@ def stability_srocc(s: Scores) -> Reals:
 
 
 def reflection_rate(s: Scores) -> Reals:
-    """How often the attack turns around which of two images is better.
+    """Share of image pairs whose order the attack reverses.
 
     Share of the pairs with different q whose order in q′ is the opposite; pairs that tie in q′ are not reversed
 
-    [0, 1], lower is more robust; 1 is full reflection; our own, for the score reflection of arXiv 2404.19567
+    [0, 1], lower is more robust; 1 is full reflection; defined here, for the score reflection of arXiv 2404.19567
     """
     return s.sample.reversed_share(s.clean, s.adv)
 
 
 def stability_plcc(s: Scores) -> Reals:
-    """Whether attacked qualities lie on a line with the clean ones.
+    """Linear agreement of attacked with clean qualities.
 
     Pearson's correlation of q and q′
 
@@ -200,7 +182,7 @@ def stability_plcc(s: Scores) -> Reals:
 
 
 def stability_krocc(s: Scores) -> Reals:
-    """In how many pairs attacked and clean qualities agree which image is better.
+    """Pairwise rank agreement of attacked with clean qualities.
 
     Kendall's τ-b of q and q′
 
@@ -210,7 +192,7 @@ def stability_krocc(s: Scores) -> Reals:
 
 
 def stability_rmse(s: Scores) -> Reals:
-    """How far the attack moves qualities, large shifts weighing more.
+    """Root mean square shift of the qualities, which weights large shifts more.
 
     √(mean (q′ − q)²)
 
@@ -223,7 +205,7 @@ def stability_rmse(s: Scores) -> Reals:
 
 
 def abs_gain(s: Scores) -> Reals:
-    """How far the attack moves qualities.
+    """Mean absolute shift of the qualities.
 
     mean |q′ − q|
 
@@ -233,7 +215,7 @@ def abs_gain(s: Scores) -> Reals:
 
 
 def rel_gain(s: Scores) -> Reals:
-    """How far the attack moves qualities, as a share of what they were.
+    """Mean absolute shift relative to the clean quality.
 
     mean (|q′ − q| / max(|q|, 10⁻⁶))
 
@@ -243,17 +225,17 @@ def rel_gain(s: Scores) -> Reals:
 
 
 def robust_abs_gain(s: Scores) -> Reals:
-    """How far attack and defense together move qualities from the undefended model's clean ones.
+    """Mean absolute shift from the clean qualities of the undefended model, by attack and defense together.
 
     mean |q′ − u|
 
-    [0, ∞), lower is better, in quality units; robust_abs_gain of Guardians, their headline
+    [0, ∞), lower is better, in quality units; robust_abs_gain of Guardians, their main result
     """
     return s.sample.mean(np.abs(s.adv - s.undefended))
 
 
 def robust_rel_gain(s: Scores) -> Reals:
-    """The same as a share of the undefended model's clean qualities.
+    """Mean of that shift relative to the clean quality of the undefended model.
 
     mean (|q′ − u| / max(|u|, 10⁻⁶))
 
@@ -263,12 +245,12 @@ def robust_rel_gain(s: Scores) -> Reals:
 
 
 def abs_gain_iqr(s: Scores) -> Reals:
-    """How far the attack moves qualities, measured by how far apart the model's own clean ones lie.
+    """Mean absolute shift relative to the inter-quartile range of the model's clean qualities.
 
     mean |q′ − q| / (75 % − 25 % quantile of q)
 
-    [0, ∞), lower is more robust; 1 is from a middling-bad to a middling-good image. Above abs_gain as the model uses less
-    than its nominal range; our own
+    [0, ∞), lower is more robust; 1 is the distance from the lower to the upper quartile of clean qualities. It exceeds
+    abs_gain, since models use only a part of their nominal range; defined here
     """
     spread = s.sample.quantile(s.clean, 0.75) - s.sample.quantile(s.clean, 0.25)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -276,7 +258,7 @@ def abs_gain_iqr(s: Scores) -> Reals:
 
 
 def shift_median(s: Scores) -> Reals:
-    """How far the attack moves half of the images at least.
+    """Median absolute shift.
 
     50 % quantile of |q′ − q|
 
@@ -286,7 +268,7 @@ def shift_median(s: Scores) -> Reals:
 
 
 def shift_p95(s: Scores) -> Reals:
-    """How far the attack moves those that it moves most.
+    """95th percentile of the absolute shift.
 
     95 % quantile of |q′ − q|
 
@@ -296,18 +278,18 @@ def shift_p95(s: Scores) -> Reals:
 
 
 def r_score(s: Scores) -> Reals:
-    """Orders of magnitude between how far qualities could move and how far they do.
+    """Mean logarithm of the ratio of the largest possible shift to the actual shift.
 
     mean log₁₀(max(1 − q, q) / max(|q′ − q|, 10⁻⁶)), 0 and 1 being the ends of the nominal range
 
-    (-∞, 6] for q in [0, 1], higher is more robust; 0 is moved all the way; Liu et al. (CVPR 2024)
+    (-∞, 6] for q in [0, 1], higher is more robust; 0 is the largest possible shift; Liu et al. (CVPR 2024)
     """
-    room = np.maximum(np.maximum(1 - s.clean, s.clean), FLOOR)
-    return s.sample.mean(np.log10(room / np.maximum(s.shift, FLOOR)))
+    largest = np.maximum(np.maximum(1 - s.clean, s.clean), FLOOR)
+    return s.sample.mean(np.log10(largest / np.maximum(s.shift, FLOOR)))
 
 
 def r_score_minmax(s: Scores) -> Reals:
-    """`r_score` in the form of the MSU benchmark: the ends are the least and the largest clean quality of the set.
+    """`r_score` as in the MSU benchmark, on the scale of the minimum and maximum clean quality of the image set.
 
     mean log₁₀(max(1 − x, x) / (|x′ − x| + 10⁻⁶)), x = (q − min q) / (max q − min q), x′ = (q′ − min q) / (max q − min q)
 
@@ -315,7 +297,7 @@ def r_score_minmax(s: Scores) -> Reals:
     """
     low, high = s.sample.quantile(s.clean, 0), s.sample.quantile(s.clean, 1)
     out = np.full(len(low), np.nan)
-    for ends in {*zip(low.tolist(), high.tolist(), strict=True)}:  # few: the outer images are in most resamples
+    for ends in {*zip(low.tolist(), high.tolist(), strict=True)}:  # few: most resamples contain the extreme images
         if ends[1] > ends[0]:
             x, shift = (s.clean - ends[0]) / (ends[1] - ends[0]), s.shift / (ends[1] - ends[0])
             same = (low == ends[0]) & (high == ends[1])
@@ -328,26 +310,26 @@ def r_score_minmax(s: Scores) -> Reals:
 
 
 def wasserstein(s: Scores) -> Reals:
-    """How far the distribution of attacked qualities is from that of the clean ones, and to which side.
+    """Signed Wasserstein distance between the distributions of clean and attacked qualities.
 
     sign(mean q′ − mean q) · W₁(q, q′), W₁ = ∫ |F − F′|
 
-    (-∞, ∞), near 0 is more robust, in quality units; below 0 qualities sank; Antsiferova et al. (AAAI 2024)
+    (-∞, ∞), near 0 is more robust, in quality units; below 0 qualities decreased; Antsiferova et al. (AAAI 2024)
     """
-    return _side(s) * s.sample.wasserstein(s.clean, s.adv)
+    return _sign(s) * s.sample.wasserstein(s.clean, s.adv)
 
 
 def energy_distance(s: Scores) -> Reals:
-    """The same by the energy distance, which differences of shape weigh less in.
+    """Signed energy distance of the same distributions, which weights differences in shape less.
 
     sign(mean q′ − mean q) · √(2 ∫ (F − F′)²)
 
     (-∞, ∞), near 0 is more robust; Antsiferova et al. (AAAI 2024)
     """
-    return _side(s) * s.sample.energy(s.clean, s.adv)
+    return _sign(s) * s.sample.energy(s.clean, s.adv)
 
 
-def _side(s: Scores) -> Reals:
+def _sign(s: Scores) -> Reals:
     return np.sign(s.sample.mean(s.adv) - s.sample.mean(s.clean))
 
 
@@ -383,16 +365,16 @@ MEASURES: tuple[Measure, ...] = (
     wasserstein,
     energy_distance,
 )
-"""In the order of their columns in summary.csv. A new one goes to the end, so that no column ever moves."""
+"""All measures in the order of their columns in summary.csv. New ones are appended, so the columns keep their positions."""
 
 
 def columns(measures: tuple[Measure, ...] = MEASURES) -> list[str]:
-    """Of summary.csv: each measure and the ends of its interval."""
+    """Return the columns of summary.csv for measures: each measure and the ends of its interval."""
     return [f"{measure.__name__}{end}" for measure in measures for end in ("", "_lo", "_hi")]
 
 
 def image_table(images: pd.DataFrame) -> dict[str, Reals]:
-    """The columns of images.csv that measures need, of the images that have scores, as real arrays."""
+    """Return the columns of images.csv that measures need, for the images that have scores, as float arrays."""
     usable = images[images.clean_quality.notna() & images.adv_quality.notna()]
     named = {"mos": "mos", "clean": "clean_quality", "adv": "adv_quality", "undefended": "undefended_clean_quality"}
     table = {name: usable[column].to_numpy(dtype=np.float64) for name, column in named.items()}
@@ -401,10 +383,10 @@ def image_table(images: pd.DataFrame) -> dict[str, Reals]:
 
 
 def measure_cell(images: pd.DataFrame) -> dict[str, float]:
-    """All measures of a cell with ``_lo`` and ``_hi`` (95 %), from its images.csv."""
+    """Compute all measures of a cell with their 95 % intervals, ``_lo`` and ``_hi``, from its images.csv."""
     table = image_table(images)
     if len(table["clean"]) < 2:
         return dict.fromkeys(columns(), float("nan"))
     scores = Scores(table, ResampledStatistics.of(list(table["reference_id"])))
-    found = intervals(np.stack([measure(scores) for measure in MEASURES]))
-    return dict(zip(columns(), [end for one in found for end in one], strict=True))
+    triples = intervals(np.stack([measure(scores) for measure in MEASURES]))
+    return dict(zip(columns(), [number for triple in triples for number in triple], strict=True))

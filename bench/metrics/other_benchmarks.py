@@ -1,6 +1,7 @@
-"""Measures exactly as other benchmarks define them, for comparing numbers with theirs; ours are in `iqarena.bench.metrics.measures`.
+"""Measures exactly as other benchmarks define them, to compare numbers with theirs.
 
-Both benchmarks give no agreement with labels a place, and their means are of images, however many share a reference.
+The measures of this benchmark are in `iqarena.bench.metrics.measures`. Neither of the two others has a measure of agreement
+with labels, and both average over images, no matter how many of them share a reference.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from scipy import stats
 from iqarena.bench.metrics.weighted import Reals
 
 SMALL = 1e-6
-"""What both add to divisors."""
+"""Constant that both add to denominators."""
 
 
 def msu(clear: Reals, attacked: Reals) -> dict[str, float]:
-    """The measures of the MSU robustness benchmark (Antsiferova et al., AAAI 2024, arXiv 2310.06958).
+    """Compute the measures of the MSU robustness benchmark (Antsiferova et al., AAAI 2024, arXiv 2310.06958).
 
-    Scores are scaled so that the least and the largest *clear* one of this very list become 0 and 1: x = (clear − min) /
-    (max − min), and y the attacked ones by the same ends. So numbers of two lists of images are on two scales.
+    Scores are rescaled by the minimum and the maximum of the *clear* scores of the given images: x = (clear − min) / (max −
+    min), and y is the attacked scores on the same scale. So the numbers of two image sets are on two different scales.
 
     Args:
         clear, attacked: raw scores (n,) before and after the attack, higher is better.
@@ -26,8 +27,8 @@ def msu(clear: Reals, attacked: Reals) -> dict[str, float]:
     Returns:
         ``abs_gain`` mean(y − x); ``rel_gain`` mean((y − x) / (x + 1)); ``r_score`` mean log₁₀(max(1 − x, x) / (|y − x| +
         10⁻⁶)); ``wasserstein`` and ``energy``, the distances of the distributions of x and y, with the sign of mean y −
-        mean x. The gains and distances are signed: attacks that raise scores and attacks that lower them cancel out where
-        their images are pooled, so never pool them. Equal clear scores are not stretched, as there.
+        mean x. Gains and distances are signed: attacks that increase scores and attacks that decrease them cancel out if
+        their images are pooled, so never pool them. As in that benchmark, clear scores that are all equal are not rescaled.
     """
     low, high = float(clear.min()), float(clear.max())
     width = (high - low) or 1.0
@@ -46,18 +47,18 @@ def msu(clear: Reals, attacked: Reals) -> dict[str, float]:
 def guardians(
     clear: Reals, attacked: Reals, defended_clear: Reals, defended_attacked: Reals, score_range: tuple[float, float]
 ) -> dict[str, float]:
-    """The gains of Guardians of Image Quality (ICML 2025, arXiv 2408.01541).
+    """Compute the gains of Guardians of Image Quality (ICML 2025, arXiv 2408.01541).
 
     Args:
         clear, attacked: raw scores (n,) of the undefended model before and after the attack.
         defended_clear, defended_attacked: raw scores (n,) of the defended model for the same images.
-        score_range: the two ends of the model's scores.
+        score_range: minimum and maximum of the model's scores.
 
     Returns:
-        With c the clear score and R the width of the range: ``nonpurified`` of c and the attacked score, ``robust`` (their
-        headline) of c and the defended attacked one, ``both_defended`` of the two defended ones; each as ``_abs_gain``, mean
-        |difference| / R, and ``_rel_gain``, mean(|difference| / (c + 10⁻⁶)), with c the first of the two. The latter is
-        of little use where scores may be zero or below.
+        Gains between two scores: ``nonpurified`` between the clear and the attacked score, ``robust`` (their main result)
+        between the clear and the defended attacked score, ``both_defended`` between the two defended scores. Each is given
+        as ``_abs_gain``, mean |difference| / R, and as ``_rel_gain``, mean(|difference| / (c + 10⁻⁶)), with R the width of
+        the score range and c the first of the two scores. The latter is of little use if scores can be zero or negative.
     """
     width = score_range[1] - score_range[0]
     pairs = {

@@ -1,4 +1,4 @@
-"""The statistics of one image set, under all resamples of a bootstrap."""
+"""Statistics of one image set under all resamples of a bootstrap."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from iqarena.bench.metrics import weighted
 from iqarena.bench.metrics.bootstrap import RESAMPLES, resample_weights
-from iqarena.bench.metrics.weighted import Places, Reals
+from iqarena.bench.metrics.weighted import Indices, Reals
 
 
 class ResampledStatistics:
-    """Images and how often each counts. Values are (n,), results (B,), one a row of weights.
+    """Statistics of weighted images. Values are (n,), results (B,), one for each row of weights.
 
     Args:
-        weights: (B, n), small whole numbers.
-        groups: (n,); images of one group have the same weights. Each image by itself if left out.
+        weights: (B, n), how often each image counts in each resample; small whole numbers.
+        groups: (n,); images of one group have the same weights. Each image is its own group if omitted.
     """
 
-    def __init__(self, weights: Reals, groups: Places | None = None) -> None:
+    def __init__(self, weights: Reals, groups: Indices | None = None) -> None:
         self.weights = weights
         self.groups = np.arange(weights.shape[1]) if groups is None else groups
         self.total = weights.sum(1)
@@ -28,7 +28,7 @@ class ResampledStatistics:
 
     @classmethod
     def of(cls, references: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> ResampledStatistics:
-        """The sample itself, then its resamples over reference images."""
+        """Create the statistics of the sample itself and of its resamples over reference images."""
         groups = np.unique(np.asarray(references, dtype=str), return_inverse=True)[1]
         return cls(resample_weights(references, resamples, seed), groups)
 
@@ -40,26 +40,26 @@ class ResampledStatistics:
         return np.concatenate([statistic(block) for block in self._blocks])
 
     def mean(self, values: Reals) -> Reals:
-        """The mean."""
+        """Compute the mean."""
         return np.asarray((self.weights @ values) / self.total)
 
     def pearson(self, a: Reals, b: Reals) -> Reals:
-        """Pearson's correlation, in [-1, 1]; NaN where one side is constant up to rounding."""
+        """Compute Pearson's correlation, in [-1, 1]; NaN if one list is constant up to rounding."""
         return self._each(lambda block: weighted.correlation(a, b, block))
 
     def spearman(self, a: Reals, b: Reals) -> Reals:
-        """Spearman's rank correlation with mid-ranks for ties, in [-1, 1]; NaN where one side is constant."""
+        """Compute Spearman's rank correlation with mid-ranks for ties, in [-1, 1]; NaN if one list is constant."""
         return self.spearmans(a, [b])[0]
 
     def spearmans(self, a: Reals, others: Sequence[Reals]) -> list[Reals]:
-        """Spearman's of one list with each of others, faster than one by one."""
-        found = [weighted.rank_correlations(a, others, block) for block in self._blocks]
-        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        """Compute Spearman's correlation of one list with each of several others, faster than one by one."""
+        by_block = [weighted.rank_correlations(a, others, block) for block in self._blocks]
+        return [np.concatenate(parts) for parts in zip(*by_block, strict=True)]
 
     def kendall(self, a: Reals, b: Reals) -> Reals:
-        """Kendall's τ-b, in [-1, 1]: (concordant − discordant) / √((pairs untied in a) (pairs untied in b)).
+        """Compute Kendall's τ-b, in [-1, 1]: (concordant − discordant) / √((pairs untied in a) (pairs untied in b)).
 
-        NaN where one side is constant.
+        NaN if one list is constant.
         """
         pairs = self.total**2
         untied = (pairs - self._same_pairs(a)) * (pairs - self._same_pairs(b))
@@ -67,7 +67,10 @@ class ResampledStatistics:
             return np.where(untied > 0, self._concordance(a, b) / np.sqrt(untied), np.nan)
 
     def reversed_share(self, before: Reals, after: Reals) -> Reals:
-        """Share of the pairs with different values before whose order is the opposite after, in [0, 1]; NaN without any."""
+        """Compute the share, among pairs with different values before, of those whose order is reversed after, in [0, 1].
+
+        NaN if there is no such pair.
+        """
         pairs, same = self.total**2, self._same_pairs(before)
         both = np.unique(np.stack([before, after]), axis=1, return_inverse=True)[1].ravel().astype(np.float64)
         ordered = pairs - same - self._same_pairs(after) + self._same_pairs(both)  # tied neither before nor after
@@ -78,20 +81,20 @@ class ResampledStatistics:
         return self._each(lambda block: weighted.same_pairs(values, block))
 
     def _concordance(self, a: Reals, b: Reals) -> Reals:
-        """Kept, since τ and the share of reversed pairs both need it and nothing takes longer."""
+        """Compute the concordance; cached, since it is slow, and τ and the share of reversed pairs both use it."""
         key = a.tobytes() + b.tobytes()
         if key not in self._concordances:
             self._concordances[key] = weighted.concordance(a, b, self.weights.T, self.groups)
         return self._concordances[key]
 
     def quantile(self, values: Reals, share: float) -> Reals:
-        """The `share` quantile, as NumPy takes it of a list that has each image as often as it counts."""
+        """Compute the `share` quantile, as NumPy does for a list that repeats each image as often as it counts."""
         return self._each(lambda block: weighted.quantile(values, block, share))
 
     def wasserstein(self, a: Reals, b: Reals) -> Reals:
-        """Wasserstein distance W₁ between the distributions of the values of `a` and of `b`: ∫ |F_a − F_b|."""
+        """Compute the Wasserstein distance W₁ between the distributions of the values of `a` and of `b`: ∫ |F_a − F_b|."""
         return self._each(lambda block: weighted.cumulative_gap(a, b, block, power=1))
 
     def energy(self, a: Reals, b: Reals) -> Reals:
-        """Energy distance between the distributions of the values of `a` and of `b`: √(2 ∫ (F_a − F_b)²)."""
+        """Compute the energy distance between the distributions of the values of `a` and of `b`: √(2 ∫ (F_a − F_b)²)."""
         return np.sqrt(2 * self._each(lambda block: weighted.cumulative_gap(a, b, block, power=2)))

@@ -1,7 +1,7 @@
-"""Statistics of samples that hold each image so many times: all resamples of a bootstrap at once.
+"""Weighted statistics, for all resamples of a bootstrap at once.
 
-In every function `weights` is (n, B): how often each of n images counts in each of B samples, resamples side by side, so
-that what is sorted by image is sorted by whole rows. Values are (n,), results (B,).
+In every function `weights` is (n, B): how often each of n images counts in each of B resamples. Resamples are columns, so
+sorting by image moves whole rows. Values are (n,), results (B,).
 """
 
 from __future__ import annotations
@@ -13,133 +13,137 @@ import numpy as np
 from numpy.typing import NDArray
 
 Reals = NDArray[np.float64]
-Places = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 BLOCK = 2**15
-"""Weights that are worked on at once: a quarter of a megabyte, which stays in a core's cache."""
-_ROWS = 512  # of the matrix of all pairs that are held at once
+"""Number of weights processed at once: a quarter of a megabyte, which fits into a core's cache."""
+_ROWS = 512  # rows of the matrix of all pairs that are in memory at once
 
 
 def blocks(weights: Reals) -> Iterator[Reals]:
-    """Weights (B, n), a row a sample, as blocks (n, b) of samples side by side."""
+    """Split weights (B, n), one row per resample, into blocks (n, b) with one column per resample."""
     size = max(BLOCK // max(weights.shape[1], 1), 1)
     for start in range(0, len(weights), size):
         yield np.ascontiguousarray(weights[start : start + size].T)
 
 
 def correlation(a: Reals, b: Reals, weights: Reals) -> Reals:
-    """Pearson's, in [-1, 1]; NaN where one side is constant up to rounding."""
+    """Compute Pearson's correlation, in [-1, 1]; NaN if one list is constant up to rounding."""
     total = weights.sum(0)
     a_dev = a[:, None] - (a @ weights) / total
     b_dev = b[:, None] - (b @ weights) / total
-    held = weights * a_dev
-    power = _dot(held, a_dev) * _dot(weights * b_dev, b_dev)
+    weighted_dev = weights * a_dev
+    power = _dot(weighted_dev, a_dev) * _dot(weights * b_dev, b_dev)
     scale = np.abs(a).max(initial=1) * np.abs(b).max(initial=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = _dot(held, b_dev) / np.sqrt(power)
-    return np.where(power > (1e-12 * scale) ** 2, np.clip(found, -1, 1), np.nan)
+        coefficient = _dot(weighted_dev, b_dev) / np.sqrt(power)
+    return np.where(power > (1e-12 * scale) ** 2, np.clip(coefficient, -1, 1), np.nan)
 
 
 def _dot(a: Reals, b: Reals) -> Reals:
     return np.asarray(np.einsum("ij,ij->j", a, b))
 
 
-def _grouped(values: Reals | Places) -> tuple[Places, Places]:
-    """The order of rising values, and where in it each distinct value begins."""
+def _grouped(values: Reals | Indices) -> tuple[Indices, Indices]:
+    """Return the order of rising values, and the start of each distinct value in it."""
     order = np.argsort(values, kind="stable")
     rising = values[order]
     return order, np.flatnonzero(np.concatenate([[True], rising[1:] != rising[:-1]])) if len(values) else order
 
 
-def _held(rows: Reals, order: Places, starts: Places) -> Reals:
-    """Sums of the rows of each distinct value, by rising value."""
+def _group_sums(rows: Reals, order: Indices, starts: Indices) -> Reals:
+    """Sum the rows of each distinct value, by rising value."""
     rising = rows[order]
     return rising if len(starts) == len(order) else np.add.reduceat(rising, starts, axis=0)
 
 
-def rank_correlations(one: Reals, others: Sequence[Reals], weights: Reals) -> list[Reals]:
-    """Spearman's of one list with each of others, with mid-ranks for ties, in [-1, 1]; NaN where a side is constant.
+def rank_correlations(values: Reals, others: Sequence[Reals], weights: Reals) -> list[Reals]:
+    """Compute Spearman's correlation of one list with each of several others, with mid-ranks for ties, in [-1, 1].
 
-    With N images in a sample and t of them at a value, mid-ranks r have Σ (r − r̄)² = (N³ − Σ t³) / 12.
+    NaN if a list is constant. With N images in a resample and t of them tied at a value, mid-ranks r have Σ (r − r̄)² =
+    (N³ − Σ t³) / 12.
     """
-    if np.isnan(one).any():  # an image without a label: no rank, and no measure that needs one
+    if np.isnan(values).any():  # a missing label has no rank, so the correlation is not defined
         return [np.full(weights.shape[1], np.nan)] * len(others)
-    order, starts = _grouped(one)
-    held = _held(weights, order, starts)
-    place = np.empty(len(one), dtype=np.intp)
-    place[order] = np.repeat(np.arange(len(starts)), np.diff([*starts, len(one)]))
-    shares = (_middles(held) - weights.sum(0) / 2)[place] * weights  # of each image: count × rank, less the mean rank
-    power = weights.sum(0) ** 3 - _cubes(held)
-    # where nothing ties, these are the same for every order
-    alone, half = weights.sum(0) ** 3 - _cubes(weights), _dot(shares, weights) / 2
-    found = []
+    order, starts = _grouped(values)
+    counts = _group_sums(weights, order, starts)
+    group = np.empty(len(values), dtype=np.intp)
+    group[order] = np.repeat(np.arange(len(starts)), np.diff([*starts, len(values)]))
+    centered = (_middles(counts) - weights.sum(0) / 2)[group] * weights  # of each image: count × (rank − mean rank)
+    power = weights.sum(0) ** 3 - _cubes(counts)
+    # these two are the same for every list without ties
+    untied_spread, half = weights.sum(0) ** 3 - _cubes(weights), _dot(centered, weights) / 2
+    correlations = []
     for other in others:
         if np.isnan(other).any():
-            found.append(np.full(weights.shape[1], np.nan))
+            correlations.append(np.full(weights.shape[1], np.nan))
             continue
         order, starts = _grouped(other)
-        held = _held(weights, order, starts)
+        counts = _group_sums(weights, order, starts)
         if len(starts) == len(other):
-            covariance, spread = _dot(np.cumsum(held, axis=0, out=held), shares[order]) - half, alone
+            covariance, spread = _dot(np.cumsum(counts, axis=0, out=counts), centered[order]) - half, untied_spread
         else:
-            covariance, spread = _dot(_middles(held), _held(shares, order, starts)), weights.sum(0) ** 3 - _cubes(held)
+            covariance = _dot(_middles(counts), _group_sums(centered, order, starts))
+            spread = weights.sum(0) ** 3 - _cubes(counts)
         with np.errstate(invalid="ignore", divide="ignore"):
-            correlation = np.clip(12 * covariance / np.sqrt(power * spread), -1, 1)
-        found.append(np.where(power * spread > 0, correlation, np.nan))
-    return found
+            coefficient = np.clip(12 * covariance / np.sqrt(power * spread), -1, 1)
+        correlations.append(np.where(power * spread > 0, coefficient, np.nan))
+    return correlations
 
 
-def _middles(held: Reals) -> Reals:
-    """Mid-ranks less a half."""
-    found = np.cumsum(held, axis=0)
-    found -= held * 0.5
-    return np.asarray(found)
+def _middles(counts: Reals) -> Reals:
+    """Compute mid-ranks minus one half from the counts of rising values."""
+    middles = np.cumsum(counts, axis=0)
+    middles -= counts * 0.5
+    return np.asarray(middles)
 
 
-def _cubes(held: Reals) -> Reals:
-    return _dot(held * held, held)
+def _cubes(counts: Reals) -> Reals:
+    return _dot(counts * counts, counts)
 
 
 def same_pairs(values: Reals, weights: Reals) -> Reals:
-    """Ordered pairs that agree in `values`, each image with itself among them."""
-    found: Reals = (_held(weights, *_grouped(values)) ** 2).sum(0)
-    return found
+    """Count ordered pairs with equal values, including each image with itself."""
+    pairs: Reals = (_group_sums(weights, *_grouped(values)) ** 2).sum(0)
+    return pairs
 
 
-def concordance(a: Reals, b: Reals, weights: Reals, groups: Places) -> Reals:
-    """Ordered pairs that two lists put in the same order less those that they put in opposite ones.
+def concordance(a: Reals, b: Reals, weights: Reals, groups: Indices) -> Reals:
+    """Count concordant minus discordant ordered pairs of two lists.
 
     Args:
+        a, b: (n,).
+        weights: (n, B).
         groups: (n,); images of one group have the same weights.
     """
     if np.isnan(a).any() or np.isnan(b).any():
         return np.full(weights.shape[1], np.nan)
     order, starts = _grouped(groups)
-    a, b, held = a[order], b[order], weights[order[starts]]
-    found = np.zeros(weights.shape[1])
-    # small whole numbers: every sum of up to 2²⁴ is exact in float32, which multiplies twice as fast
-    short = held.astype(np.float32)
+    a, b, group_weights = a[order], b[order], weights[order[starts]]
+    balance = np.zeros(weights.shape[1])
+    # weights are small whole numbers: sums up to 2²⁴ are exact in float32, which is twice as fast
+    short = group_weights.astype(np.float32)
     for begin in range(0, len(a), _ROWS):
         rows = slice(begin, begin + _ROWS)
         signs = (np.sign(a[rows, None] - a) * np.sign(b[rows, None] - b)).astype(np.float32)
-        found += _dot(np.add.reduceat(signs, starts, axis=1) @ short, weights[order[rows]])
-    return found
+        balance += _dot(np.add.reduceat(signs, starts, axis=1) @ short, weights[order[rows]])
+    return balance
 
 
 def quantile(values: Reals, weights: Reals, share: float) -> Reals:
-    """The `share` quantile, between neighbours by their distance, as NumPy takes it of repeated values."""
+    """Compute the `share` quantile with linear interpolation, as NumPy does for repeated values."""
     if np.isnan(values).any():
         return np.full(weights.shape[1], np.nan)
     order = np.argsort(values)
     rising, upto = values[order], np.cumsum(weights[order], axis=0)
-    wanted = share * (upto[-1] - 1)
-    lower = np.floor(wanted)
+    position = share * (upto[-1] - 1)
+    lower = np.floor(position)
     below, above = (rising[np.minimum((upto <= at).sum(0), len(values) - 1)] for at in (lower, lower + 1))
-    return np.asarray(below + (wanted - lower) * (np.where(wanted > lower, above, below) - below))
+    return np.asarray(below + (position - lower) * (np.where(position > lower, above, below) - below))
 
 
 def cumulative_gap(a: Reals, b: Reals, weights: Reals, power: Literal[1, 2]) -> Reals:
-    """∫ |F_a − F_b|ᵖ of the cumulative distributions of two lists."""
+    """Compute ∫ |F_a − F_b|ᵖ for the cumulative distribution functions of two lists."""
     if np.isnan(a).any() or np.isnan(b).any():
         return np.full(weights.shape[1], np.nan)
     both = np.concatenate([a, b])

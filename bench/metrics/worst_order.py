@@ -1,4 +1,4 @@
-"""The worst ranking that intervals of quality leave open."""
+"""The worst ranking that is possible with qualities inside given intervals."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Order = NDArray[np.intp]
 
 
 EXACT = 16
-"""Images up to which the worst order is found for certain; work and memory grow as 2ⁿ."""
+"""Number of images up to which the worst order is computed exactly; time and memory grow as 2ⁿ."""
 
 
 WINDOW = 9
-"""Neighbours in an order that the search for longer ones rearranges at once."""
+"""Number of consecutive images that the search for longer orders rearranges at once."""
 
 
 @dataclass(frozen=True)
 class CertifiedSrocc:
-    """The least SROCC with the labels that qualities inside their intervals can have, from below and from above.
+    """Lower and upper bounds on the minimum SROCC with the labels over all qualities inside their intervals.
 
     Attributes:
-        bound: no qualities inside the intervals have less. This is what is certified.
-        found: the least that the search found; there are qualities inside the intervals that have it.
+        bound: lower bound on the SROCC of any qualities inside the intervals. This is the certified value.
+        found: the lowest SROCC that the search found, attained by qualities inside the intervals.
     """
 
     bound: float
@@ -35,21 +35,21 @@ class CertifiedSrocc:
 
 
 def certified_srocc(lower: Reals, upper: Reals, labels: Reals) -> CertifiedSrocc:
-    """The worst SROCC that intervals of quality leave open.
+    """Bound the worst SROCC with the labels that qualities inside their intervals can have.
 
-    Without ties this is the linear extension of an interval order with the least Σ rank of label · rank of quality, a
-    single-machine scheduling problem with unit jobs (1 | prec, pⱼ = 1 | Σ wⱼCⱼ) for which nobody knows a fast exact method.
-    Up to 16 images it is solved by dynamic programming over sets. Above, the bound is the better of two relaxations, each
-    exact where its solution is an order: every pair by itself, and every image in the ranks that its interval leaves it.
-    Qualities may tie where intervals touch or, being points, coincide, and labels may tie; then the bound can be below the
-    exact value, never above it.
+    Without ties the worst order is the linear extension of an interval order that minimises Σ rank of label · rank of
+    quality. This is a single-machine scheduling problem with unit jobs (1 | prec, pⱼ = 1 | Σ wⱼCⱼ), for which no fast exact
+    algorithm is known. Up to 16 images it is solved by dynamic programming over subsets. For more images the bound is the
+    better of two relaxations, each exact if its solution is an order: all pairs are independent, or each image can have any
+    rank that its interval allows. Qualities may tie where intervals touch or, being points, coincide, and labels may tie;
+    then the bound can be below the exact value, but never above it.
 
     Args:
-        lower, upper: (n,) ends of the intervals, ∓∞ and NaN meaning that nothing is known.
+        lower, upper: (n,) ends of the intervals; ∓∞ and NaN mean that there is no bound.
         labels: (n,).
 
     Returns:
-        NaN twice for fewer than two images, equal labels, or a missing one.
+        The bounds; both are NaN for fewer than two images, labels that are all equal, or a missing label.
     """
     if len(labels) < 2 or np.isnan(labels).any() or np.ptp(labels) == 0:
         return CertifiedSrocc(float("nan"), float("nan"))
@@ -59,13 +59,13 @@ def certified_srocc(lower: Reals, upper: Reals, labels: Reals) -> CertifiedSrocc
     if len(labels) <= EXACT:
         least, order = _exact_order(weights, before)
     else:
-        least = max(_pair_bound(weights, before), _place_bound(weights, before))
+        least = max(_pair_bound(weights, before), _assignment_bound(weights, before))
         order = _search(weights, before, lower, upper)
     return CertifiedSrocc(_srocc_bound(least, weights), _srocc(_qualities(order, lower, upper), labels))
 
 
 def _finite(lower: Reals, upper: Reals) -> tuple[Reals, Reals]:
-    """The same order of intervals with finite ends."""
+    """Replace infinite and missing ends by finite ones, without changing the order of the intervals."""
     ends = np.concatenate([lower, upper])
     ends = ends[np.isfinite(ends)]
     low, high = (ends.min() - 1, ends.max() + 1) if len(ends) else (0.0, 1.0)
@@ -73,16 +73,17 @@ def _finite(lower: Reals, upper: Reals) -> tuple[Reals, Reals]:
 
 
 def _srocc_bound(least: float, weights: Reals) -> float:
-    """SROCC that no qualities undercut whose strict orders all have a sum of rank products of at least `least`.
+    """Return a lower bound on SROCC, given that the sum of rank products of every strict order is at least `least`.
 
-    Breaking a tie of qualities against the labels always lowers SROCC, so the worst qualities tie at most where labels tie,
-    too. The sum is then that of a strict order, and the ranks of qualities vary at least as much as those of labels.
+    Breaking a tie of qualities against the labels always lowers SROCC, so the worst qualities tie at most where labels tie
+    as well. The sum is then that of a strict order, and the ranks of qualities vary at least as much as those of labels.
     """
     count = len(weights)
     covariance = least - count * ((count + 1) / 2) ** 2
-    own = float(((weights - weights.mean()) ** 2).sum())
-    strict = (count**3 - count) / 12
-    return max(covariance / (own if covariance < 0 else float(np.sqrt(own * strict))), -1.0)
+    label_spread = float(((weights - weights.mean()) ** 2).sum())
+    strict_spread = (count**3 - count) / 12
+    spread = label_spread if covariance < 0 else float(np.sqrt(label_spread * strict_spread))
+    return max(covariance / spread, -1.0)
 
 
 def _srocc(qualities: Reals, labels: Reals) -> float:
@@ -92,14 +93,14 @@ def _srocc(qualities: Reals, labels: Reals) -> float:
 
 
 def _qualities(order: Order, lower: Reals, upper: Reals) -> Reals:
-    """Qualities inside the intervals that rise along a linear extension, strictly wherever that is possible."""
-    found = np.empty(len(order))
+    """Return qualities inside the intervals that increase along a linear extension, strictly wherever possible."""
+    qualities = np.empty(len(order))
     last = -np.inf
-    for place in order:
-        # spread over what is left of the interval would do as well; the next number above is the least that rises
-        last = min(max(lower[place], np.nextafter(last, np.inf)), upper[place])
-        found[place] = last
-    return found
+    for index in order:
+        # any larger value inside the interval would do; the next floating-point number is the smallest
+        last = min(max(lower[index], np.nextafter(last, np.inf)), upper[index])
+        qualities[index] = last
+    return qualities
 
 
 def _cost(order: Order, weights: Reals) -> float:
@@ -107,9 +108,13 @@ def _cost(order: Order, weights: Reals) -> float:
 
 
 def _exact_order(weights: Reals, before: NDArray[np.bool_]) -> tuple[float, Order]:
-    """Least Σ weight · place over all linear extensions, and one that has it; over all sets that can come first."""
+    """Minimise Σ weight · rank over all linear extensions, by dynamic programming over the sets of the first images.
+
+    Returns:
+        The minimum, and a linear extension that attains it.
+    """
     count = len(weights)
-    needed = before.T @ (1 << np.arange(count))  # of each, the set of those before it
+    needed = before.T @ (1 << np.arange(count))  # for each image, the set of images that must come before it
     sets = np.arange(1 << count)
     sizes = np.bitwise_count(sets)
     cost, last = np.full(1 << count, np.inf), np.zeros(1 << count, dtype=np.intp)
@@ -129,24 +134,31 @@ def _exact_order(weights: Reals, before: NDArray[np.bool_]) -> tuple[float, Orde
 
 
 def _pair_bound(weights: Reals, before: NDArray[np.bool_]) -> float:
-    """Σ weight · place is Σ weight plus, for each pair, the weight of the later one; each open pair as it is least."""
+    """Bound Σ weight · rank from below by treating all pairs as independent.
+
+    The sum is Σ weight plus, for each pair, the weight of the later image; a pair without a fixed order contributes the
+    smaller weight.
+    """
     later = np.where(before, weights[None, :], np.where(before.T, weights[:, None], np.minimum.outer(weights, weights)))
     return float(weights.sum() + np.triu(later, 1).sum())
 
 
-def _place_bound(weights: Reals, before: NDArray[np.bool_]) -> float:
-    """The best assignment of places, each image to one that is left to it by those that must come before and after."""
+def _assignment_bound(weights: Reals, before: NDArray[np.bool_]) -> float:
+    """Bound Σ weight · rank from below by an optimal assignment of ranks.
+
+    The ranks allowed for an image follow from the numbers of images that must come before and after it.
+    """
     count = len(weights)
-    places = np.arange(1, count + 1)
+    ranks = np.arange(1, count + 1)
     first, final = 1 + before.sum(axis=0), count - before.sum(axis=1)
-    allowed = (places >= first[:, None]) & (places <= final[:, None])
-    costs = np.where(allowed, weights[:, None] * places, float(count) ** 4)
+    allowed = (ranks >= first[:, None]) & (ranks <= final[:, None])
+    costs = np.where(allowed, weights[:, None] * ranks, float(count) ** 4)
     rows, columns = optimize.linear_sum_assignment(costs)
     return float(costs[rows, columns].sum())
 
 
 def _search(weights: Reals, before: NDArray[np.bool_], lower: Reals, upper: Reals) -> Order:
-    """A linear extension that neither moving one image nor rearranging a window of neighbours improves."""
+    """Search for a linear extension that cannot be improved by moving one image or by rearranging one window."""
     best: Order | None = None
     for start in (np.lexsort((-weights, lower)), np.lexsort((-weights, upper)), _greedy(weights, before)):
         order = start
@@ -162,23 +174,23 @@ def _search(weights: Reals, before: NDArray[np.bool_], lower: Reals, upper: Real
 
 
 def _greedy(weights: Reals, before: NDArray[np.bool_]) -> Order:
-    """Always the heaviest of those that nothing still has to come before."""
-    waiting, left, order = before.sum(axis=0), weights.copy(), []
+    """Build an order by always taking the image with the largest weight among those without remaining predecessors."""
+    predecessors, remaining, order = before.sum(axis=0), weights.copy(), []
     for _ in range(len(weights)):
-        chosen = int(np.where(waiting == 0, left, -np.inf).argmax())
+        chosen = int(np.where(predecessors == 0, remaining, -np.inf).argmax())
         order.append(chosen)
-        left[chosen] = -np.inf
-        waiting = waiting - before[chosen]
+        remaining[chosen] = -np.inf
+        predecessors = predecessors - before[chosen]
     return np.array(order, dtype=np.intp)
 
 
 def _moves(order: Order, weights: Reals, before: NDArray[np.bool_]) -> Order:
-    """Each image in turn to the best place that it can reach alone."""
+    """Move each image in turn to the best position that it can reach while the others stay in order."""
     for item in np.argsort(-weights):
         here = int(np.flatnonzero(order == item)[0])
         ahead, behind = order[:here][::-1], order[here + 1 :]
-        ahead = ahead[: _until(before[ahead, item])]
-        behind = behind[: _until(before[item, behind])]
+        ahead = ahead[: _count_until(before[ahead, item])]
+        behind = behind[: _count_until(before[item, behind])]
         earlier = np.cumsum(weights[ahead] - weights[item])
         later = np.cumsum(weights[item] - weights[behind])
         steps, gains = np.arange(1, len(ahead) + 1), earlier
@@ -189,15 +201,15 @@ def _moves(order: Order, weights: Reals, before: NDArray[np.bool_]) -> Order:
     return order
 
 
-def _until(blocked: NDArray[np.bool_]) -> int:
-    """How many come before the first that blocks."""
+def _count_until(blocked: NDArray[np.bool_]) -> int:
+    """Count the entries before the first True."""
     return int(blocked.argmax()) if blocked.any() else len(blocked)
 
 
 def _windows(order: Order, weights: Reals, before: NDArray[np.bool_]) -> Order:
-    """Each window of neighbours in its best order."""
+    """Put each window of consecutive images into its best order."""
     order = order.copy()
     for start in range(0, max(len(order) - WINDOW, 0) + 1, WINDOW // 2):
-        part = order[start : start + WINDOW]
-        order[start : start + WINDOW] = part[_exact_order(weights[part], before[np.ix_(part, part)])[1]]
+        window = order[start : start + WINDOW]
+        order[start : start + WINDOW] = window[_exact_order(weights[window], before[np.ix_(window, window)])[1]]
     return order

@@ -1,4 +1,4 @@
-"""Data frames of robustness against the size of attacks and their effort, and of what attacks on one model do to another."""
+"""Data frames of robustness against the size of attacks and their cost, and of the transfer of attacks between models."""
 
 from __future__ import annotations
 
@@ -12,26 +12,23 @@ from scipy.integrate import trapezoid
 from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.store import Records
 
-WHERE = ["dataset", "norm", "eps", "model", "defense"]
+KEYS = ["dataset", "norm", "eps", "model", "defense"]
 
 
 def size_curves(records: Records) -> pd.DataFrame:
-    """Robust SROCC and worst mean |shift| against ε.
+    """Return robust SROCC and worst mean |shift| against ε.
 
     Returns:
-        A row for every model and defense at every size, and at 0, where nothing is attacked: dataset, label_kind, norm, eps,
+        One row per model and defense at every size, and at 0, without an attack: dataset, label_kind, norm, eps,
         model, defense, srocc and shift with their ``_lo`` and ``_hi``, complete (whether no attack is missing there).
     """
     rows: list[dict[str, Any]] = []
-    for (dataset, label_kind, norm, eps), found in tracks(records).items():
-        for row in found:
-            name = {"dataset": dataset, "label_kind": label_kind, "norm": norm}
-            own = {"model": row.model, "defense": row.defense}
-            rows.append(
-                {**name, "eps": 0.0, **own, **ends("srocc", row.clean), **ends("shift", (0.0,) * 3), "complete": True}
-            )
+    for (dataset, label_kind, norm, eps), ranked in tracks(records).items():
+        for row in ranked:
+            name = {"dataset": dataset, "label_kind": label_kind, "norm": norm, "model": row.model, "defense": row.defense}
+            clean = {**ends("srocc", row.clean), **ends("shift", (0.0,) * 3), "complete": True}
             attacked = {**ends("srocc", row.robust), **ends("shift", row.shift), "complete": row.complete}
-            rows.append({**name, "eps": eps, **own, **attacked})
+            rows += [{**name, "eps": 0.0, **clean}, {**name, "eps": eps, **attacked}]
     order = ["dataset", "label_kind", "norm", "model", "defense", "eps"]
     columns = [*order[:3], "eps", "model", "defense", *ends("srocc", (0.0,) * 3), *ends("shift", (0.0,) * 3), "complete"]
     frame = pd.DataFrame(rows, columns=columns).drop_duplicates(order)
@@ -39,18 +36,18 @@ def size_curves(records: Records) -> pd.DataFrame:
 
 
 def ends(name: str, triple: tuple[float, float, float]) -> dict[str, float]:
-    """A value and its interval as columns of a table."""
+    """Return a value and its interval as columns of a table."""
     return dict(zip((name, f"{name}_lo", f"{name}_hi"), triple, strict=True))
 
 
 def integral_robustness(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The mean of a measure over all sizes from 0 to the largest: ∫ v(ε) dε / ε_max, by trapezoids.
+    """Compute the mean of a measure over all sizes from 0 to the largest: ∫ v(ε) dε / ε_max, by the trapezoidal rule.
 
     The integral is that of the Integral Robustness Score (Chistyakova et al., Technologies 12(11):220, 2024), divided by
     ε_max so that it keeps the measure's units, range and direction. NaN where a value is missing or no size is above 0.
 
     Args:
-        sizes: rising, the first one 0.
+        sizes: increasing, the first one 0.
         values: of the measure at these sizes.
     """
     if len(sizes) < 2 or sizes[0] != 0 or not sizes[-1] > 0:
@@ -59,83 +56,84 @@ def integral_robustness(sizes: Sequence[float], values: Sequence[float]) -> floa
 
 
 def integrals(curves: pd.DataFrame) -> pd.DataFrame:
-    """Integral robustness of every model and defense, from `size_curves`.
+    """Compute the integral robustness of every model and defense from `size_curves`.
 
     Returns:
-        A row each, per data set and norm: srocc_integral (higher is more robust), shift_integral (lower is), eps_max and
-        sizes. Both are NaN for those that lack an attack or a size that others have, since they could not be compared.
+        One row per data set, norm, model and defense: srocc_integral (higher is more robust), shift_integral (lower is more
+        robust), eps_max and sizes. Both integrals are NaN for those that lack an attack or a size that others have, since
+        they could not be compared.
     """
     rows = []
-    for where, own in curves.groupby(["dataset", "label_kind", "norm"], sort=True):
-        every = sorted(set(own.eps))
-        for name, line in own.sort_values("eps").groupby(["model", "defense"], sort=True):
-            whole = list(line.eps) == every and bool(line.complete.all())
-            both = [integral_robustness(every, list(line[m])) if whole else float("nan") for m in ("srocc", "shift")]
-            rows.append((*where, *name, *both, every[-1], len(every) - 1))
+    for track, curves_of_track in curves.groupby(["dataset", "label_kind", "norm"], sort=True):
+        sizes = sorted(set(curves_of_track.eps))
+        for name, curve in curves_of_track.sort_values("eps").groupby(["model", "defense"], sort=True):
+            complete = list(curve.eps) == sizes and bool(curve.complete.all())
+            both = [integral_robustness(sizes, list(curve[m])) if complete else float("nan") for m in ("srocc", "shift")]
+            rows.append((*track, *name, *both, sizes[-1], len(sizes) - 1))
     columns = ["dataset", "label_kind", "norm", "model", "defense", "srocc_integral", "shift_integral", "eps_max", "sizes"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def effort_curves(records: Records) -> pd.DataFrame:
-    """How far each attack had come after so many forward passes, from one run each; see `iqarena.bench.inference.query_trace`.
+    """Return the progress of each attack by forward passes, from one run each; see `iqarena.bench.inference.query_trace`.
 
     Returns:
-        A row for every checkpoint of every cell that asks its target: dataset, norm, eps, model, defense, attack, objective,
-        setting, source, cell_id, forwards, abs_gain, srocc, stability_srocc (missing is NaN). They are of the model that
-        the attack saw, which in the settings oblivious and transfer is not the deployed one.
+        One row per checkpoint of every cell whose attack queries its target: dataset, norm, eps, model, defense, attack,
+        objective, setting, source, cell_id, forwards, abs_gain, srocc, stability_srocc (missing is NaN). The measures are
+        those of the model that the attack saw, which in the settings oblivious and transfer is not the deployed one.
     """
     rows = []
     for record in records.all():
         cell, curve = record["cell"], record.get("curve") or {}
-        name = [cell[column] for column in WHERE]
+        name = [cell[column] for column in KEYS]
         name += [cell["attack"], cell["objective"], cell["setting"], cell.get("source", ""), record["cell_id"]]
         points = zip(*(curve.get(key, []) for key in _POINTS), strict=True)
         rows += [(*name, *(np.nan if value is None else value for value in point)) for point in points]
-    return pd.DataFrame(rows, columns=[*WHERE, "attack", "objective", "setting", "source", "cell_id", *_POINTS])
+    return pd.DataFrame(rows, columns=[*KEYS, "attack", "objective", "setting", "source", "cell_id", *_POINTS])
 
 
 _POINTS = ["forwards", "abs_gain", "srocc", "stability_srocc"]
 
 
 def transfers(records: Records) -> pd.DataFrame:
-    """What attacks crafted on one undefended model do to another, or to a defended one.
+    """Return the effect of attacks crafted on one undefended model on another model, or on a defended one.
 
     Returns:
-        A row for every ok cell that was crafted on an undefended model: dataset, norm, eps, model, defense, attack,
+        One row per ok cell that was crafted on an undefended model: dataset, norm, eps, model, defense, attack,
         objective, source (the model crafted on, which may be the model itself), srocc_clean, srocc_adv, stability_srocc,
-        abs_gain. Controls are left out, as they are crafted on nothing.
+        abs_gain. Controls are left out, since they are not crafted on any model.
     """
     rows = []
     for record in records.all():
         cell, measures = record["cell"], record["measures"]
-        bare = cell["setting"] != "adaptive" or cell["defense"] == "none"
-        if bare and record["status"] == "ok" and not record["attack"]["control"]:
+        undefended = cell["setting"] != "adaptive" or cell["defense"] == "none"
+        if undefended and record["status"] == "ok" and not record["attack"]["control"]:
             name = [
-                *(cell[column] for column in WHERE),
+                *(cell[column] for column in KEYS),
                 cell["attack"],
                 cell["objective"],
                 cell.get("source") or cell["model"],
             ]
-            rows.append((*name, *(measures.get(measure) for measure in _MOVED)))
-    frame = pd.DataFrame(rows, columns=[*WHERE, "attack", "objective", "source", *_MOVED])
-    frame[_MOVED] = frame[_MOVED].astype(float)
+            rows.append((*name, *(measures.get(measure) for measure in _MEASURES)))
+    frame = pd.DataFrame(rows, columns=[*KEYS, "attack", "objective", "source", *_MEASURES])
+    frame[_MEASURES] = frame[_MEASURES].astype(float)
     # on an undefended model, oblivious and adaptive are the same
-    return frame.drop_duplicates([*WHERE, "attack", "objective", "source"], ignore_index=True)
+    return frame.drop_duplicates([*KEYS, "attack", "objective", "source"], ignore_index=True)
 
 
-_MOVED = ["srocc_clean", "srocc_adv", "stability_srocc", "abs_gain"]
+_MEASURES = ["srocc_clean", "srocc_adv", "stability_srocc", "abs_gain"]
 
 
 def transfer_matrix(
-    moved: pd.DataFrame, measure: Literal["srocc_adv", "stability_srocc", "abs_gain"] = "abs_gain"
+    table: pd.DataFrame, measure: Literal["srocc_adv", "stability_srocc", "abs_gain"] = "abs_gain"
 ) -> pd.DataFrame:
-    """`transfers` of one data set and size as a matrix: a row a source, a column a target, the worst over the attacks.
+    """Return `transfers` of one data set and size as a matrix: one row per source, one column per target, the worst attack.
 
-    Only attacks that every source has been crafted by count for a target; NaN where there is none.
+    For a target, only attacks that were crafted on all its sources count; NaN where there is none.
     """
-    names = moved.model.where(moved.defense == "none", moved.model + " + " + moved.defense)
-    moved = moved.assign(target=names, what=moved.attack + " " + moved.objective)
-    sources = moved.groupby(["target", "what"]).source.transform("nunique")
-    shared = moved[sources == moved.groupby("target").source.transform("nunique")]
+    names = table.model.where(table.defense == "none", table.model + " + " + table.defense)
+    table = table.assign(target=names, condition=table.attack + " " + table.objective)
+    sources = table.groupby(["target", "condition"]).source.transform("nunique")
+    shared = table[sources == table.groupby("target").source.transform("nunique")]
     worst = shared.groupby(["source", "target"])[measure].agg("max" if measure == "abs_gain" else "min")
-    return worst.unstack("target").reindex(index=sorted(set(moved.source)), columns=sorted(set(names)))
+    return worst.unstack("target").reindex(index=sorted(set(table.source)), columns=sorted(set(names)))

@@ -1,6 +1,6 @@
-"""Signs that a robustness is not real: flags of a model and its defense, from the records of its cells alone.
+"""Flags, signs that a robustness is not real: of a model and its defense, from the records of its cells alone.
 
-When each is raised, why, and what to do about it stands in docs/flags.md.
+docs/flags.md says when each is raised, why, and what to do about it.
 """
 
 from __future__ import annotations
@@ -30,93 +30,96 @@ FLAGS = (
     "undeclared-randomness",
     "optimises-in-forward",
 )
-"""In the order in which they are shown. The first two and the last two are raised in a cell, see `iqarena.bench.evaluation.crafting` and
-`iqarena.bench.inference.runtime_flags`; the others by what cells say of each other."""
+"""In the order in which they are shown. The first two and the last two are raised within a cell, see
+`iqarena.bench.evaluation.crafting` and `iqarena.bench.inference.runtime_flags`; the others by comparing cells."""
 
 MARGIN = 0.05
-"""What counts as stronger: by so much of the spread of the model's own clean qualities (their inter-quartile range)."""
+"""Gain from which an attack counts as stronger, as a share of the inter-quartile range of the model's clean qualities."""
 STILL = 0.1
-"""Of that margin: a longer run that gains less has stopped."""
+"""Share of that margin: a longer run that gains less has stopped improving."""
 LONGER = 2.0
-"""How many times as many steps, or as large a size, two runs must differ by to be compared."""
+"""Least ratio of the steps, or of the sizes, of two runs that are compared."""
 ALL = 15.5 / 255
 """Size in linf from which an attack should leave next to nothing of a ranking."""
 LEFT = 0.5
 """Share of the clean SROCC above which a ranking has not collapsed."""
 STRAY, STRAYING = 0.1, 0.05
-"""How far outside of [0, 1] a clean quality is out of range, and the share of images from which that is a flag."""
+"""Distance from [0, 1] beyond which a clean quality is out of range, and the share of such images that raises the flag."""
 SAME_QUALITY = 1e-3
-"""Clean qualities of one model that differ by more were drawn at random, or by other weights; other machines change less."""
+"""Largest difference of a model's clean qualities between machines; more means random scores, or other weights."""
 
 
 class Flag(NamedTuple):
-    """A flag, and what it was raised by."""
+    """A flag, and the reason why it was raised."""
 
     name: str
     why: str
 
 
 def diagnose(cells: Iterable[FinishedCell]) -> list[Flag]:
-    """Flags of one model and defense on one data set, from its cells of all sizes; each flag once, by its clearest cause.
+    """Return the flags of one model and defense on one data set, from its cells of all sizes; each flag at most once.
 
-    Cells are compared where they ended ok and are of the same images.
+    Only cells that ended ok and are on the same images are compared. A flag that several cells raise keeps the first reason:
+    one within a cell comes before those from comparisons.
     """
-    found: dict[str, Flag] = {}
-    every = sorted(cells, key=lambda e: (e.cell["norm"], e.cell["eps"], e.name))
-    for evidence in every:
-        for name in evidence.record["flags"]:
-            if name in FLAGS and not evidence.control and (evidence.knowing or name != "zero-gradient"):
-                found.setdefault(name, Flag(name, f"in {evidence.name}"))
-    whole = [evidence for evidence in every if evidence.ok]
-    for flag in (*_scores(whole), *_sizes(whole), *_strength(whole)):
-        found.setdefault(flag.name, flag)
-    return [found[name] for name in FLAGS if name in found]
+    flags: dict[str, Flag] = {}
+    ordered = sorted(cells, key=lambda cell: (cell.cell["norm"], cell.cell["eps"], cell.name))
+    for cell in ordered:
+        for name in cell.record["flags"]:
+            if name in FLAGS and not cell.control and (cell.saw_deployed_model or name != "zero-gradient"):
+                flags.setdefault(name, Flag(name, f"in {cell.name}"))
+    usable = [cell for cell in ordered if cell.ok]
+    for flag in (*_check_clean_scores(usable), *_compare_sizes(usable), *_compare_attacks(usable)):
+        flags.setdefault(flag.name, flag)
+    return [flags[name] for name in FLAGS if name in flags]
 
 
-def _strength(every: Sequence[FinishedCell]) -> Iterator[Flag]:
-    """What attacks of one size say of each other."""
+def _compare_attacks(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
+    """Yield the flags that follow from comparing attacks of one size."""
     groups: dict[tuple[Any, ...], list[FinishedCell]] = {}
-    for evidence in every:
-        cell = evidence.cell
-        groups.setdefault((cell["norm"], cell["eps"], cell.get("queries"), evidence.scores.images), []).append(evidence)
-    for cells in groups.values():
-        yield from _noise(cells)
-        for kind in sorted({evidence.cell["objective"] for evidence in cells}):
-            yield from _one_objective([evidence for evidence in cells if evidence.cell["objective"] == kind])
+    for cell in cells:
+        key = (cell.cell["norm"], cell.cell["eps"], cell.cell.get("queries"), cell.scores.images)
+        groups.setdefault(key, []).append(cell)
+    for group in groups.values():
+        yield from _compare_with_noise(group)
+        for objective in sorted({cell.cell["objective"] for cell in group}):
+            yield from _compare_of_objective([cell for cell in group if cell.cell["objective"] == objective])
 
 
-def _one_objective(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
-    knowing = [e for e in cells if e.knowing]
-    white = _strongest(e for e in knowing if e.white_box)
-    moved = [e for e in cells if e.cell["setting"] == "transfer" and not e.control]
-    ignorant = [e for e in cells if e.cell["setting"] == "oblivious" and e.white_box and not e.knowing]
+def _compare_of_objective(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
+    on_deployed = [cell for cell in cells if cell.saw_deployed_model]
+    white = _strongest(cell for cell in on_deployed if cell.white_box)
+    transferred = [cell for cell in cells if cell.cell["setting"] == "transfer" and not cell.control]
+    oblivious = [
+        cell for cell in cells if cell.cell["setting"] == "oblivious" and cell.white_box and not cell.saw_deployed_model
+    ]
     rivals = {
-        "black-box-wins": _strongest(e for e in knowing if e.black_box),
-        "transfer-wins": _strongest(moved),
-        "adaptive-weaker": _strongest(ignorant),
+        "black-box-wins": _strongest(cell for cell in on_deployed if cell.black_box),
+        "transfer-wins": _strongest(transferred),
+        "adaptive-weaker": _strongest(oblivious),
     }
     for name, rival in rivals.items():
-        if white and rival and (words := _beats(rival, white)):
-            yield Flag(name, words)
-    strongest = _strongest(e for e in cells if not e.control)
-    for evidence in knowing:
-        stopped = _stopped(evidence, knowing) if evidence.white_box else ""
-        if stopped and strongest and (words := _beats(strongest, evidence)):
-            yield Flag("more-steps-no-help", f"{stopped}, yet {words}")
+        if white and rival and (reason := _beats(rival, white)):
+            yield Flag(name, reason)
+    strongest = _strongest(cell for cell in cells if not cell.control)
+    for cell in on_deployed:
+        stopped = _stopped(cell, on_deployed) if cell.white_box else ""
+        if stopped and strongest and (reason := _beats(strongest, cell)):
+            yield Flag("more-steps-no-help", f"{stopped}, yet {reason}")
 
 
 def _strongest(cells: Iterable[FinishedCell]) -> FinishedCell | None:
-    return min(cells, key=lambda e: float(e.left.mean()), default=None)
+    return min(cells, key=lambda cell: float(cell.remaining.mean()), default=None)
 
 
-def _beats(one: FinishedCell, other: FinishedCell) -> str:
-    """In words, if an attack leaves less than another: by more than the margin, and clear of zero."""
-    value, low, _ = interval(_sample(one.scores.images).mean(other.left - one.left))
-    return f"{one.name} gets {value:.2f} further than {other.name}" if value > _margin(one) and low > 0 else ""
+def _beats(rival: FinishedCell, cell: FinishedCell) -> str:
+    """Return a sentence if an attack clearly gets further than another: beyond the margin, with an interval above zero."""
+    value, low, _ = interval(_sample(rival.scores.images).mean(cell.remaining - rival.remaining))
+    return f"{rival.name} gets {value:.2f} further than {cell.name}" if value > _margin(rival) and low > 0 else ""
 
 
-def _margin(evidence: FinishedCell) -> float:
-    return MARGIN * max(evidence.spread, 0.1)
+def _margin(cell: FinishedCell) -> float:
+    return MARGIN * max(cell.spread, 0.1)
 
 
 @lru_cache(maxsize=4)
@@ -124,97 +127,105 @@ def _sample(images: tuple[tuple[str, str], ...]) -> ResampledStatistics:
     return ResampledStatistics.of([reference for _, reference in images])
 
 
-def _noise(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
-    """The control against the strongest of all attacks, by mean |shift|: noise has no objective."""
-    controls, attacks = [e for e in cells if e.control], [e for e in cells if not e.control]
+def _compare_with_noise(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
+    """Compare the control with the strongest of all attacks by mean |shift|, since noise has no objective."""
+    controls, attacks = [cell for cell in cells if cell.control], [cell for cell in cells if not cell.control]
     if controls and attacks:
-        noise, attack = (max(some, key=lambda e: float(e.shift.mean())) for some in (controls, attacks))
+        noise, attack = (max(group, key=lambda cell: float(cell.shift.mean())) for group in (controls, attacks))
         value, low, _ = interval(_sample(noise.scores.images).mean(attack.shift - noise.shift))
         if not low > 0:
-            words = f"no attack moves qualities clearly further than {noise.cell['attack']} does"
-            yield Flag("noise-as-good", f"{words}: {attack.name} by {value:.3f} of {float(attack.shift.mean()):.3f}")
+            reason = f"no attack moves qualities clearly further than {noise.cell['attack']} does"
+            yield Flag("noise-as-good", f"{reason}: {attack.name} by {value:.3f} of {float(attack.shift.mean()):.3f}")
 
 
-def _stopped(evidence: FinishedCell, others: Sequence[FinishedCell]) -> str:
-    """In words, if the second half of a run's questions gained nothing, or a run of more steps gains nothing over it."""
-    still, curve = STILL * _margin(evidence), evidence.record.get("curve") or {}
+def _stopped(cell: FinishedCell, others: Sequence[FinishedCell]) -> str:
+    """Return a sentence if the second half of a run's queries, or a run of more steps, gains nothing."""
+    still, curve = STILL * _margin(cell), cell.record.get("curve") or {}
     if curve and curve["forwards"][-1] > 2 * LONGER:
         counts, gains = curve["forwards"], curve["abs_gain"]
-        half = max(place for place, count in enumerate(counts) if count <= counts[-1] / LONGER)
+        half = max(index for index, count in enumerate(counts) if count <= counts[-1] / LONGER)
         if gains[-1] - gains[half] < still:
-            return f"{evidence.name} moves nothing further after {counts[half]} of {counts[-1]} forwards"
+            return f"{cell.name} moves nothing further after {counts[half]} of {counts[-1]} forwards"
     for other in others:
-        if _longer(evidence, other) and float((evidence.left - other.left).mean()) < still:
-            return f"{other.name} gets no further than {evidence.name}"
+        if _is_longer_run(cell, other) and float((cell.remaining - other.remaining).mean()) < still:
+            return f"{other.name} gets no further than {cell.name}"
     return ""
 
 
-def _longer(one: FinishedCell, other: FinishedCell) -> bool:
-    """Whether the other cell is the same attack in the same setting with more steps."""
-    if one.cell["setting"] != other.cell["setting"] or not other.white_box:
+def _is_longer_run(cell: FinishedCell, other: FinishedCell) -> bool:
+    """Check whether the other cell is the same attack in the same setting with more steps."""
+    if cell.cell["setting"] != other.cell["setting"] or not other.white_box:
         return False
-    (name, few), (other_name, many) = (_parameters(evidence) for evidence in (one, other))
+    (name, few), (other_name, many) = _parameters(cell), _parameters(other)
     if name != other_name or "steps" not in few or "steps" not in many:
         return False
     same = {key: value for key, value in few.items() if key != "steps"} == {k: v for k, v in many.items() if k != "steps"}
     return same and bool(many["steps"] >= LONGER * few["steps"])
 
 
-def _parameters(evidence: FinishedCell) -> tuple[str, dict[str, Any]]:
-    return parse_spec(evidence.cell["attack"])[0], evidence.record["attack"].get("parameters", {})
+def _parameters(cell: FinishedCell) -> tuple[str, dict[str, Any]]:
+    return parse_spec(cell.cell["attack"])[0], cell.record["attack"].get("parameters", {})
 
 
-def _sizes(every: Sequence[FinishedCell]) -> Iterator[Flag]:
-    """What the strongest attacks of several sizes say of each other."""
+def _compare_sizes(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
+    """Yield the flags that follow from comparing the strongest attacks of several sizes."""
     groups: dict[tuple[Any, ...], dict[float, list[FinishedCell]]] = {}
-    for evidence in every:
-        if not evidence.control:
-            key = (evidence.cell["norm"], evidence.scores.images)
-            groups.setdefault(key, {}).setdefault(float(evidence.cell["eps"]), []).append(evidence)
+    for cell in cells:
+        if not cell.control:
+            key = (cell.cell["norm"], cell.scores.images)
+            groups.setdefault(key, {}).setdefault(float(cell.cell["eps"]), []).append(cell)
     for (norm, _), by_size in groups.items():
         sizes = sorted(by_size)
-        if norm == "linf" and sizes[-1] >= ALL and (kept := _kept(by_size[sizes[-1]])) > LEFT:
+        if norm == "linf" and sizes[-1] >= ALL and (kept := _kept_srocc(by_size[sizes[-1]])) > LEFT:
             yield Flag("no-collapse", f"at {norm} {sizes[-1]:.3g} the strongest attack still leaves {kept:.0%} of the SROCC")
         for small, large in pairwise(sizes):
-            if large >= LONGER * small and _kept(by_size[large]) > LEFT and _no_further(by_size[small], by_size[large]):
+            if (
+                large >= LONGER * small
+                and _kept_srocc(by_size[large]) > LEFT
+                and _no_further(by_size[small], by_size[large])
+            ):
                 yield Flag("no-collapse", f"attacks get no further at {norm} {large:.3g} than at {small:.3g}")
 
 
 def _no_further(small: Sequence[FinishedCell], large: Sequence[FinishedCell]) -> bool:
-    """Whether no objective's strongest attack gains by the larger size."""
+    """Check whether no objective's strongest attack gains by the larger size."""
     gains = []
-    for kind in {e.cell["objective"] for e in small} & {e.cell["objective"] for e in large}:
-        one, other = (_strongest(e for e in cells if e.cell["objective"] == kind) for cells in (small, large))
-        if one and other:
-            gains.append(float((one.left - other.left).mean()) > STILL * _margin(one))
+    for objective in {cell.cell["objective"] for cell in small} & {cell.cell["objective"] for cell in large}:
+        at_small, at_large = (
+            _strongest(cell for cell in cells if cell.cell["objective"] == objective) for cells in (small, large)
+        )
+        if at_small and at_large:
+            gains.append(float((at_small.remaining - at_large.remaining).mean()) > STILL * _margin(at_small))
     return bool(gains) and not any(gains)
 
 
-def _kept(cells: Sequence[FinishedCell]) -> float:
-    """The least SROCC after an attack as a share of the clean one; with the clean qualities where there are no labels."""
+def _kept_srocc(cells: Sequence[FinishedCell]) -> float:
+    """Return the least SROCC after an attack as a share of the clean one; without labels, with the clean qualities."""
     worst = 1.0
-    for evidence in cells:
-        sample = ResampledStatistics(np.ones((1, len(evidence.scores.clean))))
-        labels = evidence.scores.mos if np.isfinite(evidence.scores.mos).all() else evidence.scores.clean
-        before, after = (float(found[0]) for found in sample.spearmans(labels, [evidence.scores.clean, evidence.scores.adv]))
+    for cell in cells:
+        scores = cell.scores
+        sample = ResampledStatistics(np.ones((1, len(scores.clean))))
+        labels = scores.mos if np.isfinite(scores.mos).all() else scores.clean
+        before, after = (float(srocc[0]) for srocc in sample.spearmans(labels, [scores.clean, scores.adv]))
         worst = min(worst, np.nan_to_num(after) / before if before > 0 else 0.0)
     return worst
 
 
-def _scores(every: Sequence[FinishedCell]) -> Iterator[Flag]:
-    """What clean qualities say."""
-    for evidence in every[:1]:
-        stray = float((np.abs(evidence.scores.clean - 0.5) > 0.5 + STRAY).mean())
+def _check_clean_scores(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
+    """Yield the flags that follow from the clean qualities."""
+    for cell in cells[:1]:
+        clean = cell.scores.clean
+        stray = float((np.abs(clean - 0.5) > 0.5 + STRAY).mean())
         if stray > STRAYING:
-            ends = f"they go from {evidence.scores.clean.min():.2f} to {evidence.scores.clean.max():.2f}"
+            ends = f"they go from {clean.min():.2f} to {clean.max():.2f}"
             yield Flag("out-of-range", f"{stray:.0%} of the clean qualities are outside of the range; {ends}")
-    for one, other in product(every[:1], every[1:]):
-        fixed = not (one.record["defense"].get("stochastic") or other.record["defense"].get("stochastic"))
-        if fixed and one.scores.images == other.scores.images and _weights(one) == _weights(other):
-            apart = float(np.abs(one.scores.clean - other.scores.clean).max())
-            if apart > SAME_QUALITY:
-                yield Flag("undeclared-randomness", f"clean qualities differ by up to {apart:.3f} between two cells")
+    for first, other in product(cells[:1], cells[1:]):
+        fixed = not (first.record["defense"].get("stochastic") or other.record["defense"].get("stochastic"))
+        if fixed and first.scores.images == other.scores.images and _weights(first) == _weights(other):
+            difference = float(np.abs(first.scores.clean - other.scores.clean).max())
+            if difference > SAME_QUALITY:
+                yield Flag("undeclared-randomness", f"clean qualities differ by up to {difference:.3f} between two cells")
 
 
-def _weights(evidence: FinishedCell) -> tuple[Any, Any]:
-    return evidence.record["model"].get("weights_sha256"), evidence.record["defense"].get("weights_sha256")
+def _weights(cell: FinishedCell) -> tuple[Any, Any]:
+    return cell.record["model"].get("weights_sha256"), cell.record["defense"].get("weights_sha256")

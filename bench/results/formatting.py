@@ -1,4 +1,4 @@
-"""Numbers, intervals and specs as people read them."""
+"""Format numbers, intervals, threat sizes and specs for people."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from iqarena.bench.metrics.bootstrap import Interval
 
 
 def format_eps(norm: str, eps: float) -> str:
-    """A threat's size as people write it: k/255 for linf where it is one.
+    """Return the size of a threat model in its usual notation: k/255 for linf where k is an integer.
 
     Example:
-        >>> size("linf", 2 / 255), size("l2", 0.5)
+        >>> format_eps("linf", 2 / 255), format_eps("l2", 0.5)
         ('2/255', '0.5')
     """
     steps = round(eps * 255)
@@ -20,19 +20,19 @@ def format_eps(norm: str, eps: float) -> str:
 
 
 def format_number(value: float | None, digits: int = 2) -> str:
-    """A number with a true minus; `–` where there is none."""
+    """Return a number with a true minus sign; `–` where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def format_interval(values: Interval, with_value: bool = True) -> str:
-    """A value and its interval, or the interval alone."""
-    return (
-        f"{format_number(values[0])} " if with_value else ""
-    ) + f"[{format_number(values[1])}, {format_number(values[2])}]"
+    """Return a value and its interval, or the interval alone."""
+    value, low, high = values
+    ends = f"[{format_number(low)}, {format_number(high)}]"
+    return f"{format_number(value)} {ends}" if with_value else ends
 
 
 def short_spec(spec: str) -> str:
-    """A spec without the folder of its weights."""
+    """Return a spec without the folder of its weights."""
     return re.sub(r"(?<=[\[,]weights=)[^,\[\]]*/(?=[^,\[\]/])", "", spec)

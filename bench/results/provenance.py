@@ -1,4 +1,4 @@
-"""Where and with what a record was made."""
+"""The provenance of a record: versions, commit, machine, time, and what it cost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _version(package: str) -> str:
 
 @functools.cache
 def _source() -> dict[str, Any]:
-    """Commit of the checkout that the code runs from, if it is one."""
+    """Return the commit of the checkout that the code runs from; None where it runs from no checkout."""
     if not (ROOT / ".git").exists():
         return {"commit": None, "dirty": None}
     try:
@@ -52,14 +52,14 @@ def _source() -> dict[str, Any]:
 
 @dataclass
 class Costs:
-    """What a cell took of this process; NaN where nobody has measured.
+    """The cost of evaluating a cell in this process; NaN where nothing was measured.
 
     Attributes:
-        seconds: wall time; what it shares with other cells and found made is not in it.
-        cpu_seconds: of all threads of the process.
-        peak_memory_mib: the most memory that the process held meanwhile, torch and all; on systems other than Linux the
-            most that it has ever held.
-        peak_gpu_memory_mib: the most that tensors took on a CUDA device meanwhile.
+        seconds: wall time; work shared with other cells that was already done is not counted.
+        cpu_seconds: CPU time of all threads of the process.
+        peak_memory_mib: peak memory of the process during that time, torch included; on systems other than Linux the peak
+            since the process started.
+        peak_gpu_memory_mib: peak memory of tensors on a CUDA device during that time.
     """
 
     seconds: float = math.nan
@@ -70,9 +70,9 @@ class Costs:
 
 @contextmanager
 def measure_costs() -> Iterator[Costs]:
-    """Costs of what happens inside; filled in at its end."""
+    """Measure the costs of the code in the context; they are filled in at its end."""
     costs = Costs()
-    _forget_peaks()
+    _reset_peaks()
     started, cpu = time.perf_counter(), time.process_time()
     try:
         yield costs
@@ -83,25 +83,25 @@ def measure_costs() -> Iterator[Costs]:
             costs.peak_gpu_memory_mib = torch.cuda.max_memory_allocated() // 2**20
 
 
-def _forget_peaks() -> None:
+def _reset_peaks() -> None:
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the peak
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_mib() -> int:
-    """Most memory that this process has held, in MiB; where Linux says so, without that of the one it was forked from."""
+    """Return the peak memory of this process in MiB; on Linux without that of the process it was forked from."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) // 1024
-    unit = 1 if sys.platform == "darwin" else 1024  # of what it counts: bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
-    """Versions, commit, machine and time, as JSON can hold them."""
+    """Return versions, commit, machine and time as JSON values."""
     kind = torch.device(device).type
     return {
         "versions": _versions(),
@@ -123,7 +123,7 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def processor() -> str:
-    """Name of this machine's processor."""
+    """Return the name of this machine's processor."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

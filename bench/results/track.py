@@ -1,4 +1,4 @@
-"""Tracks: the cells that can be compared with each other."""
+"""Tracks: groups of finished cells that can be compared with each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRANSFER = "transfer from "
 
 
 class Track(NamedTuple):
-    """What rows must have in common to be compared."""
+    """The settings that rows must have in common to be compared."""
 
     dataset: str
     label_kind: str
@@ -29,14 +29,14 @@ class Track(NamedTuple):
 
     @property
     def labelled(self) -> bool:
-        """Whether ranks are of agreement with labels; else they are of agreement with the clean qualities."""
+        """Whether robust SROCC is with the labels; otherwise it is with the clean qualities."""
         return self.label_kind != "none"
 
 
 class Condition(NamedTuple):
-    """What a cell is, within its model, defense and track.
+    """The attack of a cell, within its model, defense and track.
 
-    `setting` names a transfer's source too; `variant` tells seeds and budgets apart where they differ.
+    `setting` includes the source model of a transfer; `variant` names seed, queries and draws where they differ in a track.
     """
 
     attack: str
@@ -50,7 +50,7 @@ class Condition(NamedTuple):
 
 @dataclass(frozen=True)
 class FinishedCell:
-    """One finished cell: its place in a row, its record, and its images in one order for all cells."""
+    """A finished cell: its condition, its record, and its scores, with the images of all cells in the same order."""
 
     key: Condition
     record: dict[str, Any]
@@ -58,17 +58,17 @@ class FinishedCell:
 
     @property
     def images(self) -> tuple[tuple[str, str], ...]:
-        """(image_id, reference_id)."""
+        """(image_id, reference_id) of each image."""
         return self.scores.images
 
     @property
     def control(self) -> bool:
-        """Whether it is what an attack must beat."""
+        """Whether its attack is a control, which real attacks must beat."""
         return bool(self.record["attack"]["control"])
 
     @property
     def ok(self) -> bool:
-        """Whether all its images count."""
+        """Whether it ended well, so that its scores count."""
         return bool(self.record["status"] == "ok")
 
     @property
@@ -78,31 +78,31 @@ class FinishedCell:
 
     @property
     def cell(self) -> dict[str, Any]:
-        """What was run."""
-        found: dict[str, Any] = self.record["cell"]
-        return found
+        """The parameters of the cell."""
+        parameters: dict[str, Any] = self.record["cell"]
+        return parameters
 
     @property
     def name(self) -> str:
-        """Attack, objective and setting in words."""
+        """Attack, objective and setting, for messages."""
         source = f" from {self.cell['source']}" if self.cell.get("source") else ""
         return f"{self.cell['attack']}, {self.cell['objective']}, {self.cell['setting']}{source}"
 
     @property
-    def knowing(self) -> bool:
-        """Whether the attack saw the deployed model; where it did not, its gradients say nothing about that."""
+    def saw_deployed_model(self) -> bool:
+        """Whether the attack saw the deployed model; otherwise its gradients say nothing about that model."""
         setting, defense = self.cell["setting"], self.cell["defense"]
         return bool(setting == "adaptive" or (setting == "oblivious" and defense == "none"))
 
     @property
     def white_box(self) -> bool:
-        """Whether it is one attack that follows gradients."""
+        """Whether it is a single attack that uses gradients."""
         attack = self.record["attack"]
         return not self.control and attack.get("access") in GRADIENT_ACCESS and not attack.get("ensemble", False)
 
     @property
     def black_box(self) -> bool:
-        """Whether it asks for scores only."""
+        """Whether it uses scores only."""
         return not self.control and bool(self.record["attack"].get("access") == "score")
 
     @cached_property
@@ -111,8 +111,8 @@ class FinishedCell:
         return np.abs(self.scores.adv - self.scores.clean)
 
     @cached_property
-    def left(self) -> Reals:
-        """How far each image is from where the attack wanted it, in quality units (n,); smaller is a stronger attack."""
+    def remaining(self) -> Reals:
+        """Distance of each image from the attack's goal in quality units (n,); smaller is a stronger attack."""
         kind, scores = self.cell["objective"], self.scores
         clean, adv, labels = (torch.tensor(values) for values in (scores.clean, scores.adv, scores.mos))
         loss = Objective(kind, clean, float(clean.mean()), labels, float(self.cell.get("target", 1.0))).loss(adv)
@@ -124,15 +124,15 @@ class FinishedCell:
         return float(np.subtract(*np.percentile(self.scores.clean, [75, 25])))
 
 
-def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[FinishedCell]]:
-    """The cells of every track, controls last.
+def cells_of(records: Records, loaded: Sequence[dict[str, Any]] | None = None) -> dict[Track, list[FinishedCell]]:
+    """Return the cells of every track, controls last.
 
     Args:
         records: a results folder.
-        found: all its records, if they are at hand.
+        loaded: all its records, if they are already loaded.
     """
     grouped: dict[Track, list[dict[str, Any]]] = {}
-    for record in records.all() if found is None else found:
+    for record in records.all() if loaded is None else loaded:
         cell = record["cell"]
         track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
         grouped.setdefault(track, []).append(record)
@@ -140,31 +140,31 @@ def cells_of(records: Records, found: Sequence[dict[str, Any]] | None = None) ->
 
 
 def common_images(cells: Iterable[FinishedCell]) -> tuple[tuple[str, str], ...]:
-    """Those that most cells that went well are of; others are not comparable."""
+    """Return the images that most ok cells have; cells on other images are not comparable."""
     counts = Counter(cell.images for cell in cells if cell.ok)
-    return max(counts, key=lambda p: (counts[p], len(p), p), default=())
+    return max(counts, key=lambda images: (counts[images], len(images), images), default=())
 
 
-def _cells(records: Records, found: Sequence[dict[str, Any]]) -> list[FinishedCell]:
-    """The cells of a track with their images in one order, so that resamples are paired."""
-    differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in found}) > 1]
+def _cells(records: Records, of_track: Sequence[dict[str, Any]]) -> list[FinishedCell]:
+    """Return the cells of a track with their images in the same order, so that resamples are paired."""
+    differing = [name for name in ("seed", "queries", "draws") if len({str(r["cell"].get(name)) for r in of_track}) > 1]
     cells = []
-    for record in found:
+    for record in of_track:
         cell = record["cell"]
         variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
         setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
         key = Condition(cell["attack"], cell["objective"], setting, variant)
         cells.append(FinishedCell(key, record, records.scores(record["cell_id"])))
-    return sorted(_newest(cells), key=lambda c: (c.control, c.key, c.record["cell_id"]))
+    return sorted(_newest(cells), key=lambda cell: (cell.control, cell.key, cell.record["cell_id"]))
 
 
 def _newest(cells: Sequence[FinishedCell]) -> Iterable[FinishedCell]:
-    """Of cells that differ only in weights or code, or that failed before they went well, the last to finish counts."""
+    """Keep the last to finish of cells that differ only in weights or code, or that failed before they ended ok."""
     last: dict[tuple[Any, ...], FinishedCell] = {}
     for cell in cells:
-        known = (*cell.row, cell.key, cell.images)
-        if known not in last or _finished(last[known]) <= _finished(cell):
-            last[known] = cell
+        identity = (*cell.row, cell.key, cell.images)
+        if identity not in last or _finished(last[identity]) <= _finished(cell):
+            last[identity] = cell
     return last.values()
 
 

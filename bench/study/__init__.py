@@ -1,1 +1,1 @@
-"""The study of CPRL: what is trained, how it is attacked, and what follows from the records."""
+"""The study of CPRL: the variants and their training, the suite of attacks on them, and the evaluation of the records."""

@@ -1,4 +1,4 @@
-"""``python -m iqarena.bench.study``: trains the study's weights, writes its suite, and turns the records into docs/cprl.md."""
+"""``python -m iqarena.bench.study``: train the weights of the study, write its suite, and write docs/cprl.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iqarena.bench.study import suite as suites
 from iqarena.bench.study.numbers import findings
 from iqarena.bench.study.search import share
 from iqarena.bench.study.training import trainings
-from iqarena.bench.study.variants import SEEDS, at_hand, trained
+from iqarena.bench.study.variants import SEEDS, available, trained_variants
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def train(
     print_: Annotated[bool, typer.Option("--print", help="only print the commands of what is missing")] = False,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:
-    """Train what is missing, seed by seed; goes on where it was stopped."""
+    """Train the missing weights, seed by seed; an interrupted training is resumed."""
     if threads:
         use_threads(threads)
     for training in share(list(trainings()), part):
@@ -47,7 +47,7 @@ def train(
 @app.command()
 def suite(
     sections: Annotated[list[str] | None, typer.Argument(help="only these sections, to be run alone")] = None,
-    have: Annotated[bool, typer.Option("--at-hand", help="only of weights that are there")] = False,
+    have: Annotated[bool, typer.Option("--at-hand", help="only of weights that exist")] = False,
     seed: Annotated[list[int] | None, typer.Option(help="only of weights with these seeds")] = None,
     write: Annotated[bool, typer.Option("--write", help=f"write the whole suite to {suites.PATH.name}")] = False,
 ) -> None:
@@ -56,21 +56,21 @@ def suite(
         suites.PATH.write_text(suites.text(), encoding="utf-8")
         typer.echo(suites.PATH)
     else:
-        if lacking := set(seed or ()) - set(SEEDS):
-            raise UserError(f"no seed {min(lacking)}; the study has {', '.join(map(str, SEEDS))}")
-        runs = trained(seeds=seed or SEEDS)
-        typer.echo(suites.text(sections or (), at_hand(runs) if have else runs), nl=False)
+        if unknown := set(seed or ()) - set(SEEDS):
+            raise UserError(f"no seed {min(unknown)}; the study has {', '.join(map(str, SEEDS))}")
+        runs = trained_variants(seeds=seed or SEEDS)
+        typer.echo(suites.text(sections or (), available(runs) if have else runs), nl=False)
 
 
 @app.command()
 def page(
-    results: Annotated[Path, typer.Option(help="folder that the suite was run into")],
+    results: Annotated[Path, typer.Option(help="results folder of the suite")],
     search: Annotated[
         Path | None, typer.Option(help="search.csv of `iqarena.bench.study.search`; the one in docs/cprl if left out")
     ] = None,
-    docs: Annotated[Path, typer.Option(help="where cprl.md and the folder cprl go")] = Path("docs"),
+    docs: Annotated[Path, typer.Option(help="folder for cprl.md and the folder cprl")] = Path("docs"),
 ) -> None:
-    """Write docs/cprl.md, its plots and its numbers from the records."""
+    """Write docs/cprl.md, its plots and its tables of numbers from the records."""
     for path in pages.write(findings(Records(results)), search, docs):
         typer.echo(path)
 

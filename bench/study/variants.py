@@ -1,4 +1,4 @@
-"""What is compared: the variants, the weights of each, and how those are named in a suite and in the records."""
+"""The variants that the study compares, the weights of each, and their specs in a suite and in the records."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from iqarena.models.zoo import chosen_file
 MODEL = "resnet-iqa"
 SEEDS = (0, 1, 2)
 SCHEDULE = Schedule(passes=200_000, crop=96, learning_rate=1e-3, ema=0.995)
-"""Of every variant, whatever its recipe: equal budget, from the same start weights."""
+"""The training schedule of every variant, whatever its recipe: equal budget, from the same start weights."""
 
 Role = Literal["none", "baseline", "cprl", "ablation", "idea", "control"]
-Trained = tuple["Variant", int]
+TrainedVariant = tuple["Variant", int]
 """A variant and a seed: one set of weights."""
 Spec = tuple[str, str]
 """Model and defense, as in a suite."""
@@ -27,15 +27,15 @@ class Variant:
     """One recipe of the study.
 
     Attributes:
-        name: of its rows.
-        label: of its weights, before the seed.
-        recipe: what it is trained by.
-        role: what it is there for: "none", no defense; "baseline", to be beaten; "cprl", as we read the abstracts;
-            "ablation", that without one of its terms; "idea", beyond the abstracts; "control", what an idea is without
-            CPRL, where no other variant is that.
-        surrogates: values of ``through`` that an adaptive attacker may take gradients by, beside the exact one.
-        headline: whether it meets the most expensive attacks as well.
-        control: of an idea, the name of the variant that is the same without what makes it CPRL.
+        name: name in tables and plots.
+        label: label of its weights, before the seed.
+        recipe: spec of the defense that it is trained with.
+        role: its role in the study: "none", no defense; "baseline", to be beaten; "cprl", as we read the abstracts;
+            "ablation", CPRL without one of its terms; "idea", beyond the abstracts; "control", an idea without CPRL, where
+            no other variant is that.
+        surrogates: values of ``through``: the surrogate gradients that an adaptive attacker may use beside the exact one.
+        headline: whether the most expensive attacks are run on it as well.
+        control: for an idea, the name of the variant that is the same without CPRL.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Variant:
     control: str = ""
 
     def weights(self, seed: int) -> str:
-        """The label of its weights; none of those of the first seed that ship under the recipe's own name."""
+        """Return the label of the weights of a seed; empty where the first seed is shipped under the name of the recipe."""
         return "" if self.label in SHIPPED and seed == SEEDS[0] else f"{self.label}-{seed}"
 
     def spec(self, seed: int, through: str = "") -> Spec:
-        """Model and defense; where nothing is defended, the weights are the model's."""
+        """Return model and defense; without a defense, the weights are those of the model."""
         name, parameters = parse_spec(self.recipe)
         if name == "none":
             return spec_of(MODEL, {"weights": self.weights(seed)}), name
@@ -59,7 +59,7 @@ class Variant:
 
 
 SHIPPED = ("plain", "default")
-"""Labels of recipes as they are by default, which are in the zoo with one seed at least."""
+"""Labels of recipes with default parameters, which are in the zoo with one seed at least."""
 SOFT = ("smoother", "sharper", "identity")
 VARIANTS = (
     Variant("no defense", "plain", "none", "none"),
@@ -98,27 +98,27 @@ VARIANTS = (
         headline=True,
     ),
 )
-"""Settings and ideas are those that `iqarena.bench.study.search` found best on validation images (docs/cprl/search.csv): of four weights
-of norm regularization and two of adversarial training; of CPRL's ideas, the most robust one that costs no clean SROCC, and
-the most robust one of all. A variant more is a line more."""
+"""The parameters are those that `iqarena.bench.study.search` found best on validation images (docs/cprl/search.csv): of four
+weights of norm regularization and two of adversarial training; of the ideas beyond CPRL, the most robust one that costs no
+clean SROCC, and the most robust one of all."""
 
 
-def trained(variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS) -> list[Trained]:
-    """Seed by seed, so that all variants have one before any has two."""
+def trained_variants(variants: Sequence[Variant] = VARIANTS, seeds: Sequence[int] = SEEDS) -> list[TrainedVariant]:
+    """Return all variants with all seeds, seed by seed, so that every variant has a first seed before any has a second."""
     return [(variant, seed) for seed in seeds for variant in variants]
 
 
-def at_hand(found: Sequence[Trained]) -> list[Trained]:
-    """Those whose weights are there, in the zoo or in $IQARENA_WEIGHTS."""
+def available(runs: Sequence[TrainedVariant]) -> list[TrainedVariant]:
+    """Select the trained variants whose weights exist, in the zoo or in $IQARENA_WEIGHTS."""
     return [
         (variant, seed)
-        for variant, seed in found
+        for variant, seed in runs
         if chosen_file(variant.weights(seed), MODEL, parse_spec(variant.recipe)[0]).is_file()
     ]
 
 
-def named(variants: Sequence[Variant] = VARIANTS) -> dict[Spec, tuple[Variant, int, str]]:
-    """Variant, seed and surrogate behind every spec of the study."""
+def variants_by_spec(variants: Sequence[Variant] = VARIANTS) -> dict[Spec, tuple[Variant, int, str]]:
+    """Return the variant, seed and surrogate of every spec of the study."""
     return {
         variant.spec(seed, through): (variant, seed, through)
         for variant in variants

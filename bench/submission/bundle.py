@@ -1,8 +1,8 @@
-"""Submission bundles: zip files that are written whole, and read as if an enemy had packed them.
+"""Submission bundles: zip files that are written atomically and read as untrusted input.
 
-``manifest.json`` names every other member with its size and sha256. What it does not name, or what is not as it says, is
-refused, and so is all that a bundle has no use for: folders, links, paths that lead elsewhere, pickles, images of another
-size than the clean ones. Nothing is unpacked to a path that a bundle chose.
+``manifest.json`` lists every other member with its size and sha256. Members that it does not list, or that differ from it,
+are refused, and so is everything that a bundle has no use for: folders, links, paths that lead elsewhere, pickles, images of
+another size than the clean ones. Nothing is unpacked to a path that a bundle chose.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from iqarena.bench.errors import UserError, first_message, printable
 
 MANIFEST = "manifest.json"
 SUFFIXES = (".csv", ".json", ".png", ".py", ".safetensors", ".yaml")
-"""Of members. None of these kinds can run when it is read."""
-MOST_MEMBERS = 60_000
-"""Two for each image of the largest published set, and more."""
-MOST_BYTES = {"manifest": 2**24, "member": 2**29, "whole": 2**32}
-"""Unpacked."""
-MOST_SHRUNK = 100
-"""Times that a member may be larger unpacked than packed, beyond its first MiB; text of records shrinks to a tenth."""
+"""Of the members of a bundle. Reading a file of any of these types runs no code."""
+MAX_MEMBERS = 60_000
+"""More than two for each image of the largest published set."""
+MAX_BYTES = {"manifest": 2**24, "member": 2**29, "whole": 2**32}
+"""Sizes after unpacking."""
+MAX_RATIO = 100
+"""Largest compression ratio of a member beyond its first MiB; the text of records shrinks to a tenth."""
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*")
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -50,22 +50,22 @@ class _Strict(BaseModel):
 
 
 class Member(_Strict):
-    """One file of a bundle."""
+    """Size and hash of one file of a bundle."""
 
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
 
 
 class CellClaim(_Strict):
-    """What is claimed of one cell.
+    """The claimed measures of one cell.
 
     Attributes:
         cell: the fields of `iqarena.bench.cells.Cell`.
-        cell_id: the folder of its files, ``records/ID`` and ``images/ID``.
-        n_images: images of the data set that it was run on, as ``--limit`` chooses them.
-        fingerprint: of the data set.
+        cell_id: name of the folders of its files, ``records/ID`` and ``images/ID``.
+        n_images: number of images of the data set that it was run on, as ``--limit`` chooses them.
+        fingerprint: fingerprint of the data set.
         measures: by their names in summary.csv.
-        forwards, backwards: passes an image.
+        forwards, backwards: passes per image.
     """
 
     cell: dict[str, Any]
@@ -78,7 +78,14 @@ class CellClaim(_Strict):
 
 
 class Plugin(_Strict):
-    """What is brought along: for an attack its class, for a defense its recipe, the class being of the project."""
+    """The submitted plugin: the file and the class of an attack, or the weights and the recipe of a defense.
+
+    Attributes:
+        file: member of the bundle.
+        made: name of the attack's class.
+        recipe: training recipe of the weights, a defense of this project.
+        model: the model that was trained.
+    """
 
     file: Annotated[str, Field(max_length=200)]
     made: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)] = "_"
@@ -87,7 +94,7 @@ class Plugin(_Strict):
 
 
 class Manifest(_Strict):
-    """What a bundle says of itself."""
+    """The content of manifest.json."""
 
     format: Literal[1] = 1
     kind: Literal["attack", "defense", "images"]
@@ -98,13 +105,13 @@ class Manifest(_Strict):
     members: dict[str, Member]
 
 
-def write(path: Path, said: Mapping[str, Any], members: Mapping[str, bytes]) -> Manifest:
+def write(path: Path, fields: Mapping[str, Any], members: Mapping[str, bytes]) -> Manifest:
     """Pack a bundle; the same content gives the same bytes.
 
     Args:
-        path: of the zip file, which is there when it is whole.
-        said: the fields of the manifest but `members`.
-        members: by their paths in the bundle.
+        path: path of the zip file, which only exists once it is complete.
+        fields: the fields of the manifest except for `members`.
+        members: contents by their paths in the bundle.
 
     Raises:
         UserError: where it cannot be written.
@@ -113,7 +120,7 @@ def write(path: Path, said: Mapping[str, Any], members: Mapping[str, bytes]) -> 
     if odd := next((name for name in listed if not _PATH.fullmatch(name)), None):
         raise UserError(f"{odd}: its name will not do in a bundle; use letters, digits and ._+-")
     try:
-        manifest = Manifest.model_validate({**said, "members": listed})
+        manifest = Manifest.model_validate({**fields, "members": listed})
     except ValidationError as error:
         raise UserError(f"{path}: cannot be made: {': '.join(first_message(error))}") from None
     if not path.name:
@@ -125,8 +132,8 @@ def write(path: Path, said: Mapping[str, Any], members: Mapping[str, bytes]) -> 
             for name, content in [(MANIFEST, manifest.model_dump_json(indent=1).encode()), *sorted(members.items())]:
                 entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
                 entry.external_attr = (stat.S_IFREG | 0o644) << 16
-                kept = name.endswith((".png", ".safetensors"))  # do not shrink
-                packed.writestr(entry, content, zipfile.ZIP_STORED if kept else zipfile.ZIP_DEFLATED)
+                incompressible = name.endswith((".png", ".safetensors"))
+                packed.writestr(entry, content, zipfile.ZIP_STORED if incompressible else zipfile.ZIP_DEFLATED)
         part.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
@@ -136,80 +143,80 @@ def write(path: Path, said: Mapping[str, Any], members: Mapping[str, bytes]) -> 
 
 
 class Bundle:
-    """An open bundle whose members are those of its manifest."""
+    """An open bundle whose members match its manifest."""
 
     def __init__(self, path: Path, packed: zipfile.ZipFile) -> None:
         self.path, self._packed = path, packed
         self._entries = _entries(path, packed)
         self.manifest = self._manifest()
-        named, there = set(self.manifest.members), set(self._entries) - {MANIFEST}
-        if missing := sorted(named - there):
+        named, present = set(self.manifest.members), set(self._entries) - {MANIFEST}
+        if missing := sorted(named - present):
             raise UserError(f"{path}: {printable(missing[0])} is in the manifest and not in the bundle")
-        if extra := sorted(there - named):
+        if extra := sorted(present - named):
             raise UserError(f"{path}: {extra[0]} is in the bundle and not in the manifest")
         for name in named:
             self.read(name)
 
     def names(self, folder: str) -> list[str]:
-        """The members in a folder, sorted."""
+        """Return the members in a folder, sorted."""
         return sorted(name for name in self.manifest.members if name.startswith(folder + "/"))
 
     def read(self, name: str) -> bytes:
-        """A member's content, which is what the manifest says.
+        """Return a member's content, checked against the manifest.
 
         Raises:
-            UserError: where it is not, or where there is no such member.
+            UserError: where it differs, or where there is no such member.
         """
-        said = self.manifest.members.get(name)
-        if said is None:
+        member = self.manifest.members.get(name)
+        if member is None:
             raise UserError(f"{self.path}: {name} is missing")
-        content = self._unpacked(name, said.bytes)
-        if len(content) != said.bytes:
-            raise UserError(f"{self.path}: {name} is not of the {said.bytes} bytes that the manifest says")
-        if _sha256(content) != said.sha256:
+        content = self._unpacked(name, member.bytes)
+        if len(content) != member.bytes:
+            raise UserError(f"{self.path}: {name} is not of the {member.bytes} bytes that the manifest says")
+        if _sha256(content) != member.sha256:
             raise UserError(f"{self.path}: {name} is not what the manifest says; its sha256 is another one")
         if content.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")):
             raise UserError(f"{self.path}: {name} is a pickle or an archive, whatever it is called")
         return content
 
     def text(self, name: str) -> str:
-        """A member as text."""
+        """Return a member as text."""
         try:
             return self.read(name).decode("utf-8")
         except UnicodeDecodeError:
             raise UserError(f"{self.path}: {name} is not UTF-8") from None
 
     def image(self, name: str, height: int, width: int) -> torch.Tensor:
-        """A member as an image (3, height, width) uint8; see `decoded`."""
-        return decoded(self.read(name), f"{self.path}: {name}", height, width)
+        """Return a member as an image (3, height, width) uint8; see `decode_png`."""
+        return decode_png(self.read(name), f"{self.path}: {name}", height, width)
 
     def _manifest(self) -> Manifest:
         if MANIFEST not in self._entries:
             raise UserError(f"{self.path}: no submission bundle; it has no {MANIFEST}")
-        content = self._unpacked(MANIFEST, MOST_BYTES["manifest"])
-        if len(content) > MOST_BYTES["manifest"]:
-            raise UserError(f"{self.path}: {MANIFEST} is larger than {MOST_BYTES['manifest'] >> 20} MiB")
+        content = self._unpacked(MANIFEST, MAX_BYTES["manifest"])
+        if len(content) > MAX_BYTES["manifest"]:
+            raise UserError(f"{self.path}: {MANIFEST} is larger than {MAX_BYTES['manifest'] >> 20} MiB")
         try:
             return Manifest.model_validate_json(content)
         except ValidationError as error:
-            where, words = first_message(error)
-            raise UserError(f"{self.path}: {MANIFEST}: {printable(where) or 'it'}: {printable(words)}") from None
+            field, message = first_message(error)
+            raise UserError(f"{self.path}: {MANIFEST}: {printable(field) or 'it'}: {printable(message)}") from None
 
-    def _unpacked(self, name: str, most: int) -> bytes:
-        """At most a byte more than `most`."""
+    def _unpacked(self, name: str, limit: int) -> bytes:
+        """Return the content of a member, at most one byte more than the limit."""
         try:
             with self._packed.open(self._entries[name]) as file:
-                return file.read(most + 1)
+                return file.read(limit + 1)
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as error:
             raise UserError(f"{self.path}: {name} is damaged ({printable(str(error))})") from None
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Bundle]:
-    """A bundle, looked at from end to end.
+def open_bundle(path: Path) -> Iterator[Bundle]:
+    """Open a bundle and check it completely.
 
     Raises:
-        UserError: where there is anything in it that must not be, in one line.
+        UserError: where it contains anything that is not allowed, with a message of one line.
     """
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
@@ -222,77 +229,77 @@ def opened(path: Path) -> Iterator[Bundle]:
 
 
 def _entries(path: Path, packed: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The members by name, from the zip's own list; nothing is unpacked for this."""
+    """Return the members by name from the zip's own list; nothing is unpacked for this."""
     listed, size = packed.infolist(), path.stat().st_size
-    if len(listed) > MOST_MEMBERS:
-        raise UserError(f"{path}: has {len(listed):,} members; at most {MOST_MEMBERS:,} are looked at")
-    found: dict[str, zipfile.ZipInfo] = {}
+    if len(listed) > MAX_MEMBERS:
+        raise UserError(f"{path}: has {len(listed):,} members; at most {MAX_MEMBERS:,} are looked at")
+    names: set[str] = set()
     for entry in listed:
         if reason := _reason(entry):
             raise UserError(f"{path}: {entry.orig_filename!r} {reason}")
-        if entry.filename.lower() in found:
+        if entry.filename.lower() in names:
             raise UserError(f"{path}: {entry.filename!r} is there twice")
-        found[entry.filename.lower()] = entry
+        names.add(entry.filename.lower())
     packed_bytes, unpacked = sum(e.compress_size for e in listed), sum(e.file_size for e in listed)
     if packed_bytes > size:
         raise UserError(f"{path}: a zip bomb: its members overlap")
-    if unpacked > MOST_BYTES["whole"]:
-        raise UserError(f"{path}: unpacks to {unpacked >> 20:,} MiB; at most {MOST_BYTES['whole'] >> 20:,} are looked at")
+    if unpacked > MAX_BYTES["whole"]:
+        raise UserError(f"{path}: unpacks to {unpacked >> 20:,} MiB; at most {MAX_BYTES['whole'] >> 20:,} are looked at")
     return {entry.filename: entry for entry in listed}
 
 
 def _reason(entry: zipfile.ZipInfo) -> str:
-    """Why a member cannot be in a bundle; empty if it can."""
+    """Return why a member cannot be in a bundle; empty if it can."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
     suffix = PurePosixPath(entry.filename).suffix.lower()
     plain = bool(_PATH.fullmatch(entry.orig_filename)) and entry.filename == entry.orig_filename
-    packed_so = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not entry.flag_bits & 1
+    readable = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not entry.flag_bits & 1
     unpacked = f"unpacks to {entry.file_size:,} bytes"
     checks = (
         (plain, "is no plain path inside the bundle"),
         (kind in (0, stat.S_IFREG), "is a link or a device, not a file"),
         (suffix not in _PICKLES, "is a kind of file that may run code when it is read; weights come as .safetensors"),
         (suffix in SUFFIXES, f"is none of the kinds of file in a bundle: {', '.join(SUFFIXES)}"),
-        (packed_so, "is encrypted, or packed in another way than by deflate"),
-        (entry.file_size <= MOST_BYTES["member"], f"{unpacked}; at most {MOST_BYTES['member']:,} are looked at"),
-        (entry.file_size <= 2**20 + MOST_SHRUNK * entry.compress_size, f"is a zip bomb: it {unpacked}"),
+        (readable, "is encrypted, or packed in another way than by deflate"),
+        (entry.file_size <= MAX_BYTES["member"], f"{unpacked}; at most {MAX_BYTES['member']:,} are looked at"),
+        (entry.file_size <= 2**20 + MAX_RATIO * entry.compress_size, f"is a zip bomb: it {unpacked}"),
     )
     return next((reason for fine, reason in checks if not fine), "")
 
 
-def decoded(content: bytes, what: str, height: int, width: int) -> torch.Tensor:
-    """The image in a PNG file, (3, height, width) uint8; its size is looked at before anything is decoded.
+def decode_png(content: bytes, name: str, height: int, width: int) -> torch.Tensor:
+    """Return the image in a PNG file, (3, height, width) uint8; its size is checked before anything is decoded.
 
     Args:
-        content: of the file.
-        what: it is called in errors.
-        height, width: that it has to have, which are those of the clean image.
+        content: content of the file.
+        name: name of the file in errors.
+        height, width: required size, which is that of the clean image.
 
     Raises:
-        UserError: where it is no 8-bit RGB PNG of this size.
+        UserError: where it is not an 8-bit RGB PNG of this size.
     """
     if not content.startswith(_PNG):
-        raise UserError(f"{what}: not a PNG file")
+        raise UserError(f"{name}: not a PNG file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a huge size is another size
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a huge size differs from the required one
             image = Image.open(io.BytesIO(content), formats=("PNG",))
         with image:
             if image.size != (width, height):
-                raise UserError(f"{what}: is {image.width}×{image.height}, and the clean image {width}×{height}")
+                raise UserError(f"{name}: is {image.width}×{image.height}, and the clean image {width}×{height}")
             deep = any(";16" in str(tile[3]) for tile in image.tile)
             if image.mode != "RGB" or deep or "transparency" in image.info or getattr(image, "n_frames", 1) > 1:
-                raise UserError(f"{what}: not a still image in 8-bit RGB")
+                raise UserError(f"{name}: not a still image in 8-bit RGB")
             pixels = np.asarray(image)
     except UserError:
         raise
-    except Exception as error:  # a damaged image fails in as many ways as there are chunks in it
-        raise UserError(f"{what}: not a readable PNG file ({' '.join(str(error).split())[:120]})") from None
+    except Exception as error:  # a damaged image raises many kinds of errors
+        raise UserError(f"{name}: not a readable PNG file ({' '.join(str(error).split())[:120]})") from None
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
-def encoded(image: torch.Tensor) -> bytes:
-    """An image (3, H, W) uint8 as a PNG file."""
+def encode_png(image: torch.Tensor) -> bytes:
+    """Return an image (3, H, W) uint8 as the content of a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, "png", compress_level=6)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What a submission is measured by: cells with names that can be trusted, and attacked images scored anew."""
+"""Check the cells that a submission claims, and score its attacked images again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.evaluation.judge import inside_threat
 from iqarena.bench.metrics.image_distances import distances
 from iqarena.bench.registry import DEFENSES, NAME, REGISTRIES, links, parse_spec
-from iqarena.bench.results.store import IMAGE_COLUMNS
+from iqarena.bench.results.columns import IMAGE_COLUMNS
 from iqarena.bench.suite import Suite, validated
 from iqarena.defenses.base import TrainedDefense
 
@@ -29,24 +29,24 @@ CLAIMED = ("srocc_clean", "srocc_adv", "stability_srocc", "reflection_rate", "ab
 """Measures that a bundle claims of a cell."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_:.,=+\[\] -]{1,300}")
-_OWN = re.compile(r"[\w:.,=+\[\]/ -]{1,300}")
+_SUBMITTED = re.compile(r"[\w:.,=+\[\]/ -]{1,300}")
 _CELL = TypeAdapter(Cell)
 
 
-def checked_cell(facts: Mapping[str, Any], own: Mapping[str, str] | None = None) -> Cell:
-    """A cell from plain data of somebody else's, in which every name is one of the registries.
+def checked_cell(claimed: Mapping[str, Any], submitted: Mapping[str, str] | None = None) -> Cell:
+    """Build a cell from untrusted data, in which every name has to be in a registry.
 
     Args:
-        facts: the fields of a cell.
-        own: what the submission brings itself, by kind; its name may be anything.
+        claimed: the fields of a cell.
+        submitted: names of plugins in the submission itself, by kind, which need not be in a registry.
 
     Raises:
-        UserError: for fields that make no cell, and for names that are not listed or that would open a file.
+        UserError: for fields that form no valid cell, and for names that are not listed or that would open a file.
     """
-    if unknown := set(facts) - {field.name for field in fields(Cell)}:
+    if unknown := set(claimed) - {field.name for field in fields(Cell)}:
         raise UserError(f"no cell: it has no {sorted(unknown)[0][:80]!r}")
     try:
-        cell = _CELL.validate_python(dict(facts))
+        cell = _CELL.validate_python(dict(claimed))
         _ = cell.threat
     except ValidationError as error:
         raise UserError(f"no cell: {': '.join(first_message(error))}") from None
@@ -58,19 +58,19 @@ def checked_cell(facts: Mapping[str, Any], own: Mapping[str, str] | None = None)
         raise UserError("no cell: a source is the other model that a transfer is crafted on")
     named = {"model": cell.model, "defense": cell.defense, "attack": cell.attack}
     for kind, spec in named.items():
-        if not _OWN.fullmatch(spec):  # before anything reads it
+        if not _SUBMITTED.fullmatch(spec):  # before it is parsed
             raise UserError(f"{kind} {spec[:80]!r}: is no name of letters, digits, spaces and :.,=+[]/-")
-        if len(links(spec)) > 1 or (own or {}).get(kind) != parse_spec(spec)[0]:
-            listed(kind, spec)
+        if len(links(spec)) > 1 or (submitted or {}).get(kind) != parse_spec(spec)[0]:
+            check_listed(kind, spec)
     if cell.source:
-        listed("model", cell.source)
+        check_listed("model", cell.source)
     _plain("data set", cell.dataset)
     dataset_class(cell.dataset)
     return cell
 
 
-def listed(kind: str, spec: str) -> None:
-    """Whether a spec names what is in a registry, and no file.
+def check_listed(kind: str, spec: str) -> None:
+    """Check that a spec names an entry of a registry and no file.
 
     Raises:
         UserError: where it does not.
@@ -88,16 +88,16 @@ def _plain(kind: str, spec: str) -> None:
         raise UserError(f"{kind} {spec[:80]!r}: only what is listed can be submitted to, not a file of yours")
 
 
-def rescored(evaluator: Evaluator, cell: Cell, pixels: Sequence[torch.Tensor]) -> pd.DataFrame:
-    """The rows of images.csv for the first N images of an image set, from stored pixels and nothing else.
+def rescore(evaluator: Evaluator, cell: Cell, pixels: Sequence[torch.Tensor]) -> pd.DataFrame:
+    """Compute the rows of images.csv for the first N images of a data set, from stored pixels alone.
 
     Args:
-        evaluator: of the image set.
-        cell: whose images they are.
-        pixels: attacked images (3, H, W) uint8, of the sizes of the clean ones.
+        evaluator: evaluator of the data set.
+        cell: the cell of the images.
+        pixels: attacked images (3, H, W) uint8, with the sizes of the clean ones.
     """
     samples = evaluator.samples[: len(pixels)]
-    clean = [evaluator.images[place] for place in range(len(pixels))]
+    clean = [evaluator.images[index] for index in range(len(pixels))]
     inside = [bool(inside_threat(a[None], b[None], cell.threat)) for a, b in zip(pixels, clean, strict=True)]
     table = pd.DataFrame(
         {
@@ -110,15 +110,15 @@ def rescored(evaluator: Evaluator, cell: Cell, pixels: Sequence[torch.Tensor]) -
             "status": np.where(inside, "ok", "violation"),
         }
     )
-    moved = pd.DataFrame([distances(a[None], b[None]).iloc[0] for a, b in zip(pixels, clean, strict=True)])
-    return pd.concat([table, moved.reset_index(drop=True)], axis=1).reindex(columns=IMAGE_COLUMNS)
+    perturbations = pd.DataFrame([distances(a[None], b[None]).iloc[0] for a, b in zip(pixels, clean, strict=True)])
+    return pd.concat([table, perturbations.reset_index(drop=True)], axis=1).reindex(columns=IMAGE_COLUMNS)
 
 
 def suite_of(cells: Sequence[Cell], limit: int) -> Suite:
-    """The suite whose cells these are.
+    """Return the suite that has these cells.
 
     Raises:
-        UserError: where no one suite has them all.
+        UserError: where no single suite has them all.
     """
     shared = {(cell.dataset, cell.seed, cell.draws, cell.precision) for cell in cells}
     if len(shared) > 1:
@@ -139,22 +139,22 @@ def suite_of(cells: Sequence[Cell], limit: int) -> Suite:
     return validated({**common, **first, "parts": others})
 
 
-def brought(name: str, recipe: str, weights: Path) -> type[TrainedDefense]:
-    """A class for a training recipe with weights of somebody's, so that it can go under a name of its own.
+def defense_with_weights(name: str, recipe: str, weights: Path) -> type[TrainedDefense]:
+    """Build a defense class with its own registry name from a training recipe and submitted weights.
 
-    The name, not the path of the file, is then what seeds depend on.
+    Seeds then depend on the name, not on the path of the file.
 
     Raises:
-        UserError: where the recipe is none, or the name is taken.
+        UserError: where it is not a training recipe, or the name is taken.
     """
-    listed("defense", recipe)
-    made = DEFENSES.build(recipe)
-    if not isinstance(made, TrainedDefense):
-        raise UserError(f"{recipe} is no training recipe; weights can be brought for what `iqarena train --defense` makes")
+    check_listed("defense", recipe)
+    defense = DEFENSES.build(recipe)
+    if not isinstance(defense, TrainedDefense):
+        raise UserError(f"{recipe} is no training recipe; weights can be submitted for what `iqarena train --defense` makes")
     entry = DEFENSES.entry(name)
-    if not NAME.fullmatch(name) or (entry is not None and entry.made is not None and "recipe" not in vars(entry.made)):
+    if not NAME.fullmatch(name) or (entry is not None and entry.cls is not None and "recipe" not in vars(entry.cls)):
         raise UserError(f"defense {name!r}: taken, or no name of small letters, digits and dashes; choose another --name")
-    with_weights = replace(made, weights=str(weights))
-    values = [(f.name, Any, dataclass_field(default=getattr(with_weights, f.name))) for f in fields(made) if f.init]
-    own = {"name": name, "recipe": recipe, "__module__": type(made).__module__}
-    return make_dataclass(type(made).__name__, values, bases=(type(made),), namespace=own, frozen=True)
+    with_weights = replace(defense, weights=str(weights))
+    values = [(f.name, Any, dataclass_field(default=getattr(with_weights, f.name))) for f in fields(defense) if f.init]
+    namespace = {"name": name, "recipe": recipe, "__module__": type(defense).__module__}
+    return make_dataclass(type(defense).__name__, values, bases=(type(defense),), namespace=namespace, frozen=True)

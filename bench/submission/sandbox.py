@@ -1,9 +1,9 @@
-"""Runs somebody else's code in a process that may not take more than it is given.
+"""Run untrusted code in a separate process with resource limits.
 
-It gets a folder of its own as working folder and home, an environment that is built anew (no secrets of this one), and
-limits on time, memory, files and disk; where the system allows it, no network. These are limits, not a jail: the code runs
-as this user, can read what this user can read, and can leave a process behind that has made itself a session of its own.
-Code that is not trusted at all belongs into a container or a machine of its own.
+The process gets its own folder as working folder and home, a new environment (without the secrets of this one), and limits
+on time, memory, files and disk; where the system allows it, no network. These are limits, not a jail: the code runs as this
+user, can read what this user can read, and can leave behind a process that has started its own session. Code that is not
+trusted at all belongs into a container or on a separate machine.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from iqarena.bench.checkout import IMPORT_ROOT
 from iqarena.bench.errors import UserError, printable
 
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
-"""Linux: namespaces of its own; in a new one of the network there is none."""
-_LOOK = 0.2
-"""Seconds between looks at the clock and at the disk."""
+"""Flags of unshare on Linux; a new network namespace has no network."""
+_POLL_SECONDS = 0.2
+"""Interval at which time and disk usage are checked."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the process may take.
+    """Resource limits of the process.
 
     Attributes:
-        seconds: wall time, and on each core processor time.
-        memory_mib: of data.
-        file_mib: of one file.
-        disk_mib: of all files in its folder.
-        files: open at once.
+        seconds: wall time, and CPU time per core.
+        memory_mib: size of its data segment.
+        file_mib: size of one file.
+        disk_mib: size of all files in its folder.
+        files: number of open files.
     """
 
     seconds: int = 3600
@@ -49,9 +49,9 @@ class Limits:
     files: int = 256
 
     def apply(self) -> None:
-        """To this process and all that it will start; there is no way back."""
+        """Apply the limits to this process and its future children; they cannot be raised again."""
         cores = os.cpu_count() or 1
-        for kind, most in (
+        for kind, limit in (
             (resource.RLIMIT_CPU, self.seconds * cores),
             (resource.RLIMIT_DATA, self.memory_mib << 20),
             (resource.RLIMIT_FSIZE, self.file_mib << 20),
@@ -59,16 +59,16 @@ class Limits:
             (resource.RLIMIT_CORE, 0),
         ):
             hard = resource.getrlimit(kind)[1]
-            allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
             resource.setrlimit(kind, (allowed, allowed))
 
-    def words(self) -> list[str]:
-        """As arguments of a command line."""
+    def args(self) -> list[str]:
+        """Return the limits as command line arguments."""
         return [str(value) for value in asdict(self).values()]
 
 
 def environment(folder: Path, threads: int) -> dict[str, str]:
-    """All that the process gets to know of its surroundings."""
+    """Return the environment variables of the process."""
     return {
         "PATH": os.defpath,
         "HOME": str(folder),
@@ -81,24 +81,24 @@ def environment(folder: Path, threads: int) -> dict[str, str]:
     }
 
 
-def run(module: str, words: list[str], folder: Path, limits: Limits, threads: int) -> None:
-    """Run a module of this project in a process with limits, which it must apply first thing (`applied`).
+def run(module: str, args: list[str], folder: Path, limits: Limits, threads: int) -> None:
+    """Run a module of this project in a process with limits, which it must apply first (`apply_limits`).
 
     Args:
-        module: such as "iqarena.bench.submission.sandboxed_attack".
-        words: its arguments.
-        folder: its working folder and home, to be thrown away; also where it leaves what it makes.
-        limits: of the process.
-        threads: of torch.
+        module: name of the module, such as "iqarena.bench.submission.sandboxed_attack".
+        args: its arguments.
+        folder: its temporary working folder and home, where it also writes its results.
+        limits: limits of the process.
+        threads: number of threads of torch.
 
     Raises:
-        UserError: where it did not end well, or took more than it may, in one line.
+        UserError: where it failed or exceeded a limit, with a message of one line.
     """
     (folder / "tmp").mkdir(exist_ok=True)
-    # a file without a name: in its folder the code could put something else, or nothing, in the file's place
+    # an anonymous file: the code could replace or remove a file in its folder
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", module, *limits.words(), *words],
+            [sys.executable, "-m", module, *limits.args(), *args],
             cwd=folder,
             env=environment(folder, threads),
             stdin=subprocess.DEVNULL,
@@ -107,19 +107,19 @@ def run(module: str, words: list[str], folder: Path, limits: Limits, threads: in
             start_new_session=True,
         )
         try:
-            reason = _watched(child, folder, limits)
+            reason = _watch(child, folder, limits)
         finally:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)  # and what it has started in its own group
+                os.killpg(child.pid, signal.SIGKILL)  # with the processes that it has started in its group
             child.wait()
         if reason:
             raise UserError(f"its code was stopped: {reason}")
         if child.returncode:
-            raise UserError(f"its code failed: {_words(child.returncode, log)}")
+            raise UserError(f"its code failed: {_failure(child.returncode, log)}")
 
 
-def _watched(child: subprocess.Popen[bytes], folder: Path, limits: Limits) -> str:
-    """Why a process has to be stopped; empty when it has ended by itself."""
+def _watch(child: subprocess.Popen[bytes], folder: Path, limits: Limits) -> str:
+    """Wait for a process; return why it has to be stopped, or an empty string when it has ended by itself."""
     end = time.monotonic() + limits.seconds
     while child.poll() is None:
         if time.monotonic() > end:
@@ -127,22 +127,22 @@ def _watched(child: subprocess.Popen[bytes], folder: Path, limits: Limits) -> st
         if _bytes(folder) > limits.disk_mib << 20:
             return f"it wrote more than {limits.disk_mib} MiB"
         with suppress(subprocess.TimeoutExpired):
-            child.wait(_LOOK)
+            child.wait(_POLL_SECONDS)
     return ""
 
 
 def _bytes(folder: Path) -> int:
-    """Of the files in a folder, links not followed."""
+    """Return the size of all files in a folder; links are not followed."""
     total = 0
-    for where, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                total += os.lstat(os.path.join(where, name)).st_size  # noqa: PTH118 - thousands of them, five times a second
+                total += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118 - thousands of them, five times a second
     return total
 
 
-def _words(code: int, log: IO[bytes]) -> str:
-    """The last line that a process has printed, with nothing in it that a terminal would obey."""
+def _failure(code: int, log: IO[bytes]) -> str:
+    """Return the last line that a process has printed, without control characters; or the signal that ended it."""
     if code in (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGXFSZ, -signal.SIGABRT):
         return f"it was ended by {signal.Signals(-code).name}, as for taking too much"
     log.seek(max(log.seek(0, os.SEEK_END) - 4096, 0))
@@ -150,10 +150,10 @@ def _words(code: int, log: IO[bytes]) -> str:
     return printable(next((line for line in reversed(lines) if line.strip()), f"exit code {code}"))
 
 
-def applied(words: list[str]) -> list[str]:
-    """Apply the limits at the front of a command line to this process, cut its network off if that can be; the rest."""
+def apply_limits(args: list[str]) -> list[str]:
+    """Apply the limits that a command line begins with to this process, disable its network if possible; return the rest."""
     count = len(asdict(Limits()))
-    Limits(*map(int, words[:count])).apply()
+    Limits(*map(int, args[:count])).apply()
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).unshare(_NEW_USER | _NEW_NETWORK)  # on Linux; where it is not allowed, nothing happens
-    return words[count:]
+        ctypes.CDLL(None).unshare(_NEW_USER | _NEW_NETWORK)  # on Linux; fails silently where it is not allowed
+    return args[count:]

@@ -1,6 +1,7 @@
-"""The process in which the attack of a submission runs: ``python -m iqarena.bench.submission.sandboxed_attack LIMITS… TASK.json``, see `iqarena.bench.submission.sandbox`.
+"""Run the attack of a submission in a process with limits, see `iqarena.bench.submission.sandbox`.
 
-It makes attacked images and writes them as PNG files; whoever started it judges them. Nothing else is believed.
+The process is ``python -m iqarena.bench.submission.sandboxed_attack LIMITS… TASK.json``. It writes attacked images as PNG
+files, which the process that started it checks and scores; nothing else from it is trusted.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ import json
 import sys
 from pathlib import Path
 
-from iqarena.bench.submission.sandbox import applied
+from iqarena.bench.submission.sandbox import apply_limits
 
 
-def main(words: list[str]) -> None:
-    """Make the attacked images of some cells.
+def main(args: list[str]) -> None:
+    """Generate the attacked images of the cells of a task.
 
     Args:
-        words: the limits, then the task's file: JSON with `file` and `made` of the class, the `name` that it goes by, the
-            `root` of the data set, and `groups`, each of a `limit` and `cells`; each cell has a `folder`, and `cell`, its
-            facts.
+        args: the limits, then the task's file: JSON with the `file` and the class name `made` of the attack, its registry
+            `name`, the `root` of the data set, and `groups` with a `limit` and `cells`; each cell has a `folder` for its
+            images, and its fields as `cell`.
     """
-    (task_file,) = applied(words)
+    (task_file,) = apply_limits(args)
     task = json.loads(Path(task_file).read_text(encoding="utf-8"))
 
     from iqarena.attacks.base import Attack
@@ -29,26 +30,26 @@ def main(words: list[str]) -> None:
     from iqarena.bench.errors import CannotRun
     from iqarena.bench.evaluation.evaluator import Evaluator
     from iqarena.bench.registry import ATTACKS, class_in_file
-    from iqarena.bench.submission.bundle import encoded
+    from iqarena.bench.submission.bundle import encode_png
 
-    made = class_in_file(f"file:{task['file']}:{task['made']}")
-    if made is None or not issubclass(made, Attack):
+    cls = class_in_file(f"file:{task['file']}:{task['made']}")
+    if cls is None or not issubclass(cls, Attack):
         raise CannotRun(f"{task['made']} is no attack")
-    ATTACKS.add(task["name"], made)
+    ATTACKS.add(task["name"], cls)
     root = Path(task["root"]) if task["root"] else None
     for group in task["groups"]:
         evaluator = None
-        for facts in group["cells"]:
-            cell = Cell(**facts["cell"])
+        for entry in group["cells"]:
+            cell = Cell(**entry["cell"])
             evaluator = evaluator or Evaluator(open_dataset(cell.dataset, root), group["limit"], 16)
             evaluator.ids.check(cell)
             crafted = evaluator.attacked.crafted(cell)
             if crafted.errors:
                 raise CannotRun(crafted.errors[0])
-            folder = Path(facts["folder"])
+            folder = Path(entry["folder"])
             folder.mkdir(parents=True)
-            for place, image in enumerate(crafted.pixels):
-                (folder / f"{place:05d}.png").write_bytes(encoded(image))
+            for index, image in enumerate(crafted.pixels):
+                (folder / f"{index:05d}.png").write_bytes(encode_png(image))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where submitted images stand beside the row that a board lists: listed, claimed and measured."""
+"""Compare submitted images with the row that a board lists: listed, claimed and measured values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
 
 SAME_RANKS = 5e-3
-"""Of an SROCC of the same stored images: neighbours in rank whose qualities are that close may change places."""
+"""Largest difference of SROCC of the same stored images: nearly equal qualities may swap ranks on another machine."""
 
 
 class Number(NamedTuple):
@@ -22,8 +22,8 @@ class Number(NamedTuple):
 
     Attributes:
         what: its name.
-        listed, claimed, measured: None where there is none.
-        by: the listed attack that gave it.
+        listed, claimed, measured: its values; None where there is none.
+        by: the attack of the listed value.
     """
 
     what: str
@@ -35,19 +35,19 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class BoardStanding:
-    """A submission beside a listed row.
+    """A submission compared with a listed row.
 
     Attributes:
-        row: in words, with its threat.
+        row: name of the row, with its threat model.
         numbers: clean SROCC, robust SROCC, largest mean |quality shift|.
         beats: whether the robust SROCC is below the listed one; None where the two cannot be compared.
-        words: the same in a line, and why.
+        summary: the result and its reason in one line.
     """
 
     row: str
     numbers: tuple[Number, ...]
     beats: bool | None
-    words: str
+    summary: str
 
 
 def standing(
@@ -58,23 +58,22 @@ def standing(
     measured: Mapping[str, float],
     as_claimed: bool,
 ) -> BoardStanding | str:
-    """Set attacked images of a listed model and defense beside their row.
+    """Compare attacked images of a listed model and defense with their row.
 
     Args:
-        results: folder of the board's results; a row is what `iqarena.bench.results.ranking` makes of its records.
-        cell: whose images they are. Data set, norm and size, model and defense have to be those of the row, as they are
-            spelled there.
-        image_ids: of the images.
+        results: folder of the board's results, whose records `iqarena.bench.results.ranking` turns into rows.
+        cell: the cell of the images. Data set, norm, size, model and defense have to be spelled as in the row.
+        image_ids: ids of the images.
         claimed, measured: measures by their names in summary.csv.
-        as_claimed: whether the submission held so far; what did not hold beats nothing.
+        as_claimed: whether the submission has been as claimed so far; otherwise it beats nothing.
 
     Returns:
-        How they stand, or, where there is no such row, a line that says so.
+        The comparison, or a line of text where there is no such row.
     """
-    where = f"{cell.dataset}, {cell.norm} {format_eps(cell.norm, cell.eps)}"
+    track = f"{cell.dataset}, {cell.norm} {format_eps(cell.norm, cell.eps)}"
     row, labelled = _find(results, cell)
     if row is None:
-        return f"not set beside a listed row: {results} has none of {cell.defended} on {where}"
+        return f"not set beside a listed row: {results} has none of {cell.defended} on {track}"
     names = ("srocc_clean", "srocc_adv" if labelled else "stability_srocc", "abs_gain")
     listed = (row.clean[0], row.robust[0], row.shift[0])
     by = ("", row.worst_attack, row.shift_attack)
@@ -83,12 +82,12 @@ def standing(
         Number(title, _finite(value), _finite(claimed.get(name)), _finite(measured[name]), attack)
         for title, name, value, attack in zip(titles, names, listed, by, strict=True)
     )
-    beats, words = _judged(row, numbers, set(image_ids), as_claimed)
-    return BoardStanding(f"{row.name}, {where}", numbers, beats, words)
+    beats, summary = _judge(row, numbers, set(image_ids), as_claimed)
+    return BoardStanding(f"{row.name}, {track}", numbers, beats, summary)
 
 
 def _find(results: Path, cell: Cell) -> tuple[Row | None, bool]:
-    """The row of a cell, and whether its data set has labels."""
+    """Return the row of a cell, and whether its data set has labels."""
     for track, rows in tracks(Records(results)).items():
         same_size = math.isclose(track.eps, cell.eps, rel_tol=1e-9)
         if (track.dataset, track.norm) == (cell.dataset, cell.norm) and same_size:
@@ -98,11 +97,11 @@ def _find(results: Path, cell: Cell) -> tuple[Row | None, bool]:
     return None, True
 
 
-def _judged(row: Row, numbers: tuple[Number, ...], image_ids: set[str], as_claimed: bool) -> tuple[bool | None, str]:
+def _judge(row: Row, numbers: tuple[Number, ...], image_ids: set[str], as_claimed: bool) -> tuple[bool | None, str]:
     if not as_claimed:
         return None, "beats nothing: it is not as claimed"
-    if apart := _apart(row, numbers[0], image_ids):
-        return None, f"cannot be compared: {apart}"
+    if reason := _not_comparable(row, numbers[0], image_ids):
+        return None, f"cannot be compared: {reason}"
     _, listed, _, measured, _ = numbers[1]
     if listed is None or measured is None:
         return None, "cannot be compared: one of the two robust SROCC is not defined"
@@ -110,12 +109,12 @@ def _judged(row: Row, numbers: tuple[Number, ...], image_ids: set[str], as_claim
     gap = listed - measured
     if gap > SAME_RANKS:
         return True, f"beats the listed row: its robust SROCC falls by {gap:.4f}{state}"
-    why = f"{-gap:.4f} above its robust SROCC" if gap < -SAME_RANKS else "as low, not lower"
-    return False, f"does not beat the listed row: {why}{state}"
+    reason = f"{-gap:.4f} above its robust SROCC" if gap < -SAME_RANKS else "as low, not lower"
+    return False, f"does not beat the listed row: {reason}{state}"
 
 
-def _apart(row: Row, clean: Number, image_ids: set[str]) -> str:
-    """Why numbers are of two different things; empty if they are not."""
+def _not_comparable(row: Row, clean: Number, image_ids: set[str]) -> str:
+    """Return why the submission and the row cannot be compared; empty if they can."""
     if len(image_ids) != row.images:
         return f"the row is of {row.images} images, these are {len(image_ids)}"
     if image_ids != set(row.image_ids):

@@ -1,4 +1,4 @@
-"""`iqarena submit`: packs an attack, adversarial images or trained weights, with what is claimed of them."""
+"""`iqarena submit`: pack an attack, adversarial images or trained weights with the claimed measures."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from iqarena.bench.metrics.measures import measure_cell
 from iqarena.bench.registry import ATTACKS, DEFENSES, parse_spec
 from iqarena.bench.results.provenance import provenance
 from iqarena.bench.results.store import Records
-from iqarena.bench.submission.bundle import Manifest, decoded, encoded, write
-from iqarena.bench.submission.rescoring import CLAIMED, brought, checked_cell, listed, rescored, suite_of
+from iqarena.bench.submission.bundle import Manifest, decode_png, encode_png, write
+from iqarena.bench.submission.rescoring import CLAIMED, check_listed, checked_cell, defense_with_weights, rescore, suite_of
 from iqarena.bench.suite import Suite, changed, load_suite, parse_size
 from iqarena.models.zoo import WeightsError, card_of, read_state, sha256_of
 
 SAMPLE = 4
-"""Attacked images of each cell that a bundle with code or weights holds: the first ones."""
+"""Number of attacked images per cell, the first ones, in a bundle with code or weights."""
 
-MOST_MISSING = 10
-"""Images that a folder may lack and still be known for the set that it is a part of."""
+MAX_MISSING = 10
+"""Largest number of missing images for which a folder is still recognised as part of a set."""
 
 
 def submit_attack(name: str, results: Path, root: Path | None, out: Path, report: ProgressCallback) -> Manifest:
@@ -42,77 +42,81 @@ def submit_attack(name: str, results: Path, root: Path | None, out: Path, report
     Args:
         name: registry name, or ``file:path.py:Class``.
         results: folder with its records.
-        root: of a data set that is not embedded.
-        out: the bundle.
-        report: told of progress.
+        root: folder of a data set that is not embedded.
+        out: path of the bundle.
+        report: called with the progress.
 
     Raises:
-        UserError: where there is nothing to pack, or where it cannot be.
+        UserError: where there is nothing to pack, or where it cannot be packed.
     """
     if parse_spec(name)[1]:
         raise UserError(f"{name}: an attack is submitted by its name, without parameters; all cells of it go along")
-    made, records = ATTACKS.find(name), Records(results)
-    source = _source(made)
-    found = [record for record in records.all() if parse_spec(record["cell"]["attack"])[0] == name]
-    if not found:
+    attack, records = ATTACKS.find(name), Records(results)
+    source = _source(attack)
+    of_attack = [record for record in records.all() if parse_spec(record["cell"]["attack"])[0] == name]
+    if not of_attack:
         raise UserError(f"{results}: has no records of {name}; first iqarena run --attack {name} --out {results}")
-    cells = [checked_cell(record["cell"], {"attack": name}) for record in found]
-    limits = {record["n_images"] for record in found}
+    cells = [checked_cell(record["cell"], {"attack": name}) for record in of_attack]
+    limits = {record["n_images"] for record in of_attack}
     if len(limits) > 1:
         raise UserError(f"{results}: {name} was run on {min(limits)} and on {max(limits)} images; use a folder for each")
     claims, members = _run(suite_of(cells, limits.pop()), cells, root, records, report)
-    plugin = {"file": f"source/{source.name}", "made": made.__name__}
+    plugin = {"file": f"source/{source.name}", "made": attack.__name__}
     members |= {plugin["file"]: source.read_bytes()}
-    return write(out, _said("attack", name, claims, plugin), members)
+    return write(out, _manifest_fields("attack", name, claims, plugin), members)
 
 
 def submit_images(
     folder: Path, model: str, defense: str, dataset: str, eps: str, norm: Norm, name: str, root: Path | None, out: Path
 ) -> Manifest:
-    """Pack adversarial images, however they were made, for a listed model and defense.
+    """Pack adversarial images of any origin for a listed model and defense.
 
     Args:
-        folder: with a PNG for each image, named after its image id.
-        model, defense, dataset: from the registries.
-        eps, norm: of the threat model.
-        name: of the attack, for people.
-        root: of a data set that is not embedded.
-        out: the bundle.
+        folder: contains one PNG per image, named after its image id.
+        model, defense, dataset: names from the registries.
+        eps, norm: size and norm of the threat model.
+        name: name of the attack for display.
+        root: folder of a data set that is not embedded.
+        out: path of the bundle.
 
     Raises:
         UserError: where an image is missing, unreadable or outside the threat model; nothing is written then.
     """
     try:
-        most = parse_size(eps)
+        size = parse_size(eps)
     except ValueError as error:
         raise UserError(f"--eps: {error}") from None
-    facts = {
+    fields = {
         "dataset": dataset,
         "model": model,
         "defense": defense,
         "attack": name,
         "objective": "away",
         "norm": norm,
-        "eps": most,
+        "eps": size,
         "queries": None,
         "setting": "adaptive",
         "seed": 0,
         "draws": 8,
     }
-    cell = checked_cell(facts, {"attack": name})
-    files = _files(folder, opened := open_dataset(dataset, root))
-    evaluator, cell_id = Evaluator(opened, len(files), 16), digest(facts)[:16]
-    pixels = [decoded(_bytes(file), str(file), *size) for file, size in zip(files, evaluator.images.sizes, strict=True)]
+    cell = checked_cell(fields, {"attack": name})
+    image_set = open_dataset(dataset, root)
+    files = _files(folder, image_set)
+    evaluator, cell_id = Evaluator(image_set, len(files), 16), digest(fields)[:16]
+    pixels = [
+        decode_png(_bytes(file), str(file), height, width)
+        for file, (height, width) in zip(files, evaluator.images.sizes, strict=True)
+    ]
     try:
-        rows = rescored(evaluator, cell, pixels)
-    except CannotRun as reason:
-        raise UserError(str(reason)) from None
+        rows = rescore(evaluator, cell, pixels)
+    except CannotRun as error:
+        raise UserError(str(error)) from None
     outside = rows.image_id[rows.status != "ok"].tolist()
     if outside:
         raise UserError(f"{len(outside)} of {len(rows)} images are outside {norm} ≤ {eps}, such as {outside[0]}")
     members = _packed(cell_id, rows.to_csv(index=False).encode(), pixels)
-    claim = _claim(cell, cell_id, opened.fingerprint, rows)
-    return write(out, _said("images", name, [claim]), members)
+    claim = _claim(cell, cell_id, image_set.fingerprint, rows)
+    return write(out, _manifest_fields("images", name, [claim]), members)
 
 
 def submit_defense(
@@ -127,23 +131,23 @@ def submit_defense(
     out: Path,
     report: ProgressCallback,
 ) -> Manifest:
-    """Pack weights that `iqarena train` made, and their card, with what holds against a suite's attacks.
+    """Pack weights that `iqarena train` wrote, and their card, with their measures under a suite's attacks.
 
     Args:
-        weights: a safetensors file, its card beside it.
-        model, recipe: what was trained, and how.
-        name: of the defense, for the board.
-        suite: whose attacks it meets.
-        changes: of the suite, such as its limit.
-        root: of a data set that is not embedded.
-        results: where records go.
-        out: the bundle.
-        report: told of progress.
+        weights: a safetensors file with its card beside it.
+        model, recipe: the trained model and its training recipe.
+        name: name of the defense on the board.
+        suite: the suite whose attacks are run.
+        changes: changed fields of the suite, such as its limit.
+        root: folder of a data set that is not embedded.
+        results: folder for the records.
+        out: path of the bundle.
+        report: called with the progress.
 
     Raises:
-        UserError: for weights that are damaged, of another kind or without a card.
+        UserError: for weights that are damaged, in another format or without a card.
     """
-    listed("model", model)
+    check_listed("model", model)
     if weights.suffix != ".safetensors":
         raise UserError(f"{weights}: weights come as .safetensors, as `iqarena train` writes them")
     card = weights.with_suffix(".yaml")
@@ -155,23 +159,22 @@ def submit_defense(
         raise UserError(str(error)) from None
     if not card.is_file():
         raise UserError(f"{card}: the weights have no card; `iqarena train` writes one beside them")
-    made = brought(name, recipe, weights)
-    DEFENSES.add(name, made)
+    DEFENSES.add(name, defense_with_weights(name, recipe, weights))
     chosen = changed(load_suite(suite), {**changes, "models": [model], "defenses": [name]})
     claims, members = _run(chosen, None, root, Records(results), report)
     members |= {"weights.safetensors": _bytes(weights), "weights.yaml": _bytes(card)}
     plugin = {"file": "weights.safetensors", "recipe": recipe, "model": model}
-    return write(out, _said("defense", name, claims, plugin), members)
+    return write(out, _manifest_fields("defense", name, claims, plugin), members)
 
 
 def _run(
     suite: Suite, cells: Sequence[Cell] | None, root: Path | None, records: Records, report: ProgressCallback
 ) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """Run what is missing of a suite; the claims of its cells, and the members that hold their records."""
+    """Run the missing cells of a suite; return the claims of its cells, and the members with their records."""
     outcome = execute(suite, root, records, report, keep_images=True)
     if outcome.failed:
-        cell, *why = outcome.failed[0]
-        raise UserError(f"{len(outcome.failed)} cells did not end ok, as {cell.attack} on {cell.model}: {' '.join(why)}")
+        cell, *reasons = outcome.failed[0]
+        raise UserError(f"{len(outcome.failed)} cells did not end ok, as {cell.attack} on {cell.model}: {' '.join(reasons)}")
     if not outcome.cell_ids:
         raise UserError(f"no cell of it can be run: {outcome.skipped[0][1] if outcome.skipped else 'the suite is empty'}")
     claims, members = [], dict[str, bytes]()
@@ -179,15 +182,15 @@ def _run(
         record = records.read(cell_id)
         if record is None or record["status"] != "ok":
             raise UserError(f"{records.cells / cell_id}: no record that ended ok; run it again")
-        folder, rows = records.cells / cell_id, records.images(cell_id)
+        files, rows = records.files(cell_id), records.images(cell_id)
         cell = Cell(**record["cell"])
         claims.append(
             _claim(cell, cell_id, record["dataset"]["fingerprint"], rows)
             | {"forwards": record["costs"]["forwards_mean"], "backwards": record["costs"]["backwards_mean"]}
         )
-        images = (records.kept(record) or [])[:SAMPLE]
-        members |= _packed(cell_id, (folder / "images.csv").read_bytes(), images)
-        members[f"records/{cell_id}/record.json"] = (folder / "record.json").read_bytes()
+        images = (records.attacked_images(record) or [])[:SAMPLE]
+        members |= _packed(cell_id, files.images, images)
+        members[f"records/{cell_id}/record.json"] = files.record
     return claims, members
 
 
@@ -204,53 +207,53 @@ def _claim(cell: Cell, cell_id: str, fingerprint: str, rows: pd.DataFrame) -> di
 
 
 def _packed(cell_id: str, rows: bytes, images: Sequence[Any]) -> dict[str, bytes]:
-    named = {f"images/{cell_id}/{place:05d}.png": encoded(image) for place, image in enumerate(images)}
-    return {f"records/{cell_id}/images.csv": rows, **named}
+    packed = {f"images/{cell_id}/{index:05d}.png": encode_png(image) for index, image in enumerate(images)}
+    return {f"records/{cell_id}/images.csv": rows, **packed}
 
 
-def _said(kind: str, name: str, claims: Sequence[Any], plugin: Mapping[str, str] | None = None) -> dict[str, Any]:
+def _manifest_fields(kind: str, name: str, claims: Sequence[Any], plugin: Mapping[str, str] | None = None) -> dict[str, Any]:
     return {"kind": kind, "name": name, "versions": provenance()["versions"], "claims": claims, "plugin": plugin}
 
 
-def _source(made: type[Any]) -> Path:
-    """The one file that an attack's class is in.
+def _source(cls: type[Any]) -> Path:
+    """Return the file of an attack's class.
 
     Raises:
-        UserError: where it needs another one that is not of the project.
+        UserError: where it needs another file that is not part of the project.
     """
-    file = inspect.getsourcefile(made)
+    file = inspect.getsourcefile(cls)
     if file is None:
-        raise UserError(f"{made.__name__}: its source cannot be found")
-    for base in made.__mro__:
+        raise UserError(f"{cls.__name__}: its source cannot be found")
+    for base in cls.__mro__:
         other = inspect.getsourcefile(base) if base.__module__ not in ("builtins", "abc", "typing") else file
         if other != file and base.__module__.partition(".")[0] != "iqarena":
-            raise UserError(f"{made.__name__} builds on {base.__module__}; an attack is submitted as one file")
+            raise UserError(f"{cls.__name__} builds on {base.__module__}; an attack is submitted as one file")
     return Path(file)
 
 
 def _files(folder: Path, dataset: ImageDataset) -> list[Path]:
-    """The PNGs in a folder in the order of the image set that as many images make.
+    """Return the PNG files in a folder in the order of the data set's subset of that many images.
 
     Raises:
         UserError: where they are other images than ``--limit`` would choose.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*.png") if file.is_file()}
-    if len(there) < 2:
-        raise UserError(f"{folder}: has {len(there)} PNG files; at least 2 images are wanted")
-    for limit in range(len(there), len(there) + MOST_MISSING + 1):
+    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*.png") if file.is_file()}
+    if len(present) < 2:
+        raise UserError(f"{folder}: has {len(present)} PNG files; at least 2 images are wanted")
+    for limit in range(len(present), len(present) + MAX_MISSING + 1):
         wanted = _wanted(dataset, limit)
-        if there == set(wanted):
+        if present == set(wanted):
             return [folder / name for name in wanted]
-        if there < set(wanted):
-            missing = min(set(wanted) - there)
-            told = f"iqarena data export {dataset.name} --limit {len(wanted)}"
-            raise UserError(f"{folder / missing}: is missing; the others are of the images that `{told}` writes")
-    wanted = _wanted(dataset, len(there))
+        if present < set(wanted):
+            missing = min(set(wanted) - present)
+            command = f"iqarena data export {dataset.name} --limit {len(wanted)}"
+            raise UserError(f"{folder / missing}: is missing; the others are of the images that `{command}` writes")
+    wanted = _wanted(dataset, len(present))
     raise UserError(
-        f"{folder / min(there - set(wanted))}: not one of the {len(wanted)} images that `iqarena data export "
-        f"{dataset.name} --limit {len(there)}` writes; they are called like {wanted[0]}"
+        f"{folder / min(present - set(wanted))}: not one of the {len(wanted)} images that `iqarena data export "
+        f"{dataset.name} --limit {len(present)}` writes; they are called like {wanted[0]}"
     )
 
 
@@ -259,12 +262,12 @@ def _wanted(dataset: ImageDataset, limit: int) -> list[str]:
 
 
 def image_name(image_id: str) -> str:
-    """The name of an image's file: its id, ending in .png."""
+    """Return the file name of an image: its id, ending in .png."""
     return image_id if image_id.endswith(".png") else f"{image_id}.png"
 
 
 def export(dataset: ImageDataset, limit: int | None, out: Path) -> int:
-    """Write clean images as PNG files, named as `submit_images` wants the attacked ones; how many there are.
+    """Write clean images as PNG files, named as `submit_images` expects the attacked ones; return their number.
 
     Raises:
         UserError: where an image cannot be read or written.
@@ -274,7 +277,7 @@ def export(dataset: ImageDataset, limit: int | None, out: Path) -> int:
         file = out / image_name(dataset.samples[index].image_id)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encoded(dataset.image(index)))
+            file.write_bytes(encode_png(dataset.image(index)))
         except OSError as error:
             raise UserError(f"{file}: cannot be written ({error.strerror})") from None
     return len(indices)

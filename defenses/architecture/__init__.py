@@ -1,1 +1,1 @@
-"""Defenses that change the network; each is a recipe that trains what it changed."""
+"""Defenses that change the network; each is a recipe that trains the changed network."""

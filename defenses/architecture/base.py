@@ -1,4 +1,4 @@
-"""What architecture defenses share: how they are trained, and a block at the seam before the head."""
+"""Base classes of the architecture defenses: their training, and a block inserted before the head."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from iqarena.models.base import FeatureModel, QualityModel
 
 @dataclass(frozen=True)
 class Architecture(TrainedDefense):
-    """Base of changed networks: trained by plain regression, one pass an image, unless `training` says otherwise.
+    """Base of changed networks, trained by plain regression, one pass per image, unless `training` is "adversarial".
 
     Attributes:
-        training: "plain", or "adversarial", the recipe `adversarial-training` on the changed network.
-        epsilon, ramp: of that recipe.
+        training: "plain", or "adversarial" for the recipe `adversarial-training` on the changed network.
+        epsilon, ramp: parameters of that recipe.
     """
 
     kind: ClassVar[Kind] = "architecture"
@@ -52,7 +52,7 @@ class WithBlock(FeatureModel):
         self.info = model.info
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the block makes of the last feature maps, of the same shape."""
+        """Apply the block to the last feature maps; the shape does not change."""
         maps: torch.Tensor = self.block(self.model.features(images))
         return maps
 
@@ -62,17 +62,17 @@ class WithBlock(FeatureModel):
 
 @dataclass(frozen=True)
 class SeamBlock(Architecture):
-    """Base of defenses that put a block before the head.
+    """Base of defenses that insert a block before the head.
 
     Class attributes:
-        over_places: whether the block compares places of a map, so that a map of a single one will not do.
+        over_places: whether the block compares positions of a map, so that maps of a single position are not supported.
     """
 
     over_places: ClassVar[bool] = False
 
     @abstractmethod
     def block(self, channels: int) -> nn.Module:
-        """From feature maps (M, channels, h, w) to the same; before training near the identity."""
+        """Build the block, from feature maps (M, channels, h, w) to the same shape; initially close to the identity."""
 
     def prepare(self, model: QualityModel) -> QualityModel:
         copied = super().prepare(model)

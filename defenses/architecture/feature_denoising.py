@@ -1,7 +1,7 @@
-"""`feature-denoising`: attacks show as noise in feature maps, so the maps are denoised (Xie et al., CVPR 2019).
+"""`feature-denoising`: denoising of feature maps, in which attacks appear as noise (Xie et al., CVPR 2019).
 
-A block of the paper is a filter over places, a 1×1 convolution with BatchNorm, and a shortcut around both. It has four
-of them inside a ResNet; here is one, where every model with visible feature maps has a place for it: before the head.
+A block of the paper is a spatial filter, a 1×1 convolution with BatchNorm, and a shortcut around both. The paper inserts
+four of them into a ResNet; here there is one, before the head, which is possible for every model with visible feature maps.
 The paper trains it adversarially: ``feature-denoising[training=adversarial]``.
 """
 
@@ -18,12 +18,13 @@ from iqarena.defenses.architecture.base import SeamBlock
 
 
 class DenoisingBlock(nn.Module):
-    """z + BatchNorm(W · filtered(z)), for maps (M, C, h, w); BatchNorm starts from gain 0, hence from the identity.
+    """The block z + BatchNorm(W · filtered(z)), for maps (M, C, h, w); initially the identity, as the BatchNorm gain is 0.
 
     Args:
         channels: C.
-        kind: "non-local": every place becomes the mean of all places, weighted by softmax(θ(z_i)ᵀφ(z_j)/√C) with learnt 1×1
-            embeddings θ, φ (the paper's Gaussian form); "mean": the mean of its 3×3 neighbours, fewer at the border.
+        kind: "non-local": every position becomes the mean of all positions, weighted by softmax(θ(z_i)ᵀφ(z_j)/√C) with
+            learned 1×1 embeddings θ, φ (the Gaussian version of the paper); "mean": the mean of its 3×3 neighbours, fewer at
+            the border.
     """
 
     def __init__(self, channels: int, kind: Literal["non-local", "mean"]) -> None:
@@ -37,7 +38,7 @@ class DenoisingBlock(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def filtered(self, maps: torch.Tensor) -> torch.Tensor:
-        """The maps after the filter over places, (M, C, h, w)."""
+        """Apply the spatial filter to the maps, (M, C, h, w)."""
         if self.kind == "mean":
             return functional.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)
         query, key, value = (part.flatten(2).transpose(1, 2) for part in (self.query(maps), self.key(maps), maps))
@@ -54,7 +55,7 @@ class FeatureDenoising(SeamBlock):
     """A denoising block before the head.
 
     Attributes:
-        filter: "non-local", the paper's best, or "mean".
+        filter: "non-local", the best one in the paper, or "mean".
     """
 
     name: ClassVar[str] = "feature-denoising"

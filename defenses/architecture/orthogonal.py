@@ -1,10 +1,10 @@
-"""`orthogonal`: every linear layer keeps lengths, up to one gain (after Meleshin et al., arXiv 2506.04951).
+"""`orthogonal`: norm-preserving linear layers, up to one gain per layer (after Meleshin et al., arXiv 2506.04951).
 
-Public to us is what the abstract says: orthogonal, norm-preserving layers in place of a model's own, no adversarial
-training, no significant change of the model, pruning and fine-tuning. Here the weight of each convolution and linear layer,
-as a matrix from what one output sees to the outputs, is gain · Q with orthonormal rows (or columns, where there are fewer):
-it stretches no direction more than another. BatchNorm stays as it is and has a gain for every channel, so the network as
-a whole is bounded by nothing (that is `lipschitz`). Nothing is pruned.
+Only the abstract is available to us: orthogonal, norm-preserving layers replace those of the model, without adversarial
+training, without significant changes of the model, with pruning and fine-tuning. Here the weight of each convolution and
+linear layer, as a matrix from the receptive field of one output to the outputs, is gain · Q with orthonormal rows (or
+columns, if there are fewer): it stretches no direction more than another. BatchNorm is unchanged and has a gain for every
+channel, so the network as a whole has no bound (for that see `lipschitz`). Nothing is pruned.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from iqarena.defenses.base import DoesNotApply
 from iqarena.models.base import QualityModel
 
 _RIDGE = 1e-5
-"""Added to the Gram matrix, of its mean diagonal, so that parallel filters are no division by zero; rows are then shorter
-than 1 by half of it."""
+"""Ridge added to the Gram matrix, relative to its mean diagonal, so that parallel filters do not divide by zero; rows are
+then shorter than 1 by half of it."""
 
 
 def orthonormal(matrices: torch.Tensor) -> torch.Tensor:
-    """Matrices (…, m, n) made to have orthonormal rows, or columns where m > n: L⁻¹M with LLᵀ = MMᵀ (Gram-Schmidt's)."""
+    """Orthonormalise the rows of matrices (…, m, n), or the columns if m > n: L⁻¹M with LLᵀ = MMᵀ (Gram-Schmidt)."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.transpose(-1, -2) if tall else matrices
     gram = wide @ wide.transpose(-1, -2)
     ridge = _RIDGE * gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=1e-12)
     lower = torch.linalg.cholesky(gram + ridge[..., None, None] * torch.eye(gram.shape[-1], device=gram.device))
-    made: torch.Tensor = torch.linalg.solve_triangular(lower, wide, upper=False)
-    return made.transpose(-1, -2) if tall else made
+    result: torch.Tensor = torch.linalg.solve_triangular(lower, wide, upper=False)
+    return result.transpose(-1, -2) if tall else result
 
 
 class ScaledOrthogonal(nn.Module):
-    """A parametrisation of weights (O, I, …): gain · Q, of as much energy as the weight that it starts from.
+    """A parametrisation gain · Q of weights (O, I, …), with initially the same norm as the original weight.
 
     Args:
-        weight: that one.
-        groups: of a grouped convolution, each of which is a matrix of its own.
+        weight: the original weight.
+        groups: number of groups of a grouped convolution; each group is a separate matrix.
     """
 
     def __init__(self, weight: torch.Tensor, groups: int) -> None:
@@ -78,6 +78,6 @@ class Orthogonal(Architecture):
     def protect(self, model: QualityModel) -> QualityModel:
         protected = super().protect(model)
         for layer in protected.modules():
-            if parametrize.is_parametrized(layer):  # once, and not at every score
+            if parametrize.is_parametrized(layer):  # computed once, not at every forward pass
                 parametrize.remove_parametrizations(layer, "weight")
         return protected

@@ -1,8 +1,8 @@
-"""`soft-threshold`: what is small in a feature map is taken for noise and shrunk away (Zhao et al., IEEE TII 2020).
+"""`soft-threshold`: soft thresholding of feature maps, which removes small values as noise (Zhao et al., IEEE TII 2020).
 
 Channel-wise thresholds of a deep residual shrinkage network: z becomes sign(z)·relu(|z| − t) with t_c = α_c · mean|z_c|,
-where a small network of all the means says α in (0, 1). The paper has such a block in each residual unit; here is one,
-before the head. For a fixed t no value moves by more than its input does; t itself moves with the image.
+where a small network predicts α in (0, 1) from all the means. The paper has such a block in each residual unit; here there
+is one, before the head. For fixed t the block is 1-Lipschitz; t itself depends on the image.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import nn
 from iqarena.defenses.architecture.base import SeamBlock
 
 _START = -3.0
-"""Of the logit of α: training starts from thresholds of 5 % of a channel's mean."""
+"""Initial logit of α: training starts from thresholds of 5 % of a channel's mean."""
 
 
 class Shrinkage(nn.Module):
-    """Soft thresholds for maps (M, C, h, w), each by two layers from the C means."""
+    """Soft thresholding of maps (M, C, h, w), with thresholds predicted by two layers from the C means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Shrinkage(nn.Module):
         self.share = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), last, nn.Sigmoid())
 
     def thresholds(self, maps: torch.Tensor) -> torch.Tensor:
-        """t, (M, C, 1, 1)."""
+        """Compute the thresholds t, (M, C, 1, 1)."""
         means = maps.abs().mean(dim=(2, 3))
         t: torch.Tensor = self.share(means) * means
         return t[:, :, None, None]
@@ -41,7 +41,7 @@ class Shrinkage(nn.Module):
 
 @dataclass(frozen=True)
 class SoftThreshold(SeamBlock):
-    """Learnt soft thresholds on the last feature maps."""
+    """Learned soft thresholds on the last feature maps."""
 
     name: ClassVar[str] = "soft-threshold"
     paper: ClassVar[str] = "https://doi.org/10.1109/TII.2019.2943898"

@@ -1,7 +1,7 @@
-"""`sortmask`: the activation of CPRL's journal form alone, on plainly trained weights.
+"""`sortmask`: only the activation of the journal version of CPRL, with plain training.
 
-Our reconstruction from the abstract of Displays 88 (2025) 103046, which says that a plug-and-play SortMask module "blocks
-small changes around the mean" to reduce the Lipschitz constant; no equation of the paper is public to us.
+Our reconstruction from the abstract of Displays 88 (2025) 103046, according to which a plug-and-play SortMask module "blocks
+small changes around the mean" to reduce the Lipschitz constant; the equations of the paper are not available to us.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from iqarena.models.base import QualityModel
 
 @dataclass(frozen=True)
 class SortMaskDefense(SeamBlock):
-    """SortMask on the last feature maps. The hard form is attacked through the identity (BPDA), the soft one exactly.
+    """SortMask on the last feature maps. The surrogate of the hard form is the identity (BPDA), that of the soft form exact.
 
     Attributes:
-        share: of the values of a channel that go to its mean.
+        share: fraction of the values of a channel that are replaced by its mean.
         form: "soft" or "hard".
     """
 

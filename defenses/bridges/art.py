@@ -1,8 +1,8 @@
 """`art:CLASS`: preprocessors of the Adversarial Robustness Toolbox (Nicolae et al., arXiv 1807.01069) in front of a model.
 
-Deployed is the toolbox's own code, on NumPy. What an adaptive attacker differentiates has the same values:
+The deployed filter is the toolbox's own NumPy code. The surrogate of an adaptive attacker has the same values:
 
-    class                  surrogate                                  parameters, and values if left out
+    class                  surrogate                                      parameters and their defaults
     FeatureSqueezing       itself, with the gradient of the identity      bit_depth 5
     GaussianAugmentation   itself, with the gradient of the identity      sigma 0.01
     JpegCompression        itself, with the gradient of `jpeg`            quality 50
@@ -25,8 +25,8 @@ from iqarena.defenses.purification.jpeg import differentiable_jpeg
 from iqarena.defenses.purification.median_blur import median_of
 
 _SET_HERE = ("apply_fit", "apply_predict", "augmentation", "channels_first", "clip_values", "ratio", "verbose")
-_AUGMENTS = "it augments training images; nothing is done to an image that is scored"
-_SOUND = "it is for sound"
+_AUGMENTS = "it augments training images and does not change the images that are scored"
+_SOUND = "it is for audio"
 _REFUSED = {
     "CutMix": _AUGMENTS,
     "CutMixPyTorch": _AUGMENTS,
@@ -41,10 +41,10 @@ _REFUSED = {
     "Mp3Compression": _SOUND,
     "Mp3CompressionPyTorch": _SOUND,
     "Resample": _SOUND,
-    "PixelDefend": "it needs a PixelCNN of the images, which there is none of",
+    "PixelDefend": "it needs a PixelCNN trained on the images, which is not available",
     "SpatialSmoothingPyTorch": "it is SpatialSmoothing with other borders",
     "SpatialSmoothingTensorFlowV2": "it is for TensorFlow",
-    "ThermometerEncoding": "it makes many channels of each, which no quality model takes",
+    "ThermometerEncoding": "it expands each channel into many, which no quality model accepts",
     "VideoCompression": "it is for video",
     "VideoCompressionPyTorch": "it is for video",
 }
@@ -61,10 +61,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _made(variant: str, given: dict[str, Any]) -> Any:
-    made = getattr(importlib.import_module("art.defences.preprocessor"), variant)
+def _build(variant: str, given: dict[str, Any]) -> Any:
+    cls = getattr(importlib.import_module("art.defences.preprocessor"), variant)
     try:
-        return made(clip_values=(0.0, 1.0), **given)
+        return cls(clip_values=(0.0, 1.0), **given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"art:{variant}: {' '.join(str(error).split())}") from None
 
@@ -74,8 +74,8 @@ class _Preprocessor(Purification):
     """Base of the bridged preprocessors.
 
     Attributes:
-        variant: the toolbox's class.
-        parameters: of its constructor; what follows from the images is set here.
+        variant: name of the toolbox's class.
+        parameters: parameters of its constructor; those determined by the images are set here.
     """
 
     variant: str = ""
@@ -84,18 +84,18 @@ class _Preprocessor(Purification):
     def __post_init__(self) -> None:
         if self.variant not in _DEFAULTS:
             reason = _REFUSED.get(self.variant, f"known are {', '.join(sorted(_DEFAULTS))}")
-            raise ValueError(f"art:{self.variant} is not on offer: {reason}")
+            raise ValueError(f"art:{self.variant} is not available: {reason}")
         for key in self.parameters:
             if key in _SET_HERE:
                 raise ValueError(f"art:{self.variant}: {key} is set by the benchmark; leave it out")
         object.__setattr__(self, "name", f"art:{self.variant}")
-        _made(self.variant, self.given)
+        _build(self.variant, self.given)
         if self.given.get("window_size", 1) % 2 == 0:
             raise ValueError(f"art:{self.variant}: window_size {self.given['window_size']} is not odd")
 
     @property
     def given(self) -> dict[str, Any]:
-        """All parameters of the toolbox's class."""
+        """All constructor parameters of the toolbox's class."""
         return _DEFAULTS[self.variant] | self.parameters
 
     def least(self, inner: int) -> int:
@@ -103,28 +103,28 @@ class _Preprocessor(Purification):
         return max(inner, window // 2 + 1)
 
     def purifier(self) -> Purifier:
-        return lambda images: self._purified_by(images, _made(self.variant, self.given))
+        return lambda images: self._purified_by(images, _build(self.variant, self.given))
 
     def stand_in(self) -> Purifier:
         return straight_through(self.purifier())
 
     def _purified_by(self, images: torch.Tensor, preprocessor: Any) -> torch.Tensor:
-        first = self.given.get("channels_first", False)
+        channels_first = self.given.get("channels_first", False)
         pixels = images.detach().clamp(0, 1)
-        numbers = (pixels if first else pixels.permute(0, 2, 3, 1)).cpu().numpy()
+        numbers = (pixels if channels_first else pixels.permute(0, 2, 3, 1)).cpu().numpy()
         state = np.random.get_state()
         try:
-            if self.stochastic:  # the toolbox draws from NumPy's stream, and the harness seeds torch's
+            if self.stochastic:  # the toolbox draws from NumPy's stream, while the harness seeds torch's
                 np.random.seed(int(torch.randint(2**32, ())))
-            made = torch.from_numpy(np.ascontiguousarray(preprocessor(numbers)[0]))
+            purified = torch.from_numpy(np.ascontiguousarray(preprocessor(numbers)[0]))
         finally:
             np.random.set_state(state)
-        return (made if first else made.permute(0, 3, 1, 2)).to(images)
+        return (purified if channels_first else purified.permute(0, 3, 1, 2)).to(images)
 
 
 @dataclass(frozen=True)
 class ArtPreprocessor(_Preprocessor):
-    """A preprocessor of the Adversarial Robustness Toolbox, with the gradient of this project's filter of the same kind."""
+    """A preprocessor of the Adversarial Robustness Toolbox, with the gradient of the corresponding filter of IQArena."""
 
     name: ClassVar[str] = "art:"
     surrogate_kind: ClassVar[Literal["exact", "smooth", "identity"]] = "smooth"
@@ -132,12 +132,12 @@ class ArtPreprocessor(_Preprocessor):
 
     @staticmethod
     def variants() -> list[str]:
-        """The classes on offer that have no class of their own here."""
+        """Return the available classes that have no class of their own here."""
         return sorted(_SMOOTH)
 
     @staticmethod
     def refused() -> dict[str, str]:
-        """The toolbox's other preprocessors, with the reason."""
+        """Return the toolbox's other preprocessors, with the reason why they are not available."""
         return dict(_REFUSED)
 
     def stand_in(self) -> Purifier:
@@ -147,7 +147,7 @@ class ArtPreprocessor(_Preprocessor):
 
 @dataclass(frozen=True)
 class FeatureSqueezing(_Preprocessor):
-    """Channels kept in fewer bits (Xu, Evans, Qi), by the Adversarial Robustness Toolbox."""
+    """Bit depth reduction (Xu, Evans, Qi), by the Adversarial Robustness Toolbox."""
 
     name: ClassVar[str] = "art:FeatureSqueezing"
     surrogate_kind: ClassVar[Literal["exact", "smooth", "identity"]] = "identity"
@@ -170,7 +170,7 @@ class GaussianAugmentation(_Preprocessor):
 
 @dataclass(frozen=True)
 class TotalVarMin(_Preprocessor):
-    """Some pixels kept at random, and total variation minimised (Guo et al.), by the Adversarial Robustness Toolbox."""
+    """Random pixel selection and total variation minimisation (Guo et al.), by the Adversarial Robustness Toolbox."""
 
     name: ClassVar[str] = "art:TotalVarMin"
     stochastic: ClassVar[bool] = True

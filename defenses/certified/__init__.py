@@ -1,1 +1,1 @@
-"""Defenses that state how far a bounded change of an image can move the score."""
+"""Defenses that certify how far a bounded perturbation of an image can move its score."""

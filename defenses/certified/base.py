@@ -1,4 +1,4 @@
-"""What a certificate is here: an interval of quality that no change up to a given ℓ2 length leaves."""
+"""Certificates: intervals of quality that no perturbation up to a given ℓ2 norm can leave."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from iqarena.models.base import QualityModel
 
 @dataclass(frozen=True)
 class Certificate:
-    """The one scale on which all certified defenses answer.
+    """The certificate of a batch of images, common to all certified defenses.
 
     Attributes:
-        lower, upper: (N,) qualities; the deployed model's quality of image i stays in [lower, upper] whatever the change.
-            ∓∞ where nothing is known.
-        radius: Euclidean length of the change of the whole image, pixels being in [0, 1].
-        confidence: probability, over the draws of the certificate and of the score, that this holds for one image, and
-            for every change that was chosen without knowing the draws of its score; 1 is a proof.
+        lower, upper: (N,) qualities; the deployed model's quality of image i stays in [lower, upper] under every
+            perturbation within the radius. ∓∞ if nothing is certified.
+        radius: Euclidean norm of the perturbation of the whole image, with pixels in [0, 1].
+        confidence: probability, over the draws of the certificate and of the score, that this holds for one image, for
+            every perturbation chosen without knowledge of the draws of its score; 1 is a proof.
     """
 
     lower: torch.Tensor
@@ -37,27 +37,27 @@ class CertifiedDefense(Defense):
 
     @abstractmethod
     def certify(self, model: QualityModel, images: torch.Tensor, radius: float) -> Certificate:
-        """The interval of the deployed quality of each image.
+        """Certify an interval of the deployed quality of each image.
 
         Random draws come from torch's global stream, image after image.
 
         Args:
             model: the undefended model, as in `protect`.
             images: (N, 3, H, W) in [0, 1].
-            radius: ℓ2 length, above 0.
+            radius: ℓ2 norm, above 0.
 
         Raises:
             ValueError: for a radius that is not above 0, or that the parameters cannot certify at all.
-            DoesNotApply: where the defense does not fit the model.
+            DoesNotApply: if the defense does not apply to the model.
         """
 
 
 def checked_radius(name: str, radius: float) -> float:
-    """A radius above 0.
+    """Return the radius after checking that it is finite and above 0.
 
     Raises:
-        ValueError: for any other.
+        ValueError: if it is not.
     """
     if not 0 < radius < float("inf"):
-        raise ValueError(f"{name}: radius {radius:g} is not above 0; give an ℓ2 length, pixels being in [0, 1]")
+        raise ValueError(f"{name}: radius {radius:g} is not above 0; give an ℓ2 norm, with pixels in [0, 1]")
     return radius

@@ -1,8 +1,8 @@
-"""`lipschitz`: a network that cannot be steep, so that its score is certified without drawing anything.
+"""`lipschitz`: a network with a bounded Lipschitz constant, which certifies its score without random draws.
 
-Almost-orthogonal layers (Prach and Lampert, arXiv 2208.03160) and MaxMin (Anil, Lucas, Grosse, arXiv 1811.05381) move the
-features of an image no further than the image moves; averaging them over P places divides by √P; the head is a unit
-vector times a fixed slope. The product of the three is the certificate.
+Almost-orthogonal layers (Prach and Lampert, arXiv 2208.03160) and MaxMin (Anil, Lucas, Grosse, arXiv 1811.05381) are
+1-Lipschitz; averaging the features over P positions divides the constant by √P; the head is a unit vector times a fixed
+slope. The product of the three is the certificate.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from iqarena.models.base import ModelInfo, QualityModel
 
 WIDTHS = (32, 64, 96)
 FOLD = 2 ** len(WIDTHS)
-"""Side of the blocks of pixels that end up in one place of the last feature maps."""
+"""Side of the block of pixels that maps to one position of the last feature maps."""
 
 ROUNDING = 1e-5
-"""Quality units by which float32 may miss the exact value of the network: some 10 layers of relative error 1e-6, on features
-of length about 10 a place that the head scales by about 1."""
+"""Bound on the float32 error of the network in units of quality: about 10 layers of relative error 1e-6, on features of
+length about 10 per position, which the head scales by about 1."""
 
 
 class LipschitzIQA(QualityModel):
-    """Three stages of a 2×2 patch-wise and a 3×3 bounded convolution; mean over places; bounded head; quality about [0, 1].
+    """Three stages of a 2×2 patch-wise and a 3×3 bounded convolution; spatial mean; bounded head; quality in about [0, 1].
 
-    Any image of at least 16×16 pixels; sides are filled up with mid-grey to a multiple of 8.
+    Any image of at least 16×16 pixels; sides are padded with mid-grey to a multiple of 8.
 
     Args:
         slope: K in |q(x) − q(y)| ≤ K · rms(x − y), where rms is over all values of the image.
-        info: of the model that it takes the place of.
+        info: facts of the model that it replaces.
     """
 
     def __init__(self, slope: float, info: ModelInfo) -> None:
@@ -58,10 +58,10 @@ class LipschitzIQA(QualityModel):
         self.offset = nn.Parameter(torch.tensor(0.5))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Feature maps (N, 96, h, w) of images; no further from those of another image than the images are apart."""
+        """Compute feature maps (N, 96, h, w) of images; this function is 1-Lipschitz."""
         height, width = images.shape[2:]
-        filled = functional.pad(images - 0.5, (0, -width % FOLD, 0, -height % FOLD))
-        maps: torch.Tensor = self.body(filled)
+        padded = functional.pad(images - 0.5, (0, -width % FOLD, 0, -height % FOLD))
+        maps: torch.Tensor = self.body(padded)
         return maps
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -71,18 +71,18 @@ class LipschitzIQA(QualityModel):
         return scores
 
     def constant(self, height: int, width: int) -> float:
-        """L in |q(x) − q(y)| ≤ L · ‖x − y‖₂ for images of that size: K / √(values of the filled-up image)."""
+        """Return L in |q(x) − q(y)| ≤ L · ‖x − y‖₂ for images of this size: K / √(number of values of the padded image)."""
         return self.slope / math.sqrt(3 * (height + -height % FOLD) * (width + -width % FOLD))
 
 
 @dataclass(frozen=True)
 class Lipschitz(CertifiedDefense, TrainedDefense):
-    """A bounded network takes the model's place: its quality moves at most K times the change's rms, which is a proof.
+    """A Lipschitz network that replaces the model; its quality provably moves by at most K times the perturbation's rms.
 
-    Nothing of the model is left but its name. Trained by squared error, one pass an image.
+    Only the name of the model is kept. Trained by squared error, one pass per image.
 
     Attributes:
-        slope: K; 2/255 in every pixel then moves quality by at most K · 2/255.
+        slope: K; a change of 2/255 in every pixel then moves quality by at most K · 2/255.
     """
 
     name: ClassVar[str] = "lipschitz"

@@ -16,20 +16,21 @@ from iqarena.models.base import QualityModel
 
 
 def upper_rank(draws: int, share: float, risk: float) -> int:
-    """The least q such that the q-th smallest of `draws` draws is no less than their `share`-quantile, save for `risk`.
+    """Return the least q such that the q-th smallest of `draws` draws is at least their `share`-quantile, up to `risk`.
 
-    It is less only if q or more draws are below the quantile, and their number is at most binomial. Above `draws`: none is.
+    It is smaller only if q or more draws are below the quantile, and their number is at most binomial. A result above
+    `draws` means that there is no such q.
     """
     return int(stats.binom.ppf(1 - risk, draws, share)) + 1
 
 
 @dataclass(frozen=True)
 class MedianSmoothing(Smoothing):
-    """The median of the model's qualities of noisy copies; certified by two order statistics of 1,000 of them.
+    """The median of the model's qualities of noisy copies, certified by two order statistics of 1,000 copies.
 
     Without `ideal`, the interval is for the deployed median of `draws` draws and therefore wider than in the paper. The
-    paper's (and the peers': σ 0.12, N 1,000, ε 0.05, 0.001 a side) is ``certify(model, images, 0.05, ideal=True)`` at
-    confidence 0.998.
+    setting of the paper and of related work (σ 0.12, N 1,000, ε 0.05, 0.001 per side) is
+    ``certify(model, images, 0.05, ideal=True)`` at confidence 0.998.
     """
 
     name: ClassVar[str] = "median-smoothing"
@@ -39,7 +40,7 @@ class MedianSmoothing(Smoothing):
         return qualities.quantile(0.5)
 
     def risk_a_side(self, risk: float) -> float:
-        return risk / 2  # too high, too low
+        return risk / 2  # the quality may be too high or too low
 
     def interval(self, model: QualityModel, image: torch.Tensor, share: float, risk: float) -> tuple[float, float]:
         qualities = noisy_qualities(model, image, self.certify_draws, self.sigma, self.batch)
@@ -52,10 +53,10 @@ class MedianSmoothing(Smoothing):
 
 @dataclass(frozen=True)
 class DenoisedMedianSmoothing(MedianSmoothing):
-    """`median-smoothing` with a denoiser before the model, so that the model sees images of the kind that it knows.
+    """`median-smoothing` with a denoiser before the model, so that the model gets images similar to its training data.
 
     Attributes:
-        weights: of the denoiser, a safetensors file; empty means those of the defense `denoiser`.
+        weights: weights of the denoiser, a safetensors file; empty for those of the defense `denoiser`.
     """
 
     name: ClassVar[str] = "denoised-median-smoothing"
@@ -68,9 +69,9 @@ class DenoisedMedianSmoothing(MedianSmoothing):
 
 
 def denoised(model: QualityModel, weights: str) -> QualityModel:
-    """The model behind the denoiser.
+    """Return the model with the denoiser in front of it.
 
     Raises:
-        DoesNotApply: where there are no weights.
+        DoesNotApply: if there are no weights.
     """
     return PurifiedModel(model, Denoiser(weights).purifier())

@@ -14,18 +14,18 @@ from iqarena.defenses.certified.smoothing import Smoothing, noisy_qualities
 from iqarena.models.base import QualityModel
 
 SELECTION_DRAWS = 100
-"""That choose the bin which is then tried for a certificate; Cohen et al.'s n₀."""
+"""Draws that select the bin to certify, n₀ of Cohen et al."""
 
 
 @dataclass(frozen=True)
 class RandomizedSmoothing(Smoothing):
-    """Quality falls into ten equal bins or one of two outside them; scored is the middle of the bin with the most votes.
+    """Majority vote over bins: ten equal bins of quality and two outside them; the score is the centre of the winning bin.
 
-    Bins are half-open. A certificate is the bin, where enough of 1,000 draws fell into it (Clopper-Pearson); where not, it
-    abstains: the interval is then the whole range that a score can have.
+    Bins are half-open. The certificate is the bin if enough of 1,000 draws fall into it (Clopper-Pearson); otherwise the
+    defense abstains, and the interval is the whole range of possible scores.
 
     Attributes:
-        bins: of [0, 1], not counting those below 0 and from 1 on.
+        bins: number of bins of [0, 1], without those below 0 and from 1 on.
     """
 
     name: ClassVar[str] = "randomized-smoothing"
@@ -39,12 +39,12 @@ class RandomizedSmoothing(Smoothing):
             raise ValueError(f"{self.name}: bins {self.bins} is below 1")
 
     def bin_of(self, qualities: torch.Tensor) -> torch.Tensor:
-        """Bins from 0, below the range, to `bins` + 1, above it."""
+        """Return the bin of each quality, from 0, below the range, to `bins` + 1, above it."""
         edges = torch.linspace(0, 1, self.bins + 1, dtype=qualities.dtype, device=qualities.device)
         return torch.bucketize(qualities, edges, right=True)
 
     def votes(self, qualities: torch.Tensor) -> torch.Tensor:
-        """Number of draws in each bin, (bins + 2,)."""
+        """Count the draws in each bin, (bins + 2,)."""
         return torch.bincount(self.bin_of(qualities), minlength=self.bins + 2)
 
     def vote(self, qualities: torch.Tensor) -> torch.Tensor:
@@ -61,12 +61,12 @@ class RandomizedSmoothing(Smoothing):
         inside = int(self.votes(qualities)[chosen])
         if share_shown(inside, self.certify_draws, self.risk_a_side(risk)) < share:
             return -1 / self.bins, 1 + 1 / self.bins
-        # the upper edge is the next bin's
+        # the upper edge belongs to the next bin
         return (chosen - 1) / self.bins, math.nextafter(chosen / self.bins, -math.inf)
 
 
 def share_shown(inside: int, draws: int, risk: float) -> float:
-    """Clopper and Pearson's lower bound of a share of which `inside` of `draws` draws were, save for `risk`."""
+    """Compute the Clopper-Pearson lower bound of a proportion of which `inside` of `draws` draws were, up to `risk`."""
     return float(stats.beta.ppf(risk, inside, draws - inside + 1)) if inside else 0.0
 
 
@@ -75,7 +75,7 @@ class DenoisedRandomizedSmoothing(RandomizedSmoothing):
     """`randomized-smoothing` with a denoiser before the model (Salman et al., NeurIPS 2020).
 
     Attributes:
-        weights: of the denoiser, a safetensors file; empty means those of the defense `denoiser`.
+        weights: weights of the denoiser, a safetensors file; empty for those of the defense `denoiser`.
     """
 
     name: ClassVar[str] = "denoised-randomized-smoothing"

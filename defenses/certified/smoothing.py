@@ -1,9 +1,10 @@
-"""Smoothing: the score of an image is a vote of the model's scores of many noisy copies of it.
+"""Smoothing: the score of an image is a vote over the model's scores of many noisy copies of it.
 
-What the vote of endless draws cannot do under a change of length ε is a theorem (Cohen, Rosenfeld, Kolter, ICML 2019, arXiv
-1902.02918): what a share p of the noisy copies of an image has, at least a share Φ(Φ⁻¹(p) − ε/σ) of the changed image's
-has. What is deployed is a vote of a few draws, so here a certificate asks for as large a share as makes these few agree,
-too, save for the stated risk; papers ask for one half, which certifies a vote that nobody can take (``ideal``).
+The certificate for infinitely many draws is a theorem (Cohen, Rosenfeld, Kolter, ICML 2019, arXiv 1902.02918): if a property
+holds for a proportion p of the noisy copies of an image, then it holds for at least a proportion Φ(Φ⁻¹(p) − ε/σ) of those of
+an image perturbed by a length ε. The deployed score is a vote of a few draws, so a certificate here requires a proportion
+large enough that a majority of these few draws agrees, up to the stated risk; papers require one half, which certifies a
+vote over infinitely many draws that cannot be computed (``ideal``).
 """
 
 from __future__ import annotations
@@ -21,41 +22,41 @@ from iqarena.models.base import QualityModel
 
 
 def noisy_qualities(model: QualityModel, image: torch.Tensor, draws: int, sigma: float, batch: int) -> torch.Tensor:
-    """Qualities (draws,) in float64 of an image (3, H, W) under Gaussian noise, no graph; at most `batch` copies at once.
+    """Compute the qualities (draws,) in float64 of an image (3, H, W) under Gaussian noise, at most `batch` copies at once.
 
-    The noise is not clipped, as in the papers. It comes from torch's global stream copy by copy, so that `batch` changes
-    nothing but memory and speed.
+    The noise is not clipped, as in the papers. It comes from torch's global stream copy by copy, so that `batch` affects
+    only memory and speed. No gradient.
     """
-    found = []
+    qualities = []
     with torch.no_grad():
         for start in range(0, draws, batch):
             count = min(batch, draws - start)
             noise = torch.stack([torch.randn(image.shape, device=image.device) for _ in range(count)])
-            found.append(model.quality(image + sigma * noise))
-    return torch.cat(found).double()
+            qualities.append(model.quality(image + sigma * noise))
+    return torch.cat(qualities).double()
 
 
 def quorum(draws: int, risk: float) -> float:
-    """The least probability of one draw to agree that makes more than half of `draws` agree, save for `risk`.
+    """Return the least probability of agreement of one draw for which more than half of `draws` agree, up to `risk`.
 
     P(Bin(n, p) ≥ k) is the distribution function of Beta(k, n − k + 1) at p.
     """
-    most = draws // 2 + 1
-    return float(stats.beta.ppf(1 - risk, most, draws - most + 1))
+    majority = draws // 2 + 1
+    return float(stats.beta.ppf(1 - risk, majority, draws - majority + 1))
 
 
 def share_needed(agree: float, steps: float) -> float:
-    """Share of the noisy copies of an image that leaves a share `agree` of those of any changed one; steps is ε/σ."""
+    """Return the proportion of an image's noisy copies that guarantees `agree` for any perturbed image; `steps` is ε/σ."""
     return float(stats.norm.cdf(stats.norm.ppf(agree) + steps))
 
 
 def draws_needed(share: float, risk: float) -> float:
-    """Draws that must all agree to show a share, save for `risk`: pⁿ ≤ risk; infinite for a share of 1."""
+    """Return the number of agreeing draws that proves a proportion p, up to `risk`: pⁿ ≤ risk; infinite for p = 1."""
     return math.ceil(math.log(risk) / math.log(share)) if share < 1 else math.inf
 
 
 class SmoothedModel(QualityModel):
-    """Qualities in [0, 1] by a vote over fresh draws from torch's global stream; images one by one; no gradient."""
+    """A model whose quality in [0, 1] is a vote over new draws from torch's global stream; image by image, no gradient."""
 
     def __init__(self, model: QualityModel, defense: Smoothing) -> None:
         super().__init__()
@@ -63,15 +64,16 @@ class SmoothedModel(QualityModel):
         self.info = replace(model.info, score_range=(0.0, 1.0), higher_is_better=True, differentiable=False, stochastic=True)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        made = self.defense
+        defense = self.defense
         votes = [
-            made.vote(noisy_qualities(self.model, image, made.draws, made.sigma, made.batch)).to(images) for image in images
+            defense.vote(noisy_qualities(self.model, image, defense.draws, defense.sigma, defense.batch)).to(images)
+            for image in images
         ]
         return torch.stack(votes)
 
 
 class MeanOfDraws(QualityModel):
-    """The mean quality over a few fresh draws, with its gradient: what an attacker of the smoothed model climbs (EOT)."""
+    """The mean quality over a few new draws, with a gradient: the surrogate of the smoothed model (EOT)."""
 
     def __init__(self, model: QualityModel, draws: int, sigma: float) -> None:
         super().__init__()
@@ -87,16 +89,16 @@ class MeanOfDraws(QualityModel):
 class Smoothing(CertifiedDefense):
     """Base of the smoothed defenses.
 
-    One question to the deployed model costs `draws` forward passes of the model under it, which an attack's own count,
-    questions to what is deployed, does not show; the measured seconds do.
+    A query to the deployed model costs `draws` forward passes of the underlying model. The query count of an attack, which
+    counts queries to the deployed model, does not show this; the measured seconds do.
 
     Attributes:
-        sigma: standard deviation of the noise, pixels being in [0, 1].
-        draws: noisy copies that a score is a vote of.
-        certify_draws: noisy copies that a certificate rests on.
-        confidence: of a certificate, for one image, in (0, 1).
-        surrogate_draws: noisy copies that one gradient is averaged over.
-        batch: noisy copies at once.
+        sigma: standard deviation of the noise, with pixels in [0, 1].
+        draws: noisy copies per score.
+        certify_draws: noisy copies per certificate.
+        confidence: confidence of a certificate, for one image, in (0, 1).
+        surrogate_draws: noisy copies that a gradient is averaged over.
+        batch: noisy copies per batch.
     """
 
     stochastic: ClassVar[bool] = True
@@ -120,20 +122,20 @@ class Smoothing(CertifiedDefense):
                 raise ValueError(f"{self.name}: {field} {getattr(self, field)} is below 1")
 
     def under(self, model: QualityModel) -> QualityModel:
-        """The model that scores noisy copies.
+        """Return the model that scores noisy copies.
 
         Raises:
-            DoesNotApply: where it cannot be made.
+            DoesNotApply: if it cannot be built.
         """
         return model
 
     @abstractmethod
     def vote(self, qualities: torch.Tensor) -> torch.Tensor:
-        """The deployed quality, a scalar, from those of the noisy copies (draws,)."""
+        """Return the deployed quality, a scalar, from the qualities of the noisy copies (draws,)."""
 
     @abstractmethod
     def interval(self, model: QualityModel, image: torch.Tensor, share: float, risk: float) -> tuple[float, float]:
-        """Where at least a share of the noisy copies of an image (3, H, W) lies on either side, save for `risk`."""
+        """Return bounds that at least a proportion `share` of the qualities of noisy copies respects, each up to `risk`."""
 
     def protect(self, model: QualityModel) -> QualityModel:
         return SmoothedModel(self.under(model), self)
@@ -142,10 +144,10 @@ class Smoothing(CertifiedDefense):
         return MeanOfDraws(self.under(model), self.surrogate_draws, self.sigma)
 
     def certify(self, model: QualityModel, images: torch.Tensor, radius: float, ideal: bool = False) -> Certificate:
-        """See `CertifiedDefense`; with `ideal`, of the vote of endless draws, as in the papers.
+        """Certify as in `CertifiedDefense`; with `ideal`, for the vote over infinitely many draws, as in the papers.
 
         Raises:
-            ValueError: also where `certify_draws` are too few for the radius and the confidence.
+            ValueError: also if `certify_draws` is too small for the radius and the confidence.
         """
         steps = checked_radius(self.name, radius) / self.sigma
         risk = 1 - self.confidence
@@ -160,10 +162,10 @@ class Smoothing(CertifiedDefense):
                 f"{self.confidence:g}; it takes {enough}"
             )
         scorer = self.under(model)
-        found = [self.interval(scorer, image, share, risk) for image in images]
-        lower, upper = torch.tensor(found, dtype=torch.float64).view(-1, 2).T
+        intervals = [self.interval(scorer, image, share, risk) for image in images]
+        lower, upper = torch.tensor(intervals, dtype=torch.float64).view(-1, 2).T
         return Certificate(lower, upper, radius, self.confidence)
 
     def risk_a_side(self, risk: float) -> float:
-        """What of a risk falls to each way that a certificate can be wrong."""
+        """Return the part of the risk for each way in which a certificate can be wrong."""
         return risk

@@ -1,4 +1,4 @@
-"""The channel activations of CPRL, and their control; our reconstruction from the abstract of arXiv 2404.19567."""
+"""Channel activations of CPRL and their control; our reconstruction from the abstract of arXiv 2404.19567."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from iqarena.defenses.cprl.model import Activation
 
 
 def soft_rank(strengths: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Differentiable ranks of channels, 1 = strongest.
+    """Compute differentiable ranks of channels, 1 = strongest.
 
     r_c = 1 + Σ_{j≠c} sigmoid((s_j − s_c) / τ), with τ = temperature · std(s) of each image; for τ → 0 the hard rank.
 
     Args:
         strengths: (N, C).
-        temperature: in standard deviations of an image's strengths.
+        temperature: in standard deviations of the strengths of an image.
 
     Returns:
         (N, C), from 1 to C.
     """
     tau = temperature * strengths.std(dim=1, keepdim=True).clamp(min=1e-6)
     higher = torch.sigmoid((strengths[:, None, :] - strengths[:, :, None]) / tau[:, :, None])
-    return 0.5 + higher.sum(dim=2)  # the sum holds the channel itself with 1/2
+    return 0.5 + higher.sum(dim=2)  # the sum includes the channel itself with 1/2
 
 
 def _edge(ranks: torch.Tensor, keep: float, sharpness: float) -> torch.Tensor:
-    """The mask of channels with these ranks, (…, C): sigmoid((ρC − r) / (T·C))."""
+    """Compute the mask (…, C) of channels with these ranks: sigmoid((ρC − r) / (T·C))."""
     channels = ranks.shape[-1]
     return torch.sigmoid((keep * channels - ranks) / (sharpness * channels))
 
 
 class ChannelMask(Activation):
-    """CPR = m̃·z with a mask m of the channels and m̃ = 1 − a·(1 − m).
+    """Base of channel masks: CPR = m̃·z with a mask m of the channels and m̃ = 1 − a·(1 − m).
 
     Attributes:
-        in_force: a, in [0, 1]; below 1 only while a training brings the mask in.
+        in_force: a, in [0, 1]; below 1 only while training ramps the mask up.
     """
 
     in_force: float = 1.0
 
     @abstractmethod
     def full(self, features: torch.Tensor) -> torch.Tensor:
-        """m in (0, 1), (N, C, 1, 1), of feature maps (N, C, h, w)."""
+        """Compute the mask m in (0, 1), (N, C, 1, 1), of feature maps (N, C, h, w)."""
 
     def kept(self, features: torch.Tensor) -> torch.Tensor:
-        """m̃, (N, C, 1, 1)."""
+        """Compute m̃, (N, C, 1, 1)."""
         return 1 - self.in_force * (1 - self.full(features)) if self.in_force < 1 else self.full(features)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -54,12 +54,12 @@ class ChannelMask(Activation):
 
 
 class SoftRankActivation(ChannelMask):
-    """Keeps the strongest channels softly: m_c = sigmoid((ρC − r_c) / (T·C)), r the soft rank of mean |z_c|.
+    """A soft mask of the strongest channels: m_c = sigmoid((ρC − r_c) / (T·C)), with r the soft rank of mean |z_c|.
 
     Args:
-        keep: ρ, share of the channels that is kept.
-        temperature: of the soft rank, in standard deviations.
-        sharpness: T, the width of the mask's edge, as a share of the channels.
+        keep: ρ, fraction of the channels that is kept.
+        temperature: temperature of the soft rank, in standard deviations.
+        sharpness: T, width of the edge of the mask, as a fraction of the channels.
     """
 
     def __init__(self, keep: float, temperature: float, sharpness: float) -> None:
@@ -67,23 +67,23 @@ class SoftRankActivation(ChannelMask):
         self.keep, self.temperature, self.sharpness = keep, temperature, sharpness
 
     def full(self, features: torch.Tensor) -> torch.Tensor:
-        """By the strengths of each image."""
+        """Compute the mask from the channel strengths of each image."""
         ranks = soft_rank(features.abs().mean(dim=(2, 3)).float(), self.temperature)
         return _edge(ranks, self.keep, self.sharpness)[:, :, None, None]
 
 
 class StableRankActivation(ChannelMask):
-    """Keeps the channels that tell images apart and that attacks do not move, the same ones for every image.
+    """A mask, the same for every image, of the channels that discriminate between images and are stable under attacks.
 
     With a_c = mean_hw z_c of an image x and x′ the attacked image, the channels are ranked by V_c / D_c,
 
         V_c = variance over images of a_c(x),    D_c = mean over images of (a_c(x′) − a_c(x))²,
 
-    running means over the training. A trained mask is constant: no attack can move it, and its gradient hides nothing.
-    While it trains, a batch is clean images and then the same images attacked.
+    as running means over the training. A trained mask is constant: attacks cannot change it, and it hides no gradient.
+    During training, a batch consists of clean images followed by the same images attacked.
 
     Args:
-        keep, sharpness: as of `SoftRankActivation`.
+        keep, sharpness: as for `SoftRankActivation`.
         channels: C.
         momentum: weight of a batch in the running means.
     """
@@ -98,16 +98,16 @@ class StableRankActivation(ChannelMask):
             self.register_buffer(name, torch.zeros(channels))
 
     def observe(self, clean: torch.Tensor, attacked: torch.Tensor) -> None:
-        """Take feature maps (N, C, h, w) of clean images and of the same attacked into the running means."""
+        """Update the running means with feature maps (N, C, h, w) of clean images and of the same images attacked."""
         with torch.no_grad():
             before, after = (maps.float().mean(dim=(2, 3)) for maps in (clean, attacked))
-            # both start at 0, so both are too small by the same factor, which their ratio does not see
+            # both start at 0, so both are too small by the same factor, which cancels in their ratio
             self.signal.lerp_(before.var(dim=0, unbiased=False).to(self.signal.dtype), self.momentum)
             self.shift.lerp_((after - before).square().mean(dim=0).to(self.shift.dtype), self.momentum)
 
     def full(self, features: torch.Tensor) -> torch.Tensor:
-        """The same, (N, C, 1, 1), for every image."""
-        # a dead channel has neither signal nor shift, and comes last
+        """Return the mask (N, C, 1, 1), the same for every image."""
+        # a dead channel has neither signal nor shift, and is ranked last
         ratio = self.signal / (self.shift + 1e-6 * self.signal.mean() + 1e-20)
         ranks = 1.0 + ratio.argsort(descending=True, stable=True).argsort()
         return _edge(ranks, self.keep, self.sharpness)[None, :, None, None].expand(len(features), -1, -1, -1)
@@ -119,12 +119,12 @@ class StableRankActivation(ChannelMask):
 
 
 class RandomMask(ChannelMask):
-    """The control: a mask of the same size and the same soft edge, over channels in an order that was drawn once.
+    """A control: a mask of the same size and the same soft edge, over the channels in a fixed random order.
 
     Args:
-        keep, sharpness: as of `SoftRankActivation`.
+        keep, sharpness: as for `SoftRankActivation`.
         channels: C.
-        seed: of the order.
+        seed: seed of the order.
     """
 
     mask: torch.Tensor
@@ -135,5 +135,5 @@ class RandomMask(ChannelMask):
         self.register_buffer("mask", _edge(ranks, keep, sharpness)[None, :, None, None])
 
     def full(self, features: torch.Tensor) -> torch.Tensor:
-        """The same, (N, C, 1, 1), for every image."""
+        """Return the mask (N, C, 1, 1), the same for every image."""
         return self.mask.expand(len(features), -1, -1, -1)

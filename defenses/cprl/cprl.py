@@ -1,9 +1,10 @@
 """`cprl`: causal perception inspired representation learning (Wang and Yuan, arXiv 2404.19567), arXiv form.
 
-Our reconstruction from the abstract: no equation, hyper-parameter or table of the paper is public to us. What the
-abstract says: an image has a causal perception representation (CPR), which makes the label and does not change under an
-imperceptible perturbation, and a non-causal one (N-CPR), which may; a soft-ranking channel-wise activation extracts the
-CPR so that it is sufficient (accurate) and necessary (robust); training is a minimax game based on intervention.
+Our reconstruction from the abstract: the equations, hyper-parameters and tables of the paper are not available to us.
+According to the abstract, an image has a causal perception representation (CPR), which determines the label and does not
+change under an imperceptible perturbation, and a non-causal one (N-CPR), which may change; a soft-ranking channel-wise
+activation extracts the CPR so that it is sufficient (accurate) and necessary (robust); training is a minimax game based on
+intervention.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 from iqarena.defenses.base import DoesNotApply
 from iqarena.defenses.cprl.activation import ChannelMask, RandomMask, SoftRankActivation, StableRankActivation
-from iqarena.defenses.cprl.model import StraightThrough, holder, maps_of, placed
+from iqarena.defenses.cprl.model import StraightThrough, activation_holder, feature_map_shape, insert_activation
 from iqarena.defenses.training.adversarial import AdversarialTraining
 from iqarena.defenses.training.anchored import ranking_loss
 from iqarena.defenses.training.ball import INNER_STEPS
@@ -23,11 +24,11 @@ from iqarena.defenses.training.loop import inner_attack
 from iqarena.models.base import FeatureModel, QualityModel
 
 SMOOTHER, SHARPER = 4.0, 0.25
-"""What the widths of soft rank and mask are multiplied by in a surrogate; the deployed model keeps its own."""
+"""Factors on the widths of soft rank and mask in a surrogate; the deployed model is unchanged."""
 
 
 def feature_model(model: QualityModel, name: str) -> FeatureModel:
-    """The model, if it shows its last feature maps.
+    """Return the model if it exposes its last feature maps.
 
     Raises:
         DoesNotApply: if it does not.
@@ -39,35 +40,37 @@ def feature_model(model: QualityModel, name: str) -> FeatureModel:
 
 @dataclass(frozen=True)
 class CPRL(AdversarialTraining):
-    """Soft-rank activation after the last stage, trained by min_θ σ·SF + λ·IV + γ·NC + κ·INV.
+    """A soft-rank activation after the last stage, trained by min_θ σ·SF + λ·IV + γ·NC + κ·INV.
 
-    SF (sufficiency): squared error on clean images. IV (intervention): squared error on images moved inside the ball, by
-    PGD. NC (necessity): relu(min(μ, |y − y'|) − |h(CPR) − h(do(CPR := CPR'))|), where CPR' and y' are another image's.
-    With γ = 0 and no mask this is `adversarial-training`, which is why that is what it must be compared with.
+    SF (sufficiency): squared error on clean images. IV (intervention): squared error on images attacked by PGD inside the
+    ball. NC (necessity): relu(min(μ, |y − y'|) − |h(CPR) − h(do(CPR := CPR'))|), where CPR' and y' are those of another
+    image. With γ = 0 and no mask this is `adversarial-training`, the baseline that it must be compared with.
 
-    What is below `through` are ideas of ours that go beyond the abstract; each is off by default.
+    The parameters after `through` are our own extensions beyond the abstract; each is off by default.
 
     Attributes:
-        adversarial_weight: λ; 0 takes the minimax game out, and its inner attack with it.
-        necessity_weight: γ; 0 takes necessity out.
-        margin: μ, in quality.
-        mask: "soft-rank"; "stable-rank", an idea of ours, one mask for all images, see `StableRankActivation`; or, as
+        adversarial_weight: λ; 0 removes the minimax game and its inner attack.
+        necessity_weight: γ; 0 removes the necessity loss.
+        margin: μ, in units of quality.
+        mask: "soft-rank"; "stable-rank", our own variant with one mask for all images, see `StableRankActivation`; or, as
             controls, "random", a fixed mask of the same size, or "none".
-        keep, temperature, sharpness: of the activation, see `SoftRankActivation`.
-        mask_seed: of the random mask.
+        keep, temperature, sharpness: parameters of the activation, see `SoftRankActivation`.
+        mask_seed: seed of the random mask.
         through: what an adaptive attacker differentiates: the deployed activation ("exact"), one with wider or narrower soft
-            edges ("smoother", "sharper"), or none at all ("identity").
-        after: the stage of the model that the activation is put behind, as ``blocks.1``; empty for the last feature maps.
-        mask_ramp: share of the training over which the mask m comes in: the features are multiplied by 1 − a·(1 − m), and a
-            grows linearly from 0 to 1. The weights that a training starts from know of no mask.
-        intervention: what the inner attack raises: the squared error to the label ("label"); that to y + 2·sign(y − ȳ), with
-            ȳ the mean label of the batch, which pushes every score across the middle without end ("reflection", after the
-            paper's score reflection attack); or one and the other in turn ("mixed"). IV stays the error to the label.
-        invariance_weight: κ, of INV = (f(x') − f(x))², the causal invariance loss of the journal form.
+            edges ("smoother", "sharper"), or the identity ("identity").
+        after: the stage of the model after which the activation is inserted, such as ``blocks.1``; empty for the last
+            feature maps.
+        mask_ramp: fraction of the training over which the mask m is ramped up: the features are multiplied by 1 − a·(1 − m),
+            and a grows linearly from 0 to 1, as the initial weights were trained without a mask.
+        intervention: objective of the inner attack: to raise the squared error to the label ("label"); or that to
+            y + 2·sign(y − ȳ), with ȳ the mean label of the batch, which pushes every score across the middle and on
+            ("reflection", after the paper's score reflection attack); or both in turn ("mixed"). IV remains the error to
+            the label.
+        invariance_weight: κ, the weight of INV = (f(x') − f(x))², the causal invariance loss of the journal version.
         necessity: "clean", as above; or "attacked": NC = relu(min(μ, |y − y'|) − sign(y − y')·(f(x') − f(x''))) over all
             pairs of attacked images of the batch: necessity that holds under intervention, and in the right direction.
-        inner_steps: of the inner attack; each costs a pass.
-        sufficiency_weight: σ; 0 takes the clean images out, and their pass with them.
+        inner_steps: steps of the inner attack; each costs a pass.
+        sufficiency_weight: σ; 0 removes the clean images and their pass.
     """
 
     name: ClassVar[str] = "cprl"
@@ -116,17 +119,17 @@ class CPRL(AdversarialTraining):
         copied = feature_model(super().prepare(model), self.name)
         if self.mask == "none":
             return copied
-        channels = maps_of(copied, self.after)[1]
+        channels = feature_map_shape(copied, self.after)[1]
         activation: ChannelMask = SoftRankActivation(self.keep, self.temperature, self.sharpness)
         if self.mask == "random":
             activation = RandomMask(self.keep, self.sharpness, channels, self.mask_seed)
         elif self.mask == "stable-rank":
             activation = StableRankActivation(self.keep, self.sharpness, channels)
-        return placed(copied, activation, self.after)
+        return insert_activation(copied, activation, self.after)
 
     def surrogate(self, model: QualityModel) -> QualityModel:
         deployed = self.protect(model)
-        part = holder(deployed)
+        part = activation_holder(deployed)
         if self.through == "exact" or part is None:
             return deployed
         if self.through == "identity":
@@ -137,7 +140,7 @@ class CPRL(AdversarialTraining):
         return deployed
 
     def moved_from(self, labels: torch.Tensor) -> torch.Tensor:
-        """What the inner attack moves the scores away from, (N,)."""
+        """Return the values (N,) that the inner attack moves the scores away from."""
         if self.intervention == "label":
             return labels
         across = labels + 2 * (labels - labels.mean()).sign()
@@ -146,7 +149,7 @@ class CPRL(AdversarialTraining):
         return across
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        part = holder(model)
+        part = activation_holder(model)
         if part is not None and isinstance(part.activation, ChannelMask) and self.mask_ramp > 0:
             part.activation.in_force = min(1.0, progress / self.mask_ramp)
         scored = {"clean": images} if self.sufficiency_weight > 0 else {}
@@ -154,7 +157,7 @@ class CPRL(AdversarialTraining):
             scored["attacked"] = inner_attack(model, images, self.moved_from(labels), self.ball(progress), self.inner_steps)
         scores = dict(zip(scored, model.quality(torch.cat(list(scored.values()))).float().chunk(len(scored)), strict=True))
         weights = {"clean": self.sufficiency_weight, "attacked": self.adversarial_weight}
-        total = torch.stack([weights[kind] * (some - labels).square().mean() for kind, some in scores.items()]).sum()
+        total = torch.stack([weights[kind] * (values - labels).square().mean() for kind, values in scores.items()]).sum()
         if self.invariance_weight > 0:
             total = total + self.invariance_weight * (scores["attacked"] - scores["clean"]).square().mean()
         if self.necessity_weight > 0:
@@ -164,7 +167,7 @@ class CPRL(AdversarialTraining):
     def _necessity(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.necessity == "attacked":
             return ranking_loss(scores, scores, labels, labels, self.margin)
-        # do(C := c'): the CPR of another image of the batch takes the place of this one's
+        # do(C := c'): the CPR is replaced by that of another image of the batch
         effect = (scores - scores.roll(1, 0)).abs()
         wanted = (labels - labels.roll(1, 0)).abs().clamp(max=self.margin)
         return torch.relu(wanted - effect).mean()

@@ -1,4 +1,4 @@
-"""Models with an activation: before their head, which then sees only what it keeps, or after a stage of their own."""
+"""Models with an inserted activation, before their head or after one of their stages."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from iqarena.models.base import FeatureModel
 
 
 class Activation(nn.Module, ABC):
-    """Parts feature maps z (N, C, h, w) into the CPR, which it returns, and the N-CPR, which is the rest."""
+    """Base of activations that split feature maps z (N, C, h, w) into the CPR, which is returned, and the N-CPR."""
 
     @abstractmethod
     def kept(self, features: torch.Tensor) -> torch.Tensor:
-        """How much of each value is kept, in [0, 1]; (N, C, 1, 1) or (N, C, h, w)."""
+        """Compute the fraction of each value that is kept, in [0, 1]; (N, C, 1, 1) or (N, C, h, w)."""
 
 
 class CPRLModel(FeatureModel):
-    """A model whose head sees only the CPR of its last feature maps."""
+    """A model whose head gets only the CPR of its last feature maps."""
 
     def __init__(self, model: FeatureModel, activation: Activation) -> None:
         super().__init__()
@@ -28,11 +28,11 @@ class CPRLModel(FeatureModel):
         self.info = model.info
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
-        """The model's own last feature maps z, CPR and N-CPR together."""
+        """Compute the last feature maps z of the underlying model, CPR and N-CPR together."""
         return self.model.features(images)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """The CPR of the last feature maps."""
+        """Compute the CPR of the last feature maps."""
         cpr: torch.Tensor = self.activation(self.maps(images))
         return cpr
 
@@ -40,24 +40,24 @@ class CPRLModel(FeatureModel):
         return self.model.head(features, count)
 
 
-class Placed(nn.Module):
-    """A stage of a network with an activation behind it."""
+class StageWithActivation(nn.Module):
+    """A stage of a network followed by an activation."""
 
     def __init__(self, stage: nn.Module, activation: Activation) -> None:
         super().__init__()
         self.stage, self.activation = stage, activation
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """The CPR of the stage's feature maps."""
+        """Compute the CPR of the feature maps of the stage."""
         cpr: torch.Tensor = self.activation(self.stage(maps))
         return cpr
 
 
-def maps_of(model: FeatureModel, after: str = "") -> torch.Size:
-    """Shape (M, C, h, w) of what a stage makes of a small image: of its last feature maps where no stage is named.
+def feature_map_shape(model: FeatureModel, after: str = "") -> torch.Size:
+    """Return the shape (M, C, h, w) of the output of a stage for a small image; by default, of the last feature maps.
 
     Raises:
-        DoesNotApply: where the model has no such stage, or what leaves it are no feature maps.
+        DoesNotApply: if the model has no such stage, or its output is not feature maps.
     """
     side, shapes = max(model.info.min_size, 64), list[torch.Size]()
     stage = _stage(model, after) if after else None
@@ -73,18 +73,18 @@ def maps_of(model: FeatureModel, after: str = "") -> torch.Size:
     return shapes[0]
 
 
-def placed(model: FeatureModel, activation: Activation, after: str = "") -> FeatureModel:
-    """The model with an activation after a stage of its own, or before its head where none is named; worked on in place."""
+def insert_activation(model: FeatureModel, activation: Activation, after: str = "") -> FeatureModel:
+    """Insert an activation after a stage of the model, or before its head if no stage is named; modifies the model."""
     if not after:
         return CPRLModel(model, activation)
     parent, _, name = after.rpartition(".")
-    setattr(model.get_submodule(parent), name, Placed(_stage(model, after), activation))
+    setattr(model.get_submodule(parent), name, StageWithActivation(_stage(model, after), activation))
     return model
 
 
-def holder(model: nn.Module) -> CPRLModel | Placed | None:
-    """What has the activation of a model; None where there is none."""
-    return next((part for part in model.modules() if isinstance(part, CPRLModel | Placed)), None)
+def activation_holder(model: nn.Module) -> CPRLModel | StageWithActivation | None:
+    """Return the submodule that holds the activation of a model; None if there is none."""
+    return next((part for part in model.modules() if isinstance(part, CPRLModel | StageWithActivation)), None)
 
 
 def _stage(model: FeatureModel, name: str) -> nn.Module:
@@ -96,14 +96,14 @@ def _stage(model: FeatureModel, name: str) -> nn.Module:
 
 
 class StraightThrough(Activation):
-    """An activation whose gradient is the identity's (BPDA, Athalye et al., arXiv 1802.00420)."""
+    """An activation with the gradient of the identity (BPDA, Athalye et al., arXiv 1802.00420)."""
 
     def __init__(self, activation: Activation) -> None:
         super().__init__()
         self.activation = activation
 
     def kept(self, features: torch.Tensor) -> torch.Tensor:
-        """As of the activation itself."""
+        """Compute the kept fraction of the underlying activation."""
         return self.activation.kept(features)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The SortMask of CPRL's journal version; our reconstruction from the abstract of Displays 88 (2025) 103046."""
+"""The SortMask of the journal version of CPRL; our reconstruction from the abstract of Displays 88 (2025) 103046."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from iqarena.defenses.cprl.model import Activation
 
 
 class SortMask(Activation):
-    """Blocks small changes around the mean: of each channel of each image, values nearer to its mean μ than t go to μ.
+    """A mask of small changes around the mean: values of a channel closer to its mean μ than t are replaced by μ.
 
-    With d = |z − μ| and t the ⌊p·h·w⌋-th smallest d of the channel; where that is none, nothing changes:
+    With d = |z − μ| and t the ⌊p·h·w⌋-th smallest d of the channel of an image; if ⌊p·h·w⌋ is 0, nothing changes:
 
-        soft    μ + sign(z − μ)·relu(d − t)     for fixed μ and t, no value moves by more than its input does
-        hard    z where d > t, else μ           jumps at t, so it bounds nothing
+        soft    μ + sign(z − μ)·relu(d − t)     1-Lipschitz for fixed μ and t
+        hard    z if d > t, else μ              discontinuous at t, so without a Lipschitz bound
 
     Args:
         share: p, in [0, 1).
@@ -26,26 +26,26 @@ class SortMask(Activation):
         super().__init__()
         self.share, self.form = share, form
 
-    def _place(self, features: torch.Tensor) -> int:
+    def _order(self, features: torch.Tensor) -> int:
         return int(self.share * features.shape[2] * features.shape[3])
 
     def _parts(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """μ (N, C, 1, 1), z − μ, and t (N, C, 1, 1)."""
+        """Compute μ (N, C, 1, 1), z − μ, and t (N, C, 1, 1)."""
         mean = features.mean(dim=(2, 3), keepdim=True)
         shift = features - mean
-        # an order statistic, so that half precision will do and no size is too large
-        threshold = shift.abs().flatten(2).kthvalue(self._place(features), dim=2).values[:, :, None, None]
+        # an order statistic, which works in half precision and for any size
+        threshold = shift.abs().flatten(2).kthvalue(self._order(features), dim=2).values[:, :, None, None]
         return mean, shift, threshold
 
     def kept(self, features: torch.Tensor) -> torch.Tensor:
-        """1 where a value is farther from its mean than t, else 0; (N, C, h, w)."""
-        if self._place(features) < 1:
+        """Compute the mask (N, C, h, w): 1 where a value is farther from its mean than t, else 0."""
+        if self._order(features) < 1:
             return torch.ones_like(features)
         _, shift, threshold = self._parts(features)
         return (shift.abs() > threshold).to(features.dtype)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        if self._place(features) < 1:
+        if self._order(features) < 1:
             return features
         mean, shift, threshold = self._parts(features)
         if self.form == "soft":

@@ -1,4 +1,4 @@
-"""A purified model: images pass through a filter on their way in."""
+"""Base of the purification defenses, which filter images before they are scored."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from iqarena.defenses.base import Defense, Kind
 from iqarena.models.base import QualityModel
 
 Purifier = Callable[[torch.Tensor], torch.Tensor]
-"""Images (N, 3, H, W) in [0, 1] to images of the same kind."""
+"""Maps images (N, 3, H, W) in [0, 1] to filtered images in [0, 1]."""
 
 
 class PurifiedModel(QualityModel):
-    """``model(purify(images))``; `purify` alone is there for whoever wants to see or measure the purified images."""
+    """The model ``model(purify(images))``; its attribute `purify` gives the purified images."""
 
     def __init__(self, model: QualityModel, purify: Purifier) -> None:
         super().__init__()
         self.model, self.purify = model, purify
-        own = weights_sha256(purify)
-        both = own and hashlib.sha256(f"{model.info.weights_sha256} {own}".encode()).hexdigest()
-        self.info = replace(model.info, weights_sha256=both) if both else model.info
+        filter_sha256 = weights_sha256(purify)
+        combined = filter_sha256 and hashlib.sha256(f"{model.info.weights_sha256} {filter_sha256}".encode()).hexdigest()
+        self.info = replace(model.info, weights_sha256=combined) if combined else model.info
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.model(self.purify(images))
@@ -38,8 +38,8 @@ class Purification(Defense):
     """Base of the filters.
 
     Class attributes:
-        moves_pixels: whether a purified image has another geometry than the image, so that it may only be compared
-            with an image that went through the same transform.
+        moves_pixels: whether the filter changes the geometry of the image, so that a purified image may only be compared
+            with an image that was transformed in the same way.
     """
 
     kind: ClassVar[Kind] = "purification"
@@ -47,21 +47,21 @@ class Purification(Defense):
 
     @abstractmethod
     def purifier(self) -> Purifier:
-        """The deployed filter.
+        """Return the deployed filter.
 
         Raises:
-            DoesNotApply: where something that it needs is not there.
+            DoesNotApply: if something that it needs is missing.
         """
 
     def stand_in(self) -> Purifier:
-        """The filter that an adaptive attacker differentiates; the deployed one unless that has no useful gradient."""
+        """Return the filter that an adaptive attacker differentiates; the deployed one unless it has no useful gradient."""
         return self.purifier()
 
     def least(self, inner: int) -> int:
-        """The least side of an image, in pixels, whose purified one has sides of at least `inner`.
+        """Return the minimum side of an image, in pixels, for which the purified image has sides of at least `inner`.
 
         Raises:
-            DoesNotApply: where no image's has.
+            DoesNotApply: if there is none.
         """
         return inner
 
@@ -78,11 +78,11 @@ class Purification(Defense):
 
 
 class Network(nn.Module):
-    """A filter that is a network: its output is clamped to [0, 1].
+    """A filter that is a network, with its output clamped to [0, 1].
 
     Args:
-        network: from images to images; it is put into eval mode.
-        sha256: of its weights.
+        network: maps images to images; it is put into eval mode.
+        sha256: hash of its weights.
     """
 
     def __init__(self, network: nn.Module, sha256: str) -> None:
@@ -94,21 +94,21 @@ class Network(nn.Module):
 
 
 def clipped(images: torch.Tensor) -> torch.Tensor:
-    """Values kept in [0, 1]; what is just 0 or 1 has a gradient, which ``clamp`` gives in some versions of torch only."""
+    """Clip values to [0, 1]; values of exactly 0 or 1 keep their gradient, unlike with ``clamp`` in some torch versions."""
     return images.masked_fill(images < 0, 0).masked_fill(images > 1, 1)
 
 
 def weights_sha256(purify: Purifier) -> str:
-    """Of a filter's weights; empty where it has none."""
+    """Return the hash of a filter's weights; empty if it has none."""
     sha256: str = getattr(purify, "weights_sha256", "")
     return sha256
 
 
 def with_gradient_of(smooth: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """The values of `real` with the gradient of `smooth`."""
+    """Return the values of `real` with the gradient of `smooth`."""
     return smooth + (real - smooth).detach()
 
 
 def straight_through(purify: Purifier) -> Purifier:
-    """The same filter with the gradient of the identity (BPDA; Athalye, Carlini, Wagner, arXiv 1802.00420)."""
+    """Return the same filter with the gradient of the identity (BPDA; Athalye, Carlini, Wagner, arXiv 1802.00420)."""
     return lambda images: with_gradient_of(images, purify(images.detach()))

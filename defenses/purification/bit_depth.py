@@ -1,7 +1,6 @@
-"""`bit-depth`: every channel kept in fewer bits (Xu, Evans, Qi, arXiv 1704.01155): ⌊x·(2ᵇ − 1)⌉/(2ᵇ − 1).
+"""`bit-depth`: channels quantised to fewer bits (Xu, Evans, Qi, arXiv 1704.01155): ⌊x·(2ᵇ − 1)⌉/(2ᵇ − 1).
 
-The surrogate has the gradient of the identity (BPDA), as that of `color-quantization`. Five bits are the paper's choice for
-photographs.
+The surrogate has the gradient of the identity (BPDA), as for `color-quantization`. The paper uses five bits for photographs.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from iqarena.defenses.purification.rounding import quantized
 
 @dataclass(frozen=True)
 class BitDepth(Purification):
-    """Channels kept in fewer bits.
+    """Bit depth reduction.
 
     Attributes:
-        bits: of a channel, from 1 to 8.
+        bits: bits per channel, from 1 to 8.
     """
 
     name: ClassVar[str] = "bit-depth"

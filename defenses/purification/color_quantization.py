@@ -1,7 +1,7 @@
-"""`color-quantization`: every channel rounded to a few levels (Xu, Evans, Qi, arXiv 1704.01155, as feature squeezing).
+"""`color-quantization`: channels rounded to a few levels (Xu, Evans, Qi, arXiv 1704.01155, as feature squeezing).
 
-Deployed: ⌊x·(n − 1)⌉/(n − 1). Its surrogate has the gradient of the identity (BPDA): rounding less sharply
-is weaker, since it misjudges quality by up to 0.4, and any slope has the same sign.
+The deployed filter is ⌊x·(n − 1)⌉/(n − 1). Its surrogate has the gradient of the identity (BPDA): attacks through soft
+rounding are weaker, since it mispredicts quality by up to 0.4, while any slope has the same sign.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from iqarena.defenses.purification.rounding import quantized
 
 @dataclass(frozen=True)
 class ColorQuantization(Purification):
-    """Channels rounded to a number of levels.
+    """Quantisation of channels to a number of levels.
 
     Attributes:
-        levels: from 2 to 256, the ends 0 and 1 included.
+        levels: number of levels, from 2 to 256, including 0 and 1.
     """
 
     name: ClassVar[str] = "color-quantization"

@@ -1,8 +1,9 @@
-"""`denoiser`: a small residual network that takes noise off the image before it is scored.
+"""`denoiser`: a small residual network that denoises the image before it is scored.
 
-The network predicts the noise, as DnCNN does (Zhang et al., arXiv 1608.03981), on the image's four half-size phases, as
-FFDNet does (Zhang, Zuo, Zhang, arXiv 1710.04026), which makes it four times cheaper. It has no normalisation and is not told
-the noise level. `python -m iqarena.defenses.purification.train_denoiser` made its weights; the card beside them has the numbers.
+The network predicts the noise, as in DnCNN (Zhang et al., arXiv 1608.03981), on the four half-size phases of the image, as
+in FFDNet (Zhang, Zuo, Zhang, arXiv 1710.04026), which makes it four times cheaper. It has no normalisation and is blind to
+the noise level. Its weights were trained with `python -m iqarena.defenses.purification.train_denoiser`; their card has the
+numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ WIDTH, DEPTH = 48, 8
 
 
 class ResidualDenoiser(nn.Module):
-    """Eight 3×3 convolutions on half-size phases; 0.13 M parameters. (N, 3, H, W) to the same, not clamped."""
+    """Eight 3×3 convolutions on half-size phases; 0.13 M parameters. Maps (N, 3, H, W) to the same shape, not clamped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class ResidualDenoiser(nn.Module):
             if name.startswith(f"{len(layers)}."):
                 nn.init.zeros_(weight)  # training starts from the identity
             elif weight.ndim == 4:
-                nn.init.kaiming_normal_(weight, nonlinearity="relu")  # torch's own would fade out over eight layers
+                nn.init.kaiming_normal_(weight, nonlinearity="relu")  # signals vanish with torch's default
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[2:]
@@ -44,10 +45,10 @@ class ResidualDenoiser(nn.Module):
 
 @dataclass(frozen=True)
 class Denoiser(Purification):
-    """Denoising by a small residual network that was trained here on Gaussian noise.
+    """Denoising by a small residual network trained on Gaussian noise.
 
     Attributes:
-        weights: a safetensors file; empty means the one that is shipped.
+        weights: a safetensors file; empty for the shipped weights.
     """
 
     name: ClassVar[str] = "denoiser"

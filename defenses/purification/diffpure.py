@@ -1,9 +1,9 @@
-"""`diffpure`: noise added by a diffusion model's forward process, and taken away by its reverse one (Nie et al., ICML 2022).
+"""`diffpure`: noise added by the forward process of a diffusion model, removed by the reverse one (Nie et al., ICML 2022).
 
-With x₀ = 2·image − 1 at the network's size: x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·n, then t steps of DDPM's ancestral sampler, and
-back to the image's size; both resizings are bilinear. The network is a ``UNet2DModel`` with a ``DDPMScheduler`` of the
-package diffusers, in a folder as that package saves pipelines. The surrogate is exact, gradients running through all steps,
-up to `THROUGH` of them; beyond, memory does not allow it, and the gradient is that of the identity.
+With x₀ = 2·image − 1 at the size of the network: x_t = √ᾱ_t·x₀ + √(1 − ᾱ_t)·n, then t steps of DDPM's ancestral sampler, and
+back to the size of the image; both resizings are bilinear. The network is a ``UNet2DModel`` with a ``DDPMScheduler`` of the
+package diffusers, in a folder as that package saves pipelines. Up to `THROUGH` steps, the surrogate is exact, with
+gradients through all steps; beyond that, memory does not allow it, and the gradient is that of the identity.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ THROUGH = 10
 
 
 class Diffusion(nn.Module):
-    """Noise to step `steps` and back; draws from torch's global stream."""
+    """The diffusion process up to step `steps` and back; draws from torch's global stream."""
 
     def __init__(self, unet: Any, scheduler: Any, steps: int, sha256: str) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Diffusion(nn.Module):
             steps,
             sha256,
         )
-        self.scheduler.set_timesteps(self.scheduler.config.num_train_timesteps)  # every step, one after another
+        self.scheduler.set_timesteps(self.scheduler.config.num_train_timesteps)  # all training steps, without skipping
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         size = self.unet.config.sample_size
@@ -56,8 +56,8 @@ class DiffPure(Purification):
     """Diffusion purification.
 
     Attributes:
-        weights: a folder with a UNet2DModel and a DDPMScheduler, in subfolders unet and scheduler or both in it.
-        steps: of the diffusion, there and back; at most those that the network was trained for.
+        weights: a folder with a UNet2DModel and a DDPMScheduler, in subfolders unet and scheduler or directly in it.
+        steps: diffusion steps, forward and back; at most as many as the network was trained for.
     """
 
     name: ClassVar[str] = "diffpure"
@@ -80,9 +80,9 @@ class DiffPure(Purification):
         diffusion = self._loaded()
         if self.steps <= THROUGH:
             return diffusion
-        through = straight_through(diffusion)
-        through.weights_sha256 = diffusion.weights_sha256  # type: ignore[attr-defined]
-        return through
+        surrogate = straight_through(diffusion)
+        surrogate.weights_sha256 = diffusion.weights_sha256  # type: ignore[attr-defined]
+        return surrogate
 
     def _loaded(self) -> Diffusion:
         if not self.weights:
@@ -92,11 +92,11 @@ class DiffPure(Purification):
             )
         try:
             diffusers = importlib.import_module("diffusers")
-            network, sampler = diffusers.UNet2DModel, diffusers.DDPMScheduler  # imported only now
+            network, sampler = diffusers.UNet2DModel, diffusers.DDPMScheduler  # resolved lazily by the package
         except (ImportError, RuntimeError) as error:
-            words = " ".join(str(error).split())
+            message = " ".join(str(error).split())
             raise DoesNotApply(
-                f"{self.name} needs the package diffusers: pip install 'iqarena[diffusion]' (importing it: {words})"
+                f"{self.name} needs the package diffusers: pip install 'iqarena[diffusion]' (importing it: {message})"
             ) from None
         folder = Path(self.weights)
         unet_folder, scheduler_folder = (
@@ -105,9 +105,9 @@ class DiffPure(Purification):
         try:
             unet = network.from_pretrained(unet_folder, local_files_only=True, use_safetensors=True)
             scheduler = sampler.from_pretrained(scheduler_folder, local_files_only=True)
-        except Exception as error:  # the package raises many kinds
-            words = " ".join(str(error).split())
-            raise WeightsError(f"{folder}: no UNet2DModel and DDPMScheduler in safetensors ({words})") from None
+        except Exception as error:  # the package raises many types
+            message = " ".join(str(error).split())
+            raise WeightsError(f"{folder}: no UNet2DModel and DDPMScheduler in safetensors ({message})") from None
         if unet.config.in_channels != 3:
             raise WeightsError(f"{folder}: the network takes {unet.config.in_channels} channels, not the 3 of an image")
         if self.steps > scheduler.config.num_train_timesteps:

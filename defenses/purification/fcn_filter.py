@@ -1,8 +1,8 @@
-"""`fcn-filter`: three convolutions that were trained to undo attacks on a quality model (arXiv 2404.06957).
+"""`fcn-filter`: three convolutions trained to remove attacks on a quality model (arXiv 2404.06957).
 
-Layers as published: 3 → 64 → 16 → 3 channels, 3×3, LeakyReLU 0.2 between them, InstanceNorm after the second, tanh at
-the end. InstanceNorm takes away how bright and how rich in contrast an image is: the filter cannot be near the identity.
-`python -m iqarena.defenses.purification.train_denoiser` made its weights; the card beside them has the numbers.
+Layers as published: 3 → 64 → 16 → 3 channels, 3×3, LeakyReLU 0.2 between them, InstanceNorm after the second, tanh at the
+end. InstanceNorm removes brightness and contrast, so the filter cannot be close to the identity. Its weights were trained
+with `python -m iqarena.defenses.purification.train_denoiser`; their card has the numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from iqarena.defenses.purification.trained import filter_weights
 
 
 class FCN(nn.Module):
-    """The filter; 0.01 M parameters. (N, 3, H, W) in [0, 1] to (N, 3, H, W) in [−1, 1]."""
+    """The filter network; 0.01 M parameters. Maps (N, 3, H, W) in [0, 1] to (N, 3, H, W) in [−1, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class FCN(nn.Module):
 
 @dataclass(frozen=True)
 class FCNFilter(Purification):
-    """Filtering by a small convolutional network that was trained here on attacked images.
+    """Filtering by a small convolutional network trained on attacked images.
 
     Attributes:
-        weights: a safetensors file; empty means the one that is shipped.
+        weights: a safetensors file; empty for the shipped weights.
     """
 
     name: ClassVar[str] = "fcn-filter"

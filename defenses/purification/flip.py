@@ -1,4 +1,4 @@
-"""`flip`: the image turned by 180°, that is mirrored along both axes (in arXiv 2404.06957). Exactly differentiable."""
+"""`flip`: the image rotated by 180°, that is, mirrored along both axes (in arXiv 2404.06957). Exactly differentiable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from iqarena.defenses.purification.base import Purification, Purifier
 
 @dataclass(frozen=True)
 class Flip(Purification):
-    """Both axes reversed."""
+    """A rotation by 180°."""
 
     name: ClassVar[str] = "flip"
     moves_pixels: ClassVar[bool] = True

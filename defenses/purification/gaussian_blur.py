@@ -12,21 +12,21 @@ from iqarena.defenses.purification.base import Purification, Purifier
 
 
 def blurred(images: torch.Tensor, kernel: int, sigma: float) -> torch.Tensor:
-    """Images (N, 3, H, W) under a Gaussian of `kernel` pixels a side, borders mirrored without repeating the edge."""
+    """Blur images (N, 3, H, W) by a Gaussian of `kernel` pixels per side, with reflected borders."""
     radius = kernel // 2
-    places = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    line = torch.exp(-0.5 * (places / sigma) ** 2)
-    line = (line / line.sum()).expand(images.shape[1], 1, 1, kernel)
+    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    taps = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    taps = (taps / taps.sum()).expand(images.shape[1], 1, 1, kernel)
     padded = functional.pad(images, (radius,) * 4, mode="reflect")
-    across = functional.conv2d(padded, line, groups=images.shape[1])
-    return functional.conv2d(across, line.transpose(2, 3), groups=images.shape[1])
+    across = functional.conv2d(padded, taps, groups=images.shape[1])
+    return functional.conv2d(across, taps.transpose(2, 3), groups=images.shape[1])
 
 
 def refuse_kernel(name: str, kernel: int) -> None:
-    """A kernel has a middle and more than it.
+    """Check that a kernel size is valid.
 
     Raises:
-        ValueError: where it is even or below 3.
+        ValueError: if it is even or below 3.
     """
     if kernel < 3 or kernel % 2 == 0:
         raise ValueError(f"{name}: kernel {kernel} is not an odd number of at least 3")
@@ -37,7 +37,7 @@ class GaussianBlur(Purification):
     """A Gaussian blur.
 
     Attributes:
-        kernel: pixels a side, odd, at least 3.
+        kernel: side in pixels, odd, at least 3.
     """
 
     name: ClassVar[str] = "gaussian-blur"

@@ -1,7 +1,7 @@
-"""`jpeg`: recompress the image before it is scored (Dziugaite, Ghahramani, Roy, arXiv 1608.00853).
+"""`jpeg`: JPEG compression of the image before it is scored (Dziugaite, Ghahramani, Roy, arXiv 1608.00853).
 
-Deployed is Pillow's real codec. Its surrogate is a differentiable JPEG (after Shin and Song, 2017): the same colour
-transform, 4:2:0 chroma, 8×8 DCT and quantisation tables, with rounding x → ⌊x⌉ + (x − ⌊x⌉)³, whose gradient is not zero.
+The deployed filter is Pillow's codec. Its surrogate is a differentiable JPEG (after Shin and Song, 2017): the same colour
+transform, 4:2:0 chroma, 8×8 DCT and quantisation tables, with the rounding x → ⌊x⌉ + (x − ⌊x⌉)³, whose gradient is not zero.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHROMA_TABLE = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8 for _ in range(4)),
 )
-"""The tables of ITU T.81, Annex K, which libjpeg scales by quality."""
+"""The quantisation tables of ITU T.81, Annex K, which libjpeg scales by quality."""
 
 _TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 _FROM_YCC = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
@@ -44,33 +44,33 @@ _FROM_YCC = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 @lru_cache
 def _dct() -> torch.Tensor:
-    """The orthonormal 8×8 DCT-II as one matrix (64, 64) on flattened blocks."""
-    with torch.inference_mode(False):  # it is kept, and a later call may differentiate through it
+    """Return the orthonormal 8×8 DCT-II as one matrix (64, 64) on flattened blocks."""
+    with torch.inference_mode(False):  # the result is cached, and a later call may differentiate through it
         return _dct_matrix()
 
 
 def _dct_matrix() -> torch.Tensor:
     rows = [[math.cos(math.pi * (2 * x + 1) * u / 16) for x in range(8)] for u in range(8)]
     scale = [math.sqrt(1 / 8)] + [0.5] * 7
-    line = torch.tensor([[s * value for value in row] for s, row in zip(scale, rows, strict=True)])
-    return torch.kron(line, line)
+    matrix = torch.tensor([[s * value for value in row] for s, row in zip(scale, rows, strict=True)])
+    return torch.kron(matrix, matrix)
 
 
 def quantization_table(quality: int, chroma: bool) -> torch.Tensor:
-    """libjpeg's table (8, 8) for a quality from 1 to 100."""
+    """Return libjpeg's quantisation table (8, 8) for a quality from 1 to 100."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     table = torch.tensor(_CHROMA_TABLE if chroma else _LUMA_TABLE, dtype=torch.float32)
     return ((table * scale + 50) / 100).floor().clamp(1, 255)
 
 
 def soft_round(values: torch.Tensor) -> torch.Tensor:
-    """Nearly the nearest integer, with a gradient of 3(x − ⌊x⌉)²."""
+    """Round to approximately the nearest integer, with a gradient of 3(x − ⌊x⌉)²."""
     nearest = values.detach().round()
     return nearest + (values - nearest) ** 3
 
 
 def _quantize_plane(plane: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """A plane (N, H, W), sides multiples of 8, through DCT, quantisation and back."""
+    """Apply DCT, quantisation and the inverse DCT to a plane (N, H, W) whose sides are multiples of 8."""
     count, height, width = plane.shape
     dct = _dct().to(plane)
     blocks = plane.view(count, height // 8, 8, width // 8, 8).transpose(2, 3).reshape(-1, 64)
@@ -80,7 +80,7 @@ def _quantize_plane(plane: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 def differentiable_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
-    """A smooth stand-in for encoding and decoding; (N, 3, H, W) in [0, 1] to the same."""
+    """Approximate JPEG encoding and decoding differentiably; (N, 3, H, W) in [0, 1] to the same."""
     height, width = images.shape[2:]
     padded = functional.pad(images * 255, (0, -width % 16, 0, -height % 16), mode="replicate")
     ycc = torch.einsum("dc,nchw->ndhw", images.new_tensor(_TO_YCC), padded)
@@ -94,7 +94,7 @@ def differentiable_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def real_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
-    """Pillow's codec; images are rounded to 8 bit first. (N, 3, H, W) in [0, 1] to the same; no gradient."""
+    """Encode and decode by Pillow after rounding to 8 bit; (N, 3, H, W) in [0, 1] to the same, without a gradient."""
     decoded = []
     for image in (images.detach().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
         file = io.BytesIO()
@@ -105,10 +105,10 @@ def real_jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class JPEG(Purification):
-    """Recompression at a fixed quality.
+    """JPEG compression at a fixed quality.
 
     Attributes:
-        quality: 1 to 100, as libjpeg counts it.
+        quality: libjpeg quality, 1 to 100.
     """
 
     name: ClassVar[str] = "jpeg"

@@ -1,6 +1,6 @@
-"""`median-blur`: each value the median of the k×k around it in its channel (Xu, Evans, Qi, arXiv 1704.01155).
+"""`median-blur`: a k×k median filter per channel (Xu, Evans, Qi, arXiv 1704.01155).
 
-Exactly differentiable: the gradient goes to the pixel that is the median.
+Exactly differentiable: the gradient flows to the pixel that is the median.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from iqarena.defenses.purification.gaussian_blur import refuse_kernel
 
 
 def median_of(images: torch.Tensor, kernel: int) -> torch.Tensor:
-    """Images (N, 3, H, W), borders mirrored without repeating the edge."""
-    made = []
-    for image in images.split(1):  # one at a time: kernel² copies of it are needed
+    """Apply a median filter of `kernel` pixels per side to images (N, 3, H, W), with reflected borders."""
+    filtered = []
+    for image in images.split(1):  # one at a time, as kernel² copies of an image are needed
         padded = functional.pad(image, (kernel // 2,) * 4, mode="reflect")
         around = functional.unfold(padded, kernel).view(image.shape[1], kernel**2, *image.shape[2:])
-        made.append(around.median(dim=1).values)
-    return torch.stack(made)
+        filtered.append(around.median(dim=1).values)
+    return torch.stack(filtered)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class MedianBlur(Purification):
     """A median filter.
 
     Attributes:
-        kernel: pixels a side, odd, at least 3.
+        kernel: side in pixels, odd, at least 3.
     """
 
     name: ClassVar[str] = "median-blur"

@@ -1,4 +1,4 @@
-"""`random-crop`: a square cut from a random place (Guo et al., arXiv 1711.00117). Exactly differentiable per draw."""
+"""`random-crop`: a square crop at a random position (Guo et al., arXiv 1711.00117). Exactly differentiable per draw."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from iqarena.defenses.purification.base import Purification, Purifier
 
 @dataclass(frozen=True)
 class RandomCrop(Purification):
-    """A square cut from a random place of each image.
+    """A square crop at a random position of each image.
 
     Attributes:
-        size: its side in pixels; no image may be smaller.
+        size: side of the crop in pixels; no image may be smaller.
     """
 
     name: ClassVar[str] = "random-crop"
@@ -36,14 +36,14 @@ class RandomCrop(Purification):
         return self.size
 
     def purifier(self) -> Purifier:
-        return self._cut
+        return self._crop
 
-    def _cut(self, images: torch.Tensor) -> torch.Tensor:
+    def _crop(self, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[2:]
         if min(height, width) < self.size:
             raise ValueError(f"{self.name}: {width}×{height} is smaller than the crop of {self.size}×{self.size}")
-        cuts = []
+        crops = []
         for image in images:
             top, left = (int(torch.randint(side - self.size + 1, ())) for side in (height, width))
-            cuts.append(image[:, top : top + self.size, left : left + self.size])
-        return torch.stack(cuts)
+            crops.append(image[:, top : top + self.size, left : left + self.size])
+        return torch.stack(crops)

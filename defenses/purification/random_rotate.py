@@ -1,6 +1,6 @@
-"""`random-rotate`: each image turned about its centre by an angle drawn evenly from ±degrees (in arXiv 2404.06957).
+"""`random-rotate`: rotation of each image about its centre by an angle drawn uniformly from ±degrees (in arXiv 2404.06957).
 
-Bilinear, same size, black corners. Exactly differentiable for the angles drawn.
+Bilinear, same size, black corners. Exactly differentiable per draw.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from iqarena.defenses.purification.base import Purification, Purifier
 
 
 def rotated(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
-    """Each image (N, 3, H, W) turned counter-clockwise by its angle (N,)."""
+    """Rotate each image (N, 3, H, W) counter-clockwise by its angle (N,)."""
     height, width = images.shape[2:]
     angle = degrees.to(images) * (math.pi / 180)
-    cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # where an output pixel comes from, in units of half a side
-    x = torch.stack([cos, -sin * (height / width), none], dim=1)
-    y = torch.stack([sin * (width / height), cos, none], dim=1)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # source position of an output pixel, in units of half a side
+    x = torch.stack([cos, -sin * (height / width), zero], dim=1)
+    y = torch.stack([sin * (width / height), cos, zero], dim=1)
     grid = functional.affine_grid(torch.stack([x, y], dim=1), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 @dataclass(frozen=True)
 class RandomRotate(Purification):
-    """A turn by a random angle.
+    """A rotation by a random angle.
 
     Attributes:
         degrees: the largest angle, in (0, 180].

@@ -1,6 +1,6 @@
-"""`resize`: the image made smaller, and scored so (Xie et al., arXiv 1711.01991, with a fixed scale).
+"""`resize`: the image downscaled before scoring (Xie et al., arXiv 1711.01991, with a fixed scale).
 
-Bilinear with antialiasing, as Pillow does it. Exactly differentiable.
+Bilinear with antialiasing, as in Pillow. Exactly differentiable.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from iqarena.defenses.purification.base import Purification, Purifier
 
 
 def shrunk(images: torch.Tensor, scale: float) -> torch.Tensor:
-    """Both sides times `scale`, rounded down, at least one pixel."""
+    """Downscale both sides by `scale`, rounded down, to at least one pixel."""
     height, width = (max(1, math.floor(side * scale)) for side in images.shape[2:])
     return functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
 
 
 @dataclass(frozen=True)
 class Resize(Purification):
-    """A smaller image.
+    """Downscaling by a fixed factor.
 
     Attributes:
-        scale: of both sides, in (0, 1].
+        scale: scale of both sides, in (0, 1].
     """
 
     name: ClassVar[str] = "resize"
@@ -41,7 +41,7 @@ class Resize(Purification):
 
     def least(self, inner: int) -> int:
         side = math.ceil(inner / self.scale)
-        return side if math.floor(side * self.scale) >= inner else side + 1  # a product in floating point may fall short
+        return side if math.floor(side * self.scale) >= inner else side + 1  # the floating point product may be rounded down
 
     def purifier(self) -> Purifier:
         return lambda images: shrunk(images, self.scale)

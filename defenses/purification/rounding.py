@@ -1,4 +1,4 @@
-"""Rounding pixels to fewer levels."""
+"""Quantisation of pixels to fewer levels."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import torch
 
 
 def quantized(images: torch.Tensor, levels: int) -> torch.Tensor:
-    """Each value at the nearest of `levels` even steps from 0 to 1; no gradient."""
+    """Round each value to the nearest of `levels` equally spaced values from 0 to 1, without a gradient."""
     return (images.detach() * (levels - 1)).round() / (levels - 1)

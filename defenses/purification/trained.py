@@ -1,4 +1,4 @@
-"""Weights of the filters that are networks."""
+"""Weights of the network filters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from iqarena.models.zoo import load_weights, weight_file
 
 
 def filter_weights(name: str, network: nn.Module, file: str = "") -> str:
-    """Load a filter's weights, from the zoo if no file is named; returns their sha256.
+    """Load the weights of a filter, from the zoo if no file is given, and return their sha256.
 
     Raises:
-        DoesNotApply: where no file is named and none is shipped.
-        WeightsError: where the file is damaged or another network's.
+        DoesNotApply: if no file is given and none is shipped.
+        WeightsError: if the file is damaged or belongs to another network.
     """
     path = Path(file) if file else weight_file(name)
     if not file and not path.is_file():

@@ -1,6 +1,6 @@
-"""`unsharp`: details made stronger, x + (x − G(x)) with a Gaussian G of σ = 1, clipped (in arXiv 2404.06957).
+"""`unsharp`: unsharp masking, x + (x − G(x)) with a Gaussian G of σ = 1, clipped (in arXiv 2404.06957).
 
-Exactly differentiable, but for what is clipped.
+Exactly differentiable, except where it is clipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Unsharp(Purification):
     """Unsharp masking.
 
     Attributes:
-        kernel: pixels a side of the Gaussian, odd, at least 3.
+        kernel: side of the Gaussian in pixels, odd, at least 3.
     """
 
     name: ClassVar[str] = "unsharp"

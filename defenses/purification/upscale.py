@@ -1,4 +1,4 @@
-"""`upscale`: the image made smaller, then bilinearly as large as it was (arXiv 2408.01541). Exactly differentiable."""
+"""`upscale`: downscaling, then bilinear upscaling to the original size (arXiv 2408.01541). Exactly differentiable."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from iqarena.defenses.purification.resize import shrunk
 
 @dataclass(frozen=True)
 class Upscale(Purification):
-    """A smaller image, made as large as it was.
+    """Downscaling and upscaling to the original size.
 
     Attributes:
-        scale: of both sides of the smaller one, in (0, 1].
+        scale: scale of both sides of the downscaled image, in (0, 1].
     """
 
     name: ClassVar[str] = "upscale"

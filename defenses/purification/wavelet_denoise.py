@@ -1,8 +1,8 @@
-"""`wavelet-denoise`: small Haar coefficients shrunk away, by BayesShrink (Chang, Yu, Vetterli, IEEE TIP 2000).
+"""`wavelet-denoise`: shrinkage of Haar wavelet coefficients by BayesShrink (Chang, Yu, Vetterli, IEEE TIP 2000).
 
 Each sub-band d is soft-thresholded at σ²/√(mean d² − σ²), with σ = median|d|/0.6745 of the finest diagonal band's
-coefficients that are not 0, channel by channel, on ⌊log₂ shorter side⌋ − 3 levels, at least one. This is what scikit-image's
-``denoise_wavelet`` does by default; that needs PyWavelets, and has no gradient. Exactly differentiable.
+coefficients that are not 0, channel by channel, on ⌊log₂ shorter side⌋ − 3 levels, at least one. This is the default of
+scikit-image's ``denoise_wavelet``, which needs PyWavelets and has no gradient. Exactly differentiable.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch.nn import functional
 from iqarena.defenses.purification.base import Purification, Purifier, clipped
 
 _NORMAL = float(norm.ppf(0.75))
-_ZERO = 1e-6  # of a coefficient; those of 8-bit images are whole multiples of 1/510, up to rounding
+_ZERO = 1e-6  # threshold for zero; coefficients of 8-bit images are multiples of 1/510, up to rounding
 
 
 def _split(maps: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """A Haar step: (N, 3, H, W) to its half-size approximation and three bands of details, the diagonal one last."""
+    """Split (N, 3, H, W) into its half-size approximation and three detail bands, the diagonal one last (a Haar step)."""
     even = functional.pad(maps, (0, maps.shape[3] % 2, 0, maps.shape[2] % 2), mode="replicate")
     a, b, c, d = even[:, :, ::2, ::2], even[:, :, ::2, 1::2], even[:, :, 1::2, ::2], even[:, :, 1::2, 1::2]
     return (a + b + c + d) / 2, [(a - b + c - d) / 2, (a + b - c - d) / 2, (a - b - c + d) / 2]
 
 
 def _joined(approximation: torch.Tensor, bands: list[torch.Tensor], height: int, width: int) -> torch.Tensor:
-    """The inverse of `_split` for maps of the given size."""
+    """Invert `_split` for maps of the given size."""
     s, (x, y, z) = approximation, bands
     four = torch.stack([s + x + y + z, s - x + y - z, s + x - y - z, s - x - y + z], dim=2) / 2
     whole: torch.Tensor = functional.pixel_shuffle(four.flatten(1, 2), 2)
@@ -37,15 +37,15 @@ def _joined(approximation: torch.Tensor, bands: list[torch.Tensor], height: int,
 
 
 def _noise_level(band: torch.Tensor) -> torch.Tensor:
-    """σ (N, 3, 1, 1) of a band (N, 3, h, w); 0 where the band is 0 all over."""
+    """Estimate σ (N, 3, 1, 1) of a band (N, 3, h, w); 0 if the band is 0 everywhere."""
     size = band.abs().flatten(2)
-    found = [[channel[channel > _ZERO] for channel in image] for image in size]
-    medians = [[torch.quantile(c, 0.5) if len(c) else c.new_zeros(()) for c in image] for image in found]
+    nonzero = [[channel[channel > _ZERO] for channel in image] for image in size]
+    medians = [[torch.quantile(c, 0.5) if len(c) else c.new_zeros(()) for c in image] for image in nonzero]
     return torch.stack([torch.stack(image) for image in medians])[:, :, None, None] / _NORMAL
 
 
 def _shrunk(band: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """BayesShrink of a band."""
+    """Apply BayesShrink to a band."""
     variance = sigma.square()
     signal = band.square().mean(dim=(2, 3), keepdim=True) - variance
     threshold = variance / signal.clamp(min=torch.finfo(band.dtype).eps).sqrt()
@@ -53,7 +53,7 @@ def _shrunk(band: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def wavelet_denoised(images: torch.Tensor, sigma: float | None) -> torch.Tensor:
-    """Images (N, 3, H, W) to the same; `sigma` as in `WaveletDenoise`."""
+    """Denoise images (N, 3, H, W); `sigma` is that of `WaveletDenoise`."""
     levels = max(int(math.log2(min(images.shape[2:]))) - 3, 1)
     maps, details, sizes = images, [], []
     for _ in range(levels):
@@ -68,10 +68,10 @@ def wavelet_denoised(images: torch.Tensor, sigma: float | None) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class WaveletDenoise(Purification):
-    """Shrinking of Haar coefficients.
+    """Shrinkage of Haar wavelet coefficients.
 
     Attributes:
-        sigma: standard deviation of the noise, of pixels in [0, 1]; estimated from each channel if left out.
+        sigma: standard deviation of the noise, of pixels in [0, 1]; by default estimated from each channel.
     """
 
     name: ClassVar[str] = "wavelet-denoise"

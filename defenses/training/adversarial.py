@@ -1,4 +1,4 @@
-"""`adversarial-training`: the label is kept while the image is attacked (Madry et al., arXiv 1706.06083)."""
+"""`adversarial-training`: training on attacked images with their clean labels (Madry et al., arXiv 1706.06083)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AdversarialTraining(InsideABall):
 
     name: ClassVar[str] = "adversarial-training"
     paper: ClassVar[str] = "https://arxiv.org/abs/1706.06083"
-    passes_an_image: ClassVar[int] = INNER_STEPS + 2  # inner steps, then clean and attacked
+    passes_an_image: ClassVar[int] = INNER_STEPS + 2  # inner steps, then the clean and the attacked image
 
     adversarial_weight: float = 1.0
 
@@ -31,7 +31,7 @@ class AdversarialTraining(InsideABall):
         self.refuse_negative(adversarial_weight=self.adversarial_weight)
 
     def attacked_label(self, labels: torch.Tensor, attacked: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """The label (N,) of attacked images; that of the clean ones."""
+        """Return the labels (N,) of attacked images; those of the clean ones unless overridden."""
         return labels
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""`adversarial-training-label`: an attacked image is worse, so its label is lower (Chistyakova et al., 2024).
+"""`adversarial-training-label`: adversarial training with lower labels for attacked images (Chistyakova et al., 2024).
 
-The published recipe attacks with one sign step of 1.25 ε from a random start (or with two of APGD), at 2 to 10/255. Here the
-inner attack is that of `adversarial-training`, so that the two differ by the label alone.
+The published recipe attacks with one sign step of 1.25 ε from a random start (or with two steps of APGD), at 2 to 10/255.
+Here the inner attack is that of `adversarial-training`, so that the two recipes differ in the labels only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WINDOW, _SIGMA = 11, 1.5
 
 
 def similarity(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """SSIM (Wang et al., TIP 2004) of the lumas, (N,), of images (N, 3, H, W) in [0, 1] of at least 11×11; in float32."""
+    """Compute SSIM (Wang et al., TIP 2004) of the luma, (N,), in float32; images (N, 3, H, W) in [0, 1], at least 11×11."""
     at = torch.arange(_WINDOW, device=images.device) - _WINDOW // 2
     window = torch.softmax(-(at**2) / (2 * _SIGMA**2), dim=0)
     luma = images.new_tensor(_LUMA).view(1, 3, 1, 1)
@@ -36,10 +36,10 @@ def similarity(images: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class AdversarialTrainingLabel(AdversarialTraining):
-    """As `adversarial-training`, with the label of an attacked image lowered by penalty · (1 − SSIM to the clean one).
+    """`adversarial-training` with the label of an attacked image lowered by penalty · (1 − SSIM to the clean image).
 
     Attributes:
-        penalty: quality taken off for SSIM 0; the label does not fall below 0.
+        penalty: reduction of the label at SSIM 0; labels do not fall below 0.
     """
 
     name: ClassVar[str] = "adversarial-training-label"
@@ -52,5 +52,5 @@ class AdversarialTrainingLabel(AdversarialTraining):
         self.refuse_negative(penalty=self.penalty)
 
     def attacked_label(self, labels: torch.Tensor, attacked: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """max(0, y − penalty · (1 − SSIM)), (N,)."""
+        """Compute max(0, y − penalty · (1 − SSIM)), (N,)."""
         return (labels - self.penalty * (1 - similarity(attacked, images))).clamp(min=0)

@@ -1,9 +1,9 @@
-"""`anchored-training`: attacked images keep their place among clean ones (anchored adversarial training, BiRQA, 2026).
+"""`anchored-training`: attacked images keep their rank among clean images (anchored adversarial training, BiRQA, 2026).
 
-Public to us is what its abstract says: clean images are anchors, and a ranking loss against them bounds the error of an
-attacked image's score. The rest is our reading: anchors are the other clean images of the batch; they are learnt by
-squared error, and the ranking loss moves the attacked images only. What is ordered rightly among anchors whose scores
-are right can be no further off than the next anchor.
+Only the abstract is available to us: clean images are anchors, and a ranking loss against them bounds the error of the score
+of an attacked image. The rest is our interpretation: the anchors are the clean images of the batch; they are trained by
+squared error, and the ranking loss has a gradient for the attacked images only. A score that is ordered correctly among
+anchors with correct scores can be off by no more than the distance to the next anchor.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from iqarena.models.base import QualityModel
 def ranking_loss(
     attacked: torch.Tensor, anchors: torch.Tensor, labels: torch.Tensor, anchor_labels: torch.Tensor, margin: float
 ) -> torch.Tensor:
-    """Mean over pairs of relu(min(μ, |y_i − y_j|) − sign(y_i − y_j)·(a_i − c_j)); pairs of equal labels count as 0.
+    """Compute the mean over pairs of relu(min(μ, |y_i − y_j|) − sign(y_i − y_j)·(a_i − c_j)); 0 for pairs of equal labels.
 
     Args:
         attacked, labels: scores a and labels of attacked images, (N,).
-        anchors, anchor_labels: scores c and labels of clean ones, (M,).
-        margin: μ, the least distance wanted; never more than the labels are apart.
+        anchors, anchor_labels: scores c and labels of clean images, (M,).
+        margin: μ, the required distance, limited to the distance of the labels.
     """
     apart = labels[:, None] - anchor_labels[None, :]
     order = apart.sign()
@@ -36,18 +36,18 @@ def ranking_loss(
 
 @dataclass(frozen=True)
 class AnchoredTraining(InsideABall):
-    """Squared error on clean images plus λ times a ranking loss of attacked images against the clean ones of the batch.
+    """Squared error on clean images plus λ times a ranking loss of attacked images against the clean images of the batch.
 
     The inner attack is PGD on the squared error, as in `adversarial-training`.
 
     Attributes:
         ranking_weight: λ.
-        margin: by which the right order must be kept, in quality.
+        margin: margin of the ranking loss, in units of quality.
     """
 
     name: ClassVar[str] = "anchored-training"
     paper: ClassVar[str] = "https://arxiv.org/abs/2602.20351 (our reading of the abstract)"
-    passes_an_image: ClassVar[int] = INNER_STEPS + 2  # inner steps, then clean and attacked
+    passes_an_image: ClassVar[int] = INNER_STEPS + 2  # inner steps, then the clean and the attacked image
 
     ranking_weight: float = 1.0
     margin: float = 0.05

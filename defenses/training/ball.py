@@ -1,4 +1,4 @@
-"""What recipes with an inner attack share: the ball that it moves in."""
+"""Base of the training recipes with an inner attack: its ball and its schedule."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ INNER_STEPS = 2
 
 @dataclass(frozen=True)
 class InsideABall(TrainedDefense):
-    """Base of recipes that train on images from an ℓ∞ ball around each clean one.
+    """Base of recipes that train on images from an ℓ∞ ball around each clean image.
 
     Attributes:
-        epsilon: the ball, reached linearly over the first `ramp` of the training.
-        ramp: that share.
+        epsilon: size of the ball, reached linearly over the first part of the training.
+        ramp: fraction of the training over which the ball grows.
     """
 
     epsilon: float = 2 / 255
@@ -26,11 +26,15 @@ class InsideABall(TrainedDefense):
             raise ValueError(f"{self.name}: epsilon and ramp must be in (0, 1]")
 
     def ball(self, progress: float) -> float:
-        """The size of the ball at a share of the training."""
+        """Return the size of the ball at a progress from 0 to 1."""
         return self.epsilon * min(1.0, (progress + 0.01) / self.ramp)
 
     def refuse_negative(self, **weights: float) -> None:
-        """Raises ValueError for the first of these parameters that is below 0."""
+        """Check that parameters are not negative.
+
+        Raises:
+            ValueError: for the first parameter that is below 0.
+        """
         for name, value in weights.items():
             if not value >= 0:
                 raise ValueError(f"{self.name}: {name} must not be negative")

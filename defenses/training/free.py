@@ -1,8 +1,8 @@
-"""`free-training`: one backward pass serves both the weights and the inner attacker (Shafahi et al., NeurIPS 2019).
+"""`free-training`: one backward pass for both the weights and the inner attack (Shafahi et al., NeurIPS 2019).
 
-Each batch is replayed: every replay trains the weights on the images as they are moved so far, and the gradient by the
-images, which comes with it, moves them by a sign step of ε. The paper starts a batch where the last one ended; here each
-starts at random inside the ball, so that a batch is the same whatever came before it.
+Each batch is replayed: every replay trains the weights on the current attacked images, and the gradient with respect to the
+images, which the same backward pass gives, moves them by a sign step of ε. In the paper, the perturbation of a batch starts
+from that of the previous batch; here it starts at random inside the ball, so that batches do not depend on each other.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from iqarena.defenses.training.loop import regression
 from iqarena.models.base import QualityModel
 
 REPLAYS = 4
-"""m of the paper, which has 8 for CIFAR and 4 for ImageNet; 4 make a batch cost what one of `adversarial-training` does."""
+"""m of the paper, 8 for CIFAR and 4 for ImageNet; with 4, a batch costs the same as for `adversarial-training`."""
 
 
 @dataclass(frozen=True)
 class FreeTraining(InsideABall):
-    """Squared error on moving images alone, four replays a batch."""
+    """Squared error on attacked images only, with four replays per batch."""
 
     name: ClassVar[str] = "free-training"
     paper: ClassVar[str] = "https://arxiv.org/abs/1904.12843"
     passes_an_image: ClassVar[int] = REPLAYS
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
-        """Of one replay."""
+        """Compute the loss of one replay."""
         return regression(model, images, labels).mean()
 
     def losses(

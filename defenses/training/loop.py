@@ -1,7 +1,7 @@
-"""The one training loop: every recipe, the undefended one included, trains through it at a stated budget.
+"""The training loop of all recipes, including the undefended one, at a given budget.
 
-The budget counts *passes*: one pass is one forward and one backward of one image, whether it serves the weights or an
-inner attacker. So recipes are compared at equal compute, not at equal epochs.
+The budget counts *passes*: one pass is one forward and one backward pass of one image, for the weights or for an inner
+attack. So recipes are compared at equal compute, not at equal epochs.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from iqarena.models.base import QualityModel
 
 Losses = Callable[[QualityModel, torch.Tensor, torch.Tensor, float], Iterator[torch.Tensor]]
-"""``losses(model, images, labels, progress)`` → the scalars of one batch; `progress` runs from 0 to 1 over the budget.
+"""``losses(model, images, labels, progress)`` yields the losses of one batch; `progress` runs from 0 to 1 over the budget.
 
-After each, before the next is asked for, the loop has run its backward pass and one step of the optimiser.
+After each loss, before it requests the next one, the loop runs the backward pass and one optimiser step.
 """
 
 
 Choose = Callable[[int, int], tuple[int, int, int, int]]
-"""``choose(height, width)`` of an image → (top, left, height, width) of the part of it that is wanted."""
+"""``choose(height, width)`` of an image returns (top, left, height, width) of the requested part of it."""
 
 _REPORT_EVERY = 50  # steps
 
 
 class LabelledImages(Protocol):
-    """What training needs of a data set."""
+    """The interface of a data set for training."""
 
     def __len__(self) -> int: ...
     def image(self, index: int) -> torch.Tensor:
-        """(3, H, W) uint8."""
+        """Return an image, (3, H, W) uint8."""
 
     def part(self, index: int, choose: Choose) -> torch.Tensor:
-        """A part of it, (3, height, width) uint8."""
+        """Return a part of an image, (3, height, width) uint8."""
 
     def mos(self, index: int) -> float:
-        """Label in [0, 1], 1 = best."""
+        """Return the label of an image in [0, 1], 1 = best."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
+    """The training schedule.
 
     Attributes:
         passes: the budget, in forward+backward passes of one image.
-        batch: images a step.
+        batch: images per step.
         crop: side of the random crops in pixels.
         learning_rate: peak of a one-cycle schedule (5 % warm-up, cosine to zero).
-        weight_decay: of AdamW.
-        ema: decay a step of the averaged weights, which are what is kept.
-        seed: of order, crops, flips and inner attacks.
+        weight_decay: weight decay of AdamW.
+        ema: decay per step of the averaged weights, which are the result of the training.
+        seed: seed of order, crops, flips and inner attacks.
         workers: processes that decode images.
-        minutes_between_checkpoints: a killed run loses at most this.
+        minutes_between_checkpoints: interval between checkpoints, the most that an interrupted run loses.
     """
 
     passes: int = 500_000
@@ -80,7 +80,7 @@ class Schedule:
 
 
 class _Crops(Dataset[tuple[torch.Tensor, float]]):
-    """Random crops and flips, each a function of (seed, draw), so that a resumed run sees what it would have seen."""
+    """Random crops and flips, each a function of (seed, draw), so that a resumed run sees the same crops."""
 
     def __init__(self, dataset: LabelledImages, crop: int, seed: int) -> None:
         self.dataset, self.crop, self.seed = dataset, crop, seed
@@ -105,7 +105,7 @@ class _Crops(Dataset[tuple[torch.Tensor, float]]):
 
 
 class _Order(Sampler[int]):
-    """Epoch after epoch in seeded order, from a given draw on; a draw is ``epoch · n + index``."""
+    """A sampler of epochs in seeded order, starting at a given draw; a draw is ``epoch · n + index``."""
 
     def __init__(self, count: int, seed: int, first: int, total: int) -> None:
         self.count, self.seed, self.first, self.total = count, seed, first, total
@@ -113,14 +113,14 @@ class _Order(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         for epoch in range(self.first // self.count, math.ceil(self.total / self.count)):
             order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + 7919 * epoch)).tolist()
-            for place, index in enumerate(order):
-                if self.first <= epoch * self.count + place < self.total:
+            for position, index in enumerate(order):
+                if self.first <= epoch * self.count + position < self.total:
                     yield epoch * self.count + index
 
 
 @contextmanager
 def in_eval_mode(model: QualityModel) -> Iterator[None]:
-    """Running statistics see nothing meanwhile, and dropout is off; the model's mode is put back."""
+    """Put the model into eval mode inside the context, and restore its mode: no dropout, no update of running statistics."""
     was_training = model.training
     model.eval()
     try:
@@ -130,7 +130,7 @@ def in_eval_mode(model: QualityModel) -> Iterator[None]:
 
 
 def score(model: QualityModel, dataset: LabelledImages, batch: int = 16) -> torch.Tensor:
-    """Qualities (N,) of whole images, in float32 and eval mode; the model's mode is put back."""
+    """Compute the qualities (N,) of whole images, in float32 and eval mode; the mode of the model is restored."""
     qualities = []
     with in_eval_mode(model), torch.inference_mode():
         for start in range(0, len(dataset), batch):
@@ -143,15 +143,15 @@ def score(model: QualityModel, dataset: LabelledImages, batch: int = 16) -> torc
 
 
 def srocc(model: QualityModel, dataset: LabelledImages) -> float:
-    """Spearman correlation of the model's qualities with the labels, whole images."""
+    """Compute the Spearman correlation of the model's qualities of whole images with the labels."""
     labels = [dataset.mos(i) for i in range(len(dataset))]
     return float(stats.spearmanr(score(model, dataset).numpy(), labels).statistic)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a running training tells: share of the budget, mean loss since the last word, validation SROCC or None, and the
-    seconds spent, interrupted runs included."""
+    """A progress report: fraction of the budget, mean loss since the last report, validation SROCC or None, and the seconds
+    spent, including interrupted runs."""
 
     share: float
     loss: float
@@ -171,44 +171,44 @@ def train(
     validation: LabelledImages | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, float | int]:
-    """Train in place until the budget is spent; the model ends with its averaged weights, in eval mode.
+    """Train a model in place until the budget is spent; it ends with its averaged weights, in eval mode.
 
     Args:
-        model: a differentiable model whose raw score is trained towards the label in [0, 1].
+        model: a differentiable model whose raw score is trained toward the label in [0, 1].
         losses: the recipe.
-        passes_an_image: what one image costs under that recipe, all its losses together, in passes.
+        passes_an_image: cost of one image under the recipe, all its losses together, in passes.
         dataset: the training set.
         schedule: see `Schedule`.
-        checkpoint: file for the state; if it is there and of the same training, training goes on from it.
-        identity: tells this training from others that might share the file: recipe, data, start.
-        validation: scored ten times on the way, for the log only; nothing is chosen by it.
+        checkpoint: file for the state; if it exists and belongs to the same training, training resumes from it.
+        identity: identifies this training in its checkpoint: recipe, data, start.
+        validation: scored ten times during training, for the log only; it is not used for model selection.
         report: called every 50 steps.
 
     Returns:
         Facts for the card: images seen, passes, steps, seconds.
 
     Raises:
-        ValueError: where the checkpoint is of another training or the budget is below one step.
+        ValueError: if the checkpoint belongs to another training or the budget is below one step.
     """
     steps = schedule.passes // (passes_an_image * schedule.batch)
     if steps < 1:
         cost = passes_an_image * schedule.batch
         raise ValueError(f"a budget of {schedule.passes} passes is less than one step of {cost}")
     torch.manual_seed(schedule.seed)
-    ways = {"workers", "minutes_between_checkpoints"}  # which change no weight
-    said = {name: value for name, value in asdict(schedule).items() if name not in ways}
-    recipe = json.dumps(said | {"passes_an_image": passes_an_image, "images": len(dataset), "identity": identity})
+    technical = {"workers", "minutes_between_checkpoints"}  # do not affect the weights
+    settings = {name: value for name, value in asdict(schedule).items() if name not in technical}
+    recipe = json.dumps(settings | {"passes_an_image": passes_an_image, "images": len(dataset), "identity": identity})
     state = _State(model, schedule, steps, checkpoint, recipe)
     state.load()
     model.train()
     device = next(model.parameters()).device
-    recent: list[float] = []  # losses since the last word
+    recent: list[float] = []  # losses since the last report
     for images, labels in batches(dataset, schedule, state.step, steps):
         batch = images.to(device, memory_format=torch.channels_last).float() / 255
         values = []
         recipe_losses = losses(model, batch, labels.to(device).float(), state.step / steps)
         while True:
-            # no cache: before torch 2.13, weights that a recipe used under no_grad got no gradient from what came after
+            # no cache: before torch 2.13, weights used under no_grad by a recipe got no gradient from later operations
             with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
                 value = next(recipe_losses, None)
             if value is None:
@@ -236,19 +236,19 @@ def train(
 
 
 def batches(dataset: LabelledImages, schedule: Schedule, step: int, steps: int) -> DataLoader[tuple[torch.Tensor, float]]:
-    """What is left of the training from a step on: images (N, 3, crop, crop) uint8 and labels (N,)."""
+    """Return the remaining batches from a step on: images (N, 3, crop, crop) uint8 and labels (N,)."""
     return DataLoader(
         _Crops(dataset, schedule.crop, schedule.seed),
         schedule.batch,
         sampler=_Order(len(dataset), schedule.seed, step * schedule.batch, steps * schedule.batch),
         num_workers=schedule.workers,
         prefetch_factor=4 if schedule.workers else None,
-        generator=torch.Generator(),  # its own, so that starting to read again draws nothing from the global stream
+        generator=torch.Generator(),  # separate, so that restarting the loader does not draw from the global stream
     )
 
 
 class _State:
-    """Everything that a killed training needs to go on: weights, their average, optimiser, step, random stream."""
+    """The state that training resumes from: weights, their average, optimiser, step, random stream."""
 
     def __init__(self, model: QualityModel, schedule: Schedule, steps: int, checkpoint: Path, recipe: str) -> None:
         self.model, self.checkpoint, self.recipe = model, checkpoint, recipe
@@ -267,11 +267,11 @@ class _State:
 
     @property
     def seconds(self) -> float:
-        """Spent on training, interrupted runs included."""
+        """Seconds spent on training, including interrupted runs."""
         return self._seconds_before + time.monotonic() - self._started
 
     def update(self, loss: torch.Tensor) -> None:
-        """One optimiser step."""
+        """Take one optimiser step."""
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -279,7 +279,7 @@ class _State:
         self.average.update_parameters(self.model)
 
     def next_batch(self) -> None:
-        """One step of the schedule."""
+        """Advance the schedule by one step."""
         self.rates.step()
         self.step += 1
 
@@ -287,7 +287,7 @@ class _State:
         return {"model": self.model, "average": self.average, "optimizer": self.optimizer, "rates": self.rates}
 
     def load(self) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Load the checkpoint, if there is one."""
         if not self.checkpoint.is_file():
             return
         saved = torch.load(self.checkpoint, weights_only=True)
@@ -299,12 +299,12 @@ class _State:
         torch.set_rng_state(saved["rng"])
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint atomically."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         facts = {"recipe": self.recipe, "step": self.step, "seconds": self.seconds, "rng": torch.get_rng_state()}
-        unfinished = self.checkpoint.with_suffix(".part")
-        torch.save(parts | facts, unfinished)
-        unfinished.replace(self.checkpoint)
+        part_file = self.checkpoint.with_suffix(".part")
+        torch.save(parts | facts, part_file)
+        part_file.replace(self.checkpoint)
 
     def save_if_due(self, interval: float) -> None:
         """Write the checkpoint if the last one is older than `interval` seconds."""
@@ -314,19 +314,19 @@ class _State:
 
 
 def regression(model: QualityModel, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Squared error of qualities against labels, (N,)."""
+    """Compute the squared error (N,) between qualities and labels."""
     return functional.mse_loss(model.quality(images).float(), labels, reduction="none")
 
 
 def inner_attack(
     model: QualityModel, images: torch.Tensor, labels: torch.Tensor, epsilon: float, steps: int
 ) -> torch.Tensor:
-    """Images inside the ℓ∞ ball that raise the squared error: projected sign steps from a random start.
+    """Attack images inside the ℓ∞ ball to raise the squared error: projected sign steps from a random start.
 
-    With the model's own scores in place of labels, they raise the squared difference from those.
+    With the model's clean scores as labels, the attack raises the squared difference from them.
 
-    The model is in eval mode meanwhile, so that its running statistics see no half-made images, and its weights get
-    no gradient. Costs `steps` passes an image.
+    The model is in eval mode during the attack, so that its running statistics are not updated with intermediate images, and
+    its weights get no gradient. Costs `steps` passes per image.
     """
     shift = torch.empty_like(images).uniform_(-epsilon, epsilon)
     with in_eval_mode(model):

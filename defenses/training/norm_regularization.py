@@ -1,8 +1,8 @@
-"""`norm-regularization`: training for a small ℓ1 norm of the gradient by the image (Liu et al., CVPR 2024).
+"""`norm-regularization`: training for a small ℓ1 norm of the gradient with respect to the image (Liu et al., CVPR 2024).
 
-To first order, a change of at most ε a pixel moves the score by ε·‖∇f‖₁. The norm is taken as a finite difference along
-the sign of the gradient, which needs no second derivative. A flat gradient may also be a hidden one: look at the black-box
-attacks and at many steps before believing in it.
+To first order, a change of at most ε per pixel moves the score by ε·‖∇f‖₁. The norm is computed as a finite difference
+along the sign of the gradient, which needs no second derivative. A small gradient may also be a masked one: check black-box
+attacks and attacks with many steps before trusting the result.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from iqarena.models.base import QualityModel
 
 @dataclass(frozen=True)
 class NormRegularization(TrainedDefense):
-    """(f(x) − y)² + λ/2·((f(x + h·v) − f(x))/h)², with v = sign ∇f(x), which is kept fixed.
+    """The loss (f(x) − y)² + λ/2·((f(x + h·v) − f(x))/h)², with v = sign ∇f(x) treated as a constant.
 
-    With the paper's λ a shift of 1 % of the range along h·v costs as much as an error of 10 %, as it does there.
+    With the paper's λ, a shift by 1 % of the range along h·v costs as much as an error of 10 %, as in the paper.
 
     Attributes:
         gradient_weight: λ.
-        step: h, in pixels of [0, 1]; the paper's 0.01 is of images divided by a standard deviation of about 0.225.
+        step: h, in pixel values of [0, 1]; the paper's 0.01 is for images divided by a standard deviation of about 0.225.
     """
 
     name: ClassVar[str] = "norm-regularization"
     paper: ClassVar[str] = "https://arxiv.org/abs/2403.11397"
-    passes_an_image: ClassVar[int] = 3  # the gradient by the image, then the image and the moved one
+    passes_an_image: ClassVar[int] = 3  # the gradient with respect to the image, then the clean and the shifted image
 
     gradient_weight: float = 1e-3
     step: float = 0.01 * 0.225

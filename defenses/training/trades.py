@@ -1,7 +1,7 @@
-"""`trades`: accuracy on clean images against constancy inside the ball (Zhang et al., ICML 2019), in regression form.
+"""`trades`: accuracy on clean images and stability inside the ball (Zhang et al., ICML 2019), for regression.
 
-In place of cross-entropy and Kullback-Leibler divergence stand squared error and squared difference. The inner attack is
-PGD on that difference, so it knows no label.
+Squared error and squared difference replace cross-entropy and Kullback-Leibler divergence. The inner attack is PGD on that
+difference, so it does not use labels.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from iqarena.models.base import QualityModel
 
 @dataclass(frozen=True)
 class Trades(InsideABall):
-    """(f(x) − y)² + β·(f(x′) − f(x))², with x′ the image inside the ball whose score differs most.
+    """The loss (f(x) − y)² + β·(f(x′) − f(x))², with x′ the image inside the ball whose score differs most.
 
     Attributes:
-        beta: β. `adversarial-training` weighs a shift as 1.5 would where shifts are as large as errors.
+        beta: β. If shifts are as large as errors, `adversarial-training` corresponds to 1.5.
     """
 
     name: ClassVar[str] = "trades"
     paper: ClassVar[str] = "https://arxiv.org/abs/1901.08573"
-    passes_an_image: ClassVar[int] = INNER_STEPS + 3  # the score to move away from, inner steps, then clean and attacked
+    passes_an_image: ClassVar[int] = INNER_STEPS + 3  # the clean score, inner steps, then the clean and the attacked image
 
     beta: float = 3.0
 
@@ -36,7 +36,7 @@ class Trades(InsideABall):
 
     def loss(self, model: QualityModel, images: torch.Tensor, labels: torch.Tensor, progress: float) -> torch.Tensor:
         with in_eval_mode(model), torch.no_grad():
-            own = model.quality(images).float()
-        attacked = inner_attack(model, images, own, self.ball(progress), INNER_STEPS)
+            clean_scores = model.quality(images).float()
+        attacked = inner_attack(model, images, clean_scores, self.ball(progress), INNER_STEPS)
         clean, adversarial = model.quality(torch.cat([images, attacked])).float().chunk(2)
         return (clean - labels).square().mean() + self.beta * (adversarial - clean).square().mean()

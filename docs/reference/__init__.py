@@ -1,4 +1,4 @@
-"""The pages of docs/ that say what the registries say, one file a page; ``python -m docs.reference`` writes them."""
+"""The pages of docs/ that ``python -m docs.reference`` generates from the registries, a module and a template for each."""
 
 from docs.reference.attacks import attacks_page
 from docs.reference.datasets import datasets_page

@@ -1,4 +1,4 @@
-"""``python -m docs.reference`` writes the generated pages of docs/; with ``--check`` it only compares."""
+"""``python -m docs.reference``: write the generated pages of docs/, or only compare them, with ``--check``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 def main(
     check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 where a page differs")] = False,
 ) -> None:
-    """Write the pages of docs/ that say what the registries say."""
+    """Write the pages of docs/ that are generated from the registries."""
     differs = False
-    for name, made in PAGES.items():
-        path, text = DOCS / name, made()
+    for name, render in PAGES.items():
+        path, text = DOCS / name, render()
         if not check:
             path.write_text(text, encoding="utf-8")
             typer.echo(path)

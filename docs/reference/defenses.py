@@ -1,21 +1,22 @@
-"""docs/defenses.md, from the registry of defenses and the cards of their weights."""
+"""The page docs/defenses.md: the values of its template, from the registry of defenses and the cards of their weights."""
 
 from __future__ import annotations
 
 import inspect
-import re
+from pathlib import Path
 from typing import Any
 
 import docstring_parser
-import jinja2
 
 from docs.reference.docstrings import cell, prose, source
 from iqarena.bench.checks.defense import SAME
 from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.evaluation.certification import RADIUS
 from iqarena.bench.registry import DEFENSES
+from iqarena.bench.templates import render_markdown
 from iqarena.models.zoo import card_of, weight_file
 
+TEMPLATE = Path(__file__).with_name("defenses.md.j2")
 _KINDS = {
     "purification": ("Purification", "A filter in front of the model. Any two chain: `jpeg+flip` is JPEG first."),
     "training": ("Training", "A recipe for the weights; the network stays as it is."),
@@ -28,73 +29,15 @@ _KINDS = {
     ),
 }
 
-_PAGE = jinja2.Template(
-    """\
-<!-- written by `python -m docs.reference`; edit the docstrings in defenses/, not this page -->
-# Defenses
-
-{{ defenses | length }} defenses of our own and {{ bridged | length }} preprocessors of a library. Each says how an
-attacker who knows of it gets a gradient: *exact*, through a *smooth* stand-in, or as if it were the *identity* (BPDA). A
-*random* one is attacked on the average over its draws. *Forwards* are passes of the model that a score costs; what a
-filter takes itself shows in the measured seconds, of which the leaderboard has the ratio to the bare model. *Passes* are
-forward+backward passes that training costs for each image. Parameters are given as `{{ "name[parameter=value,…]" }}`.
-`iqarena list defenses --json` has the same as data.
-
-A surrogate's scores are close to the deployed ones: `iqarena check NAME` wants them within {{ "%g" % same.exact }} of the
-range where it is exact or the identity, and within {{ "%g" % same.smooth }} where it is a smooth stand-in. How close each
-is, how strong attacks through it are, what certificates hold and what each defense costs beside the bare model was tried:
-[defenses-tried.md](defenses-tried.md).
-
-| defense | kind | surrogate | random | forwards | passes | trained for |
-|---|---|---|---|--:|--:|---|
-{% for d in defenses -%}
-| {{ d.row }} |
-{% endfor %}
-{%- for kind, (title, about) in kinds.items() %}
-## {{ title }}
-
-{{ about }}
-{% for d in defenses if d.kind == kind %}
-### {{ d.name }}
-
-{{ d.about }}
-
-{{ d.source }}{% if d.paper %} Paper: {{ d.paper }}{% endif %}
-{% if d.parameters %}
-| parameter | default | |
-|---|---|---|
-{% for p in d.parameters -%}
-| `{{ p.name }}` | {{ p.default }} | {{ p.about }} |
-{% endfor %}{% endif %}{% endfor %}{% endfor %}
-## Bridges
-
-### art:CLASS
-
-{{ bridge }}
-
-| class | surrogate | random |
-|---|---|---|
-{% for b in bridged -%}
-| `{{ b.name }}` | {{ b.surrogate }} | {{ "yes" if b.stochastic }} |
-{% endfor %}
-The toolbox's other preprocessors are not on offer:
-
-| class | why |
-|---|---|
-{% for name, why in refused.items() -%}
-| `art:{{ name }}` | {{ why }} |
-{% endfor %}""",
-    keep_trailing_newline=True,
-)  # fmt: skip
-
 
 def defenses_page() -> str:
-    """docs/defenses.md as it should be."""
+    """Render docs/defenses.md."""
     entries = [entry for entry in catalogue("defenses") if entry["error"] is None]
     own = [_facts(entry) for entry in entries if ":" not in entry["name"] and entry["kind"] != "none"]
     bridged = [entry for entry in entries if ":" in entry["name"]]
     bridge: Any = DEFENSES.find("art:")
-    page: str = _PAGE.render(
+    return render_markdown(
+        TEMPLATE,
         kinds=_KINDS,
         defenses=own,
         same=SAME,
@@ -102,18 +45,17 @@ def defenses_page() -> str:
         bridged=bridged,
         refused=bridge.refused(),
     )
-    return re.sub(r"\n{3,}", "\n\n", page)
 
 
 def _facts(entry: dict[str, Any]) -> dict[str, Any]:
-    made = DEFENSES.find(entry["name"])
-    doc = docstring_parser.parse(inspect.getdoc(made) or "")
-    said: dict[str, str] = {}
-    for base in reversed(made.__mro__):  # what a base brings is told there
-        said |= {
+    cls = DEFENSES.find(entry["name"])
+    doc = docstring_parser.parse(inspect.getdoc(cls) or "")
+    descriptions: dict[str, str] = {}
+    for base in reversed(cls.__mro__):  # the parameters of a base class are described there
+        descriptions |= {
             name: cell(p.description or "")
             for p in docstring_parser.parse(inspect.cleandoc(base.__doc__ or "")).params
-            for name in p.arg_name.split(", ")  # several may share a line
+            for name in p.arg_name.split(", ")  # several parameters may share a line
         }
     passes = entry["cost"]["passes_an_image"]
     trained = ", ".join(_trained(entry, model) for model in entry["trained_for"] or ())
@@ -129,9 +71,9 @@ def _facts(entry: dict[str, Any]) -> dict[str, Any]:
     return entry | {
         "row": " | ".join(row),
         "about": prose(doc.short_description, doc.long_description),
-        "source": source(made),
+        "source": source(cls),
         "parameters": [
-            {"name": name, "default": _default(name, value), "about": said.get(name, "")}
+            {"name": name, "default": _default(name, value), "about": descriptions.get(name, "")}
             for name, value in entry["parameters"].items()
         ],
     }
@@ -143,7 +85,7 @@ def _trained(entry: dict[str, Any], model: str) -> str:
 
 
 def _default(name: str, value: object) -> str:
-    """As it is given on the command line; a float in few digits, the size of a ball as a multiple of 1/255 if it is one."""
+    """Format a default as on the command line: floats with few digits, the radius of a ball as k/255 if it is that."""
     if value is None or value == "":
         return ""
     if name in {"epsilon", "eps"} and isinstance(value, float) and 0 < value < 1 and (value * 255).is_integer():

@@ -1,103 +1,42 @@
-"""docs/models.md, from the registry of models and the cards of their weights."""
+"""The page docs/models.md: the values of its template, from the registry of models and the cards of their weights."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from pathlib import Path
 from typing import Any
 
 import docstring_parser
-import jinja2
 
 from docs.reference.docstrings import cell, prose, source
 from iqarena.bench.cli.catalogue import catalogue
 from iqarena.bench.registry import MODELS
+from iqarena.bench.templates import render_markdown
 from iqarena.models.zoo import ZOO, card_of
 
+TEMPLATE = Path(__file__).with_name("models.md.j2")
 HUMAN = "tid2013-reconstructed"
-
-_PAGE = jinja2.Template(
-    """\
-<!-- written by `python -m docs.reference`; edit the docstrings in models/ and the cards in models/zoo/, not this page -->
-# Models
-
-{{ models | length }} no-reference models of our own, and bridges to those of others. A model takes RGB images in [0, 1] of
-any height and width from its least side on and gives raw scores, which its range turns into qualities: 1 is best.
-`iqarena check NAME` looks whether a model does what it says of itself, `iqarena list models --json` has this page as data.
-Models that show *feature maps* can carry the defenses that act there, such as `cprl`.
-
-| model | parameters | weights | least side | gradient | feature maps | raw score |
-|---|--:|---|--:|---|---|---|
-{% for m in models -%}
-| {{ m.row }} |
-{% endfor %}
-*Weights*: shipped ones come with the model. Of the others nothing is shipped and nothing is fetched unasked:
-`NAME[weights=FILE]` takes a safetensors file, or PyTorch's own (`.pt`, `.pth`, `.pkl`) with nothing but tensors in it; a
-pickle with code is refused. Where others' weights score on another scale, it stands beside them:
-`{{ "hyperiqa[weights=koniq.pkl,low=0,high=100]" }}`. `iqarena train -m NAME --backbone FILE` starts from ImageNet weights of
-the backbone in a file, and `--backbone imagenet` has torchvision fetch them and checks their sha256.
-
-## How well the shipped ones rank
-
-Spearman's correlation with the pseudo-MOS of the embedded `demo` set and with the human MOS of `tid2013-reconstructed`
-(see [datasets.md](datasets.md){% if humans %}; {{ humans }} images{% endif %}), clean. Reference images of the latter
-are Kodak's; what was trained on these has seen them, in other distortions. `python -m docs.reference.rank_zoo` measures and writes
-into the cards, where `iqarena train` has written all the rest.
-
-| weights | trained on | demo, pseudo-MOS | tid2013-reconstructed, MOS |
-|---|---|--:|--:|
-{% for z in zoo -%}
-| `{{ z.name }}` | {{ z.data }} | {{ z.demo }} | {{ z.tid }} |
-{% endfor %}
-{%- for m in models %}
-## {{ m.name }}
-
-{{ m.source }}
-
-{{ m.about }}
-{% if m.paper %}
-Paper: {{ m.paper }}.{% endif %}{% if m.weights_wanted %}
-
-Weights: {{ m.weights_wanted }}.{% endif %}
-{% endfor %}
-## Bridges
-
-{{ bridges_about }}
-{% for b in bridges %}
-### {{ b.name }}{{ b.what }}
-
-{{ b.source }}
-
-{{ b.about }}
-{% endfor %}
-### file:PATH.py:CLASS
-
-A `QualityModel` of your own. `iqarena check PATH.py` tells what is amiss with it.
-""",
-    keep_trailing_newline=True,
-)
 
 
 def models_page() -> str:
-    """docs/models.md as it should be."""
+    """Render docs/models.md."""
     entries = [entry for entry in catalogue("models") if entry["error"] is None]
     cards = {file: card_of(file) for file in sorted(ZOO.glob("*.safetensors"))}
     ranked = [file for file, card in cards.items() if "demo_srocc_pseudo_mos" in card["measured"]]
     humans = sorted({card["measured"][HUMAN]["images"] for card in cards.values() if HUMAN in card["measured"]})
-    page: str = _PAGE.render(
+    return render_markdown(
+        TEMPLATE,
         models=[_model(entry) for entry in entries if not entry["bridge"]],
         bridges=[_bridge(entry["name"]) for entry in entries if entry["bridge"]],
         bridges_about=_bridges_about(),
         zoo=[_zoo(file) for file in ranked],
         humans=" or ".join(f"{count:,}" for count in humans),
     )
-    return re.sub(r"\n{3,}", "\n\n", page)
 
 
 def _model(entry: dict[str, Any]) -> dict[str, Any]:
-    made = MODELS.find(entry["name"])
-    doc = docstring_parser.parse(inspect.getdoc(made) or "")
+    cls = MODELS.find(entry["name"])
+    doc = docstring_parser.parse(inspect.getdoc(cls) or "")
     low, high = entry["score_range"]
     row = [
         "[`{0}`](#{0})".format(entry["name"]),
@@ -111,19 +50,24 @@ def _model(entry: dict[str, Any]) -> dict[str, Any]:
     return entry | {
         "row": " | ".join(row),
         "about": prose(doc.short_description, doc.long_description),
-        "source": source(made),
+        "source": source(cls),
     }
 
 
 def _bridge(name: str) -> dict[str, str]:
-    made = MODELS.find(name)
-    doc = docstring_parser.parse(inspect.getdoc(made) or "")
-    what = {"pyiqa:": "METRIC"}.get(name, "FILE")
-    return {"name": name, "what": what, "about": prose(doc.short_description, doc.long_description), "source": source(made)}
+    cls = MODELS.find(name)
+    doc = docstring_parser.parse(inspect.getdoc(cls) or "")
+    placeholder = {"pyiqa:": "METRIC"}.get(name, "FILE")
+    return {
+        "name": name,
+        "placeholder": placeholder,
+        "about": prose(doc.short_description, doc.long_description),
+        "source": source(cls),
+    }
 
 
 def _bridges_about() -> str:
-    """The package's docstring without its title."""
+    """Return the docstring of the package of bridges without its title."""
     import iqarena.models.bridges
 
     return prose(

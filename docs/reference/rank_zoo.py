@@ -1,8 +1,8 @@
-"""Ranks a data set by every shipped model and writes the correlation with its labels into the cards.
+"""Score a data set with every shipped model, and write the correlation with its labels into the cards.
 
     python -m docs.reference.rank_zoo tid2013-reconstructed --root DIR [MODEL …]
 
-Whole images, clean, each model under the training defense that its weights are of.
+The images are clean and whole; each model has the training defense that its weights belong to.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from iqarena.models.zoo import ZOO, card_of
 
 
 def shipped() -> dict[str, tuple[str, str]]:
-    """Model and defense of each weight file of a model, as specs, by the file's name without its ending."""
+    """Return the specs of model and defense of each shipped weight file, by the file's name without its suffix."""
     cards = {file.stem: card_of(file) for file in sorted(ZOO.glob("*.safetensors"))}
     return {stem: _specs(stem, card) for stem, card in cards.items() if card["model"] in MODELS.entries}
 
@@ -43,20 +43,20 @@ def _specs(stem: str, card: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def deployed(model: str, defense: str) -> QualityModel:
-    """A shipped model as it is scored."""
+    """Build a shipped model with its defense."""
     return DEFENSES.build(defense).protect(load_model(model)).eval()
 
 
 def ranked(models: Mapping[str, QualityModel], dataset: ImageDataset, chosen: Sequence[int]) -> dict[str, float]:
-    """Spearman's correlation of each model's qualities with the labels of the chosen images."""
+    """Return the SROCC of each model's qualities with the labels of the chosen images."""
     scores: dict[str, list[float]] = {name: [] for name in models}
     with torch.inference_mode():
         for i in track(chosen, "looking at images", console=Console(stderr=True), disable=not sys.stderr.isatty()):
-            image = dataset.image(i)[None].float() / 255  # of some data sets, this is what takes the time
+            image = dataset.image(i)[None].float() / 255  # decoding takes most of the time for some data sets
             for name, model in models.items():
                 scores[name].append(float(model.quality(image)))
     labels = [dataset.mos(i) for i in chosen]
-    return {name: float(stats.spearmanr(some, labels).statistic) for name, some in scores.items()}
+    return {name: float(stats.spearmanr(qualities, labels).statistic) for name, qualities in scores.items()}
 
 
 @exit_on_user_error("rank_zoo")
@@ -67,7 +67,7 @@ def main(
     limit: Annotated[int | None, typer.Option(min=2, help="at most so many images, evenly over the references")] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:
-    """Write `measured` of the cards."""
+    """Score a data set and write the section `measured` of the cards."""
     if threads is not None:
         use_threads(threads)
     opened = open_dataset(dataset, root)
@@ -83,14 +83,14 @@ def main(
         "references": len({opened.samples[i].reference_id for i in chosen}),
         "fingerprint": opened.fingerprint,
     }
-    for stem, found in ranked(models, opened, chosen).items():
-        _write(ZOO / f"{stem}.yaml", opened.name, {"srocc": round(found, 4)} | facts)
-        typer.echo(f"{stem:36} {found:7.4f}")
+    for stem, srocc in ranked(models, opened, chosen).items():
+        _write(ZOO / f"{stem}.yaml", opened.name, {"srocc": round(srocc, 4)} | facts)
+        typer.echo(f"{stem:36} {srocc:7.4f}")
 
 
-def _write(path: Path, dataset: str, found: dict[str, object]) -> None:
+def _write(path: Path, dataset: str, measured: dict[str, object]) -> None:
     card = yaml.safe_load(path.read_text())
-    card["measured"][dataset] = found
+    card["measured"][dataset] = measured
     part = path.with_suffix(".yaml.part")
     part.write_text(yaml.safe_dump(card, sort_keys=False, allow_unicode=True, width=110))
     part.replace(path)

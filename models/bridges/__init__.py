@@ -1,7 +1,7 @@
-"""Bridges to models that live elsewhere, named ``prefix:what``: a library's metric, somebody's file.
+"""Bridges to external models, named ``prefix:what``: a metric of a library or a model in a file.
 
-Such a model seldom says what its scores mean. What it does not say itself is given in brackets behind its name, and what
-is not given either is measured (see `iqarena.bench.inference.measured_info`):
+Such a model rarely states the meaning of its scores. Facts that it does not state are given in brackets after its name, and
+those that are not given either are measured (see `iqarena.bench.inference.measured_info`):
 
     torchscript:net.pt[low=0,high=100,higher_is_better=false,min_size=64]
 """
@@ -22,12 +22,12 @@ from iqarena.models.base import ModelInfo, QualityModel
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model's scores; None where nobody has said.
+    """Known facts about the scores of a model; None if unknown.
 
     Attributes:
-        low, high: the raw scores that become quality 0 and 1 (or 1 and 0, see `higher_is_better`).
+        low, high: the raw scores that map to quality 0 and 1 (or 1 and 0, see `higher_is_better`).
         higher_is_better: direction of the raw score.
-        min_size: least height and width in pixels.
+        min_size: minimum height and width in pixels.
     """
 
     low: float | None = None
@@ -42,9 +42,9 @@ class Facts:
             raise ValueError("low and high must be finite")
 
     def or_else(self, other: Facts) -> Facts:
-        """These facts, and those of another where there are none here."""
+        """Return these facts, with unknown ones taken from `other`."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return Facts(**{name: theirs if own is None else own for name, own, theirs in pairs})
+        return Facts(**{name: fallback if value is None else value for name, value, fallback in pairs})
 
 
 @dataclass(frozen=True)
@@ -52,55 +52,57 @@ class BridgedInfo(ModelInfo):
     """Facts about a bridged model.
 
     Attributes:
-        sources: where each of them comes from, in words.
+        sources: description of where each fact comes from.
     """
 
     sources: str = ""
 
 
 class Bridge(QualityModel):
-    """A model from elsewhere. Its `info` is whole only once the facts are known; `iqarena.bench.inference.loading` sees to that.
+    """An external model. Its `info` is completed by `iqarena.bench.inference.loading` once the facts are known.
 
     Args:
-        what: what stands behind the prefix.
-        options: what stands in brackets, facts apart.
+        what: the part of the name after the prefix.
+        options: the parameters in brackets, without the facts.
 
     Raises:
-        ValueError: where it cannot be opened; the message is one line that says what to do.
+        ValueError: if it cannot be opened; the message is one line that says what to do.
     """
 
     name: ClassVar[str]
-    about: ClassVar[str]  # what stands behind the prefix, in words
-    differentiable: ClassVar[bool] = True  # False where no gradient can ever come back
-    stated: Facts  # what the model says itself
-    sha256: str  # of its weights
+    about: ClassVar[str]  # description of the part of the name after the prefix
+    differentiable: ClassVar[bool] = True  # False if there is never a gradient
+    stated: Facts  # the facts that the model states itself
+    sha256: str  # hash of its weights
 
     def __init__(self, what: str, **options: Any) -> None:
         super().__init__()
         if not what:
-            raise ValueError(f"{self.name} wants a name behind the colon: {self.about}")
+            raise ValueError(f"{self.name} needs a name after the colon: {self.about}")
         self.stated = Facts()
         self.info = ModelInfo(f"{self.name}{what}", stochastic=True)
 
     @classmethod
     def variants(cls) -> list[str]:
-        """None are listed: there is no end of files, and of metrics as many as the installed library has."""
+        """Return an empty list: files cannot be enumerated, and the metrics depend on the installed library."""
         return []
 
     @abstractmethod
     def ask(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw scores of images (N, 3, H, W) in [0, 1], in any shape of N numbers."""
+        """Compute the raw scores of images (N, 3, H, W) in [0, 1], as N numbers in any shape."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scores = self.ask(images)
         if not isinstance(scores, torch.Tensor) or scores.numel() != len(images):
-            found = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
-            raise ValueError(f"{self.info.name}: returned {found} for {len(images)} images; a model returns a score each")
+            returned = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+            raise ValueError(
+                f"{self.info.name}: returned {returned} for {len(images)} images; a model returns one score per image"
+            )
         return scores.reshape(len(images)).to(images)
 
 
 class FileBridge(Bridge):
-    """A model in one file, whose sha256 stands for its weights."""
+    """A model in a single file, whose sha256 identifies its weights."""
 
     def __init__(self, what: str, **options: Any) -> None:
         super().__init__(what)
@@ -110,5 +112,5 @@ class FileBridge(Bridge):
         try:
             self.content = Path(what).read_bytes()
         except OSError as error:
-            raise ValueError(f"{what}: cannot be read ({error.strerror}); {self.name} wants {self.about}") from None
+            raise ValueError(f"{what}: cannot be read ({error.strerror}); {self.name} needs {self.about}") from None
         self.sha256 = hashlib.sha256(self.content).hexdigest()

@@ -1,6 +1,6 @@
-"""`onnx:FILE`: a network in the ONNX format, run by onnxruntime (extra ``onnx``). Scores only: no gradient comes back.
+"""`onnx:FILE`: a network in the ONNX format, run by onnxruntime (extra ``onnx``). Scores only, without a gradient.
 
-The file holds a graph of operators and no code. It must be one file, its weights inside.
+The file holds a graph of operators and no code. It must be a single file that includes the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(flo
 class Onnx(FileBridge):
     """A graph with one input, RGB images (N, 3, H, W) in [0, 1] of any height and width, whose first output is the score.
 
-    With a fixed N images are asked for in groups of that many, the last one filled up.
+    If N is fixed, images are evaluated in groups of that size, and the last group is padded.
     """
 
     name: ClassVar[str] = "onnx:"
@@ -36,13 +36,13 @@ class Onnx(FileBridge):
         settings.intra_op_num_threads = torch.get_num_threads()
         try:
             self.session = runtime.InferenceSession(self.content, settings, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base but this one
+        except Exception as error:  # its exceptions have no other common base class
             raise ValueError(f"{what}: onnxruntime cannot load it ({' '.join(str(error).split())[:200]})") from None
         del self.content
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES or len(inputs[0].shape) != 4:
-            told = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-            raise ValueError(f"{what}: has the inputs {told}; export it with one, images (N, 3, H, W) of real numbers")
+            described = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise ValueError(f"{what}: has the inputs {described}; export it with one, images (N, 3, H, W) of real numbers")
         self.input, self.precision = inputs[0].name, _TYPES[inputs[0].type]
         count, channels, *sides = inputs[0].shape
         if channels != 3 and isinstance(channels, int):
@@ -52,11 +52,11 @@ class Onnx(FileBridge):
         self.count = count if isinstance(count, int) else None
 
     def ask(self, images: torch.Tensor) -> torch.Tensor:
-        together = self.count or len(images)
+        group_size = self.count or len(images)
         values = images.detach().cpu().numpy().astype(self.precision)
-        values = np.concatenate([values, np.repeat(values[-1:], -len(values) % together, axis=0)])
+        values = np.concatenate([values, np.repeat(values[-1:], -len(values) % group_size, axis=0)])
         scores = [
-            np.asarray(self.session.run(None, {self.input: values[start : start + together]})[0]).reshape(together, -1)
-            for start in range(0, len(values), together)
+            np.asarray(self.session.run(None, {self.input: values[start : start + group_size]})[0]).reshape(group_size, -1)
+            for start in range(0, len(values), group_size)
         ]
         return torch.from_numpy(np.concatenate(scores)[: len(images)])

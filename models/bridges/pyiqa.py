@@ -1,9 +1,9 @@
 """`pyiqa:METRIC`: no-reference metrics of IQA-PyTorch (Chen, Mo; https://github.com/chaofengc/IQA-PyTorch), extra ``pyiqa``.
 
-The library is under the PolyForm Noncommercial licence. It fetches a metric's weights when the metric is first made, so
-naming one is asking for the download; which weights came is in the record, as a hash of all parameters. They are loaded
-with ``weights_only=True`` whatever the library asks for. Other parameters than the facts are those of the metric's own
-constructor: ``pyiqa:cnniqa[pretrained_model_path=FILE]``.
+The library is under the PolyForm Noncommercial licence. It downloads the weights of a metric when the metric is first
+constructed, so using one implies the download; the record has a hash of all parameters. Weights are always loaded with
+``weights_only=True``. Parameters other than the facts are passed to the constructor of the metric:
+``pyiqa:cnniqa[pretrained_model_path=FILE]``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _EXACT = re.compile(r"\s*(-?[\d.]+)\s*,\s*(-?[\d.]+)\s*")
 
 
 class PyIQA(Bridge):
-    """A no-reference metric of pyiqa. Direction and range are the library's own; a range it calls approximate is measured.
+    """A no-reference metric of pyiqa. Direction and range are those of the library; an approximate range is measured.
 
-    Some metrics draw random crops from NumPy's global stream; here that stream follows torch's, as the harness seeds it.
+    Some metrics draw random crops from NumPy's global stream, which is seeded here from torch's stream, as set by the
+    harness.
     """
 
     name: ClassVar[str] = "pyiqa:"
@@ -56,7 +57,7 @@ class PyIQA(Bridge):
                 )
                 raise ValueError(f"pyiqa has no no-reference metric {what!r}; {hint}")
             try:
-                # as a loss it lets gradients through
+                # with as_loss, the metric is differentiable
                 self.metric = library.create_metric(what, as_loss=True, loss_reduction="none", device="cpu", **options)
             except pickle.UnpicklingError:
                 raise ValueError(f"{self.info.name}: its weight file is refused, it holds more than tensors") from None
@@ -67,9 +68,9 @@ class PyIQA(Bridge):
         low, high = map(float, exact.groups()) if exact else (None, None)
         self.stated = Facts(low, high, higher_is_better=not self.metric.lower_better)
         self.info = replace(self.info, licence="PolyForm Noncommercial (pyiqa); the weights are their authors'")
-        # parameters that a metric holds outside of its state, as niqe does, follow from the version
-        made = repr((library.__version__, what, sorted(options.items()), state_sha256(self.metric)))
-        self.sha256 = hashlib.sha256(made.encode()).hexdigest()
+        # parameters outside the state of a metric, as for niqe, are determined by the version
+        identity = repr((library.__version__, what, sorted(options.items()), state_sha256(self.metric)))
+        self.sha256 = hashlib.sha256(identity.encode()).hexdigest()
 
     def ask(self, images: torch.Tensor) -> torch.Tensor:
         with _numpy_follows_torch() if self.info.stochastic else contextlib.nullcontext():
@@ -79,7 +80,7 @@ class PyIQA(Bridge):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What the library prints goes to stderr, where it spoils no data; warnings of what it imports are silenced."""
+    """Redirect the library's output to stderr, and silence the warnings of its imports, inside the context."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -87,7 +88,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _weights_only() -> Iterator[None]:
-    """torch.load takes tensors only, even where it is called with weights_only=False."""
+    """Make torch.load accept only tensors inside the context, even if it is called with weights_only=False."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

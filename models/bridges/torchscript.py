@@ -1,8 +1,8 @@
 """`torchscript:FILE`: a network saved by ``torch.jit.save``.
 
-Loading and running one executes the code that the file holds, in TorchScript's own virtual machine: no Python code and no
-class outside of the archive, so nothing of what a pickle can do. But its operators can write files (``torch.save``), and
-the PyTorch project asks not to load files that one does not trust.
+Loading and running such a file executes its code in TorchScript's virtual machine: no Python code and no classes from
+outside the archive, so it cannot do what a pickle can. But its operators can write files (``torch.save``), and the PyTorch
+project advises against loading untrusted files.
 """
 
 from __future__ import annotations

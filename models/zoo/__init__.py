@@ -1,9 +1,10 @@
-"""Trained weights: safetensors with a YAML card each, named ``MODEL.safetensors`` or ``MODEL+DEFENSE.safetensors``.
+"""Trained weights: safetensors files with a YAML card each, named ``MODEL.safetensors`` or ``MODEL+DEFENSE.safetensors``.
 
-Further weights of the same, as of other seeds, have a label: ``MODEL+DEFENSE@LABEL.safetensors``. Those that are not shipped
-may lie in a folder of your own, named by the environment variable ``IQARENA_WEIGHTS``: specs name the label, not the folder.
+Further weights of the same model and defense, such as those of other seeds, have a label:
+``MODEL+DEFENSE@LABEL.safetensors``. Weights that are not shipped can be kept in a folder named by the environment variable
+``IQARENA_WEIGHTS``: specs name the label, not the folder.
 
-Weights of others may also come as PyTorch's own ``.pt``, ``.pth`` or ``.pkl``, of which nothing but tensors is read.
+Weights from other sources may also be PyTorch files, ``.pt``, ``.pth`` or ``.pkl``, of which only tensors are read.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ PYTORCH = (".pt", ".pth", ".pkl")
 
 
 class WeightsError(Exception):
-    """Weights that are missing, damaged or of another network; the message says which and what to do."""
+    """Weights that are missing, damaged or of another network; the message gives the file and the remedy."""
 
 
 def weight_file(model: str, defense: str = "none", folder: Path | None = None, label: str = "") -> Path:
-    """Where the weights of a model under a training defense lie, here or in a folder; `label` tells some from others."""
+    """Return the path of the weights of a model with a training defense, in the zoo or a folder, with an optional label."""
     stem = model if defense == "none" else f"{model}+{defense}"
     return (folder or ZOO) / (f"{stem}@{label}.safetensors" if label else f"{stem}.safetensors")
 
 
 def chosen_file(weights: str, model: str, defense: str = "none") -> Path:
-    """What ``weights=`` stands for: nothing for the zoo's file, a label for the zoo's or else your own of it, or a file."""
+    """Resolve ``weights=``: empty for the file of the zoo, a label of a file there or in ``IQARENA_WEIGHTS``, or a path."""
     if weights and (Path(weights).name != weights or Path(weights).suffix):
         return Path(weights)
-    shipped, own = weight_file(model, defense, label=weights), os.environ.get("IQARENA_WEIGHTS")
-    return weight_file(model, defense, Path(own), weights) if weights and own and not shipped.is_file() else shipped
+    shipped, folder = weight_file(model, defense, label=weights), os.environ.get("IQARENA_WEIGHTS")
+    return weight_file(model, defense, Path(folder), weights) if weights and folder and not shipped.is_file() else shipped
 
 
 def card_of(path: Path) -> dict[str, Any]:
-    """The card beside a weight file; empty where there is none."""
+    """Read the card of a weight file; empty if there is none."""
     card = path.with_suffix(".yaml")
     try:
         loaded = yaml.safe_load(card.read_text()) if card.is_file() else {}
@@ -59,10 +60,10 @@ def card_of(path: Path) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a weight file.
+    """Compute the hash of a weight file.
 
     Raises:
-        WeightsError: where it cannot be read.
+        WeightsError: if it cannot be read.
     """
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -73,23 +74,23 @@ def sha256_of(path: Path) -> str:
 
 
 def state_sha256(module: nn.Module) -> str:
-    """Hash of the names and values of all weights of a module, wherever they came from."""
-    found = hashlib.sha256()
+    """Compute a hash of the names and values of all weights of a module, independent of their source."""
+    sha256 = hashlib.sha256()
     for key, value in module.state_dict().items():
-        found.update(key.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(key.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def load_weights(module: nn.Module, path: Path) -> str:
-    """Load weights into a module; returns their sha256.
+    """Load weights into a module, and return their sha256.
 
     Args:
-        module: what they are for.
-        path: a safetensors file, or a ``.pt``, ``.pth`` or ``.pkl`` of PyTorch with a state dict, alone or in a checkpoint
-            that holds one only; a leading ``module.`` of parallel training is taken off.
+        module: the module.
+        path: a safetensors file, or a ``.pt``, ``.pth`` or ``.pkl`` file of PyTorch with a state dict, alone or in a
+            checkpoint with a single one; a leading ``module.`` of parallel training is removed.
 
     Raises:
-        WeightsError: where the file is missing, is of another kind, holds code, differs from its card or does not fit.
+        WeightsError: if the file is missing, has another format, holds code, differs from its card or does not match.
     """
     sha256 = sha256_of(path)
     if (expected := card_of(path).get("sha256", sha256)) != sha256:
@@ -105,12 +106,12 @@ def load_weights(module: nn.Module, path: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a weight file; see `load_weights` for what may be read.
+    """Read the state dict of a weight file; see `load_weights` for the supported formats.
 
     Raises:
-        WeightsError: where the file is missing, is of another kind or holds code.
+        WeightsError: if the file is missing, has another format or holds code.
     """
-    sha256_of(path)  # whether it can be read at all
+    sha256_of(path)  # check that the file can be read
     try:
         return _pytorch_file(path) if path.suffix in PYTORCH else load_file(path)
     except SafetensorError as error:
@@ -118,27 +119,27 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _pytorch_file(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file of PyTorch's.
+    """Read the state dict of a PyTorch file.
 
     Raises:
-        WeightsError: where it cannot be read, or only by running what it says.
+        WeightsError: if it cannot be read, or not without executing code.
     """
-    # of this old format torch < 2.6 runs code even with weights_only=True (CVE-2025-32434); newer ones refuse it as well
+    # for this old format, torch < 2.6 runs code even with weights_only=True (CVE-2025-32434); newer versions refuse it too
     if tarfile.is_tarfile(path):
-        raise WeightsError(f"{path}: an archive of an old kind, which may hold code; save its state dict as safetensors")
+        raise WeightsError(f"{path}: an archive in an old format, which may hold code; save its state dict as safetensors")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         raise WeightsError(f"{path}: refused, not tensors alone ({reason}); save its state dict as safetensors") from None
-    except Exception as error:  # a damaged file fails in as many ways as there are parsers in it
+    except Exception as error:  # damaged files raise many types of exceptions
         raise WeightsError(f"{path}: not a weight file of PyTorch ({' '.join(str(error).split())[:200]})") from None
-    whole = loaded if isinstance(loaded, Mapping) else {}
-    found = [inner for inner in (whole, *whole.values()) if _is_state(inner)]
-    if len(found) != 1:
-        keys = ", ".join(map(str, list(whole)[:8]))
-        raise WeightsError(f"{path}: holds {len(found)} state dicts ({keys or type(loaded).__name__}); save the one alone")
-    state = dict(found[0])
+    checkpoint = loaded if isinstance(loaded, Mapping) else {}
+    states = [inner for inner in (checkpoint, *checkpoint.values()) if _is_state(inner)]
+    if len(states) != 1:
+        keys = ", ".join(map(str, list(checkpoint)[:8]))
+        raise WeightsError(f"{path}: holds {len(states)} state dicts ({keys or type(loaded).__name__}); save the one alone")
+    state = dict(states[0])
     nn.modules.utils.consume_prefix_in_state_dict_if_present(state, "module.")
     return state
 
@@ -148,7 +149,7 @@ def _is_state(value: object) -> bool:
 
 
 def save_weights(module: nn.Module, path: Path, card: dict[str, Any]) -> None:
-    """Write weights and card; both replace what was there only when whole."""
+    """Write weights and card atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     save_file({name: value.contiguous() for name, value in module.state_dict().items()}, part)

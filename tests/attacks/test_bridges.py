@@ -48,9 +48,9 @@ def library_change(attack, model, clean, kind, threat):
     with frozen(model):
         target = Target(model, 1, attack.access)
         objective = Objective(kind, target.quality(images))
-        found = attack.found(target, images, objective, threat, Generators([1]))
-        moved = (objective.loss(objective.clean) - objective.loss(model(found))).item()
-    return (found - images).double(), moved, target
+        attacked = attack.craft_seeded(target, images, objective, threat, Generators([1]))
+        moved = (objective.loss(objective.clean) - objective.loss(model(attacked))).item()
+    return (attacked - images).double(), moved, target
 
 
 # --- heads
@@ -367,8 +367,8 @@ def test_the_seventeen_exact_ones_are_there():
         ("torchattacks:PGD[eps=0.1]", "set by the benchmark"),
         ("torchattacks:APGD[loss=dlr]", "set by the benchmark"),
         ("art:HopSkipJump[norm=2]", "set by the benchmark"),
-        ("torchattacks:CWW", "offered are"),
-        ("art:Nothing", "offered are"),
+        ("torchattacks:CWW", "available are"),
+        ("art:Nothing", "available are"),
     ],
 )
 def test_parameters_without_sense_are_refused(spec, words):

@@ -14,7 +14,7 @@ from skimage.metrics import structural_similarity
 
 from iqarena.attacks.ioi import IOI, variation, without_strongest
 from iqarena.attacks.korhonen import Korhonen, activity
-from iqarena.attacks.madc import MADC, along
+from iqarena.attacks.madc import MADC, orthogonal_to
 from iqarena.attacks.similarity import luma, ssim, ssim_and_grad
 from iqarena.attacks.ssah import SSAH, low_band
 from iqarena.attacks.threat import Threat
@@ -269,10 +269,10 @@ def test_madc_moves_orthogonally_to_the_gradient_of_the_distance():
 
 def test_the_part_along_a_normal_is_taken_out_and_nothing_else():
     direction, normal = doubles(2, 5, 6, seed=12), doubles(2, 5, 6, seed=13)
-    rest = along(direction, normal)
+    rest = orthogonal_to(direction, normal)
     assert ((rest * normal).sum(dim=(1, 2, 3)).abs() < 1e-9).all()
-    assert torch.allclose(along(direction + 3 * normal, normal), rest, atol=1e-9)
-    assert torch.equal(along(direction, torch.zeros_like(normal)), direction)
+    assert torch.allclose(orthogonal_to(direction + 3 * normal, normal), rest, atol=1e-9)
+    assert torch.equal(orthogonal_to(direction, torch.zeros_like(normal)), direction)
 
 
 def test_a_larger_weight_keeps_more_similarity(crop):

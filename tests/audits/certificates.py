@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from iqarena.bench.datasets.demo.dataset import Demo
-from iqarena.bench.evaluation.certification import left, unsound
+from iqarena.bench.evaluation.certification import outside, unsound
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.target import frozen
 from iqarena.bench.registry import DEFENSES
@@ -90,7 +90,7 @@ def trial(
         change = climb(defense, model, images, radius) if attacked else at_random(images, radius)
         with torch.inference_mode():
             qualities = defense.protect(model).quality(images + change).double()
-    gone = left(certificate.lower.numpy(), certificate.upper.numpy(), qualities.numpy())
+    gone = outside(certificate.lower.numpy(), certificate.upper.numpy(), qualities.numpy())
     widths = certificate.upper - certificate.lower
     # of the whole range and a bin on either side of it
     abstained = int((widths > 1).sum()) if isinstance(defense, RandomizedSmoothing) else 0

@@ -22,7 +22,7 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.target import frozen
 from iqarena.bench.registry import DEFENSES, parse_spec
-from iqarena.bench.results.report import diagnosed
+from iqarena.bench.results.report import flag_table
 from iqarena.bench.results.store import Records
 from iqarena.defenses.base import DoesNotApply
 
@@ -119,7 +119,7 @@ def main(folder: Path) -> int:
     found = by_defense(records)
     flags: dict[str, list[str]] = {}
     whys = []
-    for row in diagnosed(records).itertuples():
+    for row in flag_table(records).itertuples():
         flags.setdefault(row.defense, []).append(row.flag)
         whys.append(f"* `{row.defense}`: `{row.flag}`: {row.why}")
     print(*strength_table(found, flags), "", *whys, "", *certificate_table(found), "", sep="\n")

@@ -40,66 +40,71 @@ class Mutation(NamedTuple):
 MUTATIONS = (
     Mutation("the projection goes to the other side", "attacks/threat.py",
              "return torch.addcmul(clean, shift, share.view(-1, 1, 1, 1), out=shift)",
-             "return torch.addcmul(clean, shift, -share.view(-1, 1, 1, 1), out=shift)", ("test_threat.py",)),
+             "return torch.addcmul(clean, shift, -share.view(-1, 1, 1, 1), out=shift)", ("evaluation/test_judge.py",)),
     Mutation("steps in ℓ∞ are projected to the dark end alone", "attacks/threat.py",
              "return images.clamp_(*self._ends)", "return images.clamp_(self._ends[0], self._ends[0])",
-             ("test_attacks_gradient.py",)),
+             ("attacks/test_gradient.py",)),
     Mutation("what is rounded to 8 bit may lie one level outside", "attacks/threat.py",
              "reach = math.floor(self.size * 255 * (1 + 1e-9))", "reach = math.ceil(self.size * 255 * (1 + 1e-9))",
-             ("test_threat.py",)),
+             ("evaluation/test_judge.py",)),
     Mutation("images are stored without rounding toward the clean one", "bench/evaluation/judge.py",
-             "clean.float() + threat.whole_levels(shift, start)", "clean.float() + shift", ("test_threat.py",)),
+             "clean.float() + threat.whole_levels(shift, start)", "clean.float() + shift", ("evaluation/test_judge.py",)),
     Mutation("the judge looks at the least change, not the largest", "bench/evaluation/judge.py",
-             "float(np.abs(shift).max())", "float(np.abs(shift).min())", ("test_threat.py",)),
+             "float(np.abs(shift).max())", "float(np.abs(shift).min())", ("evaluation/test_judge.py",)),
     Mutation("ε is the numerator, not the fraction", "bench/suite.py",
              'float(Fraction(value.replace(" ", "")))', 'float(Fraction(value.replace(" ", "")).numerator)',
-             ("test_config.py",)),
+             ("test_suite.py",)),
     Mutation("`lower is better` is not turned around", "models/base.py",
-             "return share if self.info.higher_is_better else 1 - share", "return share", ("test_models.py",)),
+             "return share if self.info.higher_is_better else 1 - share", "return share", ("models/test_models.py",)),
     Mutation("`away` goes the wrong way", "attacks/objective.py",
              "torch.where(self.axis >= self.clean, -quality, quality)",
-             "torch.where(self.axis >= self.clean, quality, -quality)", ("test_objective.py",)),
+             "torch.where(self.axis >= self.clean, quality, -quality)", ("attacks/test_objective.py",)),
     Mutation("losses are the qualities themselves, so that who updates those writes into these", "attacks/objective.py",
-             "return quality.clone()", "return quality", ("test_objective.py",)),
+             "return quality.clone()", "return quality", ("attacks/test_objective.py",)),
     Mutation("queries are counted once a batch", "bench/inference/target.py",
              "self.counts.forwards[self.index] += self.draws", "self.counts.forwards[self.index[:1]] += self.draws",
-             ("test_target.py",)),
+             ("inference/test_target.py",)),
     Mutation("every image has the same seed", "bench/evaluation/crafting.py",
              "seeds = [seed_of(self.cell.crafting, self.samples[i].image_id) for i in group]",
-             "seeds = [seed_of(self.cell.crafting) for i in group]", ("test_crafting.py",)),
+             "seeds = [seed_of(self.cell.crafting) for i in group]", ("evaluation/test_crafting.py",)),
     Mutation("the suite's seed is ignored", "bench/evaluation/crafting.py",
              "seeds = [seed_of(self.cell.crafting, self.samples[i].image_id) for i in group]",
-             "seeds = [seed_of(self.samples[i].image_id) for i in group]", ("test_crafting.py",)),
+             "seeds = [seed_of(self.samples[i].image_id) for i in group]", ("evaluation/test_crafting.py",)),
     Mutation("the clean image is scored again, not the attacked one", "bench/evaluation/evaluator.py",
-             "np.where(failed, np.nan, adversarial.numpy())", "np.where(failed, np.nan, clean.numpy())", ("test_run.py",)),
+             "np.where(failed, np.nan, adversarial.numpy())", "np.where(failed, np.nan, clean.numpy())", ("executors/test_run.py",)),
     Mutation("attacked and clean are swapped in a measure", "bench/metrics/measures.py",
-             "return s.sample.spearman(s.mos, s.adv)", "return s.sample.spearman(s.mos, s.clean)", ("test_measures.py",)),
+             "return s.sample.spearman(s.mos, s.adv)", "return s.sample.spearman(s.mos, s.clean)", ("metrics/test_measures.py",)),
     Mutation("SROCC takes ties in the order in which they come", "bench/metrics/weighted.py",
              "np.flatnonzero(np.concatenate([[True], rising[1:] != rising[:-1]]))", "np.arange(len(values))",
-             ("test_weighted.py", "test_measures.py")),
+             ("metrics/test_weighted.py", "metrics/test_measures.py")),
     Mutation("the bootstrap draws images, not references", "bench/metrics/bootstrap.py",
              "np.unique(np.asarray(references, dtype=str), return_inverse=True)",
-             "(np.asarray(references, dtype=str), np.arange(len(references)))", ("test_bootstrap.py",)),
+             "(np.asarray(references, dtype=str), np.arange(len(references)))", ("metrics/test_bootstrap.py",)),
     Mutation("the best rank is 0", "bench/metrics/bootstrap.py",
-             "return [1 + sum(other[1] > own[2]", "return [sum(other[1] > own[2]", ("test_bootstrap.py",)),
+             "return [1 + sum(other[1] > own[2]", "return [sum(other[1] > own[2]", ("metrics/test_bootstrap.py",)),
     Mutation("a row has the mean over attacks, not the least", "bench/results/ranking.py",
              "robust = sample.bounded(sroccs[: len(attacks)], np.min)",
-             "robust = sample.bounded(sroccs[: len(attacks)], np.mean)", ("test_leaderboard.py",)),
+             "robust = sample.bounded(sroccs[: len(attacks)], np.mean)", ("leaderboard/test_leaderboard.py",)),
     Mutation("a record's table of images is not held against its checksum", "bench/results/store.py",
-             'record["images_sha256"] == hashlib.sha256(images).hexdigest() and ', "", ("test_historic.py",)),
+             'record["images_sha256"] == hashlib.sha256(files.images).hexdigest() and ', "", ("executors/test_run.py",)),
     Mutation("a record is not held against its own seal", "bench/results/store.py",
-             "return rest == _hash_of(before)", "return True", ("test_run.py", "test_historic.py")),
+             "return rest == _hash_of(before)", "return True", ("results/test_packed.py",)),
     Mutation("a bundle's members are not held against their hashes", "bench/submission/bundle.py",
-             "if _sha256(content) != said.sha256:", "if False:", ("test_bundle.py",)),
+             "if _sha256(content) != member.sha256:", "if False:", ("submission/test_bundle.py",)),
     Mutation("a higher robust SROCC beats a listed row", "bench/submission/standing.py",
-             "gap = listed - measured", "gap = measured - listed", ("test_standing.py",)),
+             "gap = listed - measured", "gap = measured - listed", ("submission/test_standing.py",)),
 )  # fmt: skip
 
 
 def copied(home: Path) -> Path:
     """A copy of the project in a folder."""
-    aside = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "docs", "results", "runs", "site-packages")
-    return shutil.copytree(ROOT, home, ignore=aside, dirs_exist_ok=True)
+    hidden = shutil.ignore_patterns(".*", "__pycache__", "site-packages")
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        outputs = {"build", "dist", "docs", "results", "runs"} if Path(folder) == ROOT else set()  # not tests/results
+        return hidden(folder, names) | outputs & set(names)
+
+    return shutil.copytree(ROOT, home, ignore=ignored, dirs_exist_ok=True)
 
 
 def failed(home: Path, tests: tuple[str, ...], stop: bool = True) -> list[str]:

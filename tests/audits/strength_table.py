@@ -299,23 +299,23 @@ def page(
     options: argparse.Namespace, dataset: ImageDataset, tables: list[Table], missing: dict[str, str], verdicts: list[Verdict]
 ) -> str:
     """The tables and the checks of them in Markdown."""
-    words = ["python", "tests/audits/strength_table.py"]
+    words = ["python", "-m", "tests.audits.strength_table"]
     words += [] if options.dataset == "demo" else ["--dataset", options.dataset]
     words += [] if options.models is None else ["--models", *options.models]
     words += [] if options.attacks is None else ["--attacks", *options.attacks]
     words += ["--limit", str(options.limit), "--square-limit", str(options.square_limit), "--page", str(options.page)]
     lines = [
-        "# How strong the attacks are", "",
-        f"Every attack that takes an ℓ∞ limit, on undefended models, at ε = {options.eps}. The tables have the mean |shift|",
-        "of quality over the images, on the model's own scale of 0 to 1: where the attack is told to raise quality, where",
-        "it is told to lower it, and, of an attack that can do neither, under its own objective (*away by*). Beside them",
-        "stands the SROCC of attacked with clean qualities, the least of these rows. As in any cell, images are scored as",
-        "they are stored in 8 bit, inside the ball. Budgets are the defaults, but for searches and fits: those have a few",
+        "# Strength of the attacks", "",
+        f"Every attack that supports ℓ∞, on undefended models, at ε = {options.eps}. The tables show the mean |shift| of",
+        "quality over the images, on the model's own scale of 0 to 1: where the attack is to raise quality, where it is to",
+        "lower it, and, for an attack that can do neither, under its own objective (*away by*). They also show the SROCC of",
+        "attacked with clean qualities, the lowest of these rows. As in any cell, images are scored as they are stored in",
+        "8 bit, inside the threat model. Budgets are the defaults, except for searches and fitted attacks, which have a few",
         "hundred queries or a few epochs, as their names say.", "",
         f"`{shlex.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} images of `{dataset.name}`.", "",
         "## Checks", "",
-        "A set's SROCC has no worst case image by image: an attack on the whole set, which sees all images before it",
-        "chooses their aims, may leave less of it than `standard-rank`. The board takes the least over both.", "",
+        "The SROCC of a set is not minimised image by image: an attack on the whole set, which sees all images before it",
+        "chooses their aims, may reach a lower one than `standard-rank`. The leaderboard takes the minimum over both.", "",
         "| | |", "|---|---|",
         *(f"| {'✓' if v.held else 'not possible' if v.held is None else '**no**'} | {v.words.replace('|', '∣')} |"
           for v in verdicts), "",

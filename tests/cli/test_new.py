@@ -50,17 +50,17 @@ def run_tests_of(file: Path) -> int:
 
 
 @pytest.mark.parametrize("name", ["mine", "zebra-2"])
-@pytest.mark.parametrize("kind", skeletons.PLACES)
+@pytest.mark.parametrize("kind", skeletons.FOLDERS)
 def test_what_is_written_into_the_project_passes_its_own_test(kind: str, name: str, checkout: Path) -> None:
     (plugin, test), after = skeletons.new(kind, name)
-    assert plugin.parent == checkout / skeletons.PLACES[kind]
+    assert plugin.parent == checkout / skeletons.FOLDERS[kind]
     assert "TODO" in plugin.read_text()
     assert "my" not in plugin.name
     assert run_tests_of(test) == 2
     assert after == [f"pytest tests/{test.name}", f"iqarena check {name}"]
 
 
-@pytest.mark.parametrize("kind", skeletons.PLACES)
+@pytest.mark.parametrize("kind", skeletons.FOLDERS)
 def test_what_is_written_as_a_package_passes_its_own_test(kind: str, tmp_path: Path, monkeypatch) -> None:
     (pyproject, plugin, test), _ = skeletons.new(kind, "far-away", tmp_path / "own")
     monkeypatch.syspath_prepend(tmp_path / "own")
@@ -80,7 +80,7 @@ def test_the_linter_has_nothing_to_say(name: str, checkout: Path) -> None:
             copied = checkout / file.relative_to(ROOT)
             copied.parent.mkdir(parents=True, exist_ok=True)
             copied.touch()
-    written = [str(file) for kind in skeletons.PLACES for file in skeletons.new(kind, name)[0]]
+    written = [str(file) for kind in skeletons.FOLDERS for file in skeletons.new(kind, name)[0]]
     for words in (["check"], ["format", "--check"]):
         done = subprocess.run(
             [ruff, *words, "--no-cache", *written], capture_output=True, text=True, check=False, cwd=checkout

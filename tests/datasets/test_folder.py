@@ -111,7 +111,7 @@ def test_low_scores_can_be_good_a_column_may_be_called_2019_and_images_may_be_th
     [
         ("table=none.csv", "none.csv: not found"),
         ("table=scores.csv", "lacks the column(s) image, mos, reference_id; it has filename, scene, MOS"),
-        ("image=filename", "no parameter 'image'; it has table, image"),
+        ("picture=filename", "no parameter 'picture'; it has table, image"),
         ("low=5,high=1", "low=5 must be below high=1"),
         ("low=x", "low: "),
         ("table=scores.csv,image=filename,reference=scene,mos=MOS,low=2,high=5", "line 3: MOS 1 is not in [2, 5]"),

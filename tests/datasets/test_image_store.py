@@ -77,7 +77,7 @@ def test_cells_come_out_the_same_in_little_memory(monkeypatch):
     found = []
     for memory in (2**28, 2 * ONE):
         monkeypatch.setattr("iqarena.bench.datasets.image_store.CleanImages.__init__.__defaults__", (memory,))
-        monkeypatch.setattr("iqarena.bench.datasets.image_store.Shelf.__init__.__defaults__", (memory,))
+        monkeypatch.setattr("iqarena.bench.datasets.image_store.AttackedImages.__init__.__defaults__", (memory,))
         dataset = Counting()
         evaluator = Evaluator(dataset, None, 4, {"linear": LinearModel()})
         rows = [evaluator.run(cell, evaluator.ids.cell_id(cell))[1] for cell in expand(suite)]

@@ -130,7 +130,7 @@ def test_koniq_in_a_folder_whose_name_says_no_size_has_images_of_any(layout):
     shutil.rmtree(root / "512x384")
     data = open_dataset("koniq10k", root)
     assert data.image(0).shape == (3, 768, 1024)
-    assert data.expected_side() is None
+    assert data.expected_size() is None
 
 
 def test_pipal_may_lie_in_one_folder(layout):

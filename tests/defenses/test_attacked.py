@@ -24,7 +24,8 @@ from iqarena.bench.executors import local
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.target import frozen
 from iqarena.bench.registry import ATTACKS, DEFENSES
-from iqarena.bench.results.store import CERTIFICATE_COLUMNS, SUMMARY_COLUMNS, Records
+from iqarena.bench.results.columns import CERTIFICATE_COLUMNS, SUMMARY_COLUMNS
+from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
 from iqarena.defenses.purification.base import Purification, PurifiedModel
 from iqarena.models.base import QualityModel

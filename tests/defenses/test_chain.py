@@ -127,7 +127,7 @@ def test_a_chain_is_checked_like_any_defense():
     (report,) = check("jpeg[quality=30]+flip", ["cnniqa"], limit=0)
     assert (report.kind, report.name) == ("defense", "jpeg[quality=30]+flip")
     assert report.findings
-    assert report.ok, report.words()
+    assert report.ok, report.failures()
     with pytest.raises(UserError, match="unknown defense 'flop'"):
         check("jpeg[quality=30]+flop")
 

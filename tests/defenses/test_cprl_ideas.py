@@ -12,7 +12,7 @@ from iqarena.bench.registry import DEFENSES
 from iqarena.defenses.base import DoesNotApply
 from iqarena.defenses.cprl.activation import RandomMask, SoftRankActivation, StableRankActivation
 from iqarena.defenses.cprl.cprl import CPRL
-from iqarena.defenses.cprl.model import CPRLModel, Placed, StraightThrough, holder
+from iqarena.defenses.cprl.model import CPRLModel, StageWithActivation, StraightThrough, activation_holder
 from iqarena.defenses.training.anchored import ranking_loss
 from iqarena.defenses.training.loop import inner_attack
 from iqarena.models.base import FeatureModel, ModelInfo
@@ -212,7 +212,7 @@ def test_an_activation_can_stand_behind_any_stage(mask, made):
     model = ResNetIQA().eval()
     placed = CPRL(mask=mask, after="blocks.1").prepare(model).eval()
     assert isinstance(placed, ResNetIQA)
-    assert isinstance(holder(placed), Placed)
+    assert isinstance(activation_holder(placed), StageWithActivation)
     assert type(placed.blocks[1].activation) is made
     images = random_pixels(2, 64, 64).float() / 255
     normal = (images - 0.45) / 0.25
@@ -223,7 +223,7 @@ def test_an_activation_can_stand_behind_any_stage(mask, made):
         expected = model.head(model.blocks[3](model.blocks[2](masked)), 2)
         torch.testing.assert_close(placed(images), expected)
         assert not torch.allclose(model(images), expected)
-    assert holder(model) is None  # the model that it was made from is as it was
+    assert activation_holder(model) is None  # the model that it was made from is as it was
 
 
 def test_a_stage_that_is_not_there_is_one_line_that_names_those_that_are():
@@ -244,10 +244,10 @@ def test_weights_come_back_and_surrogates_change_the_activation_alone(tmp_path, 
     own = CPRL(after=after, weights=str(file))
     torch.testing.assert_close(own.protect(ResNetIQA())(images), trained(images))
     identity = CPRL(after=after, weights=str(file), through="identity").surrogate(ResNetIQA())
-    assert isinstance(holder(identity).activation, StraightThrough)
+    assert isinstance(activation_holder(identity).activation, StraightThrough)
     torch.testing.assert_close(identity(images), trained(images))
     smoother = CPRL(after=after, weights=str(file), through="smoother").surrogate(ResNetIQA())
-    assert holder(smoother).activation.sharpness == 4 * recipe.sharpness
+    assert activation_holder(smoother).activation.sharpness == 4 * recipe.sharpness
     with pytest.raises(DoesNotApply, match="was trained with after="):
         CPRL(after="stem", weights=str(file)).protect(ResNetIQA())
 

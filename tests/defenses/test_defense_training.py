@@ -273,7 +273,7 @@ class Noisy:
 TRAINED = sorted(
     name
     for name, entry in DEFENSES.entries.items()
-    if entry.made and issubclass(entry.made, TrainedDefense) and name != "lipschitz"  # slower; it has a test of its own
+    if entry.cls and issubclass(entry.cls, TrainedDefense) and name != "lipschitz"  # slower; it has a test of its own
 )
 
 

@@ -42,9 +42,9 @@ def test_the_readmes_figures_are_those_of_the_board() -> None:
     (image,) = re.findall(r"\[!\[(.+?)\]\((results/[^)]+)\)", readme)
     assert f"[![{image[0]}]({image[1]})" in board, "the image's words are not those of the board"
     track = board.partition("## demo, linf, ε = 2/255")[2].partition("\n## ")[0]
-    told = re.findall(r"\b([a-z-]+) (−?\d\.\d\d) of (\d\.\d\d)", " ".join(readme.split()))
+    told = re.findall(r"\b([a-z-]+) (\d\.\d\d) → (−?\d\.\d\d)", " ".join(readme.split()))
     assert len(told) >= 4
-    for defense, robust, clean in told:
+    for defense, clean, robust in told:
         assert re.search(rf"\| resnet-iqa \| {defense}[^|]*\| {clean} [^|]*\| \*\*{robust}\*\* ", track), (
             defense,
             robust,

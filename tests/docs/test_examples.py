@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = [file for package in ("attacks", "bench", "defenses", "models") for file in sorted((ROOT / package).rglob("*.py"))]
 MODULES = [
-    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    ".".join(("iqarena", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for file in FILES
     if re.search(r"^ +>>> (?!.*[+]SKIP)", file.read_text(encoding="utf-8"), re.MULTILINE)
 ]

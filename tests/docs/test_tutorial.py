@@ -48,36 +48,36 @@ def test_its_steps_run_and_the_page_is_what_they_say(home: Path, monkeypatch) ->
 
     def do(command: str) -> str:
         step = next(step for step in tutorial.STEPS if step.command == command)
-        for old, new in step.small:
+        for old, new in step.shortened:
             assert old in command
             command = command.replace(old, new)
         if not command:
-            return "\n".join(step.sure)
+            return "\n".join(step.expected)
         tool, *words = command.split()
         if tool == "pytest":
             module = loaded("tutorial_test", home / words[-1])
             tests = [test for name, test in vars(module).items() if name.startswith("test_")]
             for test in tests:
                 test()
-            made = sys.modules["attacks.mine"].Mine
+            made = sys.modules["iqarena.attacks.mine"].Mine
             monkeypatch.setitem(ATTACKS.entries, "mine", type(next(iter(ATTACKS.entries.values())))("mine", made))
             output = f"{len(tests)} passed"
         else:
             done = CliRunner().invoke(app, words)
             assert done.exit_code == 0, done.output
             output = done.output.replace(f"{home}/", "")
-        missing = [sure for sure in step.sure if sure not in output]
+        missing = [part for part in step.expected if part not in output]
         assert not missing, output
         return output
 
     try:
         made = tutorial.page(do, home / "attacks/mine.py")
     finally:
-        sys.modules.pop("attacks.mine", None)
+        sys.modules.pop("iqarena.attacks.mine", None)
     # what does not depend on how many images there were is the same, word for word: prose, commands and the edit
     for step in tutorial.STEPS:
         assert f"$ {step.command}" in page
-        assert all(sure in page for sure in step.sure), "run python docs/tutorial_attack.py"
+        assert all(part in page for part in step.expected), "run python docs/tutorial_attack.py"
     assert made[: made.index("## 3.")] == page[: page.index("## 3.")], "run python docs/tutorial_attack.py"
     assert [line for line in made.splitlines() if line.startswith("## ")] == [
         line for line in page.splitlines() if line.startswith("## ")

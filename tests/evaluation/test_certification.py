@@ -13,7 +13,7 @@ from scipy import stats
 
 from iqarena.attacks.threat import Threat
 from iqarena.bench.evaluation.certification import RADIUS, certify, measure_certificates, radius_of, unsound
-from iqarena.bench.metrics.worst_order import _exact_order, _pair_bound, _place_bound, certified_srocc
+from iqarena.bench.metrics.worst_order import _exact_order, _pair_bound, _assignment_bound, certified_srocc
 from iqarena.bench.registry import DEFENSES
 from iqarena.defenses.certified.base import Certificate
 from iqarena.defenses.certified.median import MedianSmoothing
@@ -65,7 +65,7 @@ def test_worst_order_is_that_of_brute_force(count, spread):
         least, order = _exact_order(weights, before)
         assert least == pytest.approx(expected)
         assert (weights[order] * np.arange(1, count + 1)).sum() == pytest.approx(expected)
-        assert max(_pair_bound(weights, before), _place_bound(weights, before)) <= expected + 1e-9
+        assert max(_pair_bound(weights, before), _assignment_bound(weights, before)) <= expected + 1e-9
         found = certified_srocc(lower, upper, weights)
         assert found.bound == pytest.approx(found.found, abs=1e-9)
 
@@ -99,7 +99,7 @@ def test_above_the_exact_size_the_truth_is_between_bound_and_found():
         weights, before = stats.rankdata(labels), upper[:, None] < lower[None, :]
         some = generator.permutation(count)[:14]  # the relaxations hold for any part of the set, too
         part = stats.rankdata(labels[some]), before[np.ix_(some, some)]
-        assert max(_pair_bound(*part), _place_bound(*part)) <= _exact_order(*part)[0]
+        assert max(_pair_bound(*part), _assignment_bound(*part)) <= _exact_order(*part)[0]
         assert _pair_bound(weights, before) > 0
 
 

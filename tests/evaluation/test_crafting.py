@@ -118,13 +118,13 @@ def test_a_fit_is_made_once_and_taken_from_the_cache_after(evaluator, monkeypatc
     cell = cells("tells")[0]
     first, _ = evaluator.run(cell, evaluator.ids.cell_id(cell))
     again = Evaluator(evaluator.dataset, None, 4, evaluator.extra_models)
-    second, _ = again.run(cell, again.cell_id(cell))
+    second, _ = again.run(cell, again.ids.cell_id(cell))
     assert len(Tells.fits) == 2
     assert first["attack"]["fits"] == second["attack"]["fits"]
     for file in (tmp_path / "cache" / "fits").iterdir():
         file.write_bytes(b"damaged")
     third = Evaluator(evaluator.dataset, None, 4, evaluator.extra_models)
-    record, _ = third.run(cell, third.cell_id(cell))
+    record, _ = third.run(cell, third.ids.cell_id(cell))
     assert len(Tells.fits) == 4, "a damaged fit is made anew"
     assert [f["sha256"] for f in record["attack"]["fits"]] == [f["sha256"] for f in first["attack"]["fits"]]
 
@@ -157,7 +157,7 @@ def test_a_set_level_attack_gives_the_same_images_in_any_batch(evaluator):
     assert (rows.backwards <= 15).all()  # an image that has reached its aim is left alone
     assert (rows.forwards <= 1 + ATTACKS.build("sma[steps=5]").passes[0]).all()
     single = Evaluator(evaluator.dataset, None, 1, evaluator.extra_models)
-    _, alone = single.run(cell, single.cell_id(cell))
+    _, alone = single.run(cell, single.ids.cell_id(cell))
     np.testing.assert_allclose(rows.adv_quality, alone.adv_quality, atol=1e-5)
     assert (rows.backwards == alone.backwards).all()
     assert (rows.forwards == alone.forwards).all()
@@ -197,11 +197,11 @@ def test_an_ensembles_id_changes_with_the_code_of_a_member(evaluator, monkeypatc
     register(monkeypatch, Both)
     cell = cells("both")[0]
     before = evaluator.ids.cell_id(cell)
-    from iqarena.bench.evaluation import evaluator as module
+    from iqarena.bench.evaluation import cell_id as module
 
     real = module.source_hash
     monkeypatch.setattr(module, "source_hash", lambda thing: "new" if isinstance(thing, RandomNoise) else real(thing))
-    assert Evaluator(evaluator.dataset, None, 4, evaluator.extra_models).cell_id(cell) != before
+    assert Evaluator(evaluator.dataset, None, 4, evaluator.extra_models).ids.cell_id(cell) != before
 
 
 def test_an_ensemble_is_skipped_under_a_query_limit(evaluator):

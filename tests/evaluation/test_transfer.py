@@ -12,6 +12,7 @@ from PIL import Image
 from iqarena.bench.cells import expand
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.evaluation.attacked_sets import AttackedSets
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.results.ranking import tracks
@@ -72,8 +73,8 @@ def test_images_are_those_crafted_on_the_source_and_scores_the_deployed_models(e
 
 def test_no_image_is_crafted_twice(evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    craft = Evaluator._craft
-    monkeypatch.setattr(Evaluator, "_craft", lambda self, cell: made.append(cell.crafting) or craft(self, cell))
+    craft = AttackedSets._craft
+    monkeypatch.setattr(AttackedSets, "_craft", lambda self, cell: made.append(cell.crafting) or craft(self, cell))
     run(evaluator, tmp_path / "out", defenses=["none", "jpeg"])
     assert len(made) == len(set(made)) == 2
 
@@ -83,7 +84,7 @@ def test_the_source_is_part_of_a_cells_id(evaluator: Evaluator, tmp_path: Path) 
     assert cell.source == "other"
     before = evaluator.ids.cell_id(cell)
     evaluator.extra_models["other"].info = ModelInfo("other", min_size=1, weights_sha256="another")
-    assert Evaluator(evaluator.dataset, None, 4, evaluator.extra_models).cell_id(cell) != before
+    assert Evaluator(evaluator.dataset, None, 4, evaluator.extra_models).ids.cell_id(cell) != before
 
 
 def test_a_row_needs_no_transfer_from_its_own_model_to_be_complete(evaluator: Evaluator, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import execute
 from iqarena.bench.executors.dry_run import estimate
-from iqarena.bench.executors.ray import _connect, room
+from iqarena.bench.executors.ray import _connect, capacity
 from iqarena.bench.executors.schedule import WorkerSettings, tasks
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
@@ -199,10 +199,10 @@ def test_a_cluster_has_room_for_tasks_or_says_what_it_lacks():
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     ray = SimpleNamespace(nodes=lambda: machines)
-    scene = WorkerSettings("demo", None, None, 16, threads=1)
-    assert room(ray, scene) == 11
-    assert room(ray, replace(scene, threads=2)) == 4 + 1
-    assert room(ray, replace(scene, gpus=0.5)) == 4
-    assert room(ray, replace(scene, memory=2**34, threads=2)) == 2 + 1
+    settings = WorkerSettings("demo", None, None, 16, threads=1)
+    assert capacity(ray, settings) == 11
+    assert capacity(ray, replace(settings, threads=2)) == 4 + 1
+    assert capacity(ray, replace(settings, gpus=0.5)) == 4
+    assert capacity(ray, replace(settings, memory=2**34, threads=2)) == 2 + 1
     with pytest.raises(UserError, match=r"^no machine of the Ray cluster has what a task takes: 1 CPU, 4 GPU; see"):
-        room(ray, replace(scene, gpus=4))
+        capacity(ray, replace(settings, gpus=4))

@@ -36,24 +36,24 @@ def test_checkpoints_rise_by_one_two_five():
 
 
 def test_the_best_so_far_counts_and_a_nan_never_does():
-    trail = QueryTrace(Objective("raise", torch.tensor([0.2, 0.5])))
+    trace = QueryTrace(Objective("raise", torch.tensor([0.2, 0.5])))
     every, second = torch.arange(2), torch.tensor([1])
-    trail.note(every, torch.tensor([2, 2]), torch.tensor([0.4, 0.3]))
-    trail.note(second, torch.tensor([3]), torch.tensor([0.9]))
-    trail.note(every, torch.tensor([3, 4]), torch.tensor([math.nan, 0.6]))
-    trail.note(every, torch.tensor([11, 5]), torch.tensor([0.7, 0.1]))
+    trace.note(every, torch.tensor([2, 2]), torch.tensor([0.4, 0.3]))
+    trace.note(second, torch.tensor([3]), torch.tensor([0.9]))
+    trace.note(every, torch.tensor([3, 4]), torch.tensor([math.nan, 0.6]))
+    trace.note(every, torch.tensor([11, 5]), torch.tensor([0.7, 0.1]))
     # after 1, 2, 5, 10, 20 forwards
-    np.testing.assert_allclose(trail.seen[0, :5], [0.2, 0.4, 0.4, 0.4, 0.7])
-    np.testing.assert_allclose(trail.seen[1, :5], [0.5, 0.5, 0.9, 0.9, 0.9])
+    np.testing.assert_allclose(trace.seen[0, :5], [0.2, 0.4, 0.4, 0.4, 0.7])
+    np.testing.assert_allclose(trace.seen[1, :5], [0.5, 0.5, 0.9, 0.9, 0.9])
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_a_trail_leaves_the_clean_qualities_as_they_are(kind):
     clean = torch.tensor([0.2, 0.9])
     objective = Objective(kind, clean.clone())
-    trail = QueryTrace(objective)
+    trace = QueryTrace(objective)
     for qualities in ([0.1, 0.8], [0.7, 0.95]):
-        trail.note(torch.arange(2), torch.tensor([2, 2]), torch.tensor(qualities))
+        trace.note(torch.arange(2), torch.tensor([2, 2]), torch.tensor(qualities))
     assert torch.equal(objective.clean, clean)
 
 
@@ -62,19 +62,19 @@ def test_a_search_moves_quality_both_ways_while_a_trail_is_kept(kind):
     images, model = random_pixels(4, low=60, high=200).float() / 255, LinearModel()
     target = Target(model, len(images), "score")
     objective = Objective(kind, target.quality(images))
-    target.trail = QueryTrace(objective)
+    target.trace = QueryTrace(objective)
     attacked = Square(queries=50).run(target, images, objective, Threat("linf", 8 / 255), Generators(range(4)))
     gains = target.quality(attacked) - target.quality(images)
     assert (gains > 0).all() if kind == "raise" else (gains < 0).all()
 
 
 def run(attack, model, count=6, queries=None):
-    """A target that an attack has run on, with its trail."""
+    """A target that an attack has run on, with its trace."""
     images = random_pixels(count, low=60, high=200).float() / 255
     with frozen(model):
         target = Target(model, count, attack.access, queries=queries, draws=3)
         objective = Objective("away", target.quality(images))
-        target.trail = QueryTrace(objective)
+        target.trace = QueryTrace(objective)
         attack.run(target, images, objective, Threat("linf", 4 / 255, queries), Generators(list(range(count))))
     return target
 
@@ -82,17 +82,17 @@ def run(attack, model, count=6, queries=None):
 @pytest.mark.parametrize("attack", [PGD(steps=12), Square(queries=60)])
 def test_more_queries_are_never_worse_and_the_curve_ends_where_the_best_is(attack):
     target = run(attack, LinearModel())
-    trail = target.trail
-    away = (trail.seen - trail.seen[:, :1]) * torch.where(trail.objective.clean > 0.5, -1, 1)[:, None]
+    trace = target.trace
+    away = (trace.seen - trace.seen[:, :1]) * torch.where(trace.objective.clean > 0.5, -1, 1)[:, None]
     assert (away.diff(dim=1) >= 0).all()
-    assert torch.equal(trail.seen[:, -1], trail.best)
+    assert torch.equal(trace.seen[:, -1], trace.best)
     assert (away[:, -1] > 0).all()
 
 
 def test_a_run_with_a_lower_limit_ends_where_the_longer_one_was_then():
     long, short = run(PGD(steps=30), LinearModel()), run(PGD(steps=30), LinearModel(), queries=10)
     place = CHECKPOINTS.index(10)
-    np.testing.assert_allclose(long.trail.seen[:, place], short.trail.best, atol=1e-6)
+    np.testing.assert_allclose(long.trace.seen[:, place], short.trace.best, atol=1e-6)
 
 
 def test_draws_of_a_stochastic_model_are_paid_for():
@@ -100,7 +100,7 @@ def test_draws_of_a_stochastic_model_are_paid_for():
     # the clean question, two of gradients and a last one, each of three draws
     assert int(target.counts.forwards.max()) == 12
     first = CHECKPOINTS.index(5)  # only the clean question, and half of the next, has been paid by then
-    assert torch.equal(target.trail.seen[:, first], target.trail.objective.clean)
+    assert torch.equal(target.trace.seen[:, first], target.trace.objective.clean)
 
 
 def test_what_a_record_says_of_a_trail():

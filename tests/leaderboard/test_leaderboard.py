@@ -327,7 +327,7 @@ def test_images_that_are_not_shown_can_go_without_a_change_to_the_board(records:
     put(records, WEAK, attack="nes", kept=True)
     render(records, tmp_path)
     assert prune_images(records) == 3 * IMAGES - 4
-    assert len(list(records.image_files.rglob("*.png"))) == 4
+    assert len(list(records.kept_images.folder.rglob("*.png"))) == 4
     assert not [line for line in check(records, tmp_path) if not line.endswith("missing")]
     assert prune_images(records) == 0
 

@@ -160,7 +160,7 @@ def test_rows_are_filtered(page: Any) -> None:
     by(page, "#search").clear()
     by(page, "#search").send_keys("nothing is called so")
     settled(page, "document.querySelectorAll('tr.row').length === 0")
-    assert "No row is chosen" in by(page, "#plot").text
+    assert "No row matches the filters" in by(page, "#plot").text
     page.execute_script("const s = document.getElementById('search'); s.value = ''; s.dispatchEvent(new Event('input'))")
     settled(page, "document.querySelectorAll('tr.row').length === 4")
     by(page, "#ranked").click()

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from iqarena.bench.leaderboard import plots
-from iqarena.bench.leaderboard.board import shown
+from iqarena.bench.leaderboard.board import select_rows
 from iqarena.bench.leaderboard.content import content
-from iqarena.bench.leaderboard.plots.style import short, spread, styled
+from iqarena.bench.leaderboard.plots.style import shorten_names, spread, styled
 from iqarena.bench.leaderboard.size_curves import families
 from iqarena.bench.results.store import Records
 from tests.support.board_records import BAD, GOOD, MOS, NOISE, put
@@ -22,9 +22,9 @@ def test_a_plot_that_cannot_show_all_rows_shows_the_best_and_undefended_ones(rec
         put(records, MOS + 0.05 * place * NOISE[4], defense=f"d{place}")
     put(records, BAD, defense="none")
     (board,) = content(records).boards
-    some = shown(board.rows, 4)
+    some = select_rows(board.rows, 4)
     assert [row.defense for row in some] == [*(row.defense for row in board.rows[:3]), "none"]
-    assert shown(board.rows, 99) == list(board.rows)
+    assert select_rows(board.rows, 99) == list(board.rows)
 
 
 NAME = "a-defense-with-a-rather-long-name[x=1]"
@@ -76,5 +76,5 @@ def test_long_parameters_are_left_out_where_names_differ_without_them() -> None:
         "smoothing[draws=10,certify_draws=310,confidence=0.99]",
         "smoothing[draws=20,certify_draws=310,confidence=0.9]",
     )
-    assert short([f"m + {long}", "jpeg[quality=50]"]) == ["m + smoothing[…]", "jpeg[quality=50]"]
-    assert short([long, other]) == [long, other]
+    assert shorten_names([f"m + {long}", "jpeg[quality=50]"]) == ["m + smoothing[…]", "jpeg[quality=50]"]
+    assert shorten_names([long, other]) == [long, other]

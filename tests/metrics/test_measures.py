@@ -15,7 +15,7 @@ from scipy import optimize, stats
 from iqarena.bench.metrics.logistic import fit
 from iqarena.bench.metrics.measures import MEASURES, Scores, columns, image_table, measure_cell
 from iqarena.bench.metrics.resampled import ResampledStatistics
-from iqarena.bench.results.store import SUMMARY_COLUMNS
+from iqarena.bench.results.columns import SUMMARY_COLUMNS
 
 BY_NAME = {measure.__name__: measure for measure in MEASURES}
 

@@ -55,7 +55,7 @@ def test_bridges_are_registered_and_list_nothing():
 
 @pytest.mark.parametrize("prefix", ["pyiqa", "torchscript", "onnx"])
 def test_a_bridge_without_a_name_says_what_it_wants(prefix):
-    with pytest.raises(UserError, match=f"{prefix}: wants a name behind the colon"):
+    with pytest.raises(UserError, match=f"{prefix}: needs a name after the colon"):
         load_model(f"{prefix}:")
 
 

@@ -45,13 +45,13 @@ def test_every_model_of_the_zoo_has_weights_that_fit_and_a_card():
         entry = MODELS.entries.get(card["model"])
         if entry is None:
             continue
-        assert entry.made is not None
-        assert entry.made.in_zoo
+        assert entry.cls is not None
+        assert entry.cls.in_zoo
         assert card["data"]["images"], f"{file.name}: say which images it was trained on"
         assert isinstance(card["measured"]["demo_srocc_pseudo_mos"], float)
         if card["defense"] == "none":
-            load_weights(entry.made(), file)
-            assert card["parameters"] == parameters_of(entry.made)
+            load_weights(entry.cls(), file)
+            assert card["parameters"] == parameters_of(entry.cls)
 
 
 def test_models_without_batchnorm_are_without_it():

@@ -15,14 +15,14 @@ from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
 from iqarena.bench.cli.app import app
-from iqarena.bench.cli.comparison_table import headline, notes, tell, write
+from iqarena.bench.cli.comparison_table import headline, notes, print_comparisons, write
 from iqarena.bench.errors import UserError
-from iqarena.bench.leaderboard.plots.effort import effort, knowing
+from iqarena.bench.leaderboard.plots.effort import defense_aware_curves, effort
 from iqarena.bench.metrics.bootstrap import COMPARED, holm, interval, over_seeds, p_value
 from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.results.comparison import compare, frame
 from iqarena.bench.results.ranking import tracks
-from iqarena.bench.results.report import diagnosed
+from iqarena.bench.results.report import flag_table
 from iqarena.bench.results.store import Records
 from tests.support.board_records import BAD, CLEAN, GOOD, IMAGES, MOS, NOISE, PER_REFERENCE, WEAK, put
 
@@ -46,7 +46,7 @@ def srocc(values):
 def test_defenses_are_paired_attack_by_attack_and_under_the_worst(records: Records) -> None:
     (duel,) = compare(filled(records), "none", "cprl")
     assert (duel.kind, duel.context, duel.images, duel.references) == ("defense", "m", IMAGES, IMAGES // PER_REFERENCE)
-    lines = {line.what: line for line in duel.lines["srocc"]}
+    lines = {line.condition: line for line in duel.rows["srocc"]}
     noise = "random-noise, away, oblivious (control)"
     assert list(lines) == ["no attack", "worst of 2 attacks", "fgsm, away, oblivious", "pgd, away, oblivious", noise]
     pgd = lines["pgd, away, oblivious"]
@@ -55,10 +55,10 @@ def test_defenses_are_paired_attack_by_attack_and_under_the_worst(records: Recor
     assert lines["worst of 2 attacks"].difference[0] == pytest.approx(srocc(GOOD) - srocc(BAD))
     assert lines["no attack"].difference == (0, 0, 0)
     assert [duel.better("srocc", line) for line in lines.values()] == ["", "cprl", "", "cprl", ""]
-    shifts = {line.what: line for line in duel.lines["shift"]}
+    shifts = {line.condition: line for line in duel.rows["shift"]}
     assert shifts["pgd, away, oblivious"].values[0][0] == pytest.approx(np.abs(BAD - CLEAN).mean())
     assert duel.better("shift", shifts["pgd, away, oblivious"]) == "cprl", "less shift is better"
-    assert duel.alone == ("square, away, oblivious",)
+    assert duel.unmatched == ("square, away, oblivious",)
 
 
 def test_differences_are_resampled_together_and_corrected_for_their_number(records: Records) -> None:
@@ -66,7 +66,7 @@ def test_differences_are_resampled_together_and_corrected_for_their_number(recor
     sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(IMAGES)], COMPARED)
     values = {name: sample.spearman(MOS, adv) for name, adv in {"bad": BAD, "good": GOOD}.items()}
     difference = values["good"] - values["bad"]
-    pgd = next(line for line in duel.lines["srocc"] if line.what == "pgd, away, oblivious")
+    pgd = next(line for line in duel.rows["srocc"] if line.condition == "pgd, away, oblivious")
     assert pgd.difference == pytest.approx(interval(difference))
     same = np.zeros(COMPARED + 1)
     assert pgd.p == pytest.approx(holm([p_value(values) for values in (same, difference, same, difference, same)])[1])
@@ -77,8 +77,8 @@ def test_differences_are_resampled_together_and_corrected_for_their_number(recor
 
 def test_the_order_of_the_two_turns_the_differences_around(records: Records) -> None:
     (one,), (other,) = compare(filled(records), "none", "cprl"), compare(records, "cprl", "none")
-    for a, b in zip(one.lines["srocc"], other.lines["srocc"], strict=True):
-        assert a.what == b.what
+    for a, b in zip(one.rows["srocc"], other.rows["srocc"], strict=True):
+        assert a.condition == b.condition
         assert b.difference == pytest.approx((-a.difference[0], -a.difference[2], -a.difference[1]))
         assert (a.p, one.better("srocc", a)) == pytest.approx((b.p, other.better("srocc", b)))
 
@@ -91,13 +91,13 @@ def test_attacks_are_compared_on_every_target_by_their_worst_objective(records: 
     put(records, BAD, model="o", attack="strong")
     (duel,) = compare(records, "weak", "strong")
     assert (duel.kind, duel.context) == ("attack", "")
-    lines = {line.what: line for line in duel.lines["srocc"]}
+    lines = {line.condition: line for line in duel.rows["srocc"]}
     assert list(lines) == ["m, oblivious", "n, oblivious"]
     assert [value[0] for value in lines["m, oblivious"].values] == pytest.approx([srocc(WEAK), srocc(BAD)])
     assert duel.better("srocc", lines["m, oblivious"]) == "strong", "the stronger attack leaves less"
-    assert duel.alone == ("o, oblivious",)
+    assert duel.unmatched == ("o, oblivious",)
     (only,) = compare(records, "weak", "strong", model="n")
-    assert [line.what for line in only.lines["srocc"]] == ["n, oblivious"]
+    assert [line.condition for line in only.rows["srocc"]] == ["n, oblivious"]
 
 
 def test_weights_of_one_recipe_are_seeds_of_its_training(records: Records) -> None:
@@ -108,7 +108,7 @@ def test_weights_of_one_recipe_are_seeds_of_its_training(records: Records) -> No
     put(records, MOS, defense="cprl[other=1]")
     (duel,) = compare(records, "none", "cprl")
     assert duel.seeds == (1, 3)
-    line = next(line for line in duel.lines["srocc"] if line.what == "pgd, away, oblivious")
+    line = next(line for line in duel.rows["srocc"] if line.condition == "pgd, away, oblivious")
     assert line.values[1][0] == pytest.approx(np.mean([srocc(adv) for adv in seeds]))
     sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(IMAGES)], COMPARED)
     stack = np.stack([sample.spearman(MOS, adv) for adv in seeds])
@@ -132,7 +132,7 @@ def test_one_reference_gives_values_and_no_intervals(records: Records) -> None:
     for defense, adv in (("none", BAD), ("cprl", GOOD)):
         put(records, adv, defense=defense, references=1)
     (duel,) = compare(records, "none", "cprl")
-    for line in duel.lines["srocc"]:
+    for line in duel.rows["srocc"]:
         assert math.isnan(line.p)
         assert all(math.isnan(end) for end in line.difference[1:])
         assert duel.better("srocc", line) == ""
@@ -142,8 +142,8 @@ def test_images_without_labels_are_compared_by_their_clean_qualities(records: Re
     for defense, adv in (("none", BAD), ("cprl", GOOD)):
         put(records, adv, defense=defense, label_kind="none", mos=np.full(IMAGES, np.nan))
     (duel,) = compare(records, "none", "cprl")
-    assert [line.what for line in duel.lines["srocc"]] == ["worst of 1 attack", "pgd, away, oblivious"]
-    assert duel.lines["srocc"][0].values[1][0] == pytest.approx(spearmanr(CLEAN, GOOD).statistic)
+    assert [line.condition for line in duel.rows["srocc"]] == ["worst of 1 attack", "pgd, away, oblivious"]
+    assert duel.rows["srocc"][0].values[1][0] == pytest.approx(spearmanr(CLEAN, GOOD).statistic)
     assert "SROCC with the clean qualities" in headline(duel)
 
 
@@ -172,7 +172,7 @@ def test_no_records_at_all_is_one_line(records: Records) -> None:
 def test_what_is_printed_can_be_read_without_the_code(records: Records) -> None:
     duels = compare(filled(records), "none", "cprl")
     screen = Console(file=io.StringIO(), width=100)
-    tell(duels, screen)
+    print_comparisons(duels, screen)
     text = screen.file.getvalue()
     assert f"Worst of 2 attacks: SROCC with the pseudo-MOS labels {srocc(BAD):.2f}".replace("-0", "−0") in " ".join(
         text.split()
@@ -230,7 +230,7 @@ def test_attacks_have_a_plot_of_their_effort_where_records_tell(records: Records
     )  # fmt: skip
     paths = write(duels, tmp_path / "out", curves)
     assert [path.name.split("-")[0] for path in paths] == ["compare", "compare", "effort"]
-    figure = effort(knowing(curves), "heading", "below")
+    figure = effort(defense_aware_curves(curves), "heading", "below")
     lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3]
     assert len(lines) == 3, "one an attack, of the setting that knows"
     assert len(figure.axes) == 2
@@ -258,7 +258,7 @@ def test_flags_are_those_of_the_board(records: Records) -> None:
     (duel,) = compare(records, "none", "cprl")
     shown = {row.defense: row.signs for track, rows in tracks(records).items() if track.norm == "linf" for row in rows}
     assert duel.flags == ((), ()) == (shown["none"], shown["cprl"])
-    assert diagnosed(records).values.tolist() == [["demo", "m", "cprl", "left-ball", "in pgd, away, oblivious"]]
+    assert flag_table(records).values.tolist() == [["demo", "m", "cprl", "left-ball", "in pgd, away, oblivious"]]
     put(records, BAD, defense="none", norm="l2")
     assert [duel.flags[1] for duel in compare(records, "none", "cprl")] == [("left-ball: in pgd, away, oblivious",), ()]
 
@@ -270,7 +270,7 @@ def test_chains_of_defenses_can_be_compared_and_are_in_nobodys_way(records: Reco
     assert duel.seeds == (1, 1), "a chain that ends in it is not it"
     (chained,) = compare(records, "none", "jpeg[quality=30]+cprl")
     assert chained.names == ("none", "jpeg[quality=30]+cprl")
-    line = next(line for line in chained.lines["srocc"] if line.what == "pgd, away, oblivious")
+    line = next(line for line in chained.rows["srocc"] if line.condition == "pgd, away, oblivious")
     assert line.values[1][0] == pytest.approx(srocc(WEAK))
     with pytest.raises(UserError, match="no record of 'cprl"):
         compare(records, "none", "cprl+jpeg[quality=30]")

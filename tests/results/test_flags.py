@@ -13,7 +13,7 @@ import torch
 from iqarena import evaluate
 from iqarena.bench.inference.runtime_flags import differ, optimises
 from iqarena.bench.results.flags import FLAGS, diagnose
-from iqarena.bench.results.report import diagnosed
+from iqarena.bench.results.report import flag_table
 from iqarena.bench.results.store import Records, Scored
 from iqarena.bench.results.track import Condition, FinishedCell
 from tests.support.analytic_models import LinearModel, MeanModel, StochasticModel
@@ -57,7 +57,7 @@ def test_a_shipped_plain_model_raises_nothing(tmp_path: Path) -> None:
         "cnniqa", ["random-noise", "fgsm", "pgd[steps=3]", "square[queries=15]"], limit=8, out=tmp_path,
         settings=("oblivious", "adaptive"),
     )  # fmt: skip
-    assert diagnosed(Records(tmp_path)).empty
+    assert flag_table(Records(tmp_path)).empty
 
 
 # --- the lines between
@@ -200,7 +200,7 @@ def test_what_is_left_to_an_attack_falls_as_it_gets_further(kind: str) -> None:
     towards = {"raise": 1.5, "lower": -0.5, "reflect": 1 - CLEAN, "target": 1.0, "away": np.where(CLEAN <= 0.5, 1.5, -0.5)}[
         kind
     ]
-    left = [cell(CLEAN + share * (towards - CLEAN), objective=kind).left for share in (0.1, 0.5, 0.9)]
+    left = [cell(CLEAN + share * (towards - CLEAN), objective=kind).remaining for share in (0.1, 0.5, 0.9)]
     assert (left[0] > left[1]).all()
     assert (left[1] > left[2]).all()
 

@@ -24,9 +24,9 @@ def test_kept_images_that_were_pruned_are_kept_again_when_their_cell_is_run_agai
     put(records, GOOD, kept=True)
     assert prune(records, []) == 2 * IMAGES
     with pytest.raises(UserError, match="--fresh --keep-images"):
-        records.kept(record_of(records))
+        records.attacked_images(record_of(records))
     put(records, GOOD, kept=True)
-    kept = records.kept(record_of(records))
+    kept = records.attacked_images(record_of(records))
     assert kept is not None
     assert [int(image[0, 0, 0]) for image in kept] == list(range(1, IMAGES + 1))
 
@@ -35,17 +35,17 @@ def test_kept_images_that_were_pruned_are_kept_again_when_their_cell_is_run_agai
 def test_a_kept_image_that_is_damaged_is_made_whole_when_its_cell_is_run_again(records: Records, end: int) -> None:
     put(records, GOOD, kept=True)
     record = record_of(records)
-    path = records.attacked_image(record["crafting"], 3)
+    path = records.kept_images.attacked(record["crafting"], 3)
     path.write_bytes(path.read_bytes()[:end] + b"?" * 40)
     with pytest.raises(UserError, match=r"00003.png: .*--fresh --keep-images"):
-        records.kept(record)
+        records.attacked_images(record)
     put(records, GOOD, kept=True)
-    assert records.kept(record) is not None
+    assert records.attacked_images(record) is not None
 
 
 def test_kept_images_that_are_there_are_not_written_again(records: Records) -> None:
     put(records, GOOD, kept=True)
-    path = records.attacked_image(record_of(records)["crafting"], 0)
+    path = records.kept_images.attacked(record_of(records)["crafting"], 0)
     before = path.stat().st_ino
     put(records, BAD, kept=True)
     assert path.stat().st_ino == before
@@ -82,11 +82,11 @@ def test_what_a_killed_run_had_set_aside_comes_back_and_its_litter_goes(records:
     folder = records.cells / record["cell_id"]
     folder.rename(folder.with_name(f".{folder.name}.123.old"))
     (records.cells / f".{folder.name}.123.part").mkdir()
-    litter = records.original("f" * 64, "p00").with_suffix(".123.part")
+    litter = records.kept_images.original("f" * 64, "p00").with_suffix(".123.part")
     litter.write_bytes(b"half an image")
     with records.writing():
         assert record_of(records) == record
-    assert not [*records.cells.glob(".*"), *records.image_files.glob("*/*.part")]
+    assert not [*records.cells.glob(".*"), *records.kept_images.folder.glob("*/*.part")]
     folder.with_name(f".{folder.name}.123.old").mkdir()
     with records.writing():  # where the new one is there, the old one goes
         assert record_of(records) == record
@@ -96,7 +96,7 @@ def test_what_a_killed_run_had_set_aside_comes_back_and_its_litter_goes(records:
 def test_originals_are_read_as_they_were_kept(records: Records) -> None:
     from iqarena.bench.datasets.base import read_image
 
-    records.keep_originals("f" * 64, [("an image", PIXELS)])
-    path = records.original("f" * 64, "an image")
+    records.kept_images.keep_originals("f" * 64, [("an image", PIXELS)])
+    path = records.kept_images.original("f" * 64, "an image")
     assert torch.equal(read_image(path), PIXELS)
     assert [file.name for file in path.parent.iterdir()] == [path.name]

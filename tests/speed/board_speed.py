@@ -21,7 +21,8 @@ import numpy as np
 import typer
 
 from iqarena.bench.leaderboard.render import render
-from iqarena.bench.results.store import IMAGE_COLUMNS, Records
+from iqarena.bench.results.columns import IMAGE_COLUMNS
+from iqarena.bench.results.store import Records
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from iqarena.bench.cells import expand
-from iqarena.bench.checks.toy_run import Linear
+from iqarena.bench.checks import LinearToy
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import Executor, execute, local
@@ -44,7 +44,7 @@ def overhead_rows(turns: int) -> Iterator[Row]:
             )  # fmt: skip
             taken = []
             for turn in range(turns + 1):
-                evaluator = Evaluator(open_dataset("folder", root), None, 16, {"linear": Linear()})
+                evaluator = Evaluator(open_dataset("folder", root), None, 16, {"linear": LinearToy()})
                 started = time.perf_counter()
                 outcome = local.run(evaluator, expand(suite), Records(Path(scratch) / str(turn)), lambda *_: None)
                 taken.append(1000 * (time.perf_counter() - started) / CELLS)
@@ -65,7 +65,7 @@ def record_rows(turns: int) -> Iterator[Row]:
         suite = validated(
             {"models": ["linear"], "dataset": "folder", "attacks": ["random-noise"], "settings": ["oblivious"]}
         )
-        evaluator = Evaluator(open_dataset("folder", root), None, 16, {"linear": Linear()})
+        evaluator = Evaluator(open_dataset("folder", root), None, 16, {"linear": LinearToy()})
         (cell,) = expand(suite)
         record, images = evaluator.run(cell, evaluator.ids.cell_id(cell))
         records = Records(Path(scratch) / "out")

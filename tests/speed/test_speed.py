@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from iqarena.bench.cells import expand
-from iqarena.bench.checks.toy_run import Linear
+from iqarena.bench.checks import LinearToy
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.target import frozen
 from iqarena.bench.suite import validated
@@ -54,7 +54,7 @@ def test_the_page_has_a_place_for_every_table() -> None:
 def test_the_bare_loop_and_the_harness_attack_alike() -> None:
     """On a linear model both reach the corner of the ball, the harness on the grid of 8-bit values."""
     images = torch.full((2, 3, 16, 16), 128 / 255)
-    model = Linear()
+    model = LinearToy()
     with frozen(model):
         made = [attacks.bare_loop(model, images), attacks.harness(model, images)]
     best = images + attacks.EPS * torch.sign(model.weights(16, 16))

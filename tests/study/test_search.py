@@ -1,4 +1,4 @@
-"""iqarena.bench.study.search: candidates are trained and attacked alike, a second call works nothing out anew, parts make up the whole."""
+"""Tests of the search: all candidates are trained and attacked alike, and an interrupted search is resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.errors import UserError
 from iqarena.bench.registry import DEFENSES
 from iqarena.bench.study import search
-from iqarena.bench.study.search import Search, listed, main, share
+from iqarena.bench.study.search import Search, main, read_recipes, share
 from iqarena.defenses.training.loop import Schedule
 
 RECIPES = ["adversarial-training", "adversarial-training[adversarial_weight=2]"]
@@ -82,15 +82,15 @@ def test_a_row_is_what_an_evaluation_of_the_weights_says_wherever_they_lie(root:
 def test_parts_make_up_the_list_and_a_list_has_comments(tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
     file.write_text("# what is tried\ncprl\n\ntrades[beta=1]  # less\ncprl[keep=0.3]\n")
-    assert listed(file) == ["cprl", "trades[beta=1]", "cprl[keep=0.3]"]
-    assert share(listed(file), "1/2") == ["cprl", "cprl[keep=0.3]"]
-    assert share(listed(file), "2/2") == ["trades[beta=1]"]
-    assert share(listed(file), "") == listed(file)
+    assert read_recipes(file) == ["cprl", "trades[beta=1]", "cprl[keep=0.3]"]
+    assert share(read_recipes(file), "1/2") == ["cprl", "cprl[keep=0.3]"]
+    assert share(read_recipes(file), "2/2") == ["trades[beta=1]"]
+    assert share(read_recipes(file), "") == read_recipes(file)
     for part in ("0/2", "3/2", "a", "1/0"):
         with pytest.raises(UserError, match="is not of the form 1/2"):
             share([], part)
     with pytest.raises(UserError, match="cannot be read"):
-        listed(tmp_path / "none.txt")
+        read_recipes(tmp_path / "none.txt")
 
 
 def test_wrong_use_is_one_line_before_anything_is_trained(root: Path, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from iqarena.bench.results.store import Records
 from iqarena.bench.study import numbers, plots
 from iqarena.bench.study import suite as suites
 from iqarena.bench.study.__main__ import app
-from iqarena.bench.study.numbers import Findings, Met, findings, frame
+from iqarena.bench.study.numbers import AttackCase, Findings, findings, frame
 from iqarena.bench.study.page import page, write
-from iqarena.bench.study.search import listed
+from iqarena.bench.study.search import read_recipes
 from iqarena.bench.study.training import trainings
-from iqarena.bench.study.variants import MODEL, SEEDS, VARIANTS, at_hand, named, trained
+from iqarena.bench.study.variants import MODEL, SEEDS, VARIANTS, available, trained_variants, variants_by_spec
 from iqarena.bench.study.verdict import hidden, terms
 from iqarena.bench.suite import load_suite
 from iqarena.defenses.base import TrainedDefense
@@ -60,7 +60,7 @@ def test_the_committed_suite_is_what_the_variants_say() -> None:
     assert suites.PATH.read_text(encoding="utf-8") == suites.text(), "run python -m iqarena.bench.study suite --write"
     cells = expand(load_suite("cprl"))
     specs = {(cell.model, cell.defense) for cell in cells}
-    assert specs == set(named())
+    assert specs == set(variants_by_spec())
     assert sum(len(section.cells) for section in suites.sections()) == len(cells)
     for variant in VARIANTS:  # one that is trained otherwise is refused by the card, so the recipe must be a spec
         assert isinstance(DEFENSES.build(variant.recipe), TrainedDefense)
@@ -106,12 +106,12 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_suite_can_be_of_the_weights_that_are_there(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no weights of the study are at hand"):
-        suites.text(runs=at_hand(trained()))
+        suites.text(runs=available(trained_variants()))
     (tmp_path / "own" / "resnet-iqa@plain-1.safetensors").touch()
     (zoo / "resnet-iqa+cprl.safetensors").touch()
     file = tmp_path / "some.yaml"
     file.write_text(CliRunner().invoke(app, ["suite", "core", "surrogates", "--at-hand"]).output, encoding="utf-8")
-    found = {named()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
+    found = {variants_by_spec()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
     cprl = BY_NAME["CPRL"]
     assert found == {(BY_NAME["no defense"], 1, ""), *((cprl, 0, through) for through in ("", *cprl.surrogates))}
 
@@ -119,14 +119,14 @@ def test_a_suite_can_be_of_the_weights_that_are_there(zoo: Path, tmp_path: Path)
 def test_a_suite_can_be_of_some_seeds(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(CliRunner().invoke(app, ["suite", "set", "--seed", "1", "--seed", "2"]).output, encoding="utf-8")
-    found = {named()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
+    found = {variants_by_spec()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
     assert found == {(variant, seed, "") for variant in VARIANTS for seed in (1, 2)}
     refused = CliRunner().invoke(app, ["suite", "core", "--seed", "7"])
     assert str(refused.exception) == "no seed 7; the study has 0, 1, 2"
 
 
 def test_every_spec_stands_for_one_variant_and_seed() -> None:
-    known = named()
+    known = variants_by_spec()
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
     assert len(known) == len(SEEDS) * sum(1 + len(variant.surrogates) for variant in VARIANTS)
     assert known[MODEL, "cprl[weights=default-1,through=identity]"] == (BY_NAME["CPRL"], 1, "identity")
@@ -155,7 +155,7 @@ def test_the_commands_of_what_is_missing_are_printed(zoo: Path, tmp_path: Path) 
 
 
 def test_what_is_searched_can_be_built() -> None:
-    recipes = listed(Path(suites.__file__).with_name("candidates.txt"))
+    recipes = read_recipes(Path(suites.__file__).with_name("candidates.txt"))
     assert len(set(recipes)) == len(recipes) > 15
     assert all(isinstance(DEFENSES.build(recipe), TrainedDefense) for recipe in recipes)
 
@@ -167,7 +167,7 @@ def test_a_robust_srocc_is_the_least_over_what_all_met_mean_over_seeds(found: Fi
     assert (found.dataset, found.images, found.references, len(found.sizes)) == ("demo", 24, 12, 2)
     size = found.sizes[0]
     met = {"score-reflection-away", "pgd[steps=40]"}
-    assert size.common == {Met(attack, "away", setting) for attack in met for setting in ("adaptive", "oblivious")}
+    assert size.common == {AttackCase(attack, "away", setting) for attack in met for setting in ("adaptive", "oblivious")}
     variant = BY_NAME["CPRL"]
     least = []
     for seed in SEEDS:
@@ -224,10 +224,10 @@ def test_differences_are_paired_and_corrected(found: Findings) -> None:
     assert set(against) == {"no defense", "CPRL", "CPRL without mask"}
     # no defense mirrors the order, on every resample
     assert against["no defense"].value[2] < -1
-    assert against["no defense"].believed
+    assert against["no defense"].significant
     # the same qualities as those of adversarial training, seed by seed: only the draw of seeds differs
     assert against["CPRL"].value[0] == 0
-    assert not against["CPRL"].believed
+    assert not against["CPRL"].significant
 
 
 def test_a_table_has_every_variant_seed_size_and_attack(found: Findings) -> None:

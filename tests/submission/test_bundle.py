@@ -30,13 +30,13 @@ SAID = {"kind": "attack", "name": "mine", "versions": {"iqarena": "0"}, "claims"
 IMAGE = torch.randint(256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 MEMBERS = {
     "source/mine.py": b"x = 1\n", f"records/{'0' * 16}/images.csv": b"image_id\n" * 400,
-    f"images/{'0' * 16}/00000.png": bundle.encoded(IMAGE),
+    f"images/{'0' * 16}/00000.png": bundle.encode_png(IMAGE),
 }  # fmt: skip
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     manifest = bundle.write(tmp_path / "b.zip", SAID, MEMBERS)
-    with bundle.opened(tmp_path / "b.zip") as found:
+    with bundle.open_bundle(tmp_path / "b.zip") as found:
         assert found.manifest == manifest
         assert {name: found.read(name) for name in MEMBERS} == MEMBERS
         assert found.names("images/" + "0" * 16) == [f"images/{'0' * 16}/00000.png"]
@@ -69,14 +69,14 @@ def packed(
 
 
 def refused(path: Path, told: str) -> None:
-    with pytest.raises(UserError) as refusal, bundle.opened(path):
+    with pytest.raises(UserError) as refusal, bundle.open_bundle(path):
         pass
     assert told in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_one_packed_by_hand_is_no_worse(tmp_path: Path) -> None:
-    with bundle.opened(packed(tmp_path)) as found:
+    with bundle.open_bundle(packed(tmp_path)) as found:
         assert set(found.manifest.members) == set(MEMBERS)
 
 
@@ -193,12 +193,12 @@ def test_a_zip_bomb_whose_members_overlap_is_refused(tmp_path: Path) -> None:
 )
 def test_what_unpacks_to_too_much_is_refused(limit: str, most: int, told: str, tmp_path: Path, monkeypatch) -> None:
     content = np.random.default_rng(0).bytes(2 << 20)
-    monkeypatch.setitem(bundle.MOST_BYTES, limit, most)
+    monkeypatch.setitem(bundle.MAX_BYTES, limit, most)
     refused(packed(tmp_path, MEMBERS | {"weights.safetensors": content}), told)
 
 
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(bundle, "MOST_MEMBERS", 3)
+    monkeypatch.setattr(bundle, "MAX_MEMBERS", 3)
     refused(packed(tmp_path), "has 4 members; at most 3 are looked at")
 
 
@@ -321,7 +321,7 @@ def jpeg() -> bytes:
 )
 def test_an_image_of_another_kind_is_refused(content: bytes, told: str) -> None:
     with pytest.raises(UserError, match=told) as refusal:
-        bundle.decoded(content, "x.png", 5, 7)
+        bundle.decode_png(content, "x.png", 5, 7)
     assert "\n" not in str(refusal.value)
 
 
@@ -330,4 +330,4 @@ def test_a_text_chunk_that_unpacks_to_much_is_refused() -> None:
     body = b"zTXtkey\x00\x00" + zlib.compress(b" " * (80 << 20))
     chunk = struct.pack(">L", len(body) - 4) + body + struct.pack(">L", zlib.crc32(body))
     with pytest.raises(UserError, match="not a readable PNG file"):
-        bundle.decoded(raw[:33] + chunk + raw[33:], "x.png", 5, 7)
+        bundle.decode_png(raw[:33] + chunk + raw[33:], "x.png", 5, 7)

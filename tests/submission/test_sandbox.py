@@ -19,7 +19,7 @@ LIMITS = Limits(seconds=120, memory_mib=512, file_mib=8, disk_mib=64, files=64)
 
 
 def go(folder: Path, *words: str, limits: Limits = LIMITS) -> None:
-    run("tests.sandboxed", list(words), folder, limits, 1)
+    run("tests.support.sandboxed", list(words), folder, limits, 1)
 
 
 def test_it_knows_nothing_of_this_process_and_lives_in_a_folder_of_its_own(tmp_path: Path, monkeypatch) -> None:

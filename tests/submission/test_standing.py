@@ -66,7 +66,7 @@ def test_only_a_lower_robust_srocc_beats_a_row(board: Path, table: pd.DataFrame,
     stands = stand(board, table, srocc_adv=table.srocc_adv.min() + by)
     assert isinstance(stands, BoardStanding)
     assert stands.beats is beats
-    assert ("does not beat" in stands.words) is not beats
+    assert ("does not beat" in stands.summary) is not beats
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_is_of_something_else_is_not_compared(board: Path, table: pd.DataFr
     stands = stand(board, table, **{"srocc_adv": -1.0} | changed)
     assert isinstance(stands, BoardStanding)
     assert stands.beats is None
-    assert told in stands.words
+    assert told in stands.summary
 
 
 @pytest.mark.parametrize(

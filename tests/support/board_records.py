@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from iqarena.bench.results.store import IMAGE_COLUMNS, Records
+from iqarena.bench.results.columns import IMAGE_COLUMNS
+from iqarena.bench.results.store import Records
 
 IMAGES, PER_REFERENCE = 24, 2
 MOS = np.linspace(0.1, 0.9, IMAGES)
@@ -57,5 +58,5 @@ def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | Non
     pixels = {name: torch.full((3, 8, 8), int(name[1:]), dtype=torch.uint8) for name in images.image_id}
     kept = [image + 1 for image in pixels.values()] if changes.get("kept") else None
     if kept:
-        records.keep_originals("f" * 64, pixels.items())
+        records.kept_images.keep_originals("f" * 64, pixels.items())
     records.write(record, images.reindex(columns=IMAGE_COLUMNS), kept)

@@ -26,7 +26,7 @@ from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.registry import ATTACKS, DEFENSES, Entry
 from iqarena.bench.results.flags import FLAGS, Flag
-from iqarena.bench.results.report import diagnosed
+from iqarena.bench.results.report import flag_table
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import validated
 from iqarena.defenses.base import Defense, Kind
@@ -183,7 +183,7 @@ def flags_of(case: Case, dataset: Folder, out: Path) -> list[Flag]:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # of what draws random numbers without saying so
             local.run(Evaluator(dataset, None, 24, models), expand(suite), records, report=lambda *_: None)
-        found = diagnosed(records)
+        found = flag_table(records)
         return [Flag(row.flag, row.why) for row in found.itertuples()]
     finally:
         del DEFENSES.entries["planted"], ATTACKS.entries["leaves"]

@@ -1,4 +1,4 @@
-"""What a child process of the sandbox does in tests: ``python -m tests.sandboxed LIMITS… DEED``."""
+"""What a child process of the sandbox does in tests: ``python -m tests.support.sandboxed LIMITS… DEED``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-from iqarena.bench.submission.sandbox import applied
+from iqarena.bench.submission.sandbox import apply_limits
 
 
 def main() -> None:  # noqa: PLR0912 - a deed a branch
-    deed, *more = applied(sys.argv[1:])
+    deed, *more = apply_limits(sys.argv[1:])
     here = Path.cwd()
     if deed == "look":
         facts = {"environment": dict(os.environ), "folder": str(here), "home": str(Path.home())}

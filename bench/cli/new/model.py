@@ -8,7 +8,7 @@ from torch.nn.functional import avg_pool2d
 from iqarena.models.base import ModelInfo, QualityModel
 
 NATURAL = 0.012
-"""Mean detail of a natural image, in [0, 1]: noise has more, blur and compression less."""
+"""Mean detail of a natural image, in [0, 1]; noise raises it, blur and compression lower it."""
 
 
 class MyIdea(QualityModel):

@@ -1,15 +1,15 @@
-"""`my-idea`: the contract of defenses, and the filter against its definition."""
+"""`my-idea` fulfils the contract of defenses, and its filter matches the definition."""
 
 from __future__ import annotations
 
 import torch
 
-from iqarena.bench.checks.defense import probe_defense
+from iqarena.bench.checks import check_defense
 from iqarena.bench.cli.new.defense import MyIdea
 
 
-def test_my_idea_keeps_to_the_contract() -> None:
-    assert [finding for finding in probe_defense(MyIdea(), ("cnniqa",)) if not finding.ok] == []
+def test_my_idea_fulfils_the_contract() -> None:
+    assert [finding for finding in check_defense(MyIdea(), ("cnniqa",)) if not finding.ok] == []
 
 
 def test_my_idea_is_the_mean_of_a_square() -> None:

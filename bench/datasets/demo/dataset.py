@@ -1,11 +1,11 @@
-"""`demo`: the embedded data set. Six images that ship inside scikit-image and scikit-learn, distorted here.
+"""`demo`: the embedded data set. Six images that come with scikit-image and scikit-learn, distorted here.
 
     astronaut, chelsea, coffee, rocket   scikit-image; NASA, S. van der Walt, R. Michetti, SpaceX (CC0, public domain)
     china, flower                        scikit-learn; flickr users danielbuechele and vultilion (CC BY 2.0)
 
-Two crops of each, 192×192, nineteen distortion types in five levels and the pristine crop: 1,152 images. Their labels
-are pseudo-MOS (see `iqarena.bench.datasets.demo.pseudo_mos`), not human ratings. ``demo.csv`` holds label and sha256 of every
-image's pixels; images are built once into the user's cache folder and checked against it whenever they are read.
+Two crops of each, 192×192, with nineteen distortion types at five levels and the pristine crop: 1,152 images. Their labels
+are pseudo-MOS (see `iqarena.bench.datasets.demo.pseudo_mos`), not human ratings. ``demo.csv`` has the label and the sha256
+of the pixels of every image. Images are built once, in the user's cache folder, and checked against it on every read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CROPS = {
     "china": ((100, 180), (225, 420)),
     "flower": ((43, 200), (235, 300)),
 }
-"""Top left corners (row, column) of the crops of each image."""
+"""Top-left corners (row, column) of the crops of each image."""
 
 
 def _source(name: str) -> Pixels:
@@ -53,7 +53,7 @@ def _source(name: str) -> Pixels:
 
 
 def render() -> Iterator[tuple[str, str, str, int, Pixels]]:
-    """Every image of the set: (image_id, reference_id, distortion, level, pixels); level 0 is pristine."""
+    """Yield every image of the data set as (image_id, reference_id, distortion, level, pixels); level 0 is pristine."""
     for name, corners in CROPS.items():
         source = _source(name)
         for number, (top, left) in enumerate(corners):
@@ -67,17 +67,17 @@ def render() -> Iterator[tuple[str, str, str, int, Pixels]]:
 
 
 def pixel_hash(image: Pixels) -> str:
-    """sha256 of the pixels, row by row, RGB."""
+    """Return the sha256 of the pixels, row by row, RGB."""
     return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def cache_folder() -> Path:
-    """``IQARENA_CACHE`` or the platform's cache folder for this project."""
+    """Return ``IQARENA_CACHE`` if set, else the platform's cache folder for this project."""
     return Path(os.environ.get("IQARENA_CACHE") or platformdirs.user_cache_dir("iqarena"))
 
 
 class Demo(ImageDataset):
-    """The embedded set: six images under nineteen distortions in five levels; building it takes some seconds, once."""
+    """The embedded data set: six images under nineteen distortions at five levels; it is built once, in a few seconds."""
 
     name = "demo"
     label_kind = "pseudo-MOS"
@@ -95,39 +95,39 @@ class Demo(ImageDataset):
 
     @classmethod
     def open(cls, root: Path | None) -> Demo:
-        """The embedded set; it needs no root."""
+        """Open the embedded data set; it needs no root."""
         return cls()
 
     @functools.cached_property
     def folder(self) -> Path:
-        """Where the images are; they are built on first use, under a temporary name, and renamed when whole."""
+        """The folder of the images; it is built on first use under a temporary name, and renamed when complete."""
         folder = cache_folder() / f"demo-{self.fingerprint[:16]}"
         if folder.is_dir():
             return folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix="demo-part-", dir=folder.parent))
+            temporary = Path(tempfile.mkdtemp(prefix="demo-part-", dir=folder.parent))
             try:
-                self._build(part)
-                part.rename(folder)
+                self._build(temporary)
+                temporary.rename(folder)
             finally:
-                shutil.rmtree(part, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
-            if not folder.is_dir():  # or another process was faster
+            if not folder.is_dir():  # else another process was faster
                 raise UserError(
                     f"{folder.parent}: cannot be written to ({error.strerror}); set IQARENA_CACHE to another folder"
                 ) from None
         return folder
 
-    def _build(self, part: Path) -> None:
-        """The images as PNG files, each held against the manifest."""
+    def _build(self, folder: Path) -> None:
+        """Write the images as PNG files, checking each against the manifest."""
         for (image_id, *_, image), expected in zip(render(), self.hashes, strict=True):
             if pixel_hash(image) != expected:
                 raise UserError(
                     f"demo image {image_id}: the pixels built here differ from the manifest's; "
                     "another version of Pillow, NumPy or SciPy than tested, please report yours"
                 )
-            Image.fromarray(image).save(part / f"{image_id}.png", compress_level=1)
+            Image.fromarray(image).save(folder / f"{image_id}.png", compress_level=1)
 
     def image(self, index: int) -> torch.Tensor:
         path = self.folder / f"{self.samples[index].image_id}.png"

@@ -1,8 +1,8 @@
-"""Nineteen image distortions in five levels, of the kinds KADID-10k is made of (Lin, Hosu, Saupe, QoMEX 2019).
+"""Nineteen image distortions at five levels, of the kinds used in KADID-10k (Lin, Hosu, Saupe, QoMEX 2019).
 
-Each function takes an image (H, W, 3) uint8, a strength out of its ladder and a random stream, and returns an image
-of the same shape and type. Only elementary float64 arithmetic, frozen ``RandomState`` streams and the codecs of Pillow
-are used, so that the same call gives the same bytes on every machine.
+Each function takes an image (H, W, 3) uint8, a strength from its ladder and a random stream, and returns an image of the
+same shape and type. Only elementary float64 arithmetic, frozen ``RandomState`` streams and Pillow's codecs are used, so the
+same call gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Distortion:
     distort: Callable[[Pixels, float, Stream], Pixels]
 
     def apply(self, image: Pixels, level: float, stream: Stream) -> Pixels:
-        """Distort at a level from 1 (mild) to 5 (severe); levels between the five are interpolated on the ladder."""
+        """Distort an image at a level from 1 (mild) to 5 (severe); fractional levels are interpolated on the ladder."""
         strength = float(np.interp(level, [1, 2, 3, 4, 5], self.ladder))
         return self.distort(image, strength, stream)
 
@@ -42,7 +42,7 @@ def _store(values: Reals) -> Pixels:
 
 
 def _with_luma(image: Pixels, change: Callable[[Reals], Reals]) -> Pixels:
-    """Change the luma and keep the chroma differences."""
+    """Change the luma and keep the chroma."""
     values = image.astype(np.float64)
     luma = values @ _LUMA
     return _store(values + (change(luma) - luma)[..., None])
@@ -65,7 +65,7 @@ def gaussian_blur(image: Pixels, sigma: float, stream: Stream) -> Pixels:
 
 
 def lens_blur(image: Pixels, radius: float, stream: Stream) -> Pixels:
-    """Blur with a disc, anti-aliased at its rim."""
+    """Blur with a disc with an anti-aliased edge."""
     size = int(np.ceil(radius))
     y, x = np.mgrid[-size : size + 1, -size : size + 1].astype(np.float64)
     disc = np.clip(radius + 0.5 - np.sqrt(x * x + y * y), 0, 1)
@@ -87,7 +87,7 @@ def jpeg(image: Pixels, quality: float, stream: Stream) -> Pixels:
 
 
 def jpeg2000(image: Pixels, ratio: float, stream: Stream) -> Pixels:
-    """JPEG 2000 with the reversible wavelet, cut at a compression ratio."""
+    """Compress with JPEG 2000, with the reversible wavelet, at a compression ratio."""
     return _through_codec(image, "JPEG2000", quality_mode="rates", quality_layers=[round(ratio)], irreversible=False)
 
 
@@ -96,7 +96,7 @@ def white_noise(image: Pixels, sigma: float, stream: Stream) -> Pixels:
 
 
 def color_noise(image: Pixels, sigma: float, stream: Stream) -> Pixels:
-    """Noise in the two chroma planes only."""
+    """Add noise to the two chroma planes only."""
     noise = stream.normal(0, sigma, image.shape)
     return _store(image + noise - (noise @ _LUMA)[..., None])
 
@@ -113,29 +113,29 @@ def multiplicative_noise(image: Pixels, sigma: float, stream: Stream) -> Pixels:
 
 
 def color_shift(image: Pixels, pixels: float, stream: Stream) -> Pixels:
-    """Move red and blue apart in a random direction, as a bad lens does."""
+    """Shift red and blue apart in a random direction, as lateral chromatic aberration does."""
     angle = stream.uniform(0, 2 * np.pi)
     offset = np.array([pixels * np.sin(angle), pixels * np.cos(angle)])
     values = image.astype(np.float64)
-    for channel, way in ((0, 1.0), (2, -1.0)):
-        values[..., channel] = ndimage.shift(values[..., channel], way * offset, order=1, mode="reflect")
+    for channel, sign in ((0, 1.0), (2, -1.0)):
+        values[..., channel] = ndimage.shift(values[..., channel], sign * offset, order=1, mode="reflect")
     return _store(values)
 
 
 def saturation(image: Pixels, factor: float, stream: Stream) -> Pixels:
-    """Scale the chroma; below 1 fades colours, and a negative factor turns them into their complements."""
+    """Scale the chroma; a factor below 1 fades colours, and a negative one turns them into their complements."""
     values = image.astype(np.float64)
     gray = (values @ _LUMA)[..., None]
     return _store(gray + factor * (values - gray))
 
 
 def contrast(image: Pixels, factor: float, stream: Stream) -> Pixels:
-    """Pull the luma towards its mean."""
+    """Compress the luma towards its mean."""
     return _with_luma(image, lambda luma: luma.mean() + factor * (luma - luma.mean()))
 
 
 def brighten(image: Pixels, amount: float, stream: Stream) -> Pixels:
-    """Lift dark and middle tones along a parabola that keeps black and white."""
+    """Raise dark and middle tones along a parabola that keeps black and white."""
     return _with_luma(image, lambda luma: luma + 4 * amount * (luma / 255) * (1 - luma / 255))
 
 
@@ -145,13 +145,13 @@ def darken(image: Pixels, amount: float, stream: Stream) -> Pixels:
 
 
 def sharpen(image: Pixels, amount: float, stream: Stream) -> Pixels:
-    """Unsharp masking, overdone."""
+    """Oversharpen with an unsharp mask."""
     values = image.astype(np.float64)
     return _store(values + amount * (values - ndimage.gaussian_filter(values, (1.5, 1.5, 0), mode="reflect")))
 
 
 def quantization(image: Pixels, levels: float, stream: Stream) -> Pixels:
-    """Leave so many values a channel."""
+    """Quantize each channel to a number of levels."""
     steps = round(levels) - 1
     return _store(np.rint(image.astype(np.float64) / 255 * steps) / steps * 255)
 
@@ -168,17 +168,17 @@ def pixelate(image: Pixels, size: float, stream: Stream) -> Pixels:
 
 
 def jitter(image: Pixels, reach: float, stream: Stream) -> Pixels:
-    """Fetch each pixel from a random place nearby."""
+    """Take each pixel from a random position nearby."""
     height, width = image.shape[:2]
     y, x = np.mgrid[0:height, 0:width]
     y = np.clip(y + np.rint(stream.uniform(-reach, reach, y.shape)).astype(int), 0, height - 1)
     x = np.clip(x + np.rint(stream.uniform(-reach, reach, x.shape)).astype(int), 0, width - 1)
-    fetched: Pixels = image[y, x]
-    return fetched
+    out: Pixels = image[y, x]
+    return out
 
 
 def block_errors(image: Pixels, count: float, stream: Stream) -> Pixels:
-    """Overwrite 16×16 blocks by a copy from elsewhere, as a broken stream does."""
+    """Overwrite 16×16 blocks with copies from elsewhere, as transmission errors do."""
     out = image.copy()
     height, width = image.shape[:2]
     for _ in range(round(count * height * width / 192**2)):
@@ -209,4 +209,4 @@ DISTORTIONS: tuple[Distortion, ...] = (
     Distortion("jitter", (0.7, 1.2, 2.0, 3.2, 5.0), jitter),
     Distortion("block-errors", (3, 8, 17, 32, 60), block_errors),
 )
-"""Nineteen types; each ladder goes from mild to severe."""
+"""The nineteen distortion types; each ladder goes from mild to severe."""

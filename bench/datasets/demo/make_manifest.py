@@ -1,4 +1,4 @@
-"""Makes ``demo.csv``: label and sha256 of every demo image. Needs the extra ``labels`` (piq).
+"""Writes ``demo.csv``: label and sha256 of every demo image. Needs the extra ``labels`` (piq).
 
 python -m iqarena.bench.datasets.demo.make_manifest
 """
@@ -16,14 +16,14 @@ from iqarena.bench.datasets.demo.pseudo_mos import load_consensus, measure, pseu
 
 
 def main() -> None:
-    """Render, measure, write."""
+    """Render the demo images, compute their labels and write the manifest."""
     consensus = load_consensus()
     rows = []
     reference: torch.Tensor | None = None
     for image_id, reference_id, distortion, level, image in track(list(render()), "measuring"):
         pixels = _tensor(image)
         reference = pixels if distortion == "pristine" else reference
-        assert reference is not None  # each crop begins with its pristine version
+        assert reference is not None  # the pristine version of each crop comes first
         label = pseudo_mos(measure(reference, pixels), consensus)[0]
         rows.append((image_id, reference_id, distortion, level, round(float(label), 5), pixel_hash(image)))
     columns = ["image_id", "reference_id", "distortion", "level", "mos", "sha256"]

@@ -1,11 +1,12 @@
-"""Makes a training set: crops of pristine images, distorted at random, labelled with pseudo-MOS.
+"""Builds a training set: crops of pristine images, distorted at random, labelled with pseudo-MOS.
 
     python -m iqarena.bench.datasets.demo.make_training_set OUT IMAGES [IMAGES …]
 
-leaves ``OUT/images/*.png`` and ``OUT/labels.csv`` (a `folder` data set) and ``OUT/consensus.json``. Needs the extra
-``labels`` (piq). Images whose name hashes into the last tenth are the validation split.
+writes ``OUT/images/*.png`` and ``OUT/labels.csv`` (a `folder` data set) and ``OUT/consensus.json``. Needs the extra
+``labels`` (piq). About a tenth of the images, chosen by a hash of their name, is the validation split.
 
-Each image gives up to four crops as it is and one of a rescaled copy, since what is pristine may be sharp or soft.
+Each image gives up to four crops at its own scale and one crop of a rescaled copy, since pristine images differ in
+sharpness.
 """
 
 from __future__ import annotations
@@ -32,29 +33,29 @@ VERSIONS = 12  # distorted versions of each crop
 
 
 def _stream(*names: object) -> np.random.RandomState:
-    """A random stream that depends on the names alone."""
+    """Return a random stream that depends only on the names."""
     digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return np.random.RandomState(int.from_bytes(digest[:4], "big"))
 
 
 def split_of(reference_id: str) -> str:
-    """`validation` for about a tenth of the images, else `training`; all crops of an image go together."""
+    """Return "validation" for about a tenth of the images, else "training"; all crops of an image are in the same split."""
     return "validation" if hashlib.sha256(reference_id.encode()).digest()[0] < 26 else "training"
 
 
 def _crops(image: Pixels, *names: object, most: int) -> list[Pixels]:
-    """Crops from a grid of non-overlapping places, at most so many."""
+    """Return at most `most` crops from a grid of non-overlapping positions."""
     height, width = image.shape[:2]
     stream = _stream("crops", *names)
     rows = CROP * np.arange(height // CROP) + stream.randint(0, height % CROP + 1)
     columns = CROP * np.arange(width // CROP) + stream.randint(0, width % CROP + 1)
-    places = [(y, x) for y in rows for x in columns]
-    chosen = [places[i] for i in stream.permutation(len(places))[:most]]
+    corners = [(y, x) for y in rows for x in columns]
+    chosen = [corners[i] for i in stream.permutation(len(corners))[:most]]
     return [image[y : y + CROP, x : x + CROP] for y, x in chosen]
 
 
 def _rescaled(image: Pixels, reference_id: str) -> tuple[float, Pixels]:
-    """The image at a random scale from 0.6 to 1.8, and the scale."""
+    """Rescale an image by a random factor from 0.6 to 1.8; return the factor and the image."""
     scale = float(np.exp(_stream("scale", reference_id).uniform(np.log(0.6), np.log(1.8))))
     scale = max(scale, CROP / min(image.shape[:2]))
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
@@ -62,7 +63,7 @@ def _rescaled(image: Pixels, reference_id: str) -> tuple[float, Pixels]:
 
 
 def _make_image(job: tuple[Path, Path]) -> list[dict[str, object]]:
-    """All crops and versions of one image: files written, one row each with its raw measures."""
+    """Write all crops and versions of one image, and return one row per file with its raw measures."""
     path, out = job
     with Image.open(path) as opened:
         image = np.asarray(opened.convert("RGB"))
@@ -102,7 +103,7 @@ def main(
     workers: int = 2,
     refit: Annotated[bool, typer.Option(help="fit the percentiles anew instead of using the project's own")] = False,
 ) -> None:
-    """Distort and label."""
+    """Distort pristine images and label the results."""
     paths = sorted(path for folder in images for path in folder.rglob("*") if path.suffix in {".png", ".jpg"})
     if not paths:
         raise typer.BadParameter(f"no .png or .jpg below {', '.join(map(str, images))}")

@@ -1,9 +1,10 @@
-"""The base of all readers of published data sets: one label file, read once; images found by name, in whatever case.
+"""The base class of readers of published data sets: one label file, read once; images found by name, in any case.
 
-A reader is a table: which label files a release may have and how each is read, where its images lie, what its numbers
-mean. Everything else is done here. The official label files come first. Where none is there, ``labels.csv`` or
-``labels.txt`` is taken, with the columns `dis_img_path` (the data set's folder, then the official path), `score` (raw)
-and, in sets with references, `ref_img_path`: the form in which the IQA-Dataset project publishes labels of many sets.
+A reader is declarative: it lists the label files that a release may have and how to read each of them, the folders of the
+images, and the range of the labels. Everything else is done here. Official label files are preferred. If there is none,
+``labels.csv`` or ``labels.txt`` is used, with the columns `dis_img_path` (the data set's folder, then the official path),
+`score` (raw) and, in data sets with references, `ref_img_path`: the format in which the IQA-Dataset project publishes the
+labels of many data sets.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ COMMON = ("labels.csv", "labels.txt")
 
 @dataclass(frozen=True)
 class LabelFile:
-    """One form in which a data set's labels come.
+    """One format in which the labels of a data set are published.
 
     Attributes:
-        paths: official paths below the data set's folder, all needed; the first says where that folder is. `*` stands for
-            any part of a name, and for several files.
-        read: makes a frame of the files, with the columns image (official path below the image folder), raw and, where
-            it has them, reference_id and split.
-        raw_range: of its labels, if not the data set's.
+        paths: official paths below the data set's folder, all required; the first one locates that folder. `*` matches any
+            part of a name, and may match several files.
+        read: reads the files into a frame with the columns image (official path below the image folder), raw and, where
+            available, reference_id and split.
+        raw_range: range of its labels, if it differs from the data set's.
     """
 
     paths: tuple[str, ...]
@@ -44,7 +45,7 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is wrong with a data set on this disk: what kind, of which file, in words."""
+    """A problem of a data set on disk: its kind, the file, and a description."""
 
     kind: str
     file: str
@@ -52,15 +53,15 @@ class Problem:
 
 
 class PublishedSet(ImageFiles):
-    """A published data set; a subclass fills in the table.
+    """A published data set; subclasses set the class attributes.
 
     Attributes:
-        title: as its authors write it.
-        label_files: forms of its labels, the preferred one first.
-        folders: alternatives of folders that hold the images; the first of which one is there is taken.
-        beside: pattern of official files that lie there too, below the data set's folder and in lower case.
-        side: (width, height) of every image, where the release says so.
-        common_count: how many labels the ``labels.csv`` of the IQA-Dataset project has, if not `count`.
+        title: name as its authors write it.
+        label_files: formats of its labels, the preferred one first.
+        folders: alternative lists of image folders; the first list of which any folder exists is used.
+        beside: regular expression of other official files in these folders, below the data set's folder and in lower case.
+        side: (width, height) of every image, if the release states it.
+        common_count: number of labels in the ``labels.csv`` of the IQA-Dataset project, if it differs from `count`.
     """
 
     label_kind = "MOS"
@@ -73,10 +74,10 @@ class PublishedSet(ImageFiles):
     common_count: ClassVar[int | None] = None
 
     def __init__(self, root: Path) -> None:
-        """Read the labels; images are not needed yet.
+        """Read the labels; the images are not needed yet.
 
         Raises:
-            UserError: where the root or its label file is not this data set's, or a label is wrong.
+            UserError: if the root or its label file is not of this data set, or a label is wrong.
         """
         self._index(root)
         if self.label_problems:
@@ -86,10 +87,10 @@ class PublishedSet(ImageFiles):
 
     @classmethod
     def open(cls, root: Path | None) -> PublishedSet:
-        """The data set with all its images there, if not yet decoded.
+        """Open the data set and check that all its image files exist; they are not decoded yet.
 
         Raises:
-            UserError: also where an image is missing: half an archive would be another benchmark.
+            UserError: also if an image is missing, since a part of a data set would be another benchmark.
         """
         if root is None:
             raise UserError(f"the data set {cls.name!r} needs --root DIR, the folder with {cls.label_files[0].paths[0]}")
@@ -104,58 +105,59 @@ class PublishedSet(ImageFiles):
 
     @classmethod
     def indexed(cls, root: Path) -> PublishedSet:
-        """As the constructor, but wrong labels are only noted, in `label_problems`; their images are left out."""
-        made = cls.__new__(cls)
-        made._index(root)
-        return made
+        """Read the labels as the constructor does, but collect wrong labels in `label_problems` and omit their images."""
+        dataset = cls.__new__(cls)
+        dataset._index(root)
+        return dataset
 
     def file(self, index: int) -> Path:
         path = self.paths[index]
-        return self.root / (path if path is not None else f"{self._place}{self.samples[index].image_id}")
+        return self.root / (path if path is not None else f"{self._folder}{self.samples[index].image_id}")
 
     def _verify(self) -> str:
         return f"iqarena data verify {self.name} --root {self.root}"
 
     def _index(self, root: Path) -> None:
         self.root, tree = root, Tree(root)
-        form, place, files = self._labels_in(tree)
-        self._place, self.label_file = place, files[0]
-        self.raw_range = form.raw_range or self.raw_range
-        table = form.read(files)
+        label_format, folder, files = self._find_labels(tree)
+        self._folder, self.label_file = folder, files[0]
+        self.raw_range = label_format.raw_range or self.raw_range
+        table = label_format.read(files)
         common = files[0].name.lower() in COMMON
-        wanted = self.common_count if common and self.common_count else self.count
-        self.label_problems, good = self._checked(table, wanted)
+        expected_count = self.common_count if common and self.common_count else self.count
+        self.label_problems, good = self._check_labels(table, expected_count)
         table = table[good]
-        if "reference_id" not in table:  # taken as they come: every image is its own reference
+        if "reference_id" not in table:  # authentic distortions: every image is its own reference
             table = table.assign(reference_id=table["image"])
         rows = zip(table["image"], table["reference_id"], table["raw"].astype(float), strict=True)
         self.samples = [Sample(str(image), str(reference), self._label(raw), raw) for image, reference, raw in rows]
         self.official = list(table["split"]) if "split" in table else None
-        self.image_folders = self._folders_in(tree, place)
+        self.image_folders = self._find_image_folders(tree, folder)
         self.tree = tree
-        self.paths = [self._find(sample.image_id) for sample in self.samples]
+        self.paths = [self._find_image(sample.image_id) for sample in self.samples]
         digest = hashlib.sha256(self.name.encode())
         for file in files:
             digest.update(file.read_bytes())
         self.fingerprint = digest.hexdigest()
 
-    def _labels_in(self, tree: Tree) -> tuple[LabelFile, str, list[Path]]:
-        """The label file to use: its form, the place that its official path counts from, and all its files."""
-        for form in (*self.label_files, *(LabelFile((name,), self._read_common) for name in COMMON)):
-            places = tree.places_of(form.paths[0])
-            if not places:
+    def _find_labels(self, tree: Tree) -> tuple[LabelFile, str, list[Path]]:
+        """Return the label format to use, the folder below which its official paths lie, and its files."""
+        for label_format in (*self.label_files, *(LabelFile((name,), self._read_common) for name in COMMON)):
+            first_path = label_format.paths[0]
+            folders = tree.folders_with(first_path)
+            if not folders:
                 continue
-            if len(places) > 1 and places[0].count("/") == places[1].count("/"):
-                two = " and ".join(f"{place}{form.paths[0]}" for place in places[:2])
+            if len(folders) > 1 and folders[0].count("/") == folders[1].count("/"):
+                two = " and ".join(f"{folder}{first_path}" for folder in folders[:2])
                 raise UserError(f"{tree.root}: holds {two}; give the folder of one of them with --root")
-            found = [tree.matching(places[0], path) for path in form.paths]
-            for path, files in zip(form.paths, found, strict=True):
+            matches = [tree.matching(folders[0], path) for path in label_format.paths]
+            for path, files in zip(label_format.paths, matches, strict=True):
                 if not files:
                     raise UserError(
-                        f"{tree.root}: holds {places[0]}{form.paths[0]} but no {path}, which {self.title} needs too"
+                        f"{tree.root}: holds {folders[0]}{first_path} but no {path}, which {self.title} needs too"
                     )
-            return form, places[0], [file for files in found for file in files]
-        known = ", ".join(form.paths[0] for form in self.label_files)
+            return label_format, folders[0], [file for files in matches for file in files]
+        known = ", ".join(label_format.paths[0] for label_format in self.label_files)
         raise UserError(
             f"{tree.root}: holds no label file of {self.title} ({known}, or {' or '.join(COMMON)}); "
             "give the unpacked folder with --root"
@@ -174,14 +176,14 @@ class PublishedSet(ImageFiles):
 
     @classmethod
     def image_of(cls, path: str) -> str:
-        """The official path below the image folder, of a path that begins with the data set's own folder."""
+        """Return the official path below the image folder, from a path that starts with the data set's folder."""
         path = path.partition("/")[2]
         for folder in (folder for folders in cls.folders for folder in folders if folder):
             path = path.removeprefix(f"{folder}/")
         return path
 
-    def _checked(self, table: Frame, count: int | None) -> tuple[list[Problem], pd.Series[bool]]:
-        """What is wrong with labels, and which rows are good."""
+    def _check_labels(self, table: Frame, count: int | None) -> tuple[list[Problem], pd.Series[bool]]:
+        """Return the problems of the labels, and which rows are good."""
         assert self.raw_range is not None
         name, problems = str(self.label_file), []
         if count is not None and len(table) != count:
@@ -205,23 +207,23 @@ class PublishedSet(ImageFiles):
                     problems.append(Problem("labels", name, about))
         return problems, ~(unnamed | twice | outside)
 
-    def _folders_in(self, tree: Tree, place: str) -> list[str]:
-        """Places of the images, in lower case, ending with a slash or empty."""
+    def _find_image_folders(self, tree: Tree, folder: str) -> list[str]:
+        """Return the folders of the images, in lower case, ending with a slash or empty."""
         for alternative in self.folders:
-            places = [f"{place}{folder}/".lower() if folder else place for folder in alternative]
-            there = [folder for folder in places if any(file.startswith(folder) for file in tree.files)]
-            if there:
-                return there
-        return [place]
+            candidates = [f"{folder}{name}/".lower() if name else folder for name in alternative]
+            existing = [candidate for candidate in candidates if any(file.startswith(candidate) for file in tree.files)]
+            if existing:
+                return existing
+        return [folder]
 
-    def _find(self, image_id: str) -> str | None:
+    def _find_image(self, image_id: str) -> str | None:
         low = image_id.lower()
         return next((path for folder in self.image_folders if (path := self.tree.files.get(f"{folder}{low}"))), None)
 
-    def expected_side(self) -> tuple[int, int] | None:
-        """(width, height) that every image should have, if known."""
+    def expected_size(self) -> tuple[int, int] | None:
+        """Return the (width, height) that every image should have, if known."""
         return self.side
 
     def belongs(self, path: str) -> bool:
-        """Whether an official file that is no labelled image has this path (in lower case)."""
-        return bool(self.beside and re.fullmatch(self.beside, path.removeprefix(self._place)))
+        """Check whether a path (in lower case) is that of an official file other than a labelled image."""
+        return bool(self.beside and re.fullmatch(self.beside, path.removeprefix(self._folder)))

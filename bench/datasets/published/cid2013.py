@@ -1,7 +1,7 @@
-"""CID2013. Scenes photographed with many cameras, in six studies (image sets) whose scores were realigned onto one scale.
+"""CID2013. Scenes photographed with many cameras, in six studies (image sets) whose scores were realigned to one scale.
 
-The images of one scene in one image set differ by their camera only, so they share a reference: 36 of them. The stated
-scale is 0 to 100; realigned values go down to −9.55, so the range begins at −10 and none is clipped.
+The images of one scene in one image set differ only by the camera, so they share a reference; there are 36 references. The
+stated scale is 0 to 100, but realigned values go down to −9.55, so the range starts at −10 and no label is clipped.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ _ROMAN = {"I": 1, "II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6}
 
 def _read(files: Sequence[Path]) -> Frame:
     table = renamed(read_sheet(files[0], "CID2013 MOS"), files[0], image="Source_ID", raw="Realigned MOS").dropna(how="all")
-    places = [_place(str(name), files[0]) for name in table["image"]]
-    names = [f"{place}/{name}.jpg" for place, name in zip(places, table["image"], strict=True)]
-    return pd.DataFrame({"image": names, "raw": table["raw"].to_numpy(), "reference_id": places})
+    folders = [_folder(str(name), files[0]) for name in table["image"]]
+    names = [f"{folder}/{name}.jpg" for folder, name in zip(folders, table["image"], strict=True)]
+    return pd.DataFrame({"image": names, "raw": table["raw"].to_numpy(), "reference_id": folders})
 
 
-def _place(name: str, file: Path) -> str:
+def _folder(name: str, file: Path) -> str:
+    """Return the official folder of an image, which is also the id of its reference."""
     match = _NAME.fullmatch(name)
     if match is None or match["set"] not in _ROMAN:
         raise UserError(f"{file}: Source_ID {name} is not of the form IS_I_C01_D01: is it of another release?")

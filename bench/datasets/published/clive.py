@@ -1,4 +1,4 @@
-"""LIVE In the Wild (LIVE Challenge). The seven images t1 … t7 on which raters were trained are left out."""
+"""LIVE In the Wild (LIVE Challenge). The seven images t1 … t7 of the raters' training session are left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class CLIVE(PublishedSet):
-    """LIVE In the Wild: 1,162 images of mobile cameras with the faults they came with, rated by a crowd."""
+    """LIVE In the Wild: 1,162 images of mobile cameras with authentic distortions, rated by a crowd."""
 
     name = "clive"
     title = "LIVE In the Wild"

@@ -1,6 +1,6 @@
 """CSIQ. Its label is a DMOS, so lower is better.
 
-The workbook's sheet ``all_by_image`` names type and level of each image, not its file; the header is not in the first row.
+The workbook's sheet ``all_by_image`` lists type and level of each image, not its file; the header is not in the first row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FOLDERS = {
     "jpeg": "JPEG",
     "jpeg2000": "jpeg2000",
 }
-"""The workbook's types by the folders, which are also part of the file names."""
+"""From the workbook's distortion types to the folders, whose names are also part of the file names."""
 
 
 def _read(files: Sequence[Path]) -> Frame:
@@ -42,7 +42,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class CSIQ(PublishedSet):
-    """CSIQ: 30 images, JPEG, JPEG 2000, blur, white and pink noise, contrast; 866 distorted ones, 35 raters."""
+    """CSIQ: 30 references; JPEG, JPEG 2000, blur, white and pink noise, contrast; 866 distorted images, 35 raters."""
 
     name = "csiq"
     title = "CSIQ"

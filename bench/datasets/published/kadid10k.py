@@ -1,4 +1,4 @@
-"""KADID-10k. Its label is called a DMOS, yet 5 is imperceptible and 1 very annoying: higher is better."""
+"""KADID-10k. Its label is called a DMOS, but 5 means imperceptible and 1 very annoying, so higher is better."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class KADID10k(PublishedSet):
-    """KADID-10k: 81 images, 25 distortion types in five levels; 10,125 distorted ones, rated by a crowd."""
+    """KADID-10k: 81 references, 25 distortion types at five levels; 10,125 distorted images, rated by a crowd."""
 
     name = "kadid10k"
     title = "KADID-10k"

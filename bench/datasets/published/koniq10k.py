@@ -1,7 +1,7 @@
-"""KonIQ-10k. Two label files are about: one with MOS from 1 to 5, one with MOS from 0 to 100 and the official split.
+"""KonIQ-10k. There are two label files: one with MOS from 1 to 5, one with MOS from 0 to 100 and the official split.
 
-The second is preferred for its split. They are not the same numbers in two units (the second weighs raters), so the
-fingerprint tells runs on them apart. ``1024x768/`` is preferred over the reduced ``512x384/``.
+The second is preferred for its split. They are not the same numbers on two scales (the second weights the raters), so the
+fingerprints of the two differ. ``1024x768/`` is preferred over the reduced ``512x384/``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class KonIQ10k(PublishedSet):
         1024x768/*.jpg or 512x384/*.jpg
         koniq10k_distributions_sets.csv (MOS 0 to 100, split) or koniq10k_scores_and_distributions.csv (MOS 1 to 5)
     """
-    split_told = "official"
+    split_description = "official"
     raw_range = (1, 5)
     count = 10_073
     label_files = (
@@ -45,6 +45,6 @@ class KonIQ10k(PublishedSet):
     )
     folders = (("1024x768",), ("512x384",))
 
-    def expected_side(self) -> tuple[int, int] | None:
+    def expected_size(self) -> tuple[int, int] | None:
         size = re.fullmatch(r"(\d+)x(\d+)", self.image_folders[0].rstrip("/").rpartition("/")[2])
         return (int(size[1]), int(size[2])) if size else None

@@ -1,9 +1,9 @@
-"""LIVE release 2: the set that the field began with.
+"""LIVE release 2: one of the first public IQA data sets.
 
 Its label is a DMOS, a *difference* to the reference, so lower is better; copies of references (`orgs`) are left out.
-``dmos_realigned.mat`` puts the five distortion types on one scale, which ``dmos.mat`` does not, so it is preferred.
+``dmos_realigned.mat`` has the five distortion types on one scale, ``dmos.mat`` does not, so the former is preferred.
 
-The stated scale is 0 to 100, but realigned values reach from −2.64 to 111.77. The range here holds them all, so that
+The stated scale is 0 to 100, but realigned values range from −2.64 to 111.77. The range used here contains them all, so
 labels stay in [0, 1] and none is clipped into a tie.
 """
 
@@ -20,7 +20,7 @@ from iqarena.bench.datasets.tables import Frame, read_mat
 from iqarena.bench.errors import UserError
 
 COUNTS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
-"""Files of each folder, in the order in which the .mat files go through them."""
+"""Number of files in each folder, in the order of the .mat files."""
 
 
 def _read(files: Sequence[Path], variable: str) -> Frame:
@@ -36,7 +36,7 @@ def _read(files: Sequence[Path], variable: str) -> Frame:
 
 
 class LIVE(PublishedSet):
-    """LIVE release 2: 29 images, JPEG 2000, JPEG, noise, blur and fast fading; 779 distorted ones, 161 raters."""
+    """LIVE release 2: 29 references; JPEG 2000, JPEG, noise, blur and fast fading; 779 distorted images, 161 raters."""
 
     name = "live"
     title = "LIVE"

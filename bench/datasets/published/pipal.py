@@ -1,8 +1,8 @@
-"""PIPAL: outputs of restoration algorithms, those of generative networks among them.
+"""PIPAL: outputs of restoration algorithms, including those of generative networks.
 
-Scores are Elo ratings of pairwise choices; they have no stated ends. The range holds all published ones (917 to 1836).
-What is released with labels is the official training part (200 of 250 references), so there is no official split of it:
-ours is by reference.
+Scores are Elo ratings from pairwise comparisons and have no stated range. The range used here contains all published scores
+(917 to 1836). Labels are released for the official training part only (200 of 250 references), so there is no official
+split of them; the split is by reference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class PIPAL(PublishedSet):
-    """PIPAL: 200 patches, 40 distortion types, restoration algorithms among them; 23,200 distorted ones, rated in pairs."""
+    """PIPAL: 200 references, 40 distortion types, including restoration; 23,200 distorted images, compared in pairs."""
 
     name = "pipal"
     title = "PIPAL"

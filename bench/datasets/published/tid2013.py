@@ -1,4 +1,4 @@
-"""TID2013. Names mix ``I01`` and ``i01``, ``.bmp`` and ``.BMP``, not alike in labels and folders; ids are lower case."""
+"""TID2013. Names mix ``I01`` and ``i01``, ``.bmp`` and ``.BMP``, differently in labels and folders; ids are lower case."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class TID2013(PublishedSet):
-    """TID2013: 25 images, 24 distortion types in five levels; 3,000 distorted ones, 971 raters of five countries."""
+    """TID2013: 25 references, 24 distortion types at five levels; 3,000 distorted images, 971 raters from five countries."""
 
     name = "tid2013"
     title = "TID2013"

@@ -1,7 +1,7 @@
-"""VCL@FER. Its label is a MOS: it falls with the level of each distortion.
+"""VCL@FER. Its label is a MOS, which falls with the level of each distortion.
 
-The authors publish scores apart from the images, as ``results.xls``: every row of it that names an image counts, with
-what is in its column MOS.
+The authors publish the scores separately from the images, in ``results.xls``. Every row that names an image is used, with
+the value of its column MOS.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _read(files: Sequence[Path]) -> Frame:
 
 
 class VCLFER(PublishedSet):
-    """VCL@FER: 23 images, noise, blur, JPEG 2000 and JPEG in six levels; 552 distorted ones, 118 raters."""
+    """VCL@FER: 23 references; noise, blur, JPEG 2000 and JPEG at six levels; 552 distorted images, 118 raters."""
 
     name = "vclfer"
     title = "VCL@FER"

@@ -1,13 +1,13 @@
-"""`tid2013-reconstructed`: people's scores for images that are made anew from Kodak's and from TID2013's label file.
+"""`tid2013-reconstructed`: TID2013's human scores for distorted images that are reconstructed from the Kodak images.
 
-TID2013's references I01 to I24 are crops of Kodak's 24 images (I25 is synthetic and left out), and of its 24 distortion
-types 15 are defined well enough to be made again: `iqarena.bench.datasets.tid2013_reconstructed.distortions`. Types 7, 8, 10, 16 and 17 come out
-as the images that were rated; the others differ from them in the draw of the noise, in the codec or in how finely they
-were tuned, so the scores are of images like these. How alike: docs/tid2013-reconstructed.md. Left out are 4, 9, 12, 13,
-14, 15, 20, 21 and 24, which depend on filters, coders or placements that are not published, and of 23 the levels that are
-more than a shift of colours.
+TID2013's references I01 to I24 are crops of Kodak's 24 images (I25 is synthetic and left out), and 15 of its 24 distortion
+types are defined well enough to be reproduced: `iqarena.bench.datasets.tid2013_reconstructed.distortions`. Types 7, 8, 10,
+16 and 17 are reproduced exactly; the others differ from the rated images in the noise sample, in the codec or in the
+precision of the tuning, so the scores belong to similar images. For the similarity see docs/tid2013-reconstructed.md. Types
+4, 9, 12, 13, 14, 15, 20, 21 and 24 are left out, since they depend on filters, codecs or positions that are not published,
+and so are the levels of type 23 that are more than a shift of colours.
 
-Images are made when they are asked for, and kept in the user's cache folder.
+Images are built on demand and kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from iqarena.bench.datasets.tree import Tree
 from iqarena.bench.errors import UserError
 
 RECIPE = 1
-"""Raised whenever the same pair of reference and type would give another image."""
+"""Version of the reconstruction: raised whenever the image of any reference and distortion changes."""
 
 LABELS = ("mos_with_names.txt", "tid2013_mos_with_names.txt")
 WIDTH, HEIGHT = 512, 384
@@ -61,8 +61,8 @@ CROPS = {
     "I23": (47, 66),
     "I24": (116, 65),
 }
-"""Top left corner (row, column) in kodim01 to kodim24. Each is the one place of all where quantization and mean shift have
-the PSNR that TID2013's PSNRc.txt has, to its four decimals, in all ten levels; six are known pixel by pixel as well."""
+"""Top-left corner (row, column) in kodim01 to kodim24. Each is the only position where quantization and mean shift have the
+PSNR of TID2013's PSNRc.txt, to its four decimals, at all ten levels; six are also verified pixel by pixel."""
 
 CROP_HASHES = {
     "I01": "808da29e5ff6c599",
@@ -90,7 +90,7 @@ CROP_HASHES = {
     "I23": "793218bba20ee002",
     "I24": "77e0a3d7a2fb1137",
 }
-"""Beginning of the sha256 of each crop's pixels."""
+"""First digits of the sha256 of each crop's pixels."""
 
 MERE_SHIFTS = {
     "I01": 4,
@@ -118,22 +118,22 @@ MERE_SHIFTS = {
     "I23": 2,
     "I24": 4,
 }
-"""Up to which level type 23 leaves the luminance of a reference 8 dB above all colours (PSNR.txt, PSNRc.txt), as a shift
-of red against blue does; above, it lost detail in a way that is not published."""
+"""The level of type 23 up to which the luminance PSNR of a reference is 8 dB above the PSNR of all colours (PSNR.txt,
+PSNRc.txt), as for a shift of red against blue; above that level it lost detail in a way that is not published."""
 
 KINDS = {distortion.number: distortion for distortion in DISTORTIONS}
 
 
 class TID2013Reconstructed(ImageDataset):
-    """TID2013 reconstructed: 1,755 distorted images, made anew from 24 Kodak images, with TID2013's human scores."""
+    """TID2013 reconstructed: 1,755 distorted images, rebuilt from 24 Kodak images, with TID2013's human scores."""
 
     name = "tid2013-reconstructed"
     label_kind = "MOS (reconstructed)"
     paper = TID2013.paper
     licence = "labels: for research, with citation; images of the Kodak suite: for unrestricted use"
     layout = """
-        kodim01.png … kodim24.png, in whatever folder
-        mos_with_names.txt or tid2013_mos_with_names.txt, in whatever folder
+        kodim01.png … kodim24.png, in any folder
+        mos_with_names.txt or tid2013_mos_with_names.txt, in any folder
     """
     raw_range = (0, 9)
     count = 1755
@@ -142,11 +142,11 @@ class TID2013Reconstructed(ImageDataset):
         """Read the labels and find Kodak's images.
 
         Raises:
-            UserError: where one of them is not there, or the label file is not TID2013's.
+            UserError: if an image is missing, or the label file is not TID2013's.
         """
         tree = Tree(root)
-        self.label_file = _labels_in(tree)
-        self.originals = _kodak_in(tree)
+        self.label_file = _find_labels(tree)
+        self.originals = _find_kodak_images(tree)
         table = _read(self.label_file)
         kept = [
             kind in KINDS and reference in CROPS and (kind != 23 or level <= MERE_SHIFTS[reference])
@@ -161,7 +161,7 @@ class TID2013Reconstructed(ImageDataset):
 
     @classmethod
     def open(cls, root: Path | None) -> TID2013Reconstructed:
-        """The data set; its images are made when they are asked for.
+        """Open the data set; its images are built on demand.
 
         Raises:
             UserError: as the constructor.
@@ -176,7 +176,7 @@ class TID2013Reconstructed(ImageDataset):
     def image(self, index: int) -> torch.Tensor:
         path = self.folder / f"{self.samples[index].image_id}.png"
         if not path.is_file():
-            _save(self.made(index), path)
+            _save(self.reconstruct(index), path)
         image = read_image(path)
         if image.shape != (3, HEIGHT, WIDTH):
             raise UserError(f"{path}: not the image that was put there; delete it to have it made anew")
@@ -184,21 +184,21 @@ class TID2013Reconstructed(ImageDataset):
 
     @property
     def folder(self) -> Path:
-        """Where made images are kept; the labels have no part in them."""
+        """The folder where built images are kept; it does not depend on the labels."""
         return cache_folder() / f"{self.name}-{RECIPE}"
 
-    def made(self, index: int) -> Pixels:
-        """The distorted image (H, W, 3), made anew."""
+    def reconstruct(self, index: int) -> Pixels:
+        """Build a distorted image (H, W, 3)."""
         sample, kind, level = self.samples[index], KINDS[self.kinds[index]], self.levels[index]
         if kind.number == 6 and level > 1 and int(sample.reference_id[1:]) % 2 == 0:
             kind = PIXEL_IMPULSES
         return kind.apply(self.reference(sample.reference_id), level, sample.image_id)
 
     def reference(self, reference_id: str) -> Pixels:
-        """The pristine crop (H, W, 3).
+        """Return a reference image, a crop (H, W, 3) of a Kodak image.
 
         Raises:
-            UserError: where the original is not Kodak's image.
+            UserError: if the file is not the Kodak image.
         """
         path, (top, left) = self.originals[reference_id], CROPS[reference_id]
         original = read_image(path).permute(1, 2, 0).numpy()
@@ -209,52 +209,52 @@ class TID2013Reconstructed(ImageDataset):
 
 
 class Originals(ImageDataset):
-    """What of the data set lies on disk: Kodak's images, each checked when it is read."""
+    """The files of the data set on disk: Kodak's images, each checked when it is read."""
 
     name, label_kind = "kodak24", "none"
 
-    def __init__(self, made: TID2013Reconstructed) -> None:
-        self.made, self.references = made, list(CROPS)
-        self.samples = [Sample(made.originals[reference].name, reference) for reference in self.references]
-        self.fingerprint = made.fingerprint
+    def __init__(self, dataset: TID2013Reconstructed) -> None:
+        self.dataset, self.references = dataset, list(CROPS)
+        self.samples = [Sample(dataset.originals[reference].name, reference) for reference in self.references]
+        self.fingerprint = dataset.fingerprint
 
     @classmethod
     def open(cls, root: Path | None) -> Originals:
         return cls(TID2013Reconstructed.open(root))
 
     def image(self, index: int) -> torch.Tensor:
-        """The crop that is TID2013's reference."""
-        return torch.from_numpy(self.made.reference(self.references[index])).permute(2, 0, 1)
+        """Return the crop of a Kodak image that is TID2013's reference."""
+        return torch.from_numpy(self.dataset.reference(self.references[index])).permute(2, 0, 1)
 
 
-def _labels_in(tree: Tree) -> Path:
+def _find_labels(tree: Tree) -> Path:
     for name in LABELS:
-        if places := tree.places_of(name):
-            return tree.matching(places[0], name)[0]
+        if folders := tree.folders_with(name):
+            return tree.matching(folders[0], name)[0]
     raise UserError(f"{tree.root}: holds no label file of TID2013 ({' or '.join(LABELS)}); put it beside Kodak's images")
 
 
-def _kodak_in(tree: Tree) -> dict[str, Path]:
-    """Kodak's image of every reference."""
-    found: dict[str, Path] = {}
+def _find_kodak_images(tree: Tree) -> dict[str, Path]:
+    """Return the path of the Kodak image of every reference."""
+    paths: dict[str, Path] = {}
     for reference in CROPS:
         name = f"kodim{reference[1:]}.png"
-        if places := tree.places_of(name):
-            found[reference] = tree.matching(places[0], name)[0]
-    if missing := [reference for reference in CROPS if reference not in found]:
+        if folders := tree.folders_with(name):
+            paths[reference] = tree.matching(folders[0], name)[0]
+    if missing := [reference for reference in CROPS if reference not in paths]:
         raise UserError(
             f"{tree.root}: {len(missing)} of Kodak's 24 images are missing, the first is kodim{missing[0][1:]}.png"
         )
-    return found
+    return paths
 
 
 def _read(file: Path) -> Frame:
-    """All labels: image (in lower case), raw, reference (I01 …), kind and level."""
+    """Read all labels: image (in lower case), raw, reference (I01 …), kind and level."""
     table = read_lines([file], ("raw", "image"), r"\s+")
     if len(table) != TID2013.count:
         raise UserError(f"{file}: holds {len(table):,} labels, TID2013 has {TID2013.count:,}: cut, or of another release?")
     table["image"] = table["image"].astype(str).str.lower().str.removesuffix(".bmp")
-    # 25 references, 24 types and 5 levels are 3,000 names: none is missing where none is there twice
+    # 25 references, 24 types and 5 levels are 3,000 names: if there are no duplicates, none is missing
     parts = table["image"].str.extract(r"^i(0[1-9]|1\d|2[0-5])_(0[1-9]|1\d|2[0-4])_([1-5])$")
     raw = pd.to_numeric(table["raw"], errors="coerce")
     wrong = parts[0].isna() | ~raw.between(0, 9) | table["image"].duplicated()
@@ -273,14 +273,14 @@ def _read(file: Path) -> Frame:
 
 
 def _save(image: Pixels, path: Path) -> None:
-    """Write under a temporary name and rename: several processes may make the same image."""
-    part = path.with_suffix(f".{os.getpid()}.part")
+    """Write an image under a temporary name and rename it, since several processes may build the same image."""
+    temporary = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            Image.fromarray(image).save(part, "PNG", compress_level=1)
-            part.replace(path)
+            Image.fromarray(image).save(temporary, "PNG", compress_level=1)
+            temporary.replace(path)
         finally:
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written to ({error.strerror}); set IQARENA_CACHE elsewhere") from None

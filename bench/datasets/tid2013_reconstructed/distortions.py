@@ -1,8 +1,9 @@
-"""TID2013's distortions, as far as their definition is known to the last parameter or up to the draw of the noise.
+"""TID2013's distortions, as far as they are known in all parameters, or up to the noise sample.
 
-The paper names the types. Parameters are what TID2013 publishes with every image, ``metrics_values/PSNR.txt``,
-``PSNRc.txt``, ``SSIM.txt``, ``FSIM.txt`` and ``FSIMc.txt`` of its release 1.0, leaves open: docs/tid2013-reconstructed.md.
-Some types have fixed strengths and some are tuned, image by image, to a ladder of PSNR over all colour samples.
+The paper names the types. Parameters are those that agree with the values published for every image of TID2013 in
+``metrics_values/PSNR.txt``, ``PSNRc.txt``, ``SSIM.txt``, ``FSIM.txt`` and ``FSIMc.txt`` of release 1.0:
+docs/tid2013-reconstructed.md. Some types have fixed strengths; others are tuned, image by image, to a ladder of PSNR over
+all colour samples.
 """
 
 from __future__ import annotations
@@ -30,30 +31,30 @@ LADDER = (33.0, 30.0, 27.0, 24.0, 21.0)
 """PSNR in dB of levels 1 to 5."""
 
 CLOSE = 0.02
-"""dB. Tuning is as exact as this where strengths are not whole numbers."""
+"""Precision of the tuning in dB, where strengths are not whole numbers."""
 
 _ABERRATION_LADDER = (33.0, 28.0, 25.0, 23.0, 21.0)
-"""The means of PSNRc.txt over all references: the one tuned type that is not on the common ladder."""
+"""Means of PSNRc.txt over all references, for the only tuned type that is not on the common ladder."""
 
 
-def psnr(one: Pixels, other: Pixels) -> float:
-    """Over all samples of all colours, in dB; infinite for equal images."""
-    error = float(((one.astype(np.float64) - other) ** 2).mean())
+def psnr(a: Pixels, b: Pixels) -> float:
+    """Compute the PSNR of two images over all samples of all colours, in dB; infinite for equal images."""
+    error = float(((a.astype(np.float64) - b) ** 2).mean())
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """One type of TID2013.
+    """One distortion type of TID2013.
 
     Attributes:
-        number: TID2013's.
-        name: TID2013's, shortened.
-        distort: makes an image of an image, a strength and a random stream.
-        strengths: of levels 1 to 5, the same for all images; or, where empty,
-        ladder: their PSNR in dB, which the strength is tuned to, and
-        reach: the mildest and the severest strength to be tried.
-        whole: strengths are whole numbers.
+        number: its number in TID2013.
+        name: its name in TID2013, shortened.
+        distort: function of an image, a strength and a random stream that returns the distorted image.
+        strengths: strengths of levels 1 to 5, the same for all images; if empty, strengths are tuned to `ladder`.
+        ladder: PSNR in dB of levels 1 to 5, to which strengths are tuned.
+        reach: the mildest and the severest strength that the tuning tries.
+        whole: whether strengths are whole numbers.
     """
 
     number: int
@@ -65,35 +66,34 @@ class Distortion:
     whole: bool = False
 
     def apply(self, image: Pixels, level: int, name: str) -> Pixels:
-        """The image (H, W, 3) distorted at a level from 1 to 5; anything random in it depends on `name` alone."""
+        """Distort an image (H, W, 3) at a level from 1 to 5; its random numbers depend only on `name`."""
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
-        def made(strength: float) -> Pixels:
+        def distorted(strength: float) -> Pixels:
             return self.distort(image, strength, np.random.RandomState(seed))
 
         if self.strengths:
-            return made(self.strengths[level - 1])
-        return self._tuned(image, self.ladder[level - 1], made)
+            return distorted(self.strengths[level - 1])
+        return self._tune(image, self.ladder[level - 1], distorted)
 
-    def _tuned(self, image: Pixels, wanted: float, made: Callable[[float], Pixels]) -> Pixels:
-        """The nearest to a PSNR of all that a search over the logarithm of the strength comes across."""
-        found: list[tuple[float, Pixels]] = []
+    def _tune(self, image: Pixels, target: float, distorted: Callable[[float], Pixels]) -> Pixels:
+        """Search over the logarithm of the strength, and return the image tried whose PSNR is closest to the target."""
+        tried: list[tuple[float, Pixels]] = []
 
         @functools.cache
-        def above(strength: float) -> float:
-            tried = made(strength)
-            found.append((min(psnr(tried, image), 100.0) - wanted, tried))
-            return found[-1][0]
+        def excess(strength: float) -> float:
+            result = distorted(strength)
+            tried.append((min(psnr(result, image), 100.0) - target, result))
+            return tried[-1][0]
 
-        def at(logarithm: float) -> float:
-            return above(round(math.exp(logarithm)) if self.whole else math.exp(logarithm))
+        def excess_at(logarithm: float) -> float:
+            return excess(round(math.exp(logarithm)) if self.whole else math.exp(logarithm))
 
         mild, severe = map(math.log, self.reach)
-        if at(mild) > 0 > at(severe):
-            brentq(
-                at, mild, severe, xtol=CLOSE * math.log(10) / 20
-            )  # an error that grows with the strength falls 20 dB a decade
-        return min(found, key=lambda one: abs(one[0]))[1]
+        if excess_at(mild) > 0 > excess_at(severe):
+            # where the error is proportional to the strength, PSNR falls by 20 dB per decade
+            brentq(excess_at, mild, severe, xtol=CLOSE * math.log(10) / 20)
+        return min(tried, key=lambda pair: abs(pair[0]))[1]
 
 
 def _store(values: Reals) -> Pixels:
@@ -107,58 +107,59 @@ def _through_codec(image: Pixels, codec: str, **options: object) -> Pixels:
         return np.asarray(decoded.convert("RGB"))
 
 
-def _neighbourhood(noise: Reals) -> Reals:
-    """Mean of the 3×3 pixels around each one."""
+def _neighbourhood_mean(noise: Reals) -> Reals:
+    """Compute the mean over the 3×3 pixels around each pixel."""
     means: Reals = ndimage.uniform_filter(noise, (3, 3, 1), mode="wrap")
     return means
 
 
 def additive_noise(image: Pixels, variance: float, stream: Stream) -> Pixels:
-    """White Gaussian noise, independent in R, G and B."""
+    """Add white Gaussian noise, independent in R, G and B."""
     return _store(image + math.sqrt(variance) * stream.normal(size=image.shape))
 
 
 def color_noise(image: Pixels, variance: float, stream: Stream) -> Pixels:
-    """White noise of this variance in the luminance and 4.1 times that in Cb and Cr, in Rec. 601's digital values.
+    """Add white noise with this variance in the luminance, and 4.1 times this variance in Cb and Cr.
 
-    4.1 is the mean ratio that PSNR.txt, of the luminance, and PSNRc.txt leave.
+    YCbCr is that of Rec. 601, in digital values. The factor 4.1 is the mean ratio that follows from PSNR.txt, of the
+    luminance, and PSNRc.txt, of all colours.
     """
     noise = stream.normal(size=image.shape) * np.sqrt(variance * np.array([1, 4.1, 4.1]))
     return _store(255 * ycbcr2rgb(rgb2ycbcr(image) + noise))
 
 
 def correlated_noise(image: Pixels, variance: float, stream: Stream) -> Pixels:
-    """White noise averaged over 3×3 pixels, this variance thereafter."""
-    # a mean of nine has a third of the deviation
-    return _store(image + 3 * math.sqrt(variance) * _neighbourhood(stream.normal(size=image.shape)))
+    """Add white noise that was averaged over 3×3 pixels, with this variance after averaging."""
+    # the mean of nine samples has a third of their standard deviation
+    return _store(image + 3 * math.sqrt(variance) * _neighbourhood_mean(stream.normal(size=image.shape)))
 
 
 def high_frequency_noise(image: Pixels, variance: float, stream: Stream) -> Pixels:
-    """White noise without its mean over 3×3 pixels, this variance thereafter."""
+    """Add white noise minus its mean over 3×3 pixels, with this variance after subtraction."""
     white = stream.normal(size=image.shape)
-    # the variance that is left is 8/9² + (8/9)² = 8/9
-    return _store(image + math.sqrt(variance * 9 / 8) * (white - _neighbourhood(white)))
+    # the remaining variance is 8/9² + (8/9)² = 8/9
+    return _store(image + math.sqrt(variance * 9 / 8) * (white - _neighbourhood_mean(white)))
 
 
 def impulse_noise(image: Pixels, share: float, stream: Stream) -> Pixels:
-    """A share of the samples, independently in R, G and B, is replaced by values drawn evenly from 0 to 255."""
+    """Replace a share of the samples, independently in R, G and B, with values drawn uniformly from 0 to 255."""
     hit = stream.uniform(size=image.shape) < share
     return np.where(hit, stream.randint(0, 256, image.shape), image).astype(np.uint8)
 
 
 def pixel_impulse_noise(image: Pixels, share: float, stream: Stream) -> Pixels:
-    """As `impulse_noise`, but it is pixels that are hit: all three samples are replaced, by values of their own."""
+    """Replace a share of the pixels: all three samples of a pixel get values drawn uniformly from 0 to 255."""
     hit = stream.uniform(size=image.shape[:2]) < share
     return np.where(hit[..., None], stream.randint(0, 256, image.shape), image).astype(np.uint8)
 
 
 def quantization(image: Pixels, step: float, stream: Stream) -> Pixels:
-    """Samples rounded to multiples of a step."""
+    """Round samples to multiples of a step."""
     return _store(np.rint(image / step) * step)
 
 
 def gaussian_blur(image: Pixels, sigma: float, stream: Stream) -> Pixels:
-    """A Gaussian kernel of 11×11 pixels, black around the image."""
+    """Blur with a Gaussian kernel of 11×11 pixels and zero padding."""
     kernel = np.exp(-(np.arange(-5, 6) ** 2) / (2 * sigma**2))
     kernel /= kernel.sum()
     blurred = image.astype(np.float64)
@@ -169,7 +170,7 @@ def gaussian_blur(image: Pixels, sigma: float, stream: Stream) -> Pixels:
 
 @functools.cache
 def _annex_k() -> list[list[int]]:
-    """The quantization tables of the JPEG standard's annex K, which quality 50 stands for."""
+    """Return the quantization tables of annex K of the JPEG standard, which quality 50 uses."""
     stored = io.BytesIO()
     Image.new("RGB", (8, 8)).save(stored, "JPEG", quality=50)
     with Image.open(stored) as decoded:
@@ -178,7 +179,7 @@ def _annex_k() -> list[list[int]]:
 
 
 def jpeg(image: Pixels, quality: float, stream: Stream) -> Pixels:
-    """Baseline's limit of 255 on quantization steps, which `quality` alone would keep, was not kept in TID2013."""
+    """Compress with JPEG, without the baseline limit of 255 on quantization steps, which TID2013 did not observe."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     tables = [[max(1, int(step * percent + 50) // 100) for step in table] for table in _annex_k()]
     return _through_codec(image, "JPEG", qtables=tables, subsampling="4:2:0", progressive=True)  # the same pixels
@@ -193,36 +194,36 @@ def mean_shift(image: Pixels, shift: float, stream: Stream) -> Pixels:
 
 
 def contrast(image: Pixels, factor: float, stream: Stream) -> Pixels:
-    """Stretched around the mean of all samples of all colours."""
+    """Scale the contrast around the mean of all samples of all colours."""
     mean = image.mean()
     return _store(mean + factor * (image - mean))
 
 
 def saturation(image: Pixels, loss: float, stream: Stream) -> Pixels:
-    """Cb and Cr lose this part of themselves; more than 1 turns colours into their complements. The luminance stays."""
+    """Reduce Cb and Cr by this share and keep the luminance; more than 1 turns colours into their complements."""
     values = rgb2ycbcr(image)
-    values[..., 0] = np.rint(values[..., 0])  # whole, it survives the way to 8-bit RGB and back, as it does in TID2013
+    values[..., 0] = np.rint(values[..., 0])  # a whole luminance survives the conversion to 8-bit RGB, as in TID2013
     values[..., 1:] = 128 + (1 - loss) * (values[..., 1:] - 128)
     return _store(255 * ycbcr2rgb(values))
 
 
 def multiplicative_noise(image: Pixels, sigma: float, stream: Stream) -> Pixels:
-    """Samples times 1 + white Gaussian noise, independent in R, G and B."""
+    """Multiply samples by 1 + white Gaussian noise, independent in R, G and B."""
     return _store(image * (1 + sigma * stream.normal(size=image.shape)))
 
 
 def palette(image: Pixels, colors: float, stream: Stream) -> Pixels:
-    """So many colours, chosen for the image, with Floyd–Steinberg dither."""
+    """Reduce the image to a palette of `colors` colours chosen for it, with Floyd–Steinberg dithering."""
     opened = Image.fromarray(image)
     chosen = opened.quantize(round(colors), method=Image.Quantize.MEDIANCUT, kmeans=1)
     return np.asarray(opened.quantize(palette=chosen, dither=Image.Dither.FLOYDSTEINBERG).convert("RGB"))
 
 
 def aberration(image: Pixels, pixels: float, stream: Stream) -> Pixels:
-    """Red moved to the right and blue to the left, by a part of a pixel too (linear interpolation)."""
+    """Shift red to the right and blue to the left, also by fractions of a pixel (linear interpolation)."""
     values = image.astype(np.float64)
-    for channel, way in ((0, pixels), (2, -pixels)):
-        values[..., channel] = ndimage.shift(values[..., channel], (0, way), order=1, mode="nearest")
+    for channel, shift in ((0, pixels), (2, -pixels)):
+        values[..., channel] = ndimage.shift(values[..., channel], (0, shift), order=1, mode="nearest")
     return _store(values)
 
 
@@ -245,8 +246,8 @@ DISTORTIONS: tuple[Distortion, ...] = (
     Distortion(22, "colour quantization with dither", palette, reach=(256, 2), whole=True),
     Distortion(23, "chromatic aberrations", aberration, ladder=_ABERRATION_LADDER, reach=(0.1, 4)),
 )
-"""What is reproduced, in TID2013's order."""
+"""The distortion types that are reproduced, in TID2013's order."""
 
 PIXEL_IMPULSES = Distortion(6, "impulse noise", pixel_impulse_noise, _IMPULSES)
-"""What type 6 is for levels 2 to 5 of references of even number: there PSNR.txt is as near to PSNRc.txt as only impulses
-that share pixels make it (2.2 to 4.4 dB, as computed for each image, not 4.7 to 5.3)."""
+"""Type 6 at levels 2 to 5 of references with an even number: there PSNR.txt is as close to PSNRc.txt as only impulses on
+shared pixels make it (2.2 to 4.4 dB, computed for each image, instead of 4.7 to 5.3)."""

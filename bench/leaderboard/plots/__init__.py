@@ -1,4 +1,4 @@
-"""The plots of a leaderboard, PNG and SVG."""
+"""The plots of a leaderboard, as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from iqarena.bench.leaderboard.board import Board, reflected
+from iqarena.bench.leaderboard.board import Board, reflection_cell
 from iqarena.bench.leaderboard.plots.curves import curves
 from iqarena.bench.leaderboard.plots.frontier import frontier
 from iqarena.bench.leaderboard.plots.heat import attacks, transfer
@@ -32,32 +32,34 @@ KINDS: dict[str, Callable[[Board], Figure | None]] = {
 
 
 def kinds(board: Board) -> list[str]:
-    """The plots that a track has, by the first part of their files' names."""
-    lacks = set()
+    """Return the kinds of plots of a track; a kind is the first part of the file name."""
+    missing = set()
     if not board.track.labelled:
-        lacks.add("clean-robust")
+        missing.add("clean-robust")
     if not board.examples:
-        lacks.add("images")
+        missing.add("images")
     if not board.sources:
-        lacks.add("transfer")
-    if not any(reflected(row) for row in board.rows):
-        lacks.add("reflection")
-    return [kind for kind in KINDS if kind not in lacks]
+        missing.add("transfer")
+    if not any(reflection_cell(row) for row in board.rows):
+        missing.add("reflection")
+    return [kind for kind in KINDS if kind not in missing]
 
 
 def file_names(boards: Sequence[Board], families: Sequence[Family]) -> list[str]:
-    """All files that `draw` writes."""
+    """Return the names of all files that `draw` writes."""
     stems = [f"{kind}-{board.slug}" for board in boards for kind in kinds(board)]
     return [
-        f"{stem}.{end}" for stem in [*stems, *(f"curves-{family.slug}" for family in families)] for end in ("png", "svg")
+        f"{stem}.{suffix}"
+        for stem in [*stems, *(f"curves-{family.slug}" for family in families)]
+        for suffix in ("png", "svg")
     ]
 
 
 def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> Iterator[Path]:
-    """Write all plots as PNG and SVG; the bytes depend on what is drawn and on the installed matplotlib alone.
+    """Write all plots as PNG and SVG; the bytes depend on the data and the installed matplotlib alone.
 
     Raises:
-        OSError: where the folder cannot be written to.
+        OSError: if the folder cannot be written to.
     """
     for board in boards:
         for kind in kinds(board):
@@ -66,27 +68,32 @@ def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> I
         yield from save(partial(curves, family), folder / f"curves-{family.slug}")
 
 
-_FEW_COLOURS = 2000
-"""Of lines and letters on white: their own, and what smooth edges make of them."""
+_MAX_COLORS_OF_LINES = 2000
+"""Largest number of colours of a figure of lines and text: their own ones and those of antialiased edges."""
 
 
-def save(made: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
-    """Draw a figure, if there is one, and write it beside `stem` as PNG and SVG, the same bytes every time."""
+def save(plot: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
+    """Draw a figure, unless `plot` returns None, and write it as PNG and SVG, with the same bytes every time.
+
+    Args:
+        plot: draws the figure.
+        stem: path of the files without their suffix.
+    """
     with styled():
-        figure = made()
+        figure = plot()
         if figure is None:
             return
         png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
         if engine := figure.get_layout_engine():
             engine.execute(figure)
-        figure.set_layout_engine("none")  # it takes longest, and is the same for both
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png")
-        with Image.open(drawn) as image:
+        figure.set_layout_engine("none")  # the layout takes longest, and is the same for both formats
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        with Image.open(file) as image:
             opaque = image.convert("RGB")
-            if opaque.getcolors(_FEW_COLOURS) is None:  # photographs, or a scale of colours, which fewer would break up
+            if opaque.getcolors(_MAX_COLORS_OF_LINES) is None:  # images or a colour scale, which a palette would degrade
                 opaque.save(png)
-            else:  # a third of the size
+            else:  # with a palette the file has a third of the size
                 opaque.quantize(256, dither=Image.Dither.NONE).save(png)
         figure.savefig(svg, metadata={"Date": None})
     yield from (png, svg)

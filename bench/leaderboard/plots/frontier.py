@@ -1,4 +1,4 @@
-"""Clean against robust SROCC, with cost as size: what a defense takes and what it gives."""
+"""The plot of robust against clean SROCC, with the cost as the size of the marks."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from iqarena.bench.leaderboard.plots.style import (
     MARKERS,
     WIDTH,
     color,
-    head,
-    kinds,
+    kind_handles,
     legend,
-    part_of,
-    ranked,
-    short,
+    rank_text,
+    set_title,
+    shorten_names,
     spread,
+    subtitle,
 )
 from iqarena.bench.metrics.bootstrap import Interval
 from iqarena.bench.results.formatting import short_spec
 from iqarena.bench.results.ranking import Row
 
-NAMED = 24
-"""Rows that are all named; of more, those of the frontier are."""
+MAX_NAMED = 24
+"""Largest number of rows that are all named; of more rows, those of the frontier are named."""
 COSTS = (1.0, 3.0, 10.0, 100.0)
 
 
 def frontier(board: Board) -> Figure:
-    """A mark per model and defense; how far it is below the diagonal is what the attacks cost it."""
+    """Plot a mark for each model and defense; its distance from the diagonal is the SROCC that the attacks cost."""
     rows = [row for row in board.rows if np.isfinite([row.clean[0], row.robust[0]]).all()]
     figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
     axes = figure.subplots()
     best = _best(rows)
-    many = len(rows) > NAMED
+    many = len(rows) > MAX_NAMED
     xlim = _limits([row.clean for row in rows], values_only=many)
     ylim = _limits([*((row.clean[0], np.nan, np.nan) for row in rows), *(row.robust for row in rows)], values_only=many)
     axes.plot([-2, 2], [-2, 2], color=GREY, linewidth=1, linestyle=(0, (5, 3)))
-    # all that some row of the frontier is at least as good as, in both
+    # the region that the frontier dominates
     axes.fill_between(*_stairs(best, xlim[0]), -2, color="#f4f4f4", zorder=0, linewidth=0)
     axes.plot(*_stairs(best, xlim[0]), color=GREY, linewidth=1.1, zorder=1)
     models = sorted({row.model for row in rows})
@@ -64,24 +64,24 @@ def frontier(board: Board) -> Figure:
     axes.set(xlim=xlim, ylim=ylim, xlabel=f"clean {board.measure}", ylabel=f"robust {board.measure}")
     axes.grid(color=FAINT, linewidth=0.6)
     _name_marks(axes, [row for row in rows if row in best] if many else rows, 0.18 / (figure.get_figheight() - 1.5))
-    head(figure, "Clean against robust SROCC; area grows with seconds an image", part_of(board, len(board.rows)))
+    set_title(figure, "Clean against robust SROCC; area grows with seconds an image", subtitle(board, len(board.rows)))
     legend(figure, _legend(rows, models))
     return figure
 
 
 def mark_size(cost: float) -> float:
-    """Points across: the area doubles where the cost grows eightfold."""
+    """Return the diameter of a mark in points: the area doubles where the cost grows eightfold."""
     capped = float(np.clip(cost if np.isfinite(cost) else 1.0, 0.5, 1000))
     return float(7.5 * capped ** (1 / 6))
 
 
 def _marker(row: Row, models: Sequence[str]) -> str:
-    """Of its model, as long as there are enough shapes for all of them."""
+    """Return the marker of a row's model; a circle for all models where there are not enough shapes."""
     return MARKERS[models.index(row.model)] if len(models) <= len(MARKERS) else "o"
 
 
 def _best(rows: Sequence[Row]) -> list[Row]:
-    """Ranked rows that no other ranked row beats in clean and robust SROCC, from left to right."""
+    """Return the ranked rows that no other ranked row beats in both clean and robust SROCC, from left to right."""
     best: list[Row] = []
     for row in sorted((r for r in rows if r.rank is not None), key=lambda r: (-r.clean[0], -r.robust[0])):
         if not best or row.robust[0] > best[-1].robust[0]:
@@ -103,10 +103,10 @@ def _bars(axes: Axes, row: Row) -> None:
 
 
 def _name_marks(axes: Axes, rows: Sequence[Row], gap: float) -> None:
-    """Names in a column at the right, joined to their marks, `gap` of the axes' height apart so that none overlap."""
+    """Write names in a column at the right, joined to their marks, `gap` of the axes' height apart so that none overlap."""
     low, high = axes.get_ylim()
     marks = sorted((((row.robust[0] - low) / (high - low), -row.clean[0], row.name), row) for row in rows)
-    names, heights = short([row.name for _, row in marks]), spread([place[0] for place, _ in marks], gap)
+    names, heights = shorten_names([row.name for _, row in marks]), spread([key[0] for key, _ in marks], gap)
     for (_, row), name, height in zip(marks, names, heights, strict=True):
         style = {
             "arrowstyle": "-",
@@ -117,7 +117,7 @@ def _name_marks(axes: Axes, rows: Sequence[Row], gap: float) -> None:
             "relpos": (0, 0.5),
         }
         axes.annotate(
-            f"{name} · {ranked(row)}",
+            f"{name} · {rank_text(row)}",
             (row.clean[0], row.robust[0]),
             (1.04, height),
             textcoords="axes fraction",
@@ -128,7 +128,7 @@ def _name_marks(axes: Axes, rows: Sequence[Row], gap: float) -> None:
 
 
 def _legend(rows: Sequence[Row], models: Sequence[str]) -> list[Line2D]:
-    handles = kinds(rows)
+    handles = kind_handles(rows)
     handles += [
         Line2D([], [], color=INK, marker=marker, linestyle="none", markersize=6, label=short_spec(model))
         for model, marker in zip(models, MARKERS, strict=False)
@@ -146,8 +146,8 @@ def _legend(rows: Sequence[Row], models: Sequence[str]) -> list[Line2D]:
 
 
 def _limits(triples: Sequence[Interval], values_only: bool) -> tuple[float, float]:
-    """Ends of an axis that hold all values and intervals with some room; (-1, 1) for nothing."""
+    """Return limits of an axis that hold all values and intervals with a margin; (-1, 1) without values."""
     values = [value for triple in triples for value in (triple[:1] if values_only else triple) if np.isfinite(value)]
     low, high = min(values, default=-1.0), max(values, default=1.0)
-    room = max(0.05 * (high - low), 0.03)
-    return low - room, high + room
+    margin = max(0.05 * (high - low), 0.03)
+    return low - margin, high + margin

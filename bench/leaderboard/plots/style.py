@@ -1,4 +1,4 @@
-"""One look for all plots: fonts, colours, order, sizes. White paper, so that they read on a dark page too."""
+"""The common style of all plots: fonts, colours, order, sizes; white background, so that they read on a dark page too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from iqarena.bench.leaderboard.board import Board
 from iqarena.bench.results.ranking import Row
 
-WIDTH = 8.3  # inches: 1245 pixels, so that 8 point text is still 11 pixels high at a README's 830
+WIDTH = 8.3  # inches: 1245 pixels, so that 8 point text is still 11 pixels high at the 830 pixels of a README
 INK, GREY, FAINT = "#222222", "#767676", "#dddddd"
 COLORS = {
     "none": "#5b5b5b",
@@ -24,7 +24,7 @@ COLORS = {
     "training": "#D55E00",
     "certified": "#009E73",
 }
-"""Of each kind of defense, after Okabe and Ito: told apart by colour-blind people too."""
+"""The colour of each kind of defense, after Okabe and Ito: colour-blind people can distinguish them."""
 OTHER = "#B8860B"
 MARKERS = "osD^vP*X"
 STYLE: Any = {
@@ -45,7 +45,7 @@ STYLE: Any = {
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
     "savefig.pad_inches": 0.08,
-    "figure.dpi": 150,  # as it is saved: letters are as wide as the layout thinks
+    "figure.dpi": 150,  # as in the saved file, so that letters are as wide as the layout computes
     "svg.hashsalt": "iqarena",
     "svg.fonttype": "path",
 }
@@ -53,58 +53,57 @@ STYLE: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """A context in which figures are made and saved in this look; whoever runs this may have a matplotlibrc of their own."""
+    """Return a context in which figures are drawn and saved in this style, whatever the user's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
         yield
 
 
-def head(figure: Figure, heading: str, below: str) -> None:
-    """Heading, and what it is of."""
+def set_title(figure: Figure, heading: str, below: str) -> None:
+    """Set the title of a figure, and a subtitle below it."""
     figure.suptitle(f"{heading}\n{below}", x=0.01, ha="left", fontsize=9.5)
 
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Below, in as many columns as fit."""
+    """Add a legend below the plot, in as many columns as fit."""
     widest = 0.45 + 0.078 * max(len(str(handle.get_label())) for handle in handles)  # inches
     columns = max(min(int(figure.get_figwidth() / widest), len(handles)), 1)
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, columnspacing=1.2, handletextpad=0.4)
 
 
-def part_of(board: Board, count: int) -> str:
-    """Title and images of a track, and how many of its rows are drawn where that is not all."""
-    some = f" · {count} of {len(board.rows)} rows" if count < len(board.rows) else ""
-    return f"{board.title} · {board.images}{some}"
+def subtitle(board: Board, count: int) -> str:
+    """Return title and images of a track, and the number of rows that are drawn where that is not all."""
+    part = f" · {count} of {len(board.rows)} rows" if count < len(board.rows) else ""
+    return f"{board.title} · {board.images}{part}"
 
 
-def short(names: Sequence[str]) -> list[str]:
-    """Names with long parameters left out, where they differ without them."""
-    less = [re.sub(r"\[[^\[\]]{24,}\]", "[…]", name) for name in names]
-    times = Counter(less)
-    return [name if times[brief] > 1 else brief for name, brief in zip(names, less, strict=True)]
+def shorten_names(names: Sequence[str]) -> list[str]:
+    """Return names without long parameters, where they differ without these."""
+    shortened = [re.sub(r"\[[^\[\]]{24,}\]", "[…]", name) for name in names]
+    counts = Counter(shortened)
+    return [name if counts[short] > 1 else short for name, short in zip(names, shortened, strict=True)]
 
 
-def cut(name: str, most: int) -> str:
-    """As much of a name as fits."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def truncate(name: str, length: int) -> str:
+    """Return a name of at most `length` characters; an ellipsis stands for the rest."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def color(row: Row) -> str:
-    """Of the kind of its defense."""
+    """Return the colour of the kind of a row's defense."""
     return COLORS.get(row.kind, OTHER)
 
 
-def ranked(row: Row) -> str:
-    """Its rank in words."""
+def rank_text(row: Row) -> str:
+    """Return the rank of a row in words."""
     return "not ranked" if row.rank is None else f"rank {row.rank}"
 
 
-def kinds(rows: Sequence[Row]) -> list[Line2D]:
-    """Legend entries for the kinds of defense of some rows."""
-    present = [
-        kind for kind in [*COLORS, *sorted({row.kind for row in rows} - set(COLORS))] if kind in {r.kind for r in rows}
-    ]
+def kind_handles(rows: Sequence[Row]) -> list[Line2D]:
+    """Return legend handles for the kinds of defense of some rows."""
+    present = {row.kind for row in rows}
+    ordered = [*(kind for kind in COLORS if kind in present), *sorted(present - set(COLORS))]
     return [
         Line2D(
             [],
@@ -115,18 +114,18 @@ def kinds(rows: Sequence[Row]) -> list[Line2D]:
             linestyle="none",
             label="no defense" if kind == "none" else kind,
         )
-        for kind in present
+        for kind in ordered
     ]
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Rising positions in [0, 1], at least `gap` apart where they fit, near the rising `heights` wanted."""
+    """Return rising positions in [0, 1], at least `gap` apart where they fit, near the rising `heights`."""
     gap = min(gap, 1 / max(len(heights) - 1, 1))
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + gap) if placed else height)
     ceiling = 1.0
-    for place in reversed(range(len(placed))):
-        placed[place] = min(placed[place], ceiling)
-        ceiling = placed[place] - gap
+    for index in reversed(range(len(placed))):
+        placed[index] = min(placed[index], ceiling)
+        ceiling = placed[index] - gap
     return placed

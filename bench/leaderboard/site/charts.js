@@ -1,8 +1,9 @@
-// The plots above the table and in an opened row.
+// The plots above the table and in an expanded row.
 
 const SHAPES = ["circle", "rect", "rectRot", "triangle", "star", "crossRot"];
-const MOST_DOTS = 40;
-const MOST_LINES = 14;
+const MAX_DOTS = 40;
+const MAX_LINES = 14;
+
 function chart(parent, height, label, config) {
   const canvas = make("canvas", { role: "img", "aria-label": label });
   parent.append(make("div", { class: "canvas", style: `height:${height}px` }, canvas));
@@ -14,15 +15,15 @@ function chart(parent, height, label, config) {
   return new Chart(canvas, config);
 }
 
-/** Bars of intervals behind the dots of a scatter whose points have `lo` and `hi`. */
+/** Chart.js plugin: interval bars behind the points of a scatter plot that have `lo` and `hi`. */
 const whiskers = {
   id: "whiskers",
   beforeDatasetsDraw({ ctx, data, scales }) {
     ctx.save();
     ctx.lineWidth = 4;
-    for (const set of data.datasets) {
-      ctx.strokeStyle = set.whisker ?? "transparent";
-      for (const point of set.data) {
+    for (const dataset of data.datasets) {
+      ctx.strokeStyle = dataset.whisker ?? "transparent";
+      for (const point of dataset.data) {
         if (point.lo == null) continue;
         ctx.beginPath();
         ctx.moveTo(scales.x.getPixelForValue(point.lo), scales.y.getPixelForValue(point.y));
@@ -36,36 +37,36 @@ const whiskers = {
 
 const kindsOf = (rows) => [...new Set(rows.map((row) => row.kind))];
 const kindName = (kind) => (kind === "none" ? "no defense" : kind);
-const clicked = (event, points, self) => points.length && openRow(self.data.datasets[points[0].datasetIndex].data[points[0].index].row);
+const clicked = (event, points, plot) => points.length && openRow(plot.data.datasets[points[0].datasetIndex].data[points[0].index].row);
 
 function ranking(parent, track, rows) {
-  const some = rows.slice(0, MOST_DOTS);
-  const dots = kindsOf(some).map((kind) => ({
+  const drawn = rows.slice(0, MAX_DOTS);
+  const dots = kindsOf(drawn).map((kind) => ({
     label: kindName(kind), backgroundColor: color(kind), whisker: color(kind, 0.45), pointRadius: 5, pointHoverRadius: 7,
-    data: some.flatMap((row, y) => (row.kind === kind ? [{ x: row.robust[0], y, lo: row.robust[1], hi: row.robust[2], row }] : [])),
+    data: drawn.flatMap((row, y) => (row.kind === kind ? [{ x: row.robust[0], y, lo: row.robust[1], hi: row.robust[2], row }] : [])),
   }));
   if (track.labelled) {
     dots.push({ label: "clean", backgroundColor: "transparent", borderColor: css("--ink"), pointRadius: 5, borderWidth: 1.5,
-      data: some.map((row, y) => ({ x: row.clean[0], y, row })) });
+      data: drawn.map((row, y) => ({ x: row.clean[0], y, row })) });
   }
-  const certified = some.flatMap((row, y) => (row.certified == null ? [] : [{ x: row.certified, y, row }]));
+  const certified = drawn.flatMap((row, y) => (row.certified == null ? [] : [{ x: row.certified, y, row }]));
   if (certified.length) {
     dots.push({ label: "certified", pointStyle: "line", rotation: 90, borderColor: css("--ink"), borderWidth: 2, pointRadius: 7, data: certified });
   }
   const narrow = parent.clientWidth < 560;
-  chart(parent, 90 + 22 * some.length, `${track.robust} of ${some.length} rows with 95 % intervals; the table has the numbers`, {
+  chart(parent, 90 + 22 * drawn.length, `${track.robust} of ${drawn.length} rows with 95 % intervals; the table has the numbers`, {
     type: "scatter", data: { datasets: dots }, plugins: [whiskers],
     options: {
       onClick: clicked,
       scales: {
         x: { min: -1, max: 1, title: { display: true, text: track.measure } },
-        y: { min: -0.5, max: some.length - 0.5, reverse: true, grid: { display: false }, afterBuildTicks: (axis) => { axis.ticks = some.map((_, value) => ({ value })); },
-          ticks: { autoSkip: false, callback: (value) => { const name = some[value]?.name ?? ""; const most = narrow ? 22 : 44; return name.length > most ? `${name.slice(0, most - 1)}…` : name; } } },
+        y: { min: -0.5, max: drawn.length - 0.5, reverse: true, grid: { display: false }, afterBuildTicks: (axis) => { axis.ticks = drawn.map((_, value) => ({ value })); },
+          ticks: { autoSkip: false, callback: (value) => { const name = drawn[value]?.name ?? ""; const length = narrow ? 22 : 44; return name.length > length ? `${name.slice(0, length - 1)}…` : name; } } },
       },
       plugins: { legend: { labels: { usePointStyle: true, boxHeight: 7 } }, tooltip: { callbacks: { label: ({ raw, dataset }) => `${raw.row.name}: ${dataset.label === "clean" || dataset.label === "certified" ? `${dataset.label} ${number(raw.x)}` : `${track.robust} ${number(raw.x)} ${interval(raw.row.robust)}`}` } } },
     },
   });
-  if (some.length < rows.length) parent.append(make("p", { class: "note" }, `The first ${some.length} of ${rows.length} rows; choose fewer above.`));
+  if (drawn.length < rows.length) parent.append(make("p", { class: "note" }, `The first ${drawn.length} of ${rows.length} rows; filter the table to see others.`));
 }
 
 function frontier(parent, track, rows) {
@@ -84,11 +85,11 @@ function frontier(parent, track, rows) {
       plugins: { legend: { labels: { boxWidth: 12 } }, tooltip: { callbacks: { label: ({ raw }) => `${raw.row.name}: clean ${number(raw.x)}, robust ${number(raw.y)}, cost ${number(raw.row.cost)}×` } } },
     },
   });
-  parent.append(make("p", { class: "note" }, `Shapes are models: ${models.map((model, place) => `${model} ${["●", "■", "◆", "▲", "✳", "✕"][place % 6]}`).join(", ")}. Area grows with seconds an image.`));
+  parent.append(make("p", { class: "note" }, `The shape is the model: ${models.map((model, index) => `${model} ${["●", "■", "◆", "▲", "✳", "✕"][index % 6]}`).join(", ")}. The area grows with the seconds an image.`));
 }
 
 function lines(parent, family, curves, height = 430) {
-  return chart(parent, height, `${family.measure} from no attack to ${family.sizes.at(-1)}, ${curves.length} lines`, {
+  return chart(parent, height, `${family.measure} from no attack to ${family.sizes.at(-1)}, ${curves.length} curves`, {
     type: "line",
     data: { labels: family.sizes, datasets: curves.map((curve) => ({ label: curve.name, data: curve.values, borderColor: color(curve.kind), backgroundColor: color(curve.kind), borderDash: curve.kind === "none" ? [5, 3] : [], spanGaps: true, pointRadius: 4 })) },
     options: {
@@ -100,50 +101,51 @@ function lines(parent, family, curves, height = 430) {
 }
 
 function curves(parent, track, rows) {
-  const family = DATA.families.find((one) => one.family === track.family);
+  const family = DATA.families.find((family) => family.family === track.family);
   const names = new Set(rows.map((row) => row.name));
   const chosen = family.curves.filter((curve) => names.has(curve.name));
-  lines(parent, family, chosen.slice(0, MOST_LINES));
-  const some = chosen.length > MOST_LINES ? `The first ${MOST_LINES} of ${chosen.length} rows; choose fewer above. ` : "";
-  parent.append(make("p", { class: "note" }, `${some}The least over ${family.attacks} attacks that were run at every size. Dashed: no defense.`));
+  lines(parent, family, chosen.slice(0, MAX_LINES));
+  const part = chosen.length > MAX_LINES ? `The first ${MAX_LINES} of ${chosen.length} rows; filter the table to see others. ` : "";
+  parent.append(make("p", { class: "note" }, `${part}The least over ${family.attacks} attacks that were run at every size. Dashed: no defense.`));
 }
 
-function heatTable(parent, caption, columns, lines_) {
+function heatTable(parent, caption, columns, rows) {
   const head = make("tr", {}, make("td"), ...columns.map((name) => make("th", { scope: "col" }, make("span", {}, name))));
-  const body = lines_.map(([name, values]) => make("tr", {}, make("th", { scope: "row", title: name }, name), ...values.map((value, place) => {
-    const [back, ink] = heat(value);
-    return make("td", { style: `background:${back};color:${ink}`, title: `${name}: ${columns[place]}` }, value == null ? "" : number(value));
+  const body = rows.map(([name, values]) => make("tr", {}, make("th", { scope: "row", title: name }, name), ...values.map((value, index) => {
+    const [background, ink] = heat(value);
+    return make("td", { style: `background:${background};color:${ink}`, title: `${name}: ${columns[index]}` }, value == null ? "" : number(value));
   })));
   parent.append(make("p", { class: "note" }, caption), make("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": caption },
     make("table", { class: "heat" }, make("thead", {}, head), make("tbody", {}, ...body))));
 }
 
 function attacksTable(parent, track, rows) {
-  const names = [...new Set(track.attacks.map((attack) => `${attack.attack} · ${attack.objective}${attack.control ? " (control)" : ""}`))];
-  const column = track.attacks.map((attack) => names.indexOf(`${attack.attack} · ${attack.objective}${attack.control ? " (control)" : ""}`));
-  const some = rows.slice(0, MOST_DOTS).map((row) => {
+  const headings = track.attacks.map((attack) => `${attack.attack} · ${attack.objective}${attack.control ? " (control)" : ""}`);
+  const names = [...new Set(headings)];
+  const column = headings.map((heading) => names.indexOf(heading));
+  const drawn = rows.slice(0, MAX_DOTS).map((row) => {
     const values = names.map(() => null);
-    for (const [place, srocc] of row.cells) if (values[column[place]] == null || srocc < values[column[place]]) values[column[place]] = srocc;
+    for (const [attack, srocc] of row.cells) if (values[column[attack]] == null || srocc < values[column[attack]]) values[column[attack]] = srocc;
     return [row.name, values];
   });
-  heatTable(parent, `${track.measure} after each attack, the worst of its settings${some.length < rows.length ? `; the first ${some.length} of ${rows.length} rows` : ""}. Open a row for each setting.`, names, some);
+  heatTable(parent, `${track.measure} after each attack, the worst of its settings${drawn.length < rows.length ? `; the first ${drawn.length} of ${rows.length} rows` : ""}. Expand a row to see each setting.`, names, drawn);
 }
 
 function transferTable(parent, track) {
   heatTable(parent, `${track.measure}: attacks crafted on the undefended model of a column, scored by the row.`,
-    track.transfer.sources.map((source) => `crafted on ${source}`), track.transfer.rows.map((name, place) => [name, track.transfer.values[place]]));
+    track.transfer.sources.map((source) => `crafted on ${source}`), track.transfer.rows.map((name, index) => [name, track.transfer.values[index]]));
 }
 
-/** Each image's quality before and after, beside the mirror line. */
+/** Plot the quality of each image before and after score reflection, beside the mirror line. */
 function reflection(parent, row) {
   const { clean, adv, attack } = row.reflection;
   const values = [...clean, ...adv].filter((value) => value != null).map((value) => value / 1000);
   const [low, high] = [Math.min(0, ...values), Math.max(1, ...values)];
   return chart(parent, 280, `Quality of ${clean.length} images before and after ${attack}`, {
     data: { datasets: [
-      { type: "scatter", label: "images", data: clean.map((value, place) => ({ x: value / 1000, y: adv[place] == null ? null : adv[place] / 1000 })), backgroundColor: color(row.kind, 0.7), pointRadius: 3 },
+      { type: "scatter", label: "images", data: clean.map((value, index) => ({ x: value / 1000, y: adv[index] == null ? null : adv[index] / 1000 })), backgroundColor: color(row.kind, 0.7), pointRadius: 3 },
       { type: "line", label: "fully reflected", data: [{ x: low, y: 1 - low }, { x: high, y: 1 - high }], borderColor: css("--ink"), borderWidth: 1.2, pointRadius: 0 },
-      { type: "line", label: "nothing moved", data: [{ x: low, y: low }, { x: high, y: high }], borderColor: css("--dim"), borderDash: [2, 3], borderWidth: 1, pointRadius: 0 },
+      { type: "line", label: "unchanged", data: [{ x: low, y: low }, { x: high, y: high }], borderColor: css("--dim"), borderDash: [2, 3], borderWidth: 1, pointRadius: 0 },
     ] },
     options: {
       scales: { x: { type: "linear", min: low, max: high, title: { display: true, text: "quality before" } }, y: { min: low, max: high, title: { display: true, text: "quality after" } } },

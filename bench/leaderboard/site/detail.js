@@ -1,4 +1,4 @@
-// What an opened row shows: its attacks, plots, images and command.
+// The details of an expanded row: its attacks, plots, images and command.
 
 function detail(track, row) {
   const panels = make("div", { class: "panels" });
@@ -8,9 +8,9 @@ function detail(track, row) {
     panels.append(section);
     return section;
   };
-  panel("Make this row again", true, command(row.command), facts(row));
+  panel("Reproduce this row", true, command(row.command), facts(row));
   if (row.missing.length) {
-    panel("Why it is not ranked", true, make("ul", {}, ...row.missing.map((line) => make("li", { class: "spec" }, line)),
+    panel("Why it is not ranked", true, make("ul", {}, ...row.missing.map((reason) => make("li", { class: "spec" }, reason)),
       ...(row.missingMore ? [make("li", {}, `and ${row.missingMore} more`)] : [])));
   }
   if (row.flags.length) {
@@ -19,8 +19,8 @@ function detail(track, row) {
   }
   panel("Attacks, the worst first", true, attackTable(track, row));
   if (row.examples?.length) panel("Images before and after", true, examples(row));
-  const family = DATA.families.find((one) => one.family === track.family);
-  const curve = family?.curves.find((one) => one.name === row.name);
+  const family = DATA.families.find((family) => family.family === track.family);
+  const curve = family?.curves.find((curve) => curve.name === row.name);
   if (curve) charts.push(() => lines(panel("Against the size of the attack", false), family, [curve], 280));
   if (row.reflection) charts.push(() => reflection(panel(`Under ${row.reflection.attack}`, false), row));
   return [panels, () => charts.map((draw) => draw())];
@@ -31,7 +31,7 @@ function command(text) {
   button.addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(text);
-    } catch {  // a page from disk may not be allowed to
+    } catch {  // a page that is opened from disk may not use the clipboard
       const area = make("textarea", { value: text });
       document.body.append(area);
       area.select();
@@ -45,32 +45,32 @@ function command(text) {
 
 function facts(row) {
   const links = Object.entries(row.links).map(([name, address]) => make("a", { href: address }, name === "card" ? "card of the weights" : `paper: ${name}`));
-  return links.length ? make("p", {}, ...links.flatMap((link, place) => (place ? [" · ", link] : [link]))) : null;
+  return links.length ? make("p", {}, ...links.flatMap((link, index) => (index ? [" · ", link] : [link]))) : null;
 }
 
 function attackTable(track, row) {
   const cells = [...row.cells].sort((a, b) => track.attacks[a[0]].control - track.attacks[b[0]].control || (a[1] ?? 2) - (b[1] ?? 2));
   const head = ["attack", "objective", "setting", track.labelled ? `SROCC (${track.labels})` : "SROCC (clean)", "stability", "mean |shift|", "flags"];
-  const body = cells.map(([place, srocc, low, high, stability, shift, flags]) => {
-    const { attack, objective, setting, control } = track.attacks[place];
+  const body = cells.map(([index, srocc, low, high, stability, shift, flags]) => {
+    const { attack, objective, setting, control } = track.attacks[index];
     return make("tr", {},
       make("td", { class: "spec" }, attack + (control ? " (control)" : ""), make("span", { class: "span near" }, `${objective}, ${setting}`)),
       make("td", { class: "far" }, objective), make("td", { class: "far" }, setting),
       make("td", { class: "num" }, number(srocc), " ", make("span", { class: "span" }, interval([srocc, low, high]))),
       make("td", { class: "num far" }, number(stability)), make("td", { class: "num" }, number(shift, 3)), make("td", { class: "flag far" }, flags.join(", ")));
   });
-  const heads = head.map((name, place) => make("th", { scope: "col", class: `${[3, 4, 5].includes(place) ? "num " : ""}${[1, 2, 4, 6].includes(place) ? "far" : ""}` }, name));
+  const heads = head.map((name, index) => make("th", { scope: "col", class: `${[3, 4, 5].includes(index) ? "num " : ""}${[1, 2, 4, 6].includes(index) ? "far" : ""}` }, name));
   return make("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": `Attacks on ${row.name}` },
     make("table", { class: "attacks" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...body)));
 }
 
 function examples(row) {
   return make("div", { class: "examples" }, ...row.examples.map((example) => {
-    const before = make("img", { src: DATA.images[example.before], alt: `${example.image}, before` });
-    const after = make("img", { src: DATA.images[example.after], alt: `${example.image}, after ${example.attack}` });
-    const difference = make("img", { src: DATA.images[example.difference], alt: "their difference, enlarged", hidden: true });
+    const before = make("img", { src: DATA.images[example.before], alt: `Image ${example.image} before the attack` });
+    const after = make("img", { src: DATA.images[example.after], alt: `Image ${example.image} after ${example.attack}` });
+    const difference = make("img", { src: DATA.images[example.difference], alt: "Amplified difference of the two images", hidden: true });
     const edge = make("span", { class: "line" });
-    const slider = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `before and after, ${example.image}` });
+    const slider = make("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `Image ${example.image} before and after the attack` });
     const split = () => {
       after.style.clipPath = `inset(0 0 0 ${slider.value}%)`;
       edge.style.left = `${slider.value}%`;
@@ -84,6 +84,6 @@ function examples(row) {
       toggle.setAttribute("aria-pressed", String(!difference.hidden));
     });
     return make("figure", {}, make("div", { class: "pair" }, before, after, edge, difference), slider,
-      make("figcaption", {}, `The image that moved ${example.most ? "most" : "least"}: ${example.image} under ${example.attack}, quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
+      make("figcaption", {}, `The image whose quality moved ${example.most ? "most" : "least"}: ${example.image} under ${example.attack}, quality ${number(example.clean)} → ${number(example.adv)} `, toggle));
   }));
 }

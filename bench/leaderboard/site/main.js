@@ -1,10 +1,10 @@
-// Tracks, tabs, and what follows a change of theme or width.
+// The choice of tracks, tabs and filters, and the start of the page.
 
 const TABS = [
   ["ranking", "Ranking", ranking, () => true],
   ["frontier", "Clean and robust", frontier, (track) => track.labelled],
   ["attacks", "Each attack", attacksTable, () => true],
-  ["curves", "Against ε", curves, (track) => DATA.families.some((one) => one.family === track.family)],
+  ["curves", "Against ε", curves, (track) => DATA.families.some((family) => family.family === track.family)],
   ["transfer", "Transfer", transferTable, (track) => track.transfer],
 ];
 let tab = "ranking";
@@ -19,7 +19,7 @@ function tabs() {
     button.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
-      const keys = tabsNow().map(([one]) => one);
+      const keys = tabsNow().map(([name]) => name);
       choose(keys[(keys.indexOf(key) + step + keys.length) % keys.length]);
     });
     return button;
@@ -38,13 +38,13 @@ function plot() {
   const parent = byId("plot");
   [...parent.querySelectorAll("canvas")].forEach((canvas) => Chart.getChart(canvas)?.destroy());
   parent.replaceChildren();
-  if (!state.shown.length) parent.append(make("p", { class: "note" }, "No row is chosen."));
+  if (!state.shown.length) parent.append(make("p", { class: "note" }, "No row matches the filters."));
   else TABS.find(([key]) => key === tab)[2](parent, state.track, state.shown);
 }
 
-function options(select, everything, values) {
+function options(select, all, values) {
   const kept = values.includes(select.value) ? select.value : "";
-  select.replaceChildren(make("option", { value: "" }, everything), ...values.map((value) => make("option", { value }, value === "none" ? "no defense" : value)));
+  select.replaceChildren(make("option", { value: "" }, all), ...values.map((value) => make("option", { value }, value === "none" ? "no defense" : value)));
   select.value = kept;
 }
 
@@ -58,22 +58,22 @@ function track() {
     : "Nobody rated these images: stability SROCC is between attacked and clean qualities.";
   const few = references < 30 ? ` Only ${references} reference images: the intervals are wide and rough, and shared ranks say little.` : "";
   byId("about-track").textContent = `${images}. ${about}${few}`;
-  byId("caption").textContent = `${title}: open a row for its attacks, plots and command`;
+  byId("caption").textContent = `${title}: expand a row to see its attacks, plots and command`;
   history.replaceState(null, "", `#${state.track.slug}`);
   tabs();
   show();
 }
 
-const asked = DATA.tracks.findIndex((one) => `#${one.slug}` === location.hash);
-byId("track").append(...DATA.tracks.map((one, place) => make("option", { value: place }, `${one.title} (${one.rows.length} rows)`)));
-const largest = DATA.tracks.reduce((best, one, place) => (one.rows.length > DATA.tracks[best].rows.length ? place : best), 0);
-byId("track").value = String(asked < 0 ? largest : asked);
+const linked = DATA.tracks.findIndex((track) => `#${track.slug}` === location.hash);
+byId("track").append(...DATA.tracks.map((track, index) => make("option", { value: index }, `${track.title} (${track.rows.length} rows)`)));
+const largest = DATA.tracks.reduce((best, track, index) => (track.rows.length > DATA.tracks[best].rows.length ? index : best), 0);
+byId("track").value = String(linked < 0 ? largest : linked);
 byId("bar").addEventListener("submit", (event) => event.preventDefault());
 byId("track").addEventListener("change", track);
-let waiting;
+let timer;
 byId("search").addEventListener("input", () => {
-  clearTimeout(waiting);
-  waiting = setTimeout(show, 120);
+  clearTimeout(timer);
+  timer = setTimeout(show, 120);
 });
 for (const id of ["model", "kind", "ranked"]) byId(id).addEventListener("change", show);
 dark.addEventListener("change", show);

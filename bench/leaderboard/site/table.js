@@ -1,13 +1,13 @@
-// The ranking: columns, sorting, filtering, rows that open.
+// The ranking table: columns, sorting, filtering and expandable rows.
 
-const FIRST = 120;  // rows that are there at once; the others follow when the browser is idle
+const BATCH = 120;  // rows that are added at once; the others follow when the browser is idle
 const state = { track: DATA.tracks[0], key: "rank", down: false, shown: [], open: new Map() };
 
 const textCell = (text, far) => make("td", { class: `spec${far ? " far" : ""}` }, text);
 const spanCell = (triple, far) => make("td", { class: `num${far ? " far" : ""}` }, number(triple[0]), " ", make("span", { class: "span" }, interval(triple)));
 const lowest = (value) => value ?? Number.NEGATIVE_INFINITY;
 
-/** [key, heading, what it sorts by, cell, far: hidden on a phone, numeric] */
+/** Return the columns: [key, heading, sort value, cell, far: whether it is hidden on a phone, numeric]. */
 function columns(track) {
   return [
     ["rank", "rank", (row) => row.rank ?? 1e9],
@@ -25,7 +25,7 @@ function columns(track) {
   ].filter(Boolean);
 }
 
-/** The largest mean |shift| as a multiple of the inter-quartile range of the clean qualities. */
+/** Return the largest mean |shift| as a multiple of the inter-quartile range of the clean qualities. */
 const relative = (row) => (row.spread > 0 && row.shift[0] != null ? row.shift[0] / row.spread : null);
 
 const descends = (key) => ["clean", "robust", "certified", "shift", "relative", "noise", "cost", "flags"].includes(key);
@@ -48,46 +48,46 @@ function sortBy(key) {
 }
 
 function chosen() {
-  const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const terms = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const [model, kind, ranked] = [byId("model").value, byId("kind").value, byId("ranked").checked];
   return state.track.rows.filter((row) => {
     if ((model && row.model !== model) || (kind && row.kind !== kind) || (ranked && row.rank == null)) return false;
     const text = [row.name, row.kind, row.worst, row.flags.map(([name]) => name).join(" ")].join(" ").toLowerCase();
-    return words.every((word) => text.includes(word));
+    return terms.every((term) => text.includes(term));
   });
 }
 
-/** Sort and filter anew, and draw table and plot. */
+/** Sort and filter the rows, and draw table and plot. */
 function show() {
   const by = columns(state.track).find(([key]) => key === state.key)?.[2] ?? ((row) => row.rank ?? 1e9);
-  const order = new Map(state.track.rows.map((row, place) => [row, place]));
+  const order = new Map(state.track.rows.map((row, index) => [row, index]));
   const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
   state.shown = chosen().sort((a, b) => (state.down ? -1 : 1) * compare(by(a), by(b)) || order.get(a) - order.get(b));
   heads();
   state.open.clear();
   state.filled = 0;
   byId("board").tBodies[0].replaceChildren();
-  fill(FIRST);
+  fill(BATCH);
   byId("count").textContent = `${state.shown.length} of ${state.track.rows.length} rows`;
   plot();
 }
 
 function fill(count) {
-  const kinds = columns(state.track);
+  const shownColumns = columns(state.track);
   const from = state.filled;
   const next = state.shown.slice(from, from + count);
-  byId("board").tBodies[0].append(...next.map((row) => line(row, kinds)));
+  byId("board").tBodies[0].append(...next.map((row) => rowElement(row, shownColumns)));
   state.filled += next.length;
   if (state.filled < state.shown.length) {
     const [shown, later] = [state.shown, window.requestIdleCallback ?? ((work) => setTimeout(work, 30))];
-    later(() => shown === state.shown && from + next.length === state.filled && fill(FIRST));
+    later(() => shown === state.shown && from + next.length === state.filled && fill(BATCH));
   }
 }
 
-function line(row, kinds) {
-  const opener = make("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-label": `Open ${row.name}` });
+function rowElement(row, shownColumns) {
+  const opener = make("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-label": `Details of ${row.name}` });
   const first = make("td", {}, opener, row.rank == null ? "–" : String(row.rank));
-  const element = make("tr", { class: row.rank == null ? "row unranked" : "row" }, first, ...kinds.slice(1).map(([, , , cell]) => cell(row)));
+  const element = make("tr", { class: row.rank == null ? "row unranked" : "row" }, first, ...shownColumns.slice(1).map(([, , , cell]) => cell(row)));
   element.row = row;
   element.addEventListener("click", (event) => {
     if (event.target.closest("a") || String(window.getSelection())) return;
@@ -101,7 +101,7 @@ function toggle(element, opener) {
   const known = state.open.get(row);
   opener.setAttribute("aria-expanded", String(!known));
   if (known) {
-    known.charts.forEach((one) => one.destroy());
+    known.charts.forEach((chart) => chart.destroy());
     known.element.remove();
     state.open.delete(row);
     return;
@@ -112,10 +112,10 @@ function toggle(element, opener) {
   state.open.set(row, { element: below, charts: draw() });
 }
 
-/** Open a row that was clicked on in a plot, and go there. */
+/** Expand a row that was clicked on in a plot, and scroll to it. */
 function openRow(row) {
-  while (state.filled < state.shown.length && !state.shown.slice(0, state.filled).includes(row)) fill(FIRST);
-  const element = [...byId("board").tBodies[0].rows].find((one) => one.row === row);
+  while (state.filled < state.shown.length && !state.shown.slice(0, state.filled).includes(row)) fill(BATCH);
+  const element = [...byId("board").tBodies[0].rows].find((element) => element.row === row);
   if (!element) return;
   if (!state.open.has(row)) toggle(element, element.querySelector(".opener"));
   element.scrollIntoView({ block: "start" });

@@ -1,0 +1,31 @@
+"""The input of measures: labels and qualities of the images of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+
+from iqarena.bench.metrics.logistic import Curve, fit
+from iqarena.bench.metrics.resampled import ResampledStatistics
+from iqarena.bench.metrics.weighted import Reals
+
+
+class Scores:
+    """Labels and qualities (n,) of the images of a cell, with the resamples for which measures are computed."""
+
+    def __init__(self, table: Mapping[str, Reals], sample: ResampledStatistics) -> None:
+        self.mos, self.clean, self.adv = table["mos"], table["clean"], table["adv"]
+        self.undefended = table["undefended"]
+        self.sample = sample
+
+    @cached_property
+    def shift(self) -> Reals:
+        """Absolute shift |q′ − q| of each image."""
+        return np.abs(self.adv - self.clean)
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Logistic curve from clean qualities to labels."""
+        return fit(self.clean, self.mos)
