@@ -83,7 +83,7 @@ STEPS = (
         "Create the attack and its test. Both pass unchanged: the template is FGSM, one step along the sign of the "
         "gradient.",
         "iqarena new attack mine",
-        expected=("attacks/mine.py", "tests/test_attacks_mine.py", "iqarena check mine"),
+        expected=("attacks/mine.py", "tests/attacks/test_mine.py", "iqarena check mine"),
     ),
     Step(
         "Replace the TODOs with your idea. Here the gradient is averaged over noisy copies of the image, so that the step "
@@ -92,7 +92,7 @@ STEPS = (
     Step(
         "Run its test. On a linear model all copies have the same gradient, so the attack must still find the optimum, "
         "which the test knows in closed form.",
-        "pytest tests/test_attacks_mine.py",
+        "pytest tests/attacks/test_mine.py",
         expected=("2 passed",),
     ),
     Step(

@@ -1,8 +1,8 @@
 """IQArena: adversarial robustness of image quality models and their defenses.
 
 The folders ``bench/``, ``attacks/``, ``defenses/`` and ``models/`` of the repository import as ``iqarena.bench``,
-``iqarena.attacks``, ``iqarena.defenses`` and ``iqarena.models``. The names below are loaded when they are first used, so that
-``import iqarena`` takes no second and no torch.
+``iqarena.attacks``, ``iqarena.defenses`` and ``iqarena.models``. The names below are loaded when they are first used, so
+that ``import iqarena`` loads no torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shape of the project: which package may import which, how large a folder and a file may be, what the README's commands are."""
+"""The shape of the project: which package may import which, how large folders and files may be, what CI runs."""
 
 from __future__ import annotations
 

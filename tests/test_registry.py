@@ -244,7 +244,7 @@ def test_the_source_hash_does_not_know_below_which_root_a_module_is_imported():
 
 
 def test_the_source_hash_follows_what_a_plugin_imports_of_the_project(monkeypatch):
-    """Projected steps are made of `iqarena.attacks.descent` and `iqarena.attacks.threat`; a contract and a library are not looked into."""
+    """Projected steps are made of `attacks.descent` and `attacks.threat`; a contract and a library are not looked into."""
 
     def hashed(changed: str) -> str:
         for cached in (code_hash._module_hash, code_hash._read):

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from iqarena.bench.inference.finding import Finding
+from iqarena.bench.terminal import text_table
 
 
 @dataclass(frozen=True)
@@ -45,24 +45,21 @@ class CheckReport:
         failed = [finding for finding in self.findings if not finding.ok]
         outcome = f"{len(failed)} of {len(self.findings)} checks failed" if failed else "all is well"
         yield Text(f"{self.kind} {self.name}: {outcome}")
-        facts = Table(box=None, pad_edge=False, show_header=False)
-        for fact, value in self.facts.items():
-            if value not in ("", None):
-                facts.add_row(fact.replace("_", " "), Text(str(value)))
-        yield facts
-        findings = Table(box=None, pad_edge=False)
-        for column in ("check", "", "what was seen", *(["what to do"] if failed else [])):
-            findings.add_column(column)
-        for finding in self.findings:
-            verdict = Text("ok", "green") if finding.ok else Text("FAILED", "red")
-            advice = [] if finding.ok else [Text(finding.advice)]
-            findings.add_row(Text(finding.name), verdict, Text(finding.measured), *advice)
-        yield findings
+        declared = [(fact.replace("_", " "), value) for fact, value in self.facts.items() if value not in ("", None)]
+        yield text_table(["", ""], declared, show_header=False)
+        rows = [
+            (
+                finding.name,
+                Text("ok", "green") if finding.ok else Text("FAILED", "red"),
+                finding.measured,
+                *([] if finding.ok else [finding.advice]),
+            )
+            for finding in self.findings
+        ]
+        yield text_table(["check", "", "what was seen", *(["what to do"] if failed else [])], rows)
         if self.comparison:
-            table = Table(*(column.replace("_", " ") for column in self.comparison[0]), box=None, pad_edge=False)
-            for row in self.comparison:
-                table.add_row(*(Text(_cell(value)) for value in row.values()))
-            yield table
+            columns = [column.replace("_", " ") for column in self.comparison[0]]
+            yield text_table(columns, [[_cell(value) for value in row.values()] for row in self.comparison])
 
     def failures(self) -> str:
         """Return the failed findings as lines, for the message of an assertion."""

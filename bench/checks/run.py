@@ -9,9 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from iqarena.bench.checks.attack import attack_facts, check_attack
+from iqarena.bench.checks.comparison import IMAGES_OF_A_DEFENSE, IMAGES_OF_AN_ATTACK, MODELS, compare_attack, compare_defense
+from iqarena.bench.checks.defense import check_defense, defense_facts
 from iqarena.bench.checks.report import CheckReport
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.finding import Finding
+from iqarena.bench.inference.loading import load_model
+from iqarena.bench.inference.model_checks import probe
+from iqarena.bench.registry import ATTACKS, DEFENSES, REGISTRIES, class_in_file, links, nearest, parse_spec
 
 NETWORKS = {".pt": "torchscript:", ".ts": "torchscript:", ".onnx": "onnx:"}
 """Suffixes of files that hold a model, with the bridge that loads them."""
@@ -28,8 +34,6 @@ def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> li
     Raises:
         UserError: where there is no such plugin, or it cannot be built.
     """
-    from iqarena.bench.registry import REGISTRIES, links, nearest, parse_spec
-
     first, *others = links(spec)
     name = spec if others else parse_spec(first)[0]
     if ":" not in name and Path(name).suffix in NETWORKS:
@@ -46,8 +50,6 @@ def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> li
 
 def _kinds(spec: str) -> list[str]:
     """Return the kinds of plugin that a name, a class in a file or a chain denotes."""
-    from iqarena.bench.registry import REGISTRIES, class_in_file, links, parse_spec
-
     if len(links(spec)) > 1:
         return [kind for kind, registry in REGISTRIES.items() if registry.chained]
     name, _ = parse_spec(spec)
@@ -59,8 +61,6 @@ def _kinds(spec: str) -> list[str]:
 
 def _classes(file: str) -> list[str]:
     """Return the specs of the plugins in a file, as ``file:path.py:Class``."""
-    from iqarena.bench.registry import class_in_file
-
     try:
         body = ast.parse(Path(file).read_bytes()).body
     except OSError as error:
@@ -78,18 +78,11 @@ _Results = tuple[dict[str, Any], list[Finding], list[dict[str, Any]]]
 
 
 def _check_model(spec: str, models: Sequence[str], limit: int | None) -> _Results:
-    from iqarena.bench.inference.loading import load_model
-    from iqarena.bench.inference.model_checks import probe
-
     model = load_model(spec)
     return asdict(model.info), probe(model), []
 
 
 def _check_attack(spec: str, models: Sequence[str], limit: int | None) -> _Results:
-    from iqarena.bench.checks.attack import attack_facts, check_attack
-    from iqarena.bench.checks.comparison import IMAGES_OF_AN_ATTACK, MODELS, compare_attack
-    from iqarena.bench.registry import ATTACKS
-
     attack = ATTACKS.build(spec)
     findings, rows = check_attack(attack), list[dict[str, Any]]()
     if limit != 0 and not attack.control and _is_comparable(findings):
@@ -99,10 +92,6 @@ def _check_attack(spec: str, models: Sequence[str], limit: int | None) -> _Resul
 
 
 def _check_defense(spec: str, models: Sequence[str], limit: int | None) -> _Results:
-    from iqarena.bench.checks.comparison import IMAGES_OF_A_DEFENSE, MODELS, compare_defense
-    from iqarena.bench.checks.defense import check_defense, defense_facts
-    from iqarena.bench.registry import DEFENSES
-
     defense = DEFENSES.build(spec)
     findings, rows = check_defense(defense, tuple(models) or MODELS), list[dict[str, Any]]()
     if limit != 0 and _is_comparable(findings):

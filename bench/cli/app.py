@@ -58,10 +58,10 @@ app.add_typer(cli_contribute.app)
 def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
     """List a registry, including broken plugins with their errors."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Column
 
     from iqarena.bench.cli.catalogue import catalogue
+    from iqarena.bench.terminal import text_table
 
     entries = catalogue(kind.value)
     if json_:
@@ -73,17 +73,12 @@ def list_(kind: Kind, json_: Annotated[bool, typer.Option("--json", help="machin
         "models": ["weights", "min_size"],
         "datasets": ["count", "label_kind"],
     }
-    table = Table(box=None, pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    for column in [*columns[kind.value], "about"]:
-        table.add_column(column.replace("_", " "))
+    rows = []
     for entry in entries:
-        facts = [
-            " ".join(value) if isinstance(value := entry.get(c), list) else str(value or "") for c in columns[kind.value]
-        ]
-        about = f"broken: {entry['error']}" if entry["error"] else entry["about"]
-        table.add_row(*map(Text, (entry["name"], *facts, about)))  # text of plugins is not markup
-    Console().print(table)
+        facts = [" ".join(value) if isinstance(value := entry.get(c), list) else value or "" for c in columns[kind.value]]
+        rows.append([entry["name"], *facts, f"broken: {entry['error']}" if entry["error"] else entry["about"]])
+    headings = [column.replace("_", " ") for column in [*columns[kind.value], "about"]]
+    Console().print(text_table([Column("name", no_wrap=True), *headings], rows))
 
 
 @app.command()
@@ -343,23 +338,21 @@ def data_verify(
 
     from rich.console import Console
     from rich.progress import Progress, TextColumn
-    from rich.table import Column, Table
-    from rich.text import Text
+    from rich.table import Column
 
     from iqarena.bench.datasets.verify import verify
+    from iqarena.bench.terminal import text_table
 
-    columns = [TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]]
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    bars = [TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]]
+    with Progress(*bars, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(f"looking at {dataset}")
         images, problems = verify(dataset, root, lambda done, all_: progress.update(task, completed=done, total=all_))
     if json_:
         rows = [asdict(problem) for problem in problems]
         typer.echo(json.dumps({"dataset": dataset, "images": images, "problems": rows}, indent=1, ensure_ascii=False))
     elif problems:
-        table = Table(*(Column(name, overflow="fold") for name in ("kind", "file", "about")), box=None, pad_edge=False)
-        for problem in problems:
-            table.add_row(*map(Text, (problem.kind, problem.file, problem.about)))
-        Console().print(table)
+        columns = [Column(name, overflow="fold") for name in ("kind", "file", "about")]
+        Console().print(text_table(columns, [(problem.kind, problem.file, problem.about) for problem in problems]))
     if problems:
         typer.echo(f"iqarena: {dataset} has {len(problems):,} problem(s) in {images:,} labelled images", err=True)
         raise typer.Exit(2)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from iqarena.bench.errors import UserError
@@ -21,6 +21,7 @@ from iqarena.bench.leaderboard.plots.style import styled
 from iqarena.bench.results.comparison import MEASURES, WORST, Comparison, Measure, frame, matches_spec
 from iqarena.bench.results.formatting import format_interval, format_number, short_spec
 from iqarena.bench.results.ranking import FEW_REFERENCES
+from iqarena.bench.terminal import text_table
 
 HOW_TO_READ = """\
 SROCC is the rank correlation with the labels: 1 is the right order, 0 none, −1 the reverse. Mean |shift| is how far quality
@@ -49,16 +50,17 @@ def print_comparisons(comparisons: Iterable[Comparison], console: Console) -> No
 def _table(comparison: Comparison, measure: Measure) -> Table:
     """Return the table of one measure; A and B stand for the names, which may be too long for a terminal."""
     winner = "stronger" if comparison.kind == "attack" else "holds better"
-    table = Table(title=TITLES[measure], title_justify="left", box=None, pad_edge=False, title_style="italic")
-    table.add_column("after" if comparison.kind == "defense" else "on", overflow="fold")
-    for name in ("A", "B", "B − A", "p"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column(winner, justify="center", no_wrap=True)
+    columns = [
+        Column("after" if comparison.kind == "defense" else "on", overflow="fold"),
+        *(Column(name, justify="right", no_wrap=True) for name in ("A", "B", "B − A", "p")),
+        Column(winner, justify="center", no_wrap=True),
+    ]
+    rows = []
     for row in comparison.rows[measure]:
-        values = [Text(format_number(value[0])) for value in row.values]
+        values = [format_number(value[0]) for value in row.values]
         better = "AB"[index] if (index := comparison.winner(measure, row)) is not None else ""
-        table.add_row(Text(row.condition), *values, Text(format_interval(row.difference)), Text(_p(row.p)), Text(better))
-    return table
+        rows.append([row.condition, *values, format_interval(row.difference), _p(row.p), better])
+    return text_table(columns, rows, title=TITLES[measure], title_justify="left", title_style="italic")
 
 
 def _p(value: float) -> str:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
+from rich.table import Column
 from rich.text import Text
 
 from iqarena.bench.submission.standing import BoardStanding
 from iqarena.bench.submission.verify import CheckedNumber, Verdict
+from iqarena.bench.terminal import text_table
+
+_WHAT = Column("", min_width=24)
+
+
+def _numeric(heading: str) -> Column:
+    return Column(heading, justify="right", min_width=10)
 
 
 def verdict_as_data(verdict: Verdict) -> dict[str, Any]:
@@ -48,17 +57,13 @@ def verdict_as_data(verdict: Verdict) -> dict[str, Any]:
 def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
     """Print the numbers, those that differ first, and the outcome in the last lines."""
     console = console or Console()
-    console.print(Text(f"{'':26}{'claimed':>10}{'measured':>10}{'difference':>12}"))
-    previous = ""
-    for number in sorted(verdict.numbers, key=lambda number: number.ok):
-        if number.cell != previous:
-            console.print(Text(number.cell))
-        previous = number.cell
-        what, claimed, measured, difference = _numbers(number)
-        outcome = Text("ok", "green") if number.ok else Text("DIFFERS", "red")
-        numbers = Text(f"  {what:24}{claimed:>10}{measured:>10}{difference:>12}  ")
-        note = f"{'':{8 - len(outcome)}}{number.note}" if number.note else ""
-        console.print(Text.assemble(numbers, outcome, note), soft_wrap=True)
+    for cell, numbers in groupby(sorted(verdict.numbers, key=lambda number: number.ok), key=lambda number: number.cell):
+        console.print(Text(cell), soft_wrap=True)
+        rows = [
+            (*_numbers(number), Text("ok", "green") if number.ok else Text("DIFFERS", "red"), number.note)
+            for number in numbers
+        ]
+        console.print(text_table([_WHAT, *map(_numeric, ("claimed", "measured", "difference")), "", ""], rows))
     for standing in verdict.standings:
         _print_standing(standing, console)
     wrong = sum(not number.ok for number in verdict.numbers)
@@ -71,11 +76,11 @@ def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
 
 def _print_standing(standing: BoardStanding, console: Console) -> None:
     """Print the numbers of the listed row, the claim and the measurement, and whether the row is beaten."""
-    console.print(Text(f"{'':26}{'listed':>10}{'claimed':>10}{'measured':>10}"))
-    console.print(Text(f"on the board: {standing.row}"))
-    for what, *values, by in standing.numbers:
-        numbers = "".join(f"{_number(value):>10}" for value in values)
-        console.print(Text(f"  {what:24}{numbers}{by and '  listed by '}{by}"), soft_wrap=True)
+    console.print(Text(f"on the board: {standing.row}"), soft_wrap=True)
+    rows = [
+        (what, *map(_number, values), f"listed by {attack}" if attack else "") for what, *values, attack in standing.numbers
+    ]
+    console.print(text_table([_WHAT, *map(_numeric, ("listed", "claimed", "measured")), ""], rows))
     console.print(Text(standing.summary, "green" if standing.beats else ""))
 
 

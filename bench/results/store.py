@@ -151,7 +151,7 @@ class Records:
         return [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats]
 
     def read(self, cell_id: str) -> dict[str, Any] | None:
-        """Return the record of a cell; None where there is none, or where it is damaged or edited and has to be made again."""
+        """Return the record of a cell; None where there is none, or where it is damaged or edited and must be made again."""
         try:
             state = self._state(cell_id)
             files = self.files(cell_id)

@@ -152,7 +152,8 @@ def objectives_of(spec: str) -> list[Kind]:
 def run(evaluator: Evaluator, specs: list[str], models: list[str], eps: str, records: Records) -> Table:
     """The rows of some attacks, those that were kept from before among them."""
     suite: Suite = validated(
-        {"dataset": evaluator.dataset.name, "models": models, "defenses": ["none"], "threats": [{"norm": "linf", "eps": eps}],
+        {"dataset": evaluator.dataset.name, "models": models, "defenses": ["none"],
+         "threats": [{"norm": "linf", "eps": eps}],
          "settings": ["adaptive"], "attacks": [{"attack": spec, "objectives": objectives_of(spec)} for spec in specs]}
     )  # fmt: skip
     with Reporter() as report:

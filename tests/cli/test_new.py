@@ -57,7 +57,7 @@ def test_what_is_written_into_the_project_passes_its_own_test(kind: str, name: s
     assert "TODO" in plugin.read_text()
     assert "my" not in plugin.name
     assert run_tests_of(test) == 2
-    assert after == [f"pytest tests/{test.name}", f"iqarena check {name}"]
+    assert after == [f"pytest tests/{kind}s/{test.name}", f"iqarena check {name}"]
 
 
 @pytest.mark.parametrize("kind", skeletons.FOLDERS)

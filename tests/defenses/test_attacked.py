@@ -1,4 +1,4 @@
-"""Defenses in the evaluator: certificates and filters in the records, attackers who know of a filter, a fake that is caught."""
+"""Defenses under attack: certificates and filters in the records, attackers who know of a filter, a fake that is caught."""
 
 from __future__ import annotations
 

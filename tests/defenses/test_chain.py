@@ -110,7 +110,8 @@ def test_a_plus_in_a_files_path_or_in_brackets_links_nothing(tmp_path):
     folder = tmp_path / "a+b"
     folder.mkdir()
     (folder / "my+own.py").write_text(
-        "from iqarena.defenses.purification.flip import Flip\n\n\nclass Own(Flip):\n    name = 'own'\n    def purifier(self):\n"
+        "from iqarena.defenses.purification.flip import Flip\n\n\nclass Own(Flip):\n    name = 'own'\n"
+        "    def purifier(self):\n"
         "        return lambda images: 1 - images\n"
     )
     own = DEFENSES.build(f"file:{folder}/my+own.py:Own")

@@ -10,8 +10,8 @@ import pandas as pd
 
 from docs.reference.measures import IMAGES, SUMMARY, measures_page
 from iqarena.bench.metrics.measures import MEASURES, columns
-from iqarena.bench.results.curves import size_curves, transfers
 from iqarena.bench.results.columns import CERTIFICATE_COLUMNS, IMAGE_COLUMNS, SUMMARY_COLUMNS
+from iqarena.bench.results.curves import size_curves, transfers
 from iqarena.bench.results.store import Records
 from tests.support.board_records import GOOD, put
 

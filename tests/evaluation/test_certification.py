@@ -13,7 +13,7 @@ from scipy import stats
 
 from iqarena.attacks.threat import Threat
 from iqarena.bench.evaluation.certification import RADIUS, certify, measure_certificates, radius_of, unsound
-from iqarena.bench.metrics.worst_order import _exact_order, _pair_bound, _assignment_bound, certified_srocc
+from iqarena.bench.metrics.worst_order import _assignment_bound, _exact_order, _pair_bound, certified_srocc
 from iqarena.bench.registry import DEFENSES
 from iqarena.defenses.certified.base import Certificate
 from iqarena.defenses.certified.median import MedianSmoothing

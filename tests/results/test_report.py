@@ -11,8 +11,8 @@ import pytest
 
 from iqarena import evaluate
 from iqarena.bench.datasets.folder import Folder
-from iqarena.bench.results.report import Report
 from iqarena.bench.results.columns import IMAGE_COLUMNS, SUMMARY_COLUMNS
+from iqarena.bench.results.report import Report
 from tests.support.planted import Linear, Rounded, planted_images
 
 ATTACKS = ["random-noise", "pgd[steps=4]", "fgsm", "square[queries=60]"]

@@ -1,4 +1,5 @@
-"""How fast a board is rendered: ``python -m tests.speed.board_speed [--records N] [--tracks N] [--results DIR] [--keep DIR]``.
+"""How fast a board is rendered:
+``python -m tests.speed.board_speed [--records N] [--tracks N] [--results DIR] [--keep DIR]``.
 
 Makes a results folder of N records from the committed ones under other names, sizes of ε and slightly other qualities,
 renders board, plots and page from it in a process of its own, and tells the seconds that took, the peak of its memory and

@@ -4,7 +4,8 @@ Two numbers, for a look and for comparisons on one machine, not a test:
 
 * seconds to index KADID-10k, its 10,125 images being there as empty files, from a label file in its official form (made
   up here) or from the given one in the form of the IQA-Dataset project;
-* images a second of 512×384, decoded, cropped, flipped and batched by `iqarena.defenses.training.loop.batches`, as training reads
+* images a second of 512×384, decoded, cropped, flipped and batched by `iqarena.defenses.training.loop.batches`, as training
+
   them, against a bare loop over Pillow in as many processes that throws the pixels away. The two are timed in turns, the
   start of their processes included; what is told are the medians, of the ratio of the turns and of the ratio of the
   processor times, which other work on the machine disturbs less.

@@ -1,4 +1,4 @@
-"""Planted cases for the flags: ``python -m tests.support.planted`` prints which flags each raises, as docs/flags.md shows them.
+"""Planted cases for the flags: ``python -m tests.support.planted`` prints which flags each raises, as in docs/flags.md.
 
 Each is a small model or defense with one fault, run through the real evaluator on random images; the first has none. The
 undefended model is linear, so that everything about it is known.

@@ -61,7 +61,7 @@ def new(kind: str, name: str, package: Path | None = None) -> tuple[list[Path], 
         package = Path(f"iqarena-{name}")
     if package is None:
         folder = FOLDERS[kind]
-        plugin, test = ROOT / folder / f"{module_name}.py", ROOT / "tests" / f"test_{kind}s_{module_name}.py"
+        plugin, test = ROOT / folder / f"{module_name}.py", ROOT / "tests" / f"{kind}s" / f"test_{module_name}.py"
         module, texts = f"iqarena.{folder.replace('/', '.')}.{module_name}", {}
         commands = [f"pytest {test.relative_to(ROOT)}"]
     else:
