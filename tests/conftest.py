@@ -49,7 +49,7 @@ def images() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def natural() -> np.ndarray:
-    """A natural crop, (96, 96, 3) uint8."""
+    """A crop of a natural image, (96, 96, 3) uint8."""
     from skimage import data
 
     return np.ascontiguousarray(data.astronaut()[20:116, 180:276])
@@ -73,7 +73,7 @@ def records(tmp_path: Path) -> Records:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Facts of a model are measured on images that are quickly made."""
+    """Measure facts of models on images that are fast to generate."""
     monkeypatch.setattr("iqarena.bench.inference.measured_info.Demo", Textures)
 
 

@@ -1,4 +1,4 @@
-"""The Python door: any module, left as it was, never taken for another."""
+"""The Python API: it takes any module, leaves it unchanged, and never confuses two models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.analytic_models import LinearModel
 
 def test_evaluate_takes_any_module(small: ImageDataset) -> None:
     class Column(torch.nn.Module):
-        """Scores from 0 to 100, lower is better, of shape (N, 1)."""
+        """A module with scores from 0 to 100, lower is better, of shape (N, 1)."""
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return 100 * (1 - images.mean(dim=(1, 2, 3)))[:, None]

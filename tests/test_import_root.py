@@ -97,7 +97,7 @@ def theirs(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *words: str, path: Path = ROOT) -> str:
-    """What a Python process says that runs in a folder."""
+    """Run Python in a folder and return its output."""
     environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -108,8 +108,10 @@ def test_evaluate_takes_a_module_of_theirs(theirs: Path) -> None:
     assert run(theirs, "evaluation.py").split() == ["1", "ok", "Net"]
 
 
-COMMAND = ("run", "-m", "file:plugins.py:Mine", "-d", "none", "-d", "jpeg", "-a", "file:plugins.py:Step", "--dataset", "folder",
-           "--root", "data")  # fmt: skip
+COMMAND = (
+    *("run", "-m", "file:plugins.py:Mine", "-d", "none", "-d", "jpeg", "-a", "file:plugins.py:Step"),
+    *("--dataset", "folder", "--root", "data"),
+)
 
 
 @pytest.mark.parametrize(

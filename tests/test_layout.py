@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("iqarena", "bench", "attacks", "defenses", "models")
 MOST_MODULES, MOST_LINES = 12, 400
 HEAVY = {
-    "art", "diffusers", "huggingface_hub", "matplotlib", "onnxruntime", "openpyxl", "piq", "pyiqa", "ray", "rich", "selenium",
-    "skimage", "sklearn", "torch", "torchattacks", "torchvision", "typer", "xlrd",
-}  # fmt: skip
+    *("art", "diffusers", "huggingface_hub", "matplotlib", "onnxruntime", "openpyxl", "piq", "pyiqa", "ray", "rich"),
+    *("selenium", "skimage", "sklearn", "torch", "torchattacks", "torchvision", "typer", "xlrd"),
+}
 """Libraries that are optional, or that a command which does not need them should not wait for."""
 
 
@@ -75,7 +75,7 @@ def test_a_wheel_runs_where_there_is_no_checkout(wheel: Path, tmp_path: Path) ->
 
 
 def lint_imports(folder: Path) -> str:
-    """What the import linter says of the package in a folder; its graph follows folders, so it runs on the wheel."""
+    """Run the import linter on the package in a folder; its graph follows folders, so it needs the wheel."""
     (folder / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
     done = python(folder, folder, code)

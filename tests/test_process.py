@@ -1,4 +1,4 @@
-"""Freed memory is kept, where the C library lets one say so."""
+"""Freed memory is kept by the process, where the C library supports that."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print(fill(10))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_memory_that_was_freed_is_not_fetched_anew() -> None:
-    """A process that keeps it takes no new pages; one that does not takes those of every array again."""
+    """A process that keeps freed memory takes no new pages; one that does not faults in those of every array again."""
 
     def faults(first: str) -> int:
         code = FAULTS.format(first=first)

@@ -244,7 +244,7 @@ def test_the_source_hash_does_not_know_below_which_root_a_module_is_imported():
 
 
 def test_the_source_hash_follows_what_a_plugin_imports_of_the_project(monkeypatch):
-    """Projected steps are made of `attacks.descent` and `attacks.threat`; a contract and a library are not looked into."""
+    """The hash of PGD covers `attacks.descent` and `attacks.threat`, but neither contracts nor libraries."""
 
     def hashed(changed: str) -> str:
         for cached in (code_hash._module_hash, code_hash._read):
@@ -272,7 +272,7 @@ LEFT_OUT = {
     "defenses": {"art:TotalVarMin"},
     "models": {"dbcnn", "hyperiqa", "linearity-iqa", "nima-mobilenet", "resnet18-iqa", "resnet50-iqa", "wadiqam-nr-full"},
 }
-"""With the reasons in the suite's own comment; models without shipped weights."""
+"""Registered plugins that the suite leaves out for the reasons in its comment; models without shipped weights."""
 
 
 def test_the_standard_suite_covers_the_registries_but_for_what_it_says():

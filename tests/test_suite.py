@@ -1,4 +1,4 @@
-"""Suites and registries: what is read, and the one line that says what is wrong."""
+"""Suites: reading them, and the one-line messages of errors."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Tiny(FeatureModel):
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small model, and of the demo set only what a SROCC needs."""
+    """Use a small model and few demo images."""
     monkeypatch.setitem(MODELS.entries, "tiny", Entry("tiny", Tiny))
     demo = Demo()
     monkeypatch.setattr("iqarena.bench.training.Demo", lambda: Subset(demo, demo.spread(12)))
@@ -58,7 +58,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def noisy(tmp_path: Path) -> Folder:
-    """Grey images under noise; the label falls with the noise."""
+    """A data set of grey images under noise; the label falls with the noise."""
     root = tmp_path / "data"
     root.mkdir()
     stream = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(noisy: Folder, tmp_path: 
         fit("tiny", "adversarial-training", noisy, eager, tmp_path / "cut", report=kill)
     with pytest.raises(UserError, match="of another training"):
         fit("tiny", "adversarial-training", noisy, schedule(3200), tmp_path / "cut")
-    # who decodes and when it is saved changes no weight, so another machine may go on
+    # neither the decoding process nor the time of saving changes a weight, so another machine may resume
     resumed = fit("tiny", "adversarial-training", noisy, replace(schedule(6400), workers=1), tmp_path / "cut")
     a, b = Tiny(), Tiny()
     load_weights(a, whole)
@@ -167,7 +167,7 @@ def test_what_is_not_split_is_split_by_reference_and_the_test_part_is_never_trai
 def test_a_training_shows_loss_srocc_and_the_time_left_also_after_it_was_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     with TrainingReporter() as report:
         report.last = -math.inf
-        report(Progress(0.75, 0.0123, 0.87, seconds=300.0))  # the first word of a run that was killed at 74 %
+        report(Progress(0.75, 0.0123, 0.87, seconds=300.0))  # the first report of a run that was killed at 74 %
         report.last = -math.inf
         report(Progress(0.8, 0.0122, None, seconds=320.0))
     assert capsys.readouterr().out.splitlines() == [

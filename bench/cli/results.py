@@ -20,7 +20,7 @@ def pack(folder: _Folder = Path("results")) -> None:
     from iqarena.bench.results.store import Records
 
     count = Records(_existing(folder)).pack()
-    size = sum(path.stat().st_size for path in (folder / "packed").glob("*.gz"))
+    size = sum(path.stat().st_size for path in (folder / "packed").glob("*.xz"))
     typer.echo(f"{folder / 'packed'}: {count:,} cells, {size / 2**20:.1f} MiB")
 
 

@@ -1,17 +1,16 @@
 """The packed form of a results folder: a few files in place of two for every cell.
 
-``packed/records.json.gz`` is a JSON array of all records, each with the bytes of its ``record.json``.
-``packed/images-<track>.csv.gz`` has the lines of every ``images.csv`` of a track behind the cell's id, as pandas reads them.
+``packed/records.json.xz`` is a JSON array of all records, each with the bytes of its ``record.json``.
+``packed/images-<track>.csv.xz`` has the lines of every ``images.csv`` of a track behind the cell's id, as pandas reads them.
 Nothing is parsed and written anew, so that unpacking gives back the same bytes.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import re
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.results.files import replace_synced, replaced_at_once, sync_folder, write_synced
 from iqarena.bench.results.formatting import format_eps
 
-RECORDS = "records.json.gz"
+RECORDS = "records.json.xz"
 _BETWEEN = b",\n"
 """Between two records; no line of a record is a lone comma, and all but its first and its last begin with a space."""
 _ID = re.compile(rb"[\w.-]+")
@@ -48,7 +47,7 @@ class PackedCells:
     def state(self) -> object:
         """Return what changes when a file is packed anew; None where nothing is packed."""
         try:
-            stats = [path.stat() for path in sorted(self.folder.glob("*.gz"))]
+            stats = [path.stat() for path in sorted(self.folder.glob("*.xz"))]
         except OSError:
             return None
         return [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats] or None
@@ -67,7 +66,7 @@ class PackedCells:
 
     def _read(self) -> Iterator[tuple[str, CellFiles]]:
         images: dict[str, bytes] = {}
-        for path in sorted(self.folder.glob("images-*.csv.gz")):
+        for path in sorted(self.folder.glob("images-*.csv.xz")):
             header, rows = _rows(_unzipped(path))
             for cell_id, own in rows.items():
                 images[cell_id] = header + own
@@ -101,12 +100,12 @@ class PackedCells:
                 raise UserError(f"cell {cell_id}: its images.csv has other columns than those of its track; run it again")
             table += [prefix + b"," + line for line in lines]
         self.folder.mkdir(parents=True, exist_ok=True)
-        names = {f"images-{track}.csv.gz" for track in tables}
+        names = {f"images-{track}.csv.xz" for track in tables}
         for track, table in tables.items():
-            replace_synced(self.folder / f"images-{track}.csv.gz", _zipped(b"".join(table)))
+            replace_synced(self.folder / f"images-{track}.csv.xz", _zipped(b"".join(table)))
         records = _BETWEEN.join(cells[cell_id].record for cell_id in sorted(cells))
         replace_synced(self.folder / RECORDS, _zipped(b"[\n" + records + b"]\n"))
-        for path in self.folder.glob("images-*.csv.gz"):
+        for path in self.folder.glob("images-*.csv.xz"):
             if path.name not in names:
                 path.unlink()
         sync_folder(self.folder)
@@ -168,11 +167,11 @@ def _split_records(text: bytes) -> list[bytes]:
 
 
 def _zipped(content: bytes) -> bytes:
-    return gzip.compress(content, 9, mtime=0)  # the same bytes for the same content
+    return lzma.compress(content)  # half of what gzip leaves, whose window is shorter than a few records
 
 
 def _unzipped(path: Path) -> bytes:
     try:
-        return gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        return lzma.decompress(path.read_bytes())
+    except (OSError, EOFError, lzma.LZMAError) as error:
         raise UserError(f"{path}: cannot be read ({error}); take {path.parent} from where it came, or delete it") from None

@@ -1,4 +1,4 @@
-"""What every attack in the registry must keep to."""
+"""The contract that every attack in the registry satisfies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.attack_runs import SEARCHES, SMALL_THREATS, craft, moved_by_s
 
 TWO = Threat("linf", 2 / 255)
 SHORTER = {"queries": 60, "steps": 10, "epochs": 2}
-"""Parameters that make an attack long, and what they are cut to where only its conduct is tested."""
+"""Parameters that make an attack slow, and their caps where only its conduct is tested."""
 BUDGETS = SEARCHES | {
     **{f"art:{name}": "[max_iter=10]" for name in (
         "AutoConjugateGradient", "AutoProjectedGradientDescent", "BasicIterativeMethod", "MomentumIterativeMethod",
@@ -37,9 +37,9 @@ BUDGETS = SEARCHES | {
     "torchattacks:CW": "[steps=20]", "torchattacks:EADEN": "[max_iterations=20]",
     "torchattacks:EADL1": "[max_iterations=20]",
 }  # fmt: skip
-"""The same for classes of other libraries."""
+"""Small budgets for attack classes of other libraries."""
 NEEDS_FILES = {"zhang-dists"}
-"""Attacks that cannot run by their name alone; their own tests give them what they need."""
+"""Attacks that need weight files to run; their own tests provide them."""
 NAMES = [name for name in ATTACKS.names() if name not in NEEDS_FILES]
 PROMISED = {
     "gradient": {
@@ -56,7 +56,7 @@ PROMISED = {
     "none": {"random-noise", "random-sign", "jpeg-recompress"},
     "ensemble": {"standard", "standard-rank"},
 }  # fmt: skip
-"""Names that others script against, by what they need."""
+"""Attack names that user scripts rely on, by access."""
 
 
 PARTS = {
@@ -71,7 +71,7 @@ PARTS = {
     # Σ|w − mean| is about √¾ of Σ|w|
     "madc": 0.45, "ssah": 0.8,
 }  # fmt: skip
-"""What attacks get of the ℓ∞ optimum of a linear model, at least; the others 0.99."""
+"""Least share of a linear model's ℓ∞ optimum that each attack reaches; the other attacks reach 0.99."""
 
 
 def build(name):
@@ -86,17 +86,17 @@ def shortened(attack):
 
 
 def usual_threat(attack):
-    """A threat model that the attack supports; ℓ∞ where it can."""
+    """Return a threat model that the attack supports, ℓ∞ if possible."""
     return SMALL_THREATS["linf" if "linf" in attack.norms else attack.norms[0]]
 
 
 def kind_of(attack):
-    """An objective of the attack; `lower` where it can."""
+    """Return an objective that the attack supports, `lower` if possible."""
     return "lower" if "lower" in attack.objectives else attack.objectives[0]
 
 
 def by_shape(images):
-    """Names and images (N, 3, H, W) of each size."""
+    """Group the images by size: yield names and images (N, 3, H, W)."""
     groups = {}
     for label, image in images.items():
         groups.setdefault(image.shape, []).append(label)
@@ -165,7 +165,7 @@ def test_nothing_is_listed_that_is_neither_promised_nor_a_librarys():
     assert own == set().union(*PROMISED.values())
 
 
-# --- what every attack must keep to
+# --- the contract of every attack
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -198,7 +198,7 @@ def test_attack_costs_what_it_says_at_most(name):
     attack = build(name)
     for kind in attack.objectives:
         counts = craft(attack, LinearModel(), random_pixels(2), kind, usual_threat(attack))[2].counts
-        assert (counts.forwards <= attack.passes[0] + (attack.access != "none")).all(), kind  # the clean score's apart
+        assert (counts.forwards <= attack.passes[0] + (attack.access != "none")).all(), kind  # not counting the clean score
         assert (counts.backwards <= attack.passes[1]).all(), kind
         assert (counts.backwards > 0).all() == (attack.passes[1] > 0), kind
 
@@ -235,7 +235,7 @@ def test_attack_improves_on_the_clean_image(name):
 
 
 def drives_to_the_rim(attack):
-    """Whether an attack is after all that the ℓ∞ ball gives: not an aim, not the least norm, not one of several."""
+    """Return whether an attack maximises the loss in the ℓ∞ ball: no target value, no least norm, no ensemble."""
     pushes = not {"raise", "away"}.isdisjoint(attack.objectives)
     return attack.access == "gradient" and "linf" in attack.norms and pushes and not isinstance(attack, LeastNorm | Ensemble)
 

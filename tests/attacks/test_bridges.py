@@ -1,4 +1,4 @@
-"""Bridges: what other libraries make of a score, against closed forms on a linear model, and what is refused and why.
+"""Bridges to other attack libraries against closed forms on a linear model, and which attacks are refused and why.
 
 On a linear model of weights w the least change that moves quality by a is a·w/‖w‖² in ℓ2, of norm a/‖w‖, and a·sign(w)/‖w‖₁
 in ℓ∞, of norm a/‖w‖₁; in ℓ1 it is in the heaviest value alone, of norm a/max|w|. The images stay clear of the box.
@@ -27,7 +27,7 @@ from tests.support.attack_runs import SEARCHES, craft, random_pixels
 
 TWO = Threat("linf", 2 / 255)
 WIDE = {"linf": Threat("linf", 0.05), "l2": Threat("l2", 2.0), "l0": Threat("l0", 0.2)}
-"""Balls that hold the least changes with room to spare, even those that are three times as long."""
+"""Threat models with room for the least changes, even for changes three times as long."""
 AMOUNT = 0.1
 PREFIXES = {"torchattacks": TorchAttacks, "art": ART}
 NAMES = [name for name in ATTACKS.names() if name.partition(":")[0] in PREFIXES]
@@ -38,12 +38,12 @@ EXACT = [
 
 
 def clear(count=1, size=16):
-    """Images whose values can move 60 levels either way."""
+    """Return images whose values can move 60 levels in either direction."""
     return random_pixels(count, size, size, low=60, high=196)
 
 
 def library_change(attack, model, clean, kind, threat):
-    """The library's own change (1, 3, H, W), neither projected nor rounded, the quality that it moved, and the target."""
+    """Return the library's own change (1, 3, H, W), neither projected nor rounded, the clean quality, and the target."""
     images = clean.float() / 255
     with frozen(model):
         target = Target(model, 1, attack.access)
@@ -152,7 +152,7 @@ def test_pgdl2_stores_what_the_closed_form_leaves():
         ("torchattacks:APGD", "linf", 0.999), ("torchattacks:APGD", "l2", 0.99),
         ("art:AutoProjectedGradientDescent", "linf", 0.999), ("art:AutoProjectedGradientDescent", "l2", 0.99),
         ("art:AutoConjugateGradient", "l2", 0.99), ("art:RescalingAutoConjugateGradient", "l2", 0.99),
-        # scores only: of 768 values, random search has found the signs of so many; a change at random gains 0 ± 0.05
+        # scores only: random search finds the signs of this share of the 768 values; a random change gains 0 ± 0.05
         ("torchattacks:Square", "linf", 0.4), ("torchattacks:Square", "l2", 0.25), ("torchattacks:SPSA", "linf", 0.4),
         ("art:SquareAttack", "linf", 0.3), ("art:SimBA", "linf", 0.5), ("art:SimBA", "l2", 0.4),
     ],
@@ -302,7 +302,7 @@ def test_the_seed_decides_and_the_global_streams_are_left_as_they_were(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if "[" not in SEARCHES.get(name, "")])
 def test_gradients_in_another_memory_format_and_flat_images_are_no_trouble(name):
     class Last(LinearModel):
-        """Hands gradients back with channels last, as convolutions on some machines do."""
+        """A linear model whose gradients come in channels-last layout, as those of convolutions on some machines."""
 
         def forward(self, images):
             return super().forward(images.contiguous(memory_format=torch.channels_last))

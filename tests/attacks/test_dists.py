@@ -1,4 +1,4 @@
-"""DISTS against another library's, its weights in either kind of file, and the attack that minds it."""
+"""DISTS against another library's implementation, its weights in both file formats, and the attack constrained by it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.analytic_models import LinearModel
 from tests.support.attack_runs import SMALL_THREATS, craft, random_pixels
 
 WIDTHS = (4, 6, 8, 10, 12)
-"""Channels of the five stages of a small DISTS."""
+"""Channels of the five stages of a small DISTS network."""
 
 
 def small_weights(widths=WIDTHS, seed=0):
-    """DISTS weights in torchvision's names, random, of a network as narrow as asked."""
+    """Return random DISTS weights under torchvision's names, for a network of the given widths."""
     generator = torch.Generator().manual_seed(seed)
     weights, before = {}, 3
     stages = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))

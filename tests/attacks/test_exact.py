@@ -120,7 +120,7 @@ def test_the_best_iterate_counts_and_not_the_last(steps):
 
 def test_the_last_step_is_judged_as_it_will_be_stored():
     class Cubic(MeanModel):
-        """t(t + 1)(t + 2.3) in levels t off 100: it falls below 0 beyond −2.3 levels, and is above 0 at −2."""
+        """The cubic t(t + 1)(t + 2.3) of the distance t from level 100: below 0 beyond −2.3 levels, above 0 at −2."""
 
         def forward(self, images):
             t = super().forward(images) * 255 - 100

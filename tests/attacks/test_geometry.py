@@ -99,7 +99,7 @@ def test_smoothness_makes_the_flow_smoother(natural):
 
 
 def test_stadv_finds_the_shift_that_a_linear_model_wants():
-    """Weights that are a smooth image's own derivative are what moving it as a whole changes: an l2 optimum on paper."""
+    """With a smooth image's own derivative as weights, shifting the whole image is the l2 optimum in closed form."""
     rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
     waves = torch.stack([torch.sin(columns / 5 + 2 * c) * torch.cos(rows / 7 + c) for c in range(3)])
     clean = (127.5 + 100 * waves).round().to(torch.uint8)[None]
@@ -213,7 +213,7 @@ def test_random_sign_fills_the_linf_ball():
 
 @pytest.mark.parametrize("share", [0.001, 0.4, 0.75, 1.0, 2.6], ids=str)
 def test_random_sign_fills_the_l2_ball_to_less_than_a_step_of_one_value(share):
-    """`share` is what a value may move on average, in levels; below one, most values stay."""
+    """`share` is the average change that a value may have, in levels; below one, most values stay."""
     clean = random_pixels(3, 24, 20, low=10, high=246)
     budget = share**2 * 3 * 24 * 20
     threat = Threat("l2", math.sqrt(budget) / 255 * (1 + 1e-6))

@@ -1,4 +1,4 @@
-"""The relatives of FGSM, and DDN: models known on paper, torchattacks' classes at equal parameters, identities.
+"""The variants of FGSM, and DDN: models with closed forms, torchattacks' classes at equal parameters, identities.
 
 Where bytes are compared with torchattacks, a step is two whole levels: nothing is rounded on the way, so both take their
 gradients at the same images, and the quality of the network below rises at each step, so the last one is the best.
@@ -36,7 +36,7 @@ EVERY = [*MOMENTUM, DIFGSM, TIFGSM, PGDL2, ScoreReflectionFGSM, DDN]
 
 
 class Net(QualityModel):
-    """Two small convolutions with a bend between them; float64 inside, so that no sign of a gradient is a rounding error."""
+    """Two small convolutions with a nonlinearity between them; float64 inside, so that no gradient sign is a rounding error."""
 
     info = ModelInfo("net", min_size=1)
 
@@ -52,7 +52,7 @@ class Net(QualityModel):
 
 
 class Flat(QuadraticModel):
-    """The quadratic model, which writes down the mean level of each image that it is shown."""
+    """The quadratic model, which records the mean level of each image that it scores."""
 
     def __init__(self) -> None:
         super().__init__(100 / 255)
@@ -64,7 +64,7 @@ class Flat(QuadraticModel):
 
 
 class Constant(QualityModel):
-    """One half, and a gradient of zeros."""
+    """A constant score of one half, with a gradient of zeros."""
 
     info = ModelInfo("constant", min_size=1)
 
@@ -73,7 +73,7 @@ class Constant(QualityModel):
 
 
 class Logits(torch.nn.Module):
-    """[ℓ, 0], whose cross-entropy with the soft label [1, −1] is −ℓ."""
+    """Logits [ℓ, 0], whose cross-entropy with the soft label [1, −1] is −ℓ."""
 
     def __init__(self, losses) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Logits(torch.nn.Module):
 
 
 def theirs(name, model, clean, kind, **parameters):
-    """Bytes of torchattacks' class in the ball of 8/255 with steps of 2/255, image by image."""
+    """Run torchattacks' class in the ball of 8/255 with steps of 2/255, image by image; return the pixels."""
     found = []
     for pixels in clean:
         image = pixels[None].float() / 255
@@ -104,12 +104,12 @@ def pixels(attack, model, clean, kind, threat):
 
 
 def moved(stored, model, clean):
-    """How much quality rose, (N,)."""
+    """Return the increase of quality, (N,)."""
     return (model(stored.float() / 255) - model(clean.float() / 255)).detach()
 
 
 def lengths(stored, clean):
-    """Euclidean length of each change in units of [0, 1]."""
+    """Return the Euclidean length of each change in units of [0, 1]."""
     return (stored.double() - clean.double()).flatten(1).norm(dim=1) / 255
 
 
@@ -253,7 +253,7 @@ def test_same_bytes_as_torchattacks_variance_tuning_with_the_same_draws(monkeypa
     ours = pixels(VMIFGSM(steps=4), model, clean, "raise", EIGHT)  # seed 0
 
     class Replayed:
-        """Torch, but its uniform draws are those of our stream."""
+        """The torch module, with uniform draws taken from our stream."""
 
         draws = Generators([0])
 
@@ -272,7 +272,7 @@ def test_same_bytes_as_torchattacks_variance_tuning_with_the_same_draws(monkeypa
 
 @pytest.mark.parametrize(
     ("attack", "name", "share"),
-    # transformations and neighbours are drawn otherwise, so that chance may favour either
+    # transformations and neighbours are drawn differently, so chance may favour either side
     [(NIFGSM(), "NIFGSM", 1.0), (DIFGSM(), "DIFGSM", 0.95), (VMIFGSM(), "VMIFGSM", 0.98)],
     ids=["ni", "di", "vmi"],
 )
@@ -302,7 +302,7 @@ def test_gradient_through_the_transformation_agrees_with_finite_differences():
     with frozen(model):
         target = Target(model, 2, "gradient")
         quality, gradient = attack.ask(target, images, Objective("raise", model(images)), EIGHT, Generators([4, 5]), {})
-        assert quality.isnan().all()  # what was scored are not these images
+        assert quality.isnan().all()  # the scored images are not these images
         draws = Generators([4, 5]).uniform(0, 1, (4,)).tolist()
         for index in range(2):
             image, along = images[index : index + 1].double(), torch.randn(3, 17, 23).double()
@@ -347,7 +347,7 @@ def test_attack_keeps_to_the_query_limit_of_the_threat(attack, limit):
     assert int(target.counts.forwards.max()) <= limit
     assert not stored.left_ball.any()
     if limit == 7:
-        assert target.counts.backwards.min() >= 1  # and uses what it is given
+        assert target.counts.backwards.min() >= 1  # and uses the whole budget
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Quality-aware attacks: what they mind, against other libraries and closed forms, and that they use the whole ball."""
+"""Quality-aware attacks: their constraints, against other libraries and closed forms, and their use of the whole ball."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def attacks(weights_file):
 
 @pytest.fixture
 def crop(natural):
-    """A natural image (1, 3, 96, 96) uint8."""
+    """Return a natural image (1, 3, 96, 96) uint8."""
     return torch.from_numpy(natural).permute(2, 0, 1)[None].contiguous()
 
 
@@ -49,7 +49,7 @@ def doubles(count, height, width, seed=0):
 
 
 def gain(attack, model, clean, kind, threat):
-    """How much the stored images gained, (N,), and their shift in levels."""
+    """Return the gain of the stored images, (N,), and their shift in levels."""
     _, stored, _ = craft(attack, model, clean, kind, threat)
     before, after = (model(pixels.float() / 255).detach() for pixels in (clean, stored.pixels))
     return (after - before if kind == "raise" else before - after), stored.pixels.double() - clean.double()
@@ -120,7 +120,7 @@ def test_low_band_is_that_of_a_haar_transform():
     images = doubles(1, 8, 12, seed=7)
 
     def averages(size):
-        """The orthonormal low-pass half of a one-level Haar transform."""
+        """Return the orthonormal low-pass half of a one-level Haar transform."""
         return np.kron(np.eye(size // 2), np.array([[1.0, 1.0]])) / math.sqrt(2)
 
     rows, columns = averages(8), averages(12)

@@ -1,4 +1,4 @@
-"""Score-only attacks: what they must find where the best is known on paper, what their parts compute, and their budgets."""
+"""Score-only attacks: their gains where the optimum has a closed form, what their parts compute, and their budgets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CASES = [pytest.param(attack, norm, id=f"{attack.name}-{norm}") for attack in AL
 
 
 class Recorded(LinearModel):
-    """A linear model that remembers the qualities it gave."""
+    """A linear model that records the qualities it returned."""
 
     def __init__(self, *sides: int) -> None:
         super().__init__(*sides)
@@ -45,7 +45,7 @@ class Recorded(LinearModel):
 
 
 def gain(attack, model, clean, kind, threat):
-    """How much quality moved the right way, (N,); what is stored is in the ball."""
+    """Return how far quality moved in the right direction, (N,); check that the stored images are in the ball."""
     before = model(clean.float() / 255).detach()
     _, stored, _ = craft(attack, model, clean, kind, threat)
     assert not stored.left_ball.any()
@@ -179,7 +179,7 @@ def test_ran_with_one_square_is_square_from_stripes():
 @pytest.mark.parametrize("kind", ["raise", "lower"])
 def test_square_beats_noise_with_few_queries_where_quality_follows_fine_texture(kind):
     class Roughness(MeanModel):
-        """Mean squared difference of neighbours: noise raises it, flat areas lower it."""
+        """A model that scores the mean squared difference of neighbours: noise raises it, flat areas lower it."""
 
         def forward(self, images):
             return (images[..., 1:] - images[..., :-1]).square().mean(dim=(1, 2, 3))

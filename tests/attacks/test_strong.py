@@ -25,7 +25,7 @@ EIGHT = Threat("linf", 8 / 255)
 
 
 class Wavy(LinearModel):
-    """A linear model whose score goes up and down along the way: plain steps get stuck in its valleys."""
+    """A linear model with an oscillating score: plain steps get stuck in its local optima."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         score = super().forward(images)
@@ -133,7 +133,7 @@ def test_members_of_the_ensembles_run_with_their_defaults_under_their_own_names(
             assert kind in member.objectives
 
 
-# --- the set
+# --- the set-level attack
 
 
 def test_gradient_of_the_soft_rank_correlation_is_that_of_finite_differences():

@@ -1,4 +1,4 @@
-"""Attacks that are fitted beforehand: closed-form tiles of linear models, repetition, seeds, and what a fit costs."""
+"""Attacks that are fitted beforehand: closed-form tiles of linear models, tiling, seeds, and the cost of a fit."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_parameters_without_sense_are_refused(attack, parameters):
 @pytest.mark.parametrize("attack", TILES, ids=named(TILES))
 def test_the_best_of_several_restarts_counts(attack):
     class TwoSummits(LinearModel):
-        """Rises gently along w and, beyond a dip, three times as steeply against it."""
+        """A model whose score rises gently along w and, beyond a dip, three times as steeply against it."""
 
         def forward(self, images):
             along = (self.weight * (images - 128 / 255)).sum(dim=(1, 2, 3))

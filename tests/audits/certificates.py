@@ -1,10 +1,10 @@
-"""Whether certificates are kept: random and attacked images inside the radius, scored anew by the deployed model.
+"""Audit of certificates: random and attacked images inside the radius, scored again by the deployed model.
 
     python -m tests.audits.certificates
 
 1,000 random and 200 attacked images for each certified defense on small models, and fewer on `resnet-iqa` with its
 weights. Half of the random changes and all attacked ones are as long as the radius. The attack is projected gradient
-steps through the surrogate, up and down in turn. Exits with 1 where more certificates were left than their confidence
+steps through the surrogate, up and down in turn. Exits with 1 if more certificates were violated than their confidence
 explains.
 """
 
@@ -33,7 +33,7 @@ STEPS = 10
 
 
 class Bumpy(QualityModel):
-    """A small network with random weights whose quality goes up and down, steeply or gently."""
+    """A small network with random weights and an oscillating quality, steep or gentle."""
 
     info = ModelInfo("bumpy", min_size=8)
 
@@ -51,7 +51,7 @@ class Bumpy(QualityModel):
 
 
 class Untrained(Lipschitz):
-    """`lipschitz` with seeded random weights, which its certificate holds for just as well."""
+    """The `lipschitz` defense with seeded random weights; its certificate holds for any weights."""
 
     def protect(self, model: QualityModel) -> QualityModel:
         with torch.random.fork_rng():
@@ -61,7 +61,7 @@ class Untrained(Lipschitz):
 
 @dataclass(frozen=True)
 class Kept:
-    """How many certificates of how many were left; one that abstained cannot be."""
+    """Number of violated certificates out of all; one that abstained cannot be violated."""
 
     left: int
     total: int
@@ -78,11 +78,11 @@ def trial(
     defense: CertifiedDefense, model: QualityModel, images: torch.Tensor, radius: float, attacked: bool,
     certified_radius: float | None = None,
 ) -> Kept:  # fmt: skip
-    """Certify images (N, 3, H, W), change them inside the radius, score them with fresh draws, count who left.
+    """Certify images (N, 3, H, W), change them inside the radius, score them with fresh draws, count the violations.
 
     Draws are the same in every call.
 
-    `certified_radius` plants a lie: certificates are for that radius, changes for the other.
+    `certified_radius` plants a fault: the certificates hold for that radius, the changes use `radius`.
     """
     with frozen(model), torch.random.fork_rng():
         torch.manual_seed(0)
@@ -98,14 +98,14 @@ def trial(
 
 
 def at_random(images: torch.Tensor, radius: float) -> torch.Tensor:
-    """Changes of random direction; every other one is as long as the radius, the rest shorter."""
+    """Return changes of random direction; every other one is as long as the radius, the rest shorter."""
     lengths = radius * torch.rand(len(images))
     lengths[::2] = radius
     return shortened(torch.randn_like(images) * 1e6, lengths)
 
 
 def climb(defense: CertifiedDefense, model: QualityModel, images: torch.Tensor, radius: float) -> torch.Tensor:
-    """Changes that raise the quality of every other image and lower that of the rest."""
+    """Return changes that raise the quality of every other image and lower that of the rest."""
     surrogate = defense.surrogate(model)
     ways = torch.ones(len(images))
     ways[1::2] = -1
@@ -120,8 +120,8 @@ def climb(defense: CertifiedDefense, model: QualityModel, images: torch.Tensor, 
 
 
 def shortened(change: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Changes (N, …) no longer than (N,)."""
-    # a hair inside, so that float32 does not end outside
+    """Shorten changes (N, …) to at most the given lengths (N,)."""
+    # slightly inside, so that float32 rounding does not end outside
     factors = (lengths * (1 - 1e-5) / change.flatten(1).norm(dim=1).clamp(min=1e-12)).clamp(max=1)
     return change * factors.view(-1, 1, 1, 1)
 

@@ -1,10 +1,10 @@
-"""Filters and certified defenses under attackers who do not know of them and who do: the tables of docs/defenses-tried.md.
+"""Filters and certified defenses under oblivious and adaptive attackers: the tables of docs/defenses-tried.md.
 
     iqarena run defenses --executor processes --workers 2 --out runs/defenses
     python -m tests.audits.defenses_table runs/defenses
 
-Reads the records of a run, and measures how far each surrogate is from what is deployed. Exits with 1 where a cell did not
-end ok or where, on the average over an attack's images and defenses, who knows of a defense gets less far.
+Reads the records of a run and measures how far each surrogate is from the deployed defense. Exits with 1 if a cell did not
+end ok or where, averaged over an attack's images and defenses, the adaptive attacker is weaker than the oblivious one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ from iqarena.defenses.base import DoesNotApply
 
 SETTINGS = ("oblivious", "adaptive")
 IMAGES = 16
-"""As many as the suite's."""
+"""Number of images, as in the suite."""
 Cells = dict[tuple[str, str], dict[str, Any]]
 """Records of one defense, by attack and setting."""
 
 
 def by_defense(records: Records) -> dict[str, Cells]:
-    """Records that ended ok, by defense."""
+    """Return the records by defense.
+
+    Raises:
+        UserError: if a cell did not end ok.
+    """
     found: dict[str, Cells] = {}
     for record in records.all():
         cell = record["cell"]
@@ -47,7 +51,7 @@ def by_defense(records: Records) -> dict[str, Cells]:
 
 
 def apart(spec: str, model_name: str) -> float:
-    """The largest difference of quality between surrogate and deployed model, under one seed, on 16 demo images."""
+    """Return the largest quality difference between surrogate and deployed model, under one seed, on 16 demo images."""
     model, demo = load_model(model_name), Demo()
     defense = DEFENSES.build(spec)
     images = torch.stack([demo.image(i) for i in demo.spread(IMAGES)]).float() / 255
@@ -60,7 +64,7 @@ def apart(spec: str, model_name: str) -> float:
 
 
 def strength_table(found: dict[str, Cells], flags: dict[str, list[str]]) -> Iterator[str]:
-    """SROCC after each attack, and in brackets the mean |shift| of quality, in both settings."""
+    """Yield the lines of a table: SROCC after each attack and, in brackets, the mean |shift| of quality, in both settings."""
     attacks = sorted({attack for cells in found.values() for attack, _ in cells})
     yield f"| defense | surrogate | apart | cost | clean | {' | '.join(attacks)} | flags |"
     yield f"|---|---|--:|--:|--:|{'---|' * len(attacks)}---|"
@@ -90,7 +94,7 @@ def _told(cells: Cells, attack: str, bare: bool) -> str:
 
 
 def certificate_table(found: dict[str, Cells]) -> Iterator[str]:
-    """What is certified, and what certifying an image took."""
+    """Yield the lines of a table of certified measures and the time to certify an image."""
     yield "| defense | clean SROCC | certified SROCC | mean width | left | seconds an image |"
     yield "|---|--:|--:|--:|--:|--:|"
     for spec, cells in found.items():
@@ -103,7 +107,7 @@ def certificate_table(found: dict[str, Cells]) -> Iterator[str]:
 
 
 def means(found: dict[str, Cells]) -> dict[str, tuple[float, float, int]]:
-    """By attack: mean |shift| over defenses, oblivious and adaptive, and how many defenses have both."""
+    """Return by attack the mean |shift| over defenses, oblivious and adaptive, and the number of defenses that have both."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     for spec, cells in found.items():
         for attack in {attack for attack, _ in cells}:

@@ -1,9 +1,9 @@
-"""What a run survives: every fault is made to happen, and the table that is left compared with an undisturbed run's.
+"""Fault injection: every fault is made to happen, and the resulting table is compared with an undisturbed run's.
 
     python -m tests.audits.faults [--kills 100] [--only WORD]… [--write]
 
 Thirty small cells, run by the harness as `iqarena run` does. A killed run is a forked process, so that a hundred of them are
-affordable. `--write` puts the table into docs/performance.md. Exits with 1 where a fault does what it should not.
+affordable. `--write` puts the table into docs/performance.md. Exits with 1 if a fault has another outcome than it should.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LIMIT_MIB = 4096
 
 @dataclass(frozen=True)
 class Found:
-    """What came of a fault."""
+    """The outcome of an injected fault."""
 
     fault: str
     made: str
@@ -57,7 +57,7 @@ class Found:
 
 
 class Ground:
-    """Images, an undisturbed run's table, and how long that run takes."""
+    """The setup of all faults: images, an undisturbed run's table, and that run's duration."""
 
     def __init__(self, folder: Path, kills: int, draw: random.Random) -> None:
         self.folder, self.kills, self.draw = folder, kills, draw
@@ -72,24 +72,24 @@ class Ground:
         assert set(self.calm.status) == {"ok"}
 
     def run(self, name: str, executor: Executor = "local", workers: int = 1) -> Outcome:
-        """The thirty cells, in a folder."""
+        """Run the thirty cells in a folder."""
         return go(self.suite, self.root, self.folder / name, executor, workers)
 
     def same(self, name: str, but: Collection[str] = ()) -> bool:
-        """Whether a folder has the undisturbed run's table, but for `seconds` and for the numbers of some cells."""
+        """Return whether a folder has the undisturbed run's table, except for `seconds` and the numbers of some cells."""
         found = table(self.folder / name)
         exact = ~found.cell_id.isin(but)
         columns = ["cell_id", "status", "n_images"]
         return found[exact].equals(self.calm[exact]) and found[columns].equals(self.calm[columns])
 
     def halved(self, name: str) -> list[str]:
-        """The cells that were made with half the batch, and those that share their attacked images."""
+        """Return the cells that ran with half the batch, and those that share their attacked images."""
         made = list(Records(self.folder / name).all())
         shared = {record["crafting"] for record in made if record["provenance"]["halvings"]}
         return [record["cell_id"] for record in made if record["crafting"] in shared]
 
     def forked(self, work: Callable[[], object]) -> int:
-        """Do something in a copy of this process, which is killed if this one ends; returns its id."""
+        """Run `work` in a forked copy of this process; return the child's process id."""
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -101,7 +101,7 @@ class Ground:
 
 
 def thirty() -> Suite:
-    """Five attacks, three defenses, two settings."""
+    """Return the suite of thirty cells: five attacks, three defenses, two settings."""
     return validated(
         {"models": ["cnniqa"], "dataset": "folder", "defenses": ["none", "jpeg", "flip"], "batch": 4,
          "attacks": [{"attack": attack} for attack in ATTACKS]}
@@ -112,7 +112,7 @@ def thirty() -> Suite:
 
 
 def run_killed(ground: Ground) -> Found:
-    """SIGKILL, at any moment from its start to past its end."""
+    """Kill a run by SIGKILL, at any moment from its start to past its end."""
     kills = rounds = wrong = 0
     while kills < ground.kills:
         name = f"killed-{rounds}"
@@ -137,7 +137,7 @@ def run_killed(ground: Ground) -> Found:
 
 
 def worker_killed(ground: Ground) -> Found:
-    """SIGKILL to one of two worker processes, which costs its cell at most; the next run makes that up."""
+    """Kill one of two worker processes by SIGKILL: at most its cell is lost, and the next run repeats it."""
     kills = rounds = wrong = lost = halved = 0
     ended = threading.Event()
 
@@ -173,7 +173,7 @@ def worker_killed(ground: Ground) -> Found:
 
 
 def disk_full(ground: Ground) -> Found:
-    """A file system that has no room for all records, or files that may not grow."""
+    """Run on a file system without room for all records, or with a limit on file size."""
     small, name = ground.folder / "small", "full"
     small.mkdir()
     (ground.folder / name).mkdir()
@@ -217,7 +217,7 @@ def disk_full(ground: Ground) -> Found:
 
 
 def two_runs(ground: Ground) -> Found:
-    """A second run in a folder, from another process."""
+    """Start a second run in a folder, from another process."""
     holder, told = os.pipe()
 
     def hold() -> None:
@@ -244,7 +244,7 @@ def two_runs(ground: Ground) -> Found:
 
 
 def clock_back(ground: Ground) -> Found:
-    """A clock that goes back by an hour whenever it is looked at."""
+    """Run with a clock that goes back by an hour whenever it is read."""
     looks = 0
 
     class Back(datetime):
@@ -269,7 +269,7 @@ def clock_back(ground: Ground) -> Found:
 
 
 def plugins(ground: Ground) -> list[Found]:
-    """Plugins that misbehave, beside one that does not."""
+    """Run misbehaving plugins beside one that behaves."""
     failed, restored = "is recorded as failed: ", "goes well, and what it changed is put back"
     cases = {
         "leaks memory": ("leak", {"memory_mib": LIMIT_MIB}, "", "ends ok, and would end at the suite's `memory_mib`"),
@@ -303,7 +303,7 @@ def plugins(ground: Ground) -> list[Found]:
 
 
 def leak_until_limit(ground: Ground) -> Found:
-    """A plugin that holds on to 200 MiB a cell, in a process that may hold little more than torch."""
+    """Run a plugin that leaks 200 MiB a cell in a process with little more memory than torch needs."""
     chosen = suite("leak", "nothing", memory_mib=1800, threats=[{"eps": (1 + n) / 255} for n in range(12)])
     outcome = go(chosen, ground.root, ground.folder / "leak", "local")
     return Found(
@@ -315,7 +315,7 @@ def leak_until_limit(ground: Ground) -> Found:
 
 
 def moved(ground: Ground) -> Found:
-    """Half of a folder's cells, at another place, with the images at another place too."""
+    """Continue a copy of a folder with half of its cells, with both folder and images moved."""
     ground.run("here")
     elsewhere = ground.folder / "elsewhere"
     shutil.copytree(ground.folder / "here", elsewhere / "out")
@@ -338,7 +338,7 @@ FAULTS: list[Callable[[Ground], Found | list[Found]]] = [
 
 
 def _plain(said: str, ground: Ground) -> str:
-    """A line without this machine's folders."""
+    """Remove this machine's folders from a message."""
     return said.replace(str(ground.folder), "…")
 
 

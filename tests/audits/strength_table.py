@@ -1,4 +1,4 @@
-"""How strong the attacks are beside each other, on real weights: a table, and checks of it that can fail.
+"""Strength of the attacks relative to each other, on real weights: a table, and checks of it that can fail.
 
     IQARENA_DATA=DIR python -m tests.audits.strength_table --limit 8 --out runs/strength --page docs/strength.md
 
@@ -49,13 +49,13 @@ BUDGETS = {
     "art:HopSkipJump": "[max_iter=2,max_eval=100,init_eval=20]", "art:SimBA": "[max_iter=200]",
     "art:SquareAttack": "[max_iter=200]", "torchattacks:SPSA": "[nb_iter=2]", "torchattacks:Square": "[n_queries=200]",
 }  # fmt: skip
-"""Searches but `square` have about 200 queries an image, and perturbations for all images are fitted in a few epochs, so
-that the table is there in an hour or two; some of the libraries' searches would ask a hundred thousand by default."""
+"""Searches except `square` have about 200 queries an image, and universal perturbations are fitted in a few epochs, so
+that the table takes an hour or two; some of the libraries' searches would make a hundred thousand queries by default."""
 BOTH: tuple[Kind, ...] = ("raise", "lower")
 
 
 class Kodak(ImageDataset):
-    """The images of the Kodak suite, each its own reference; nobody rated them."""
+    """The images of the Kodak suite, each its own reference, without labels."""
 
     name = "kodak24"
     label_kind = "none"
@@ -79,7 +79,7 @@ class Kodak(ImageDataset):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line under the table; `held` is None where a check is not possible."""
+    """The outcome of one check, a line under the table; `held` is None where a check is not possible."""
 
     held: bool | None
     words: str
@@ -89,24 +89,24 @@ class Verdict:
 
 
 class Table:
-    """The rows of one image set."""
+    """The summary rows of one image set."""
 
     def __init__(self, summary: pd.DataFrame) -> None:
         self.rows = summary.assign(shift=summary.abs_gain, srocc=summary.stability_srocc)
 
     def of(self, model: str, specs: list[str]) -> pd.DataFrame:
-        """The rows of some attacks on a model that ended well."""
+        """Return the rows of some attacks on a model that ended ok."""
         rows = self.rows
         return rows[(rows.model == model) & rows.attack.isin(specs) & (rows.status == "ok")]
 
     def shift(self, model: str, spec: str, objective: str) -> float | None:
-        """Mean |quality shift|; None where there is none."""
+        """Return the mean |quality shift|; None where there is none."""
         rows = self.of(model, [spec])
         found = rows[rows.objective == objective]["shift"]
         return float(found.iloc[0]) if len(found) else None
 
     def markdown(self, model: str) -> list[str]:
-        """The rows of a model as a table, a line for each attack, the largest shift first."""
+        """Return the rows of a model as a Markdown table, a line for each attack, the largest shift first."""
         lines = ["| attack | raised by | lowered by | away by | SROCC with clean, least | forwards | backwards |",
                  "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
         own = self.rows[(self.rows.model == model) & (self.rows.status == "ok")]
@@ -122,7 +122,7 @@ class Table:
         return lines
 
     def text(self) -> str:
-        """The rows, for each model from the largest shift to the smallest."""
+        """Return the rows as text, for each model from the largest shift to the smallest."""
         rows = self.rows.sort_values(["model", "shift"], ascending=[True, False])
         shown = {
             "model": rows.model, "attack": rows.attack, "objective": rows.objective, "|shift|": rows["shift"],
@@ -135,7 +135,7 @@ class Table:
 
 
 def reason_missing(spec: str) -> str:
-    """Why an attack cannot be had; empty if it can."""
+    """Return why an attack is not available; empty if it is."""
     try:
         ATTACKS.build(spec)
     except UserError as error:
@@ -144,13 +144,13 @@ def reason_missing(spec: str) -> str:
 
 
 def objectives_of(spec: str) -> list[Kind]:
-    """Both directions where the attack can, else its own objective."""
+    """Return both directions where the attack supports them, else its own objective."""
     able = ATTACKS.build(spec).objectives
     return [kind for kind in BOTH if kind in able] or [able[0]]
 
 
 def run(evaluator: Evaluator, specs: list[str], models: list[str], eps: str, records: Records) -> Table:
-    """The rows of some attacks, those that were kept from before among them."""
+    """Run some attacks and return their rows, including those kept from earlier runs."""
     suite: Suite = validated(
         {"dataset": evaluator.dataset.name, "models": models, "defenses": ["none"],
          "threats": [{"norm": "linf", "eps": eps}],
@@ -167,7 +167,7 @@ def run(evaluator: Evaluator, specs: list[str], models: list[str], eps: str, rec
 
 
 def compared(table: Table, models: list[str], left: str, factor: float, right: str) -> Iterator[Verdict]:
-    """Is the first attack's mean |quality shift| at least `factor` times that of the second, model by model, each way?"""
+    """Check that the first attack's mean |quality shift| is at least `factor` times the second's, by model and direction."""
     sign = "≥" if factor == 1 else f"≥ {factor:g} ×"
     if missing := [spec for spec in (left, right) if reason_missing(spec)]:
         yield Verdict(None, f"{left} {sign} {right}: {'; '.join(reason_missing(spec) for spec in missing)}")
@@ -183,9 +183,9 @@ def compared(table: Table, models: list[str], left: str, factor: float, right: s
 
 
 def ensemble_beats_all(table: Table, models: list[str], ensemble: str, specs: list[str], column: str) -> Iterator[Verdict]:
-    """Is an ensemble's |shift| at least, or its SROCC at most, that of every other attack's every row?
+    """Check that an ensemble's |shift| is at least, or its SROCC at most, that of every row of every other attack.
 
-    Attacks on the whole set, which choose each image's aim by all the others, are a line of their own.
+    Set-level attacks, which choose each image's target by all the others, are compared on a separate line.
     """
     sign, way = ("≥", 1) if column == "shift" else ("≤", -1)
     if reason := reason_missing(ensemble):
@@ -213,7 +213,7 @@ def ensemble_beats_all(table: Table, models: list[str], ensemble: str, specs: li
 
 
 def cells_ended_well(table: Table) -> Iterator[Verdict]:
-    """A line for each cell that did not."""
+    """Yield a failed verdict for each cell that did not end ok."""
     for _, row in table.rows[table.rows.status != "ok"].iterrows():
         yield Verdict(False, f"{row.model} · {row.attack} · {row.objective} ended {row.status}")
 
@@ -222,7 +222,7 @@ def cells_ended_well(table: Table) -> Iterator[Verdict]:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--models", nargs="+", help="resnet-iqa, cnniqa, and nima-mobilenet where its weights are")
     parser.add_argument("--attacks", nargs="+", help="specs such as apgd[steps=50]; all that support linf if left out")
@@ -240,7 +240,7 @@ def parsed() -> argparse.Namespace:
 
 
 def open_models(wanted: list[str] | None, root: Path | None) -> tuple[list[str], dict[str, QualityModel]]:
-    """Names of models, and those that the registry cannot make from their name alone."""
+    """Return the names of models, and those models that the registry cannot build from their name alone."""
     weights = root / NIMA_WEIGHTS if root else None
     there = weights is not None and weights.is_file()
     names = wanted or ["resnet-iqa", "cnniqa", *([NIMA] if there else [])]
@@ -264,7 +264,7 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
         return options.attacks is None or set(names) <= {parse_spec(spec)[0] for spec in options.attacks}
 
     eps = validated({"models": models, "attacks": specs, "threats": [{"eps": options.eps}]}).threats[0].eps
-    # all from the clean image: between random starts, luck moves a mean over few images by some percent
+    # all from the clean image: between random starts, chance moves a mean over few images by a few percent
     pgd, apgd = f"pgd[steps={options.steps},step_size=0.25,random_start=false]", f"apgd[steps={options.steps},restarts=1]"
     library = f"torchattacks:PGD[steps={options.steps},alpha={eps / 4:.6g},random_start=false]"
     square, control = f"square[queries={SQUARE_QUERIES}]", "random-sign"
@@ -299,7 +299,7 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
 def page(
     options: argparse.Namespace, dataset: ImageDataset, tables: list[Table], missing: dict[str, str], verdicts: list[Verdict]
 ) -> str:
-    """The tables and the checks of them in Markdown."""
+    """Return the tables and the verdicts in Markdown."""
     words = ["python", "-m", "tests.audits.strength_table"]
     words += [] if options.dataset == "demo" else ["--dataset", options.dataset]
     words += [] if options.models is None else ["--models", *options.models]

@@ -1,4 +1,4 @@
-"""How well `tid2013-reconstructed` agrees with TID2013: the table of docs/tid2013-reconstructed.md.
+"""Agreement of `tid2013-reconstructed` with TID2013: the table of docs/tid2013-reconstructed.md.
 
     python -m tests.audits.tid2013_agreement ROOT [--metrics FOLDER] [--keep FILE]
 
@@ -6,9 +6,9 @@ prints, for every distortion type, the SROCC of PSNR, SSIM and FSIM with people'
 over those that were rated. FSIM needs the extra `labels` (piq) and is left out without it. All three compare luminance
 alone, as whole numbers from 16 to 235, as TID2013 did.
 
-What is known of the images that were rated are the measures that TID2013 1.0 ships beside them, one line an image. With
-``--metrics``, the release's folder metrics_values, the columns *rated* are computed from it; without, they are what came
-out of that, as noted in `RATED`.
+The rated images are known through the measures that TID2013 1.0 ships beside them, one line an image. With
+``--metrics``, the release's folder metrics_values, the columns *rated* are computed from it; without, they are the stored
+results of that computation in `RATED`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from iqarena.bench.datasets.tid2013_reconstructed.distortions import DISTORTIONS
 MEASURES = ("PSNR", "SSIM", "FSIM")
 
 UNSEEN = 18
-"""The type that leaves the luminance, and so all three measures, as they were."""
+"""The type that leaves the luminance, and so all three measures, unchanged."""
 
 RATED: dict[str, tuple[float, float, float]] = {
     "1": (0.944, 0.886, 0.906), "2": (0.899, 0.797, 0.827), "3": (0.935, 0.893, 0.888), "5": (0.922, 0.866, 0.898),
@@ -49,7 +49,7 @@ from here and rounded to the files' four decimals, once all 150 of I01 and I13 h
 
 
 class Measures:
-    """PSNR, SSIM and FSIM of one image; FSIM is NaN without piq."""
+    """Callable that computes PSNR, SSIM and FSIM of one image; FSIM is NaN without piq."""
 
     def __init__(self, dataset: TID2013Reconstructed) -> None:
         self.dataset = dataset
@@ -72,7 +72,7 @@ def psnr(one: Reals, other: Reals) -> float:
 
 
 def ssim(one: Reals, other: Reals) -> float:
-    """After Wang et al. 2004, where the 11×11 window lies inside the image, at full size."""
+    """Compute SSIM after Wang et al. 2004, where the 11×11 window lies inside the image, at full size."""
     _, values = structural_similarity(
         one, other, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
     )
@@ -89,7 +89,7 @@ def fsim(one: Reals, other: Reals) -> float:
 
 
 def shipped(folder: Path, image_ids: list[str]) -> pd.DataFrame:
-    """What TID2013 ships for these images: lines go through references, types and levels, each in order."""
+    """Read the measures that TID2013 ships for these images: lines go through references, types and levels, each in order."""
     lines = [24 * 5 * (int(i[1:3]) - 1) + 5 * (int(i[4:6]) - 1) + int(i[7]) - 1 for i in image_ids]
     return pd.DataFrame({name: np.loadtxt(folder / f"{name}.txt")[lines] for name in MEASURES}, index=image_ids)
 
@@ -103,7 +103,7 @@ def main(
     metrics: Annotated[Path | None, typer.Option(help="TID2013's folder metrics_values")] = None,
     keep: Annotated[Path | None, typer.Option(help="CSV for the measures of every image; read where it is there")] = None,
 ) -> None:
-    """Measure and print."""
+    """Compute the measures and print the table."""
     dataset = TID2013Reconstructed.open(root)
     ids = [sample.image_id for sample in dataset.samples]
     if keep and keep.is_file():

@@ -140,7 +140,7 @@ def test_each_fault_of_an_attack_is_found_and_the_report_says_what_to_change(fau
 def test_a_parameter_that_is_not_described_is_found() -> None:
     @dataclass(frozen=True)
     class Silent(Good):
-        """Says nothing about its own parameter."""
+        """An attack whose docstring does not describe its parameter."""
 
         extra: float = 0.0
 
@@ -150,7 +150,7 @@ def test_a_parameter_that_is_not_described_is_found() -> None:
 def test_a_class_that_can_be_changed_and_one_without_defaults_are_found() -> None:
     @dataclass
     class Loose(Attack):
-        """Can be changed, and has to be given something.
+        """A mutable attack with a required parameter.
 
         Attributes:
             extra: something.

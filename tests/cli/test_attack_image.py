@@ -20,7 +20,7 @@ from iqarena.bench.registry import ATTACKS, Entry
 
 @dataclass(frozen=True)
 class Hungry(Attack):
-    """Wants more than there is."""
+    """An attack that allocates more memory than there is."""
 
     name: ClassVar[str] = "hungry"
     access: ClassVar[Access] = "gradient"

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own."""
+"""The command line as a user sees it: in a separate process."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_run_resumes_and_the_leaderboard_checks(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "r/summary.csv")
     assert (table.status == "ok").all()
     assert table.linf_max.max() <= 2 / 255
-    # the shipped model is real, and it is helpless: what the whole project is about
+    # the shipped model is real, and the attack reverses its ranking
     shift = table.groupby("attack").abs_gain.mean()
     assert shift["pgd"] >= 10 * shift["random-noise"]
     reflected = table[table.attack == "score-reflection"]

@@ -1,4 +1,4 @@
-"""`iqarena new` writes what passes as it is; a package of its own is installed and run."""
+"""`iqarena new` writes files that pass their tests unchanged; a separate package is installed and run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = ["mine", "q", "zebra-2", "a-name-of-forty-characters-which-is-long"]
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    """A place that looks like a checkout, and from which the packages take modules too."""
+    """A folder that looks like a checkout, from which the packages import modules too."""
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.setattr(skeletons, "ROOT", tmp_path)
@@ -37,7 +37,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
 
 
 def run_tests_of(file: Path) -> int:
-    """Calls each test of a file in this process; how many there were."""
+    """Call each test of a file in this process; return their number."""
     loading = importlib.util.spec_from_file_location(f"written_{file.stem}", file)
     assert loading
     assert loading.loader
@@ -75,7 +75,7 @@ def test_the_linter_has_nothing_to_say(name: str, checkout: Path) -> None:
     ruff = shutil.which("ruff") or shutil.which("ruff", path=str(Path(sys.executable).parent))
     if not ruff:
         pytest.skip("ruff is not installed")
-    for package in ("attacks", "bench", "defenses", "models"):  # whose imports are then told from other projects'
+    for package in ("attacks", "bench", "defenses", "models"):  # so that the linter recognises its imports as first-party
         for file in (ROOT / package).rglob("*.py"):
             copied = checkout / file.relative_to(ROOT)
             copied.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""LPIPS against piq's with the same weights, and distances of images that a run kept."""
+"""LPIPS against piq's with the same weights, and distances of the images that a run stored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WIDTHS = (4, 5, 6, 7, 8)
 
 
 def lpips_weights(widths=WIDTHS):
-    """Of a network as narrow as asked, in the names of torchvision and of the authors."""
+    """Return weights of a network of the given widths, under the names of torchvision and of the authors."""
     generator = torch.Generator().manual_seed(1)
     learnt = {f"lin{n}.model.1.weight": torch.rand(1, width, 1, 1, generator=generator) for n, width in enumerate(widths)}
     return small_weights(widths) | learnt

@@ -1,4 +1,4 @@
-"""Data sets on the command line: what is listed, and that a bad one is a clear line, exit 2, and nothing written."""
+"""Data sets on the command line: what is listed; a bad data set gives a clear line, exit code 2, and writes nothing."""
 
 from __future__ import annotations
 

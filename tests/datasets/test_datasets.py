@@ -1,4 +1,4 @@
-"""The embedded data set, and what all data sets share: draws, splits, subsets, worker processes."""
+"""The embedded data set, and the common functions of all data sets: draws, splits, subsets, worker processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def manifest():
 
 @pytest.fixture(scope="module")
 def first_crop():
-    """The 96 images of the first crop, built anew."""
+    """The 96 images of the first crop, regenerated."""
     return list(itertools.islice(render(), 1 + 5 * len(DISTORTIONS)))
 
 
@@ -84,7 +84,7 @@ def test_labels_make_sense(manifest):
     mean = distorted.groupby("level").mos.mean()
     assert mean.is_monotonic_decreasing
     assert mean[1] - mean[5] > 0.3
-    # Within one crop and type the label falls: by the fifth level always, step by step all but. A shift of colours comes
+    # Within one crop and type the label falls: by the fifth level always, from level to level nearly always. A colour shift comes
     # back into step with a texture now and then, and negative saturation is another hue more than a worse one to measures
     # that look at luma most: those two need the slack, and saturation has no order of its ends either.
     kinds = distorted.sort_values("level").groupby(distorted.image_id.str.rsplit("-", n=1).str[0])
@@ -121,7 +121,7 @@ def test_a_changed_pixel_in_the_cache_is_noticed_and_the_file_named(demo, first_
         demo.image(3)
     assert str(path) in exit_on_user_error(error)
     assert "delete the folder" in str(error.value)
-    demo.image(4)  # the others are still good
+    demo.image(4)  # the others are still valid
 
 
 def test_an_image_that_is_gone_from_the_cache_is_named(demo):
@@ -178,7 +178,7 @@ def test_a_limited_draw_is_a_prefix_of_a_longer_one_and_balanced_over_the_refere
         longer = data.spread(min(limit + 3, len(references) - 1))
         assert drawn == longer[: len(drawn)]
         counts, there = Counter(references[i] for i in drawn), Counter(references)
-        # a reference is behind another by more than one only if it has no more images
+        # a reference has fewer images than another by more than one only if it has no more
         for one, other in itertools.permutations(there, 2):
             assert counts[one] >= counts[other] - 1 or counts[one] == there[one]
 

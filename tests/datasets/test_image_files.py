@@ -1,4 +1,4 @@
-"""Image files that can be used, and those that cannot."""
+"""Valid and invalid image files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def exit_on_user_error(error):
 
 @pytest.fixture
 def path(tmp_path):
-    """A good image."""
+    """A valid image file."""
     Image.fromarray(np.random.RandomState(1).randint(0, 256, (20, 24, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
 def deep_png(path, image):
-    """A PNG of 16 bits a channel, which Pillow cannot write."""
+    """Write a PNG of 16 bits a channel, which Pillow cannot write."""
     height, width = image.shape[:2]
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in image)
     chunks = [
@@ -51,7 +51,7 @@ def turned_jpeg(path, image):
 
 
 def bomb(path, _):
-    """2.5 GB of pixels in a few bytes of file."""
+    """Write a decompression bomb: 2.5 GB of pixels in a file of a few bytes."""
     rows = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     head = struct.pack(">I", 13) + b"IHDR" + rows + struct.pack(">I", zlib.crc32(b"IHDR" + rows))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + struct.pack(">I", 0) + b"IDAT" + bytes(8))
@@ -85,7 +85,7 @@ BAD = {
     "turned": (turned_jpeg, "orientation 6"),
     "bomb": (bomb, "decompression bomb"),
 }
-"""How to spoil an image file, and the words with which it is then refused."""
+"""Functions that spoil an image file, and the message with which the file is then refused."""
 
 
 def spoil(path, kind):

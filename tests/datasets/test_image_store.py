@@ -1,4 +1,4 @@
-"""Images of a run in bounded memory."""
+"""The image store: images of a run in bounded memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_was_asked_for_last_is_kept_and_no_more_than_fits():
     assert images.sizes == [(16, 16)] * 4
     assert len(set(images.hashes)) == 4
     assert dataset.decoded == [0, 1, 1, 1, 0, 0, 0, 0, 0, 1]
-    for place in (2, 3, 2, 3):  # the last two of the first look
+    for place in (2, 3, 2, 3):  # the last two of the first pass
         assert torch.equal(images[place], dataset.made[[9, 1, 2, 3][place]])
     assert sum(dataset.decoded) == 4
     assert torch.equal(images[0], dataset.made[9])
@@ -58,7 +58,7 @@ def test_an_image_larger_than_the_memory_is_decoded_all_the_same():
     assert [torch.equal(image, made) for image, made in zip(images, dataset.made, strict=False)] == [True] * 3
 
 
-def test_a_shelf_puts_into_files_what_does_not_fit():
+def test_attacked_images_that_do_not_fit_into_memory_go_to_files():
     made = random_pixels(5)
     shelf = AttackedImages(5, memory=2 * ONE)
     for place in (4, 0, 3, 1, 2):

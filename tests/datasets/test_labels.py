@@ -1,6 +1,6 @@
-"""Readers on the true label files of published data sets: counts, values, directions, speed of nothing but the labels.
+"""Readers on the true label files of published data sets: counts, values and directions of the labels.
 
-The files are no part of this project: ``IQARENA_DATA`` names a folder with ``labels/`` in it, one CSV a data set in the form
+The files are not part of this project: ``IQARENA_DATA`` names a folder with ``labels/`` in it, one CSV a data set in the form
 of the IQA-Dataset project, and three official files.
 """
 
@@ -39,7 +39,7 @@ FACTS = {
 
 @pytest.fixture
 def opened(data_root, tmp_path):
-    """A data set from its label file alone; images are not needed to read labels."""
+    """Open a data set from its label file alone; images are not needed to read labels."""
 
     def open_(name, file="", as_="labels.txt"):
         source = data_root / "labels" / (file or f"{FILES[name]}.txt")
@@ -75,7 +75,7 @@ LEVEL = {
 
 @pytest.mark.parametrize("name", LEVEL)
 def test_labels_fall_as_blur_noise_and_compression_grow(opened, name):
-    # what would not be so if a direction were wrong, whatever the label is called; VCL@FER's raters now and then preferred
+    # this would fail if a direction were wrong, whatever the label is called; VCL@FER's raters now and then preferred
     # the second level of blur, hence the mean over references
     by_kind = {}
     for sample in opened(name).samples:

@@ -1,4 +1,4 @@
-"""The distortions of TID2013 reconstructed: against closed forms, other libraries and their stated statistics."""
+"""The reconstructed distortions of TID2013 against closed forms, other libraries and their published statistics."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_pixel_impulses_hit_whole_pixels():
     out = tid.pixel_impulse_noise(black, share, stream())
     hit = (out > 0).any(axis=2)
     assert hit.mean() == pytest.approx(share, abs=5 * math.sqrt(share / hit.size))
-    assert np.abs(np.corrcoef(out[hit].T) - np.eye(3)).max() < 0.1  # values of their own
+    assert np.abs(np.corrcoef(out[hit].T) - np.eye(3)).max() < 0.1  # each has its own value
     assert (out[hit] > 0).mean() == pytest.approx(255 / 256, abs=0.01)
 
 

@@ -1,4 +1,4 @@
-"""TID2013 reconstructed: its folder and labels, and its images against the PSNR that TID2013 publishes."""
+"""The data set TID2013 reconstructed: its folder and labels, and its images against the PSNR that TID2013 publishes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`iqarena data verify`: what is wrong with a data set on disk, as a table."""
+"""`iqarena data verify`: the problems of a data set on disk, as a table."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_kind_of_problem_is_found_and_nothing_is_written(kadid):
     whole = (images / "I81_25_05.png").read_bytes()
     (images / "I81_25_05.png").write_bytes(whole[: len(whole) // 2])
     image(images / "I99_01_01.png")
-    image(kadid / "elsewhere" / "mine.png")  # not where the images lie: no matter
+    image(kadid / "elsewhere" / "mine.png")  # not in the images' folder, so it is ignored
     before = files_below(kadid)
     assert found("kadid10k", kadid) == [
         ("extra", "images/I99_01_01.png"), ("missing", "I01_01_01.png"), ("truncated", "I81_25_05.png")

@@ -100,13 +100,13 @@ def test_sortmask_without_a_share_is_the_identity_and_leaves_flat_maps_alone():
 
 
 def test_soft_sortmask_lengthens_nothing_for_a_fixed_mean_and_threshold():
-    """One value that moves takes mean and threshold with it, by little; it moves no further than it did."""
+    """A value that moves shifts mean and threshold slightly; the output moves no further than the input."""
     maps = maps_of(1, 1, 8, 8)
     moved = maps.clone()
     moved[0, 0, 3, 3] += 1e-3
     block = SortMask(0.5, "soft")
     change = (block(moved) - block(maps))[0, 0, 3, 3].abs()
-    # its own 1e-3, and what 1e-3/64 does to the mean, twice
+    # its own 1e-3, and twice the effect of 1e-3/64 on the mean
     assert float(change) <= 1e-3 * (1 + 2 / 64) + 1e-6
 
 
@@ -153,7 +153,7 @@ def test_every_layer_is_a_gain_times_an_isometry():
 
 
 class Grouped(QualityModel):
-    """A depthwise and a pointwise convolution."""
+    """A model of a depthwise and a pointwise convolution."""
 
     info = ModelInfo("grouped", min_size=4)
 
@@ -174,7 +174,7 @@ def test_groups_are_matrices_of_their_own():
 
 
 def test_deployed_layers_are_plain_ones(tmp_path):
-    """The trained network's scores without its Gram-Schmidt: no overhead, and nothing for an attacker to trip over."""
+    """Deployed scores equal the trained network's without its Gram-Schmidt step: no overhead, and no masked gradient."""
     torch.manual_seed(0)
     trained = Orthogonal().prepare(ResNetIQA()).eval()
     save_weights(trained, tmp_path / "w.safetensors", {})

@@ -1,4 +1,4 @@
-"""Defenses under attack: certificates and filters in the records, attackers who know of a filter, a fake that is caught."""
+"""Defenses under attack: certificates and filters in the records, adaptive attackers, and a fake that is detected."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.planted import SIDE, Case, Defended, Linear, flags_of, plante
 
 
 def run(out: Path, defense: str, dataset: Folder, models: dict[str, QualityModel], **suite: object) -> Records:
-    """One defense under one attack in the evaluator."""
+    """Evaluate one defense under one attack."""
     plan = {"dataset": "folder", "models": list(models), "defenses": [defense], "settings": ["adaptive"], "batch": 8}
     records = Records(out)
     evaluator = Evaluator(dataset, None, 8, models)
@@ -100,7 +100,7 @@ def test_other_defenses_certify_nothing(tmp_path):
     assert "certificate" not in record
 
 
-# --- what filters make of images
+# --- the effect of filters on images
 
 
 def test_likeness_is_scikit_images_after_the_same_transform(natural):
@@ -142,7 +142,7 @@ def test_the_record_of_a_filter_says_what_it_makes_of_images(tmp_path):
     assert turned["psnr_same_transform"] > 0
 
 
-# --- attackers who know of a filter
+# --- adaptive attackers of filters
 
 FILTERS = (
     "art:FeatureSqueezing", "art:GaussianAugmentation", "art:JpegCompression", "art:SpatialSmoothing", "bit-depth",
@@ -150,7 +150,7 @@ FILTERS = (
     "random-noise", "random-rotate", "resize", "tv-denoise", "unsharp", "upscale", "wavelet-denoise", "jpeg+flip",
 )  # fmt: skip
 TOLERANCE = 0.05
-"""Quality units, of shifts up to 0.8: four images are few, and some of these attacks have arrived in both settings."""
+"""Tolerance in quality units, for shifts up to 0.8: four images are few, and some attacks reach the optimum in both settings."""
 
 
 @pytest.fixture(scope="module")
@@ -161,14 +161,14 @@ def crops() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def bare(crops: torch.Tensor) -> tuple[QualityModel, torch.Tensor]:
-    """The undefended model, and the images that an attacker makes who knows of nothing else."""
+    """The undefended model, and the attacked images of an attacker who knows only that model."""
     model = load_model("resnet-iqa")
     return model, craft(ATTACKS.build("pgd[steps=6]"), model, crops, "away", Threat(size=4 / 255))[1].pixels
 
 
 @pytest.mark.parametrize("spec", FILTERS)
 def test_who_knows_of_a_filter_is_at_least_as_strong(spec, crops, bare):
-    """Mean |shift| of the deployed quality under `pgd`, on average over images and, of random ones, over draws."""
+    """Compare the mean |shift| of the deployed quality under `pgd`, averaged over images and, for random filters, over draws."""
     model, ignorant = bare
     defense = DEFENSES.build(spec)
     assert isinstance(defense, Purification)
@@ -192,7 +192,7 @@ def test_who_knows_of_a_filter_is_at_least_as_strong(spec, crops, bare):
 
 
 class Fake(Defended):
-    """Adds noise, rounds, and turns the image upside down: no gradient is left, and nothing is defended."""
+    """A fake defense that adds noise, rounds, and turns the image upside down: it hides the gradient and defends nothing."""
 
     def __init__(self, model: QualityModel) -> None:
         super().__init__(model)
@@ -205,7 +205,7 @@ class Fake(Defended):
 
 
 def mirrored(root: Path) -> Folder:
-    """The planted images with the upper half mirrored into the lower, so that upside down they are the same; labelled."""
+    """Write labelled planted images whose lower half mirrors the upper, so that they are the same upside down."""
     planted_images(root)
     table, model = pd.read_csv(root / "labels.csv"), Linear()
     for row, name in enumerate(table.image):
@@ -220,7 +220,7 @@ def mirrored(root: Path) -> Folder:
 
 
 def test_a_fake_that_hides_gradients_is_caught(tmp_path):
-    """Robust to who does not know of it and to who follows gradients; a search for scores breaks it, and it is flagged."""
+    """The fake resists oblivious and gradient attacks; a score-based search breaks it, and it is flagged."""
     dataset, search = mirrored(tmp_path / "images"), "square[queries=1000]"
     flags, measures = {}, {}
     for name, made in (("fake", Fake), ("bare", None)):

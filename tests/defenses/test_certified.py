@@ -1,4 +1,4 @@
-"""Certificates against binomial sums, closed forms and brute force; layers against SciPy's SVD; certificates are kept."""
+"""Certificates against binomial sums, closed forms and brute force; and certificates under random and attacked changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DENOISED = [DenoisedMedianSmoothing, DenoisedRandomizedSmoothing]
 
 
 def binomial_below(least: int, draws: int, share: float) -> float:
-    """P(Bin(draws, share) < least), summed term by term."""
+    """Return P(Bin(draws, share) < least), summed term by term."""
     return math.fsum(math.comb(draws, k) * share**k * (1 - share) ** (draws - k) for k in range(least))
 
 
@@ -133,7 +133,7 @@ def test_bins_are_half_open_with_two_outside():
 
 
 class Watched(MeanModel):
-    """Notes the largest batch that it saw."""
+    """A model that records the largest batch it scored."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -283,10 +283,10 @@ def test_too_few_draws_say_how_many_are_needed(made):
 @pytest.mark.parametrize(("defense", "model", "radius"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 @pytest.mark.parametrize("attacked", [False, True])
 def test_certificates_are_kept(defense, model, radius, attacked):
-    count = 6 if "denoised" in defense.name else 20  # the denoiser takes its time
+    count = 6 if "denoised" in defense.name else 20  # the denoiser is slow
     kept = trial(defense, model, small(count, 5), radius, attacked)
     assert kept.sound, kept
-    assert kept.abstained < kept.total / 2  # what abstains proves nothing
+    assert kept.abstained < kept.total / 2  # abstentions prove nothing
 
 
 def test_a_certificate_for_a_shorter_radius_than_was_used_is_found_out():

@@ -1,4 +1,4 @@
-"""Chains of filters: order, gradients, sizes, names, and what is no chain."""
+"""Chains of filters: order, gradients, sizes, names, and invalid chains."""
 
 from __future__ import annotations
 

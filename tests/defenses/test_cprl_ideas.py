@@ -1,4 +1,4 @@
-"""CPRL's switches that go beyond the abstract: closed forms, finite differences, what each costs, and that none is on."""
+"""CPRL's options beyond the abstract: closed forms, finite differences, the cost of each, and that all are off by default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EPSILON = 8 / 255
 
 
 class Means(FeatureModel):
-    """The score is the mean pixel; it counts the images that it sees."""
+    """A model whose score is the mean pixel; it counts the images that it scores."""
 
     info = ModelInfo("means", min_size=1)
 
@@ -48,7 +48,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss_of(recipe: CPRL, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """The loss, and the scores of the clean and of the attacked images that it was of."""
+    """Return the loss, and the scores of the clean and of the attacked images from which it was computed."""
     torch.manual_seed(3)
     found = float(recipe.loss(Means().train(), *batch, 1.0).detach())
     torch.manual_seed(3)
@@ -64,7 +64,7 @@ def test_the_stable_rank_goes_by_variance_over_images_against_what_an_attack_doe
     # means of the channels over three images: they vary by 4, 1, 1 and 0 units², and are moved by 2, 0.1, 1 and 0
     clean = torch.tensor([[2.0, 1, 1, 0], [-2.0, -1, 1, 0], [0.0, 0, -2, 0]])
     moved = torch.tensor([2.0, -0.1, 1, 0])
-    maps = clean[:, :, None, None] + torch.tensor([[-1.0, 1], [1, -1]])  # what the mean over a map does not see
+    maps = clean[:, :, None, None] + torch.tensor([[-1.0, 1], [1, -1]])  # a change that leaves the mean over a map unchanged
     layer.observe(maps, maps + moved[:, None, None])
     np.testing.assert_allclose(layer.signal, clean.numpy().var(axis=0), rtol=1e-6)
     np.testing.assert_allclose(layer.shift, moved.numpy() ** 2, rtol=1e-5)

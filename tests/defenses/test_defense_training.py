@@ -1,4 +1,4 @@
-"""Training recipes: each loss against a hand computation on a linear model, where every inner attack is known on paper."""
+"""Training recipes: each loss against a hand computation on a linear model, where every inner attack has a closed form."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ PASSES = {
 
 @pytest.fixture
 def batch() -> tuple[LinearModel, torch.Tensor, torch.Tensor]:
-    """A linear model, images that no step of 4/255 takes to the ends of the range, and labels."""
+    """A linear model, images that no step of 4/255 takes out of the range, and labels."""
     images = 0.3 + 0.4 * torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     return LinearModel(reach=20.0), images, torch.tensor([0.1, 0.4, 0.4, 0.6, 0.8, 1.0])
 
 
 def moved(model: LinearModel, images: torch.Tensor, targets: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """The inner attack by hand, on the draws of `loss_of`: a linear model's direction is sign(error)·sign(w)."""
+    """Run the inner attack by hand, on the draws of `loss_of`: a linear model's direction is sign(error)·sign(w)."""
     torch.manual_seed(5)
     shift = torch.empty_like(images).uniform_(-epsilon, epsilon).numpy()
     weight = model.weight.detach().numpy()
@@ -219,7 +219,7 @@ class Counting(QualityModel):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_pass_is_counted(name):
-    """An image is never seen more often than the budget says; the model leaves in training mode, its buffers whole."""
+    """No image is scored more often than the budget allows; the model ends in training mode with unchanged buffers."""
     recipe = DEFENSES.build(name)
     assert recipe.passes_an_image == PASSES[name]
     model = Counting().train()
@@ -248,7 +248,7 @@ def test_the_loss_reaches_all_weights(name):
 
 
 class Noisy:
-    """Grey images under noise, in memory; the label falls with the noise."""
+    """A data set of grey images under noise, in memory; the label falls with the noise."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -279,7 +279,7 @@ TRAINED = sorted(
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_recipe_learns_within_its_budget(name, tmp_path):
-    """Whoever is registered, in the loop itself: bf16, averaged weights, the budget to the last batch."""
+    """Train every registered recipe in the loop itself: bf16, averaged weights, the budget up to the last batch."""
     recipe, images = DEFENSES.build(name), Noisy()
     torch.manual_seed(0)
     model = recipe.prepare(Tiny())
@@ -293,7 +293,7 @@ def test_every_recipe_learns_within_its_budget(name, tmp_path):
 
 @pytest.mark.parametrize("name", [*TRAINED, "lipschitz"])
 def test_a_recipe_states_truthfully_what_an_image_costs(name):
-    """Forwards and backwards of the network that is trained, counted at its first layer while one batch is learnt from."""
+    """Count forward and backward passes of the trained network at its first layer during one training batch."""
     recipe = DEFENSES.build(name)
     torch.manual_seed(0)
     model = recipe.prepare(Tiny()).train()

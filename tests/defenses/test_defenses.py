@@ -189,7 +189,7 @@ def test_labels_that_are_not_shipped_may_lie_in_a_folder_of_ones_own(tmp_path, m
     assert chosen_file("mine", "m", "cprl") == own
     assert chosen_file("mine.safetensors", "m", "cprl") == Path("mine.safetensors")
     assert chosen_file("", "resnet-iqa", "cprl") == ZOO / "resnet-iqa+cprl.safetensors"
-    # what is shipped is what a label means to everybody
+    # a label means the shipped weights first
     zoo = tmp_path / "zoo"
     monkeypatch.setattr("iqarena.models.zoo.ZOO", zoo)
     assert chosen_file("mine", "m", "cprl") == own
@@ -266,5 +266,5 @@ def test_a_card_that_is_no_mapping_is_a_weights_error(saved, card):
     if card:
         with pytest.raises(WeightsError, match=r"model\.yaml"):
             load_weights(CNNIQA(), saved)
-    else:  # nothing in it is like no card
+    else:  # an empty card is treated as a missing card
         load_weights(CNNIQA(), saved)

@@ -19,7 +19,7 @@ from tests.support.analytic_models import MeanModel
 
 
 def matrix_of(layer: torch.nn.Module, channels: int, height: int, width: int) -> np.ndarray:
-    """The explicit matrix of a layer on maps of that size, without its bias."""
+    """Return the explicit matrix of a layer on maps of the given size, without its bias."""
     inputs = torch.eye(channels * height * width).view(-1, channels, height, width)
     with torch.no_grad():
         zero = layer(torch.zeros_like(inputs[:1]))

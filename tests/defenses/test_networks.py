@@ -1,4 +1,4 @@
-"""Purifying networks: layers, weights, training; diffusion beside the paper's sampler."""
+"""Purification networks: layers, weights, training; diffusion against the paper's sampler."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 
 class Unets:
-    """Where tiny ones are saved."""
+    """Folder in which tiny diffusion models are saved, and the layout of the files."""
 
     layouts: ClassVar[tuple[str, ...]] = ("subfolders", "one folder")
 
@@ -118,7 +118,7 @@ def diffusion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def test_diffpure_is_the_papers_sampler(diffusion):
-    """Against the closed form of DDPM's ancestral steps (Ho, Jain, Abbeel 2020, eq. 7 and 11) in float64."""
+    """Compare with the closed form of DDPM's ancestral steps (Ho, Jain, Abbeel 2020, eq. 7 and 11) in float64."""
     steps = 4
     model = DiffPure(weights=str(diffusion), steps=steps).protect(MeanModel())
     assert isinstance(model, PurifiedModel)

@@ -1,4 +1,4 @@
-"""Purification: the surrogates of filters and their gradients, what filters declare, and what they refuse."""
+"""Purification: the surrogates of filters and their gradients, declarations of filters, and refusals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ WITHOUT_WEIGHTS = (
 
 
 class Wave(QualityModel):
-    """A smooth function of every pixel, even in none of them, for images of any size."""
+    """A model whose score is a smooth function of every pixel, even in none of them, for images of any size."""
 
     info = ModelInfo("wave", min_size=8)
 

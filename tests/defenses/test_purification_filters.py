@@ -142,7 +142,7 @@ def test_wavelet_denoise_is_scikit_images(natural):
 
 
 def test_wavelet_denoise_takes_off_half_of_a_known_noise():
-    """Without PyWavelets: white noise on a ramp, whose Haar coefficients are noise alone."""
+    """Check without PyWavelets: white noise on a ramp, whose Haar coefficients are noise alone."""
     ramp = torch.linspace(0.3, 0.7, 128).expand(1, 3, 128, 128)
     spoilt = ramp + 0.03 * torch.randn(ramp.shape, generator=torch.Generator().manual_seed(0))
     restored = wavelet_denoised(spoilt, None)

@@ -1,4 +1,4 @@
-"""The way in: what CONTRIBUTING.md and the README tell people to type exists, and GitHub's files can be read."""
+"""Documents for contributors: the commands in CONTRIBUTING.md and the README exist, and GitHub's files can be read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_command_that_people_are_told_to_type_exists() -> None:
 def test_the_readmes_figures_are_those_of_the_board() -> None:
     readme, board = (ROOT.joinpath(name).read_text(encoding="utf-8") for name in ("README.md", "leaderboard.md"))
     (image,) = re.findall(r"\[!\[(.+?)\]\((results/[^)]+)\)", readme)
-    assert f"[![{image[0]}]({image[1]})" in board, "the image's words are not those of the board"
+    assert f"[![{image[0]}]({image[1]})" in board, "the image's text is not that of the board"
     track = board.partition("## demo, linf, ε = 2/255")[2].partition("\n## ")[0]
     told = re.findall(r"\b([a-z-]+) (\d\.\d\d) → (−?\d\.\d\d)", " ".join(readme.split()))
     assert len(told) >= 4
@@ -73,7 +73,7 @@ def test_the_readmes_figures_are_those_of_the_board() -> None:
         ("check nowhere.py", "nowhere.py"),
     ],
 )
-def test_wrong_use_at_the_door_is_one_clear_line_and_exit_2(
+def test_wrong_use_of_a_command_is_one_clear_line_and_exit_2(
     words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""Pages: links lead somewhere, and what they list is all that there is."""
+"""Documentation pages: links resolve, and lists are complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples in docstrings do what they say."""
+"""The doctests in docstrings pass."""
 
 from __future__ import annotations
 

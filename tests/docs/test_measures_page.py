@@ -1,4 +1,4 @@
-"""docs/measures.md says what every column is, and nothing that is not there."""
+"""docs/measures.md explains every column, and only existing ones."""
 
 from __future__ import annotations
 

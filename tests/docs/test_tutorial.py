@@ -1,4 +1,4 @@
-"""The tutorial: its steps run, on a few images, and the page is what they say."""
+"""The tutorial: its steps run, on a few images, and the page shows their output."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ tutorial = loaded("tutorial_attack", ROOT / "docs/tutorial_attack.py")
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch) -> Path:
-    """What looks like a checkout, in this process."""
+    """A folder that looks like a checkout, in this process."""
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.setattr(skeletons, "ROOT", tmp_path)

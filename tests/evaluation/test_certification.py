@@ -26,7 +26,7 @@ from tests.support.attack_runs import random_pixels
 
 
 def brute_force(lower, upper, labels) -> float:
-    """Least SROCC over qualities at every end, between every two and a hair beside them: all orders with all ties."""
+    """Return the least SROCC over qualities at every interval end, between and just beside them: all orders with all ties."""
     ends = np.unique(np.concatenate([lower, upper]))
     inside = [end + step for end in ends for step in (0, 1e-3, -1e-3)]
     grid = np.unique(np.concatenate([inside, (ends[:-1] + ends[1:]) / 2]))
@@ -40,7 +40,7 @@ def brute_force(lower, upper, labels) -> float:
 
 
 def orders_by_force(weights, before) -> float:
-    """Least Σ weight · place over all permutations that keep what must come before."""
+    """Return the least Σ weight · position over all permutations that keep the required order."""
     found = math.inf
     for order in itertools.permutations(range(len(weights))):
         if not any(before[b, a] for a, b in itertools.combinations(order, 2)):
@@ -161,7 +161,7 @@ def test_certified_defenses_are_registered_as_such(name):
     assert replace(DEFENSES.build(name)) == DEFENSES.build(name)
 
 
-def test_an_untrained_model_of_the_trial_is_bounded_like_the_real_one():
+def test_the_untrained_model_of_the_audit_is_bounded_like_the_real_one():
     protected = Untrained(slope=200.0).protect(LinearModel())
     assert isinstance(protected, QualityModel)
     assert protected.constant(16, 16) == pytest.approx(200 / math.sqrt(3 * 256))

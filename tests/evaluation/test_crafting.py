@@ -60,7 +60,7 @@ def register(monkeypatch: pytest.MonkeyPatch, made: type) -> None:
 
 @dataclass(frozen=True)
 class Tells(FittedAttack):
-    """Learns how many images it was shown and their mean; brightens by one level."""
+    """A fitted attack that stores the number of its images and their mean; it brightens by one level."""
 
     name: ClassVar[str] = "tells"
     fit_images: ClassVar[int] = 5
@@ -79,7 +79,7 @@ class Tells(FittedAttack):
 
 
 def test_every_image_and_every_seed_of_a_suite_has_draws_of_its_own(evaluator):
-    """A linear model's quality moves by the same for the same noise, whatever the image: other moves are other draws."""
+    """A linear model's quality moves equally for equal noise, whatever the image: different moves mean different draws."""
     moves = []
     for seed in (0, 1):
         cell = cells("random-noise", seed=seed)[0]
@@ -154,7 +154,7 @@ def test_a_set_level_attack_gives_the_same_images_in_any_batch(evaluator):
     cell = cells("sma[steps=5]")[0]
     record, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
     assert record["status"] == "ok"
-    assert (rows.backwards <= 15).all()  # an image that has reached its aim is left alone
+    assert (rows.backwards <= 15).all()  # an image that has reached its target is left unchanged
     assert (rows.forwards <= 1 + ATTACKS.build("sma[steps=5]").passes[0]).all()
     single = Evaluator(evaluator.dataset, None, 1, evaluator.extra_models)
     _, alone = single.run(cell, single.ids.cell_id(cell))
@@ -168,7 +168,7 @@ def test_a_set_level_attack_gives_the_same_images_in_any_batch(evaluator):
 
 @dataclass(frozen=True)
 class Both(Ensemble):
-    """Of two members, the larger shift."""
+    """An ensemble that keeps the larger shift of two members."""
 
     name: ClassVar[str] = "both"
     objectives: ClassVar[tuple[Kind, ...]] = ("raise",)
@@ -232,7 +232,7 @@ NUMBERS = {
         ("pgd[steps=5]", "away"): 0.131357, ("square[queries=30]", "away"): 0.001142,
     },
 }  # fmt: skip
-"""Mean |quality shift| on six demo images, by the protocol that the harness has."""
+"""Mean |quality shift| on six demo images, by protocol version of the harness."""
 
 
 def test_the_numbers_of_small_cells_are_those_of_the_protocol() -> None:

@@ -1,4 +1,4 @@
-"""The threat model, and the judge of what is stored."""
+"""The threat model, and the verification of stored images."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_l0_keeps_the_pixels_that_changed_most():
     clean = torch.full((1, 3, 2, 4), 0.5)
     shift = torch.zeros_like(clean)
     shift[0, 0] = torch.tensor([[0.1, 0.0, 0.2, 0.05], [0.3, 0.0, 0.0, 0.01]])
-    shift[0, 1, 1, 3] = 0.4  # with its other channel the longest change of all
+    shift[0, 1, 1, 3] = 0.4  # with its other channel the largest change of all
     threat = Threat("l0", 3 / 8)
     kept = (threat.project(clean + shift, clean) - clean)[0]
     assert (kept != 0).any(dim=0).tolist() == [[False, False, True, False], [True, False, False, True]]

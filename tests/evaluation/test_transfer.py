@@ -1,4 +1,4 @@
-"""Cells crafted on another model: the source's images, the deployed model's scores, a row that is whole without itself."""
+"""Transfer cells: images crafted on the source model, scores of the deployed model, rows complete without a self-transfer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a package of its own looks like: one of each kind, behind entry points."""
+"""An example of a plugin package: one plugin of each kind, registered by entry points."""
 
 from __future__ import annotations
 

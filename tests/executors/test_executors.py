@@ -1,4 +1,4 @@
-"""Several processes: the same table as one, and a cell at most is lost when one of them dies."""
+"""Several processes: the same table as one process, and at most a cell is lost when one of them dies."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_process_that_is_killed_costs_one_cell(root, tmp_path):
     assert [(cell.attack.partition("=")[2], status) for cell, status, _ in outcome.failed] == [("kill]", "failed")]
     assert "signal 9" in outcome.failed[0][2]
     found = table(tmp_path / "out")
-    # the greedy one dies with four images at once and is done with two
+    # the plugin `greedy` dies with four images at once and finishes with two
     assert found.status.tolist().count("ok") == 2
     assert found[found.status == "failed"].abs_gain.isna().all()
     again = go(suite("nothing", "kill", "greedy"), root, tmp_path / "out")
@@ -57,7 +57,7 @@ def test_a_process_that_is_killed_costs_one_cell(root, tmp_path):
 
 
 def test_a_cell_that_hangs_ends_at_its_time_limit(root, tmp_path, monkeypatch):
-    """An hour is allowed. When the cell that hangs has begun, the clock here jumps by an hour: no test of patience."""
+    """The limit is an hour. When the cell that hangs has begun, the clock of this process jumps by an hour."""
     jumped = 0.0
     monkeypatch.setattr(
         "iqarena.bench.executors.processes.time", SimpleNamespace(monotonic=lambda: time.monotonic() + jumped)

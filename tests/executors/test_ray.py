@@ -1,4 +1,4 @@
-"""The executor `ray` on a cluster of two machines that is started here: the same table, and what is lost is run anew."""
+"""The executor `ray` on a local cluster of two nodes: the same table, and lost cells are run again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ray = pytest.importorskip("ray", reason="the executor ray needs the extra ray")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that runs no cells, and two machines with one core each."""
+    """A head node that runs no cells, and two nodes with one core each."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -49,7 +49,7 @@ def test_all_executors_leave_one_table_and_take_over_from_each_other(cluster, ro
 
 
 def test_a_cell_that_dies_hangs_or_wants_too_much_is_lost_alone(cluster, root, tmp_path, monkeypatch):
-    """An hour is allowed; where the cell that hangs has begun, the clock here jumps by an hour."""
+    """The limit is an hour; when the cell that hangs has begun, the clock of this process jumps by an hour."""
     jumped = 0.0
     monkeypatch.setattr("iqarena.bench.executors.ray.time", SimpleNamespace(monotonic=lambda: time.monotonic() + jumped))
 
@@ -61,7 +61,7 @@ def test_a_cell_that_dies_hangs_or_wants_too_much_is_lost_alone(cluster, root, t
     chosen = suite("greedy", "hungry", "hang", "nothing", seconds=3600)
     outcome: Outcome = execute(chosen, root, Records(tmp_path / "out"), report, "ray", 1, address=cluster.address)
     assert outcome.done == 4
-    # the greedy one's process dies with four images at once, the hungry one raises; both are done with two
+    # the process of `greedy` dies with four images at once, `hungry` raises; both finish with two
     assert [(cell.attack, words) for cell, _, words in outcome.failed] == [
         (attacker("hang"), "it took longer than the time limit of 3600 s")
     ]

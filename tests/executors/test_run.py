@@ -57,7 +57,7 @@ def test_a_run_leaves_every_column_and_keeps_to_the_threat_model(small: ImageDat
     assert pd.api.types.is_float_dtype(table.eps)
     for cell_id in table.cell_id:
         assert list(Records(tmp_path / "out").images(cell_id).columns) == IMAGE_COLUMNS
-    # the linear model is fooled: each quality moves by Σ|w|·ε = 10 · 2/255, but for clipping at black and white
+    # the attack moves each quality of the linear model by Σ|w|·ε = 10 · 2/255, except for clipping at black and white
     away = table[table.attack == "pgd"]
     assert away.abs_gain.to_numpy() == pytest.approx(10 * 2 / 255, rel=0.05)
 
@@ -97,7 +97,7 @@ def test_a_damaged_record_is_made_again(small: ImageDataset, tmp_path: Path) -> 
 
 
 def test_order_batch_and_company_change_no_image(small: ImageDataset, tmp_path: Path) -> None:
-    """Seeds are of the cell and the image: one at a time, in another order, beside other cells, all the same."""
+    """Seeds depend on the cell and the image only: not on batch, order or the other cells."""
     attacks = ["random-noise", "pgd", "square[queries=20]", "torchattacks:PGD"]
     run_all(small, LinearModel(), tmp_path / "a", attacks=attacks, batch=8)
     run_all(small, LinearModel(), tmp_path / "b", attacks=attacks[::-1], batch=1)

@@ -104,7 +104,7 @@ def test_a_bad_plugin_is_a_status_and_the_others_go_on(
     if attack == "leaves-ball":  # projected, and flagged
         assert table.linf_max[attack] <= 2 / 255
         assert table["flags"][attack] == "left-ball"
-    # a failure is never taken for done
+    # a failure never counts as done
     again = run_all(small, LinearModel(), tmp_path, attacks=[attack, "pgd"], settings=["adaptive"])
     assert (again.done, again.kept) == (1, 1)
 
@@ -172,7 +172,7 @@ class Breaks(Shaky):
 
 
 class OnlySometimes(Shaky):
-    """Scores the first batch and raises ever after, as a leak would."""
+    """A defense that scores the first batches and raises from then on, as with a memory leak."""
 
     name: ClassVar[str] = "only-sometimes"
     stochastic: ClassVar[bool] = False

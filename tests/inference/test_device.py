@@ -1,4 +1,4 @@
-"""Where and how passes are computed."""
+"""Device and precision of passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from iqarena.bench.registry import DEFENSES
 
 @pytest.mark.parametrize("defense", ["none", "jpeg", "jpeg+flip", "median-smoothing", "cprl"])
 def test_only_a_network_is_compiled_not_the_filters_around_it(defense: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """JPEG runs in Pillow, and compiled draws would be others."""
+    """JPEG runs in Pillow, and compilation would change random draws."""
     compiled: list[nn.Module] = []
 
     def note(module: nn.Module) -> None:

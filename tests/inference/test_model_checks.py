@@ -1,4 +1,4 @@
-"""The probe: sound models pass it, and each planted fault is found by the check that is for it, most of them by no other."""
+"""Model checks: sound models pass them, and each planted fault is found by its check, most of them by no other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.analytic_models import MeanModel
 
 
 class Sharpness(QualityModel):
-    """A sound model: ½ with a share for mean gradients, less for noise than for blur; two smooth convolutions."""
+    """A sound model: a smooth score around ½ that falls with noise and blur, from two smooth convolutions."""
 
     info = ModelInfo("sharpness", score_range=(0.2, 0.8), min_size=8)
 
@@ -45,13 +45,13 @@ class Sharpness(QualityModel):
 
 
 def without(model: QualityModel, **facts: object) -> QualityModel:
-    """The model, saying other things of itself."""
+    """Return the model with other facts in its `info`."""
     model.info = replace(model.info, **facts)  # type: ignore[arg-type]
     return model
 
 
 class Faulty(Sharpness):
-    """A sound model with one thing changed in what it returns."""
+    """A sound model with a changed score."""
 
     def spoil(self, images: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
@@ -65,14 +65,14 @@ def faulty(spoil, **facts):
 
 
 class NoPixels(Sharpness):
-    """A gradient to its weights and none to the pixels."""
+    """A model with a gradient to its weights and none to the pixels."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images.detach())
 
 
 class TwoQuarters(Sharpness):
-    """Half of the image is not looked at by the gradient."""
+    """A model whose gradient ignores half of the image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         half = images.shape[2] // 2
@@ -80,7 +80,7 @@ class TwoQuarters(Sharpness):
 
 
 class OtherSlope(torch.autograd.Function):
-    """The identity, with a backward pass of its own: a gradient of something else."""
+    """The identity with a wrong backward pass."""
 
     @staticmethod
     def forward(ctx, images):
@@ -92,14 +92,14 @@ class OtherSlope(torch.autograd.Function):
 
 
 class Crooked(Sharpness):
-    """Its gradient is another function's."""
+    """A model whose gradient is that of another function."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(OtherSlope.apply(images))
 
 
 class FlatIsNothing(Sharpness):
-    """0 / 0 on flat images."""
+    """A model that computes 0 / 0 on flat images."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         contrast = images.flatten(1).var(dim=1)
@@ -107,14 +107,14 @@ class FlatIsNothing(Sharpness):
 
 
 class FlatRoot(Sharpness):
-    """Finite on flat images, and its gradient is not."""
+    """A model with finite scores and a non-finite gradient on flat images."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images) + 1e-3 * images.flatten(1).var(dim=1).sqrt()
 
 
 class Writes(Sharpness):
-    """Writes into the images."""
+    """A model that writes into the images."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         scores = super().forward(images.clone())
@@ -124,7 +124,7 @@ class Writes(Sharpness):
 
 
 class Learns(Sharpness):
-    """Keeps a running state, which plays no part."""
+    """A model that updates an unused running state."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.seen += 1
@@ -132,7 +132,7 @@ class Learns(Sharpness):
 
 
 class Trains(Sharpness):
-    """Puts a part of itself in training mode."""
+    """A model that puts a part of itself in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Trains(Sharpness):
 
 
 class Seeds(Sharpness):
-    """Sets the seed that others draw by."""
+    """A model that sets the global seed."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(7)
@@ -152,7 +152,7 @@ class Seeds(Sharpness):
 
 
 class DrawsWithNumpy(Sharpness):
-    """Draws from a stream that no harness seeds."""
+    """A model that draws from a stream that the harness does not seed."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         np.random.rand()
@@ -161,7 +161,7 @@ class DrawsWithNumpy(Sharpness):
 
 
 class Raises(Sharpness):
-    """Fails on every natural image."""
+    """A model that fails on every natural image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no\nsuch   layer")
@@ -206,7 +206,7 @@ def test_a_planted_fault_is_found(name, made):
     assert "\n" not in findings[name].measured
 
 
-# of some faults another check must see something as well: random scores also differ from one batch to the next
+# some faults must show in another check as well: random scores also differ from one batch to the next
 ALONE = {"direction", "input", "weights", "eval mode", "random state", "slope", "dtype and device"}
 
 
@@ -253,7 +253,7 @@ def test_natural_images_are_of_the_asked_size_and_get_worse():
     assert (apart > 1).all()
 
 
-# --- where it shows
+# --- where the findings are shown
 
 
 @pytest.mark.parametrize("name", ["resnet-iqa", "cnniqa", "niqe"])

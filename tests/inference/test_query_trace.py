@@ -1,4 +1,4 @@
-"""Curves against queries from one run: best so far at every checkpoint, batch by batch and part by part."""
+"""Query curves of one run: the best value so far at every checkpoint, by batch and part."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_best_so_far_counts_and_a_nan_never_does():
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_a_trail_leaves_the_clean_qualities_as_they_are(kind):
+def test_a_trace_leaves_the_clean_qualities_as_they_are(kind):
     clean = torch.tensor([0.2, 0.9])
     objective = Objective(kind, clean.clone())
     trace = QueryTrace(objective)
@@ -58,7 +58,7 @@ def test_a_trail_leaves_the_clean_qualities_as_they_are(kind):
 
 
 @pytest.mark.parametrize("kind", ["raise", "lower"])
-def test_a_search_moves_quality_both_ways_while_a_trail_is_kept(kind):
+def test_a_search_moves_quality_both_ways_while_a_trace_is_kept(kind):
     images, model = random_pixels(4, low=60, high=200).float() / 255, LinearModel()
     target = Target(model, len(images), "score")
     objective = Objective(kind, target.quality(images))
@@ -69,7 +69,7 @@ def test_a_search_moves_quality_both_ways_while_a_trail_is_kept(kind):
 
 
 def run(attack, model, count=6, queries=None):
-    """A target that an attack has run on, with its trace."""
+    """Run an attack; return its target, with the trace."""
     images = random_pixels(count, low=60, high=200).float() / 255
     with frozen(model):
         target = Target(model, count, attack.access, queries=queries, draws=3)
@@ -97,13 +97,13 @@ def test_a_run_with_a_lower_limit_ends_where_the_longer_one_was_then():
 
 def test_draws_of_a_stochastic_model_are_paid_for():
     target = run(PGD(steps=2), StochasticModel())
-    # the clean question, two of gradients and a last one, each of three draws
+    # the clean query, two of gradients and a last one, each of three draws
     assert int(target.counts.forwards.max()) == 12
-    first = CHECKPOINTS.index(5)  # only the clean question, and half of the next, has been paid by then
+    first = CHECKPOINTS.index(5)  # only the clean query, and half of the next, has been paid by then
     assert torch.equal(target.trace.seen[:, first], target.trace.objective.clean)
 
 
-def test_what_a_record_says_of_a_trail():
+def test_what_a_record_says_of_a_trace():
     clean, labels = torch.tensor([0.2, 0.4, 0.8]), torch.tensor([0.1, 0.5, 0.9])
     seen = clean[:, None].repeat(1, len(CHECKPOINTS))
     seen[:, 1:] = torch.tensor([0.9, 0.4, 0.1])[:, None]
@@ -140,7 +140,7 @@ def test_a_record_holds_the_curve_of_its_attack(tmp_path: Path):
         assert record["curve"]["forwards"][-1] == images.forwards.max()
         assert record["curve"]["abs_gain"][0] == 0
         assert np.all(np.diff(record["curve"]["abs_gain"]) >= 0)
-    # our own PGD asks about images as they are stored, so its curve ends at the record's own numbers
+    # our own PGD queries images as they are stored, so its curve ends at the record's own numbers
     own = found["pgd[steps=12]"]
     assert own["curve"]["abs_gain"][-1] == pytest.approx(own["measures"]["abs_gain"], abs=1e-6)
     images = records.images(own["cell_id"])

@@ -1,4 +1,4 @@
-"""What an attack gets to see of a model, and what it is charged for."""
+"""The attack target: what an attack can access of a model, and which passes are counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def identity(quality):
 
 
 class Deaf(QualityModel):
-    """Cuts the gradient, as a model with a codec inside does."""
+    """A model that cuts the gradient, as one with a codec inside does."""
 
     info = ModelInfo("deaf", min_size=1)
 
@@ -124,7 +124,7 @@ def test_query_limit_counts_each_image_by_itself():
 
 def test_draws_of_a_stochastic_model_are_paid_from_the_query_limit():
     target = Target(StochasticModel(), 3, "score", queries=10, draws=4)
-    assert target.queries_left == 2  # questions, at four passes each
+    assert target.queries_left == 2  # queries, at four passes each
     target.quality(IMAGES)
     target.quality(IMAGES)
     assert target.queries_left == 0
@@ -193,7 +193,7 @@ def test_zero_gradients_are_counted_image_by_image_where_one_was_wanted(way):
 
     def loss(
         quality,
-    ):  # flat for the first image, as a library's hinge is or a square at its goal: the model is not to blame
+    ):  # flat for the first image, as a library's hinge loss is, or a square loss at its target: not a fault of the model
         return quality * torch.tensor([0.0, 1.0, 1.0])
 
     target = Target(Flat(), 3, "gradient")

@@ -28,12 +28,12 @@ from tests.support.board_records import BAD, CLEAN, GOOD, IMAGES, MOS, NOISE, PE
 
 @pytest.fixture
 def unplotted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plots take long, and not every test looks at them."""
+    """Skip the plots, which are slow and which not every test checks."""
     monkeypatch.setattr(plots, "draw", lambda *_: [])
 
 
 def only(records: Records) -> dict[tuple[str, str], Row]:
-    """The rows of the one track there is."""
+    """Return the rows of the only track."""
     (rows,) = tracks(records).values()
     return {(row.model, row.defense): row for row in rows}
 
@@ -71,7 +71,7 @@ def test_interval_is_of_the_least_and_pairs_cells_by_image(records: Records) -> 
     worst = int(np.argmin([spearmanr(MOS, values).statistic for values in attacked]))
     alone = np.percentile(np.array(replicates)[:, worst], [2.5, 97.5])
     assert row.robust[1] <= alone[0]
-    assert row.robust[2] < alone[1]  # the interval of the worst cell alone would be too kind
+    assert row.robust[2] < alone[1]  # the interval of the worst cell alone would be too optimistic
 
 
 def test_ranks_count_rows_that_are_better_beyond_their_intervals(records: Records) -> None:

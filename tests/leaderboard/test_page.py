@@ -1,4 +1,4 @@
-"""The page: one file that needs no network, looked at and used in a real browser where there is one."""
+"""The page: one file that needs no network, tested in a real browser where one is installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVIL = "jpeg[note=</script><b>&x]"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with two sizes of ε, a row without a rank, and a name that tries to be markup."""
+    """A results folder with two sizes of ε, a row without a rank, and a name that contains markup."""
     records = Records(tmp_path_factory.mktemp("board") / "results")
     records.prepare()
     for eps in (2 / 255, 4 / 255):
@@ -89,7 +89,7 @@ def test_a_changed_page_is_noticed_but_not_another_librarys_images(site: Path, t
 
 
 def start(folder: Path) -> Any:
-    """A headless Chromium that talks to nobody; skips the test where it is not installed."""
+    """Start a headless Chromium without network access; skip the test where it is not installed."""
     chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install '.[test]'")
     if not chromium or not driver:
@@ -115,7 +115,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def page(chromium: Any, site: Path) -> Iterator[Any]:
-    """The page, opened anew; at the end the console must be empty."""
+    """The freshly opened page; at the end the console must be empty."""
     chromium.get("about:blank")
     chromium.get((site / "site/index.html").as_uri())
     yield chromium
@@ -124,7 +124,7 @@ def page(chromium: Any, site: Path) -> Iterator[Any]:
 
 
 def shown(page: Any) -> list[str]:
-    """Names of the rows that are there, from top to bottom."""
+    """Return the names of the visible rows, from top to bottom."""
     return list(page.execute_script("return [...document.querySelectorAll('tr.row')].map((one) => one.row.name)"))
 
 

@@ -1,4 +1,4 @@
-"""Plots: what they show where there is much to show, and that no label is cut off."""
+"""Plots: which rows they show if there are many, and that no label is cut off."""
 
 from __future__ import annotations
 

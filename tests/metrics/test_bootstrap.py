@@ -1,4 +1,4 @@
-"""Resampling of references, intervals that cover what they say, p values and their correction, shared ranks."""
+"""Resampling of references, coverage of intervals, p values and their correction, shared ranks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SETS, CLUSTERS, EACH = 2000, 100, 3
 
 
 def clustered(rng, spread, own):
-    """(SETS, images): a part that the images of a reference share, and one of each image's own."""
+    """Draw values (SETS, images): a part shared by the images of a reference, and an individual part of each image."""
     shared = np.repeat(rng.normal(0, spread, (SETS, CLUSTERS)), EACH, axis=1)
     return shared + rng.normal(0, own, shared.shape)
 
@@ -59,7 +59,7 @@ def test_the_interval_of_a_mean_covers_the_truth_of_clustered_data_and_one_that_
     covered = {}
     for name, references in (("references", np.repeat(np.arange(CLUSTERS), EACH)), ("images", np.arange(shift.shape[1]))):
         weights = resample_weights([f"r{i}" for i in references], 1000)
-        means = (weights / weights.sum(1, keepdims=True)) @ shift.T  # a column a data set
+        means = (weights / weights.sum(1, keepdims=True)) @ shift.T  # one column for each data set
         covered[name] = coverage(*np.percentile(means[1:], [2.5, 97.5], axis=0), 1)
     # 95 % give or take four binomial errors of 0.5 %, that of 2,000 sets
     assert 0.93 <= covered["references"] <= 0.97

@@ -12,7 +12,7 @@ from iqarena.bench.metrics.image_distances import MS_SSIM_SIDE, distances, luma_
 
 
 def noisy(side: int, amount: int, width: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """A natural image (3, side, width) uint8 under uniform noise, and itself."""
+    """Return a natural image (3, side, width) uint8 under uniform noise, and the image itself."""
     from skimage import data
 
     clean = torch.from_numpy(np.array(data.astronaut())).permute(2, 0, 1)[:, :side, : width or side].contiguous()

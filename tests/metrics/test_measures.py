@@ -1,4 +1,4 @@
-"""Measures against tables worked out by hand, against SciPy, and against what must be true of any data."""
+"""Measures against tables worked out by hand, against SciPy, and against properties that hold for any data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BY_NAME = {measure.__name__: measure for measure in MEASURES}
 
 
 def cell(clean, adv, mos=None, references=None, undefended=None):
-    """images.csv as far as measures read it."""
+    """Return the columns of images.csv that measures read."""
     count = len(clean)
     return pd.DataFrame(
         {
@@ -35,7 +35,7 @@ def cell(clean, adv, mos=None, references=None, undefended=None):
 
 
 def values(images):
-    """The measures without their intervals, which takes a fraction of the time."""
+    """Return the measures without their intervals, which takes a fraction of the time."""
     table = image_table(images)
     scores = Scores(table, ResampledStatistics(np.ones((1, len(table["clean"])))))
     return {name: float(measure(scores)[0]) for name, measure in BY_NAME.items()}
@@ -196,7 +196,7 @@ def test_images_without_labels_have_the_measures_that_need_none():
         assert math.isnan(found[name]) == needs, name
 
 
-# --- what is true of any data
+# --- properties that hold for any data
 
 qualities = st.lists(st.floats(0, 1), min_size=3, max_size=20, unique=True).filter(
     lambda v: np.diff(np.sort(v)).min() > 1e-6

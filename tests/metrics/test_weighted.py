@@ -89,7 +89,7 @@ def test_pairs_that_tie_before_or_after_are_not_reversed():
 
 
 def statistics(sample, a, b):
-    """Every statistic there is."""
+    """Compute every statistic."""
     return {
         "mean": sample.mean(a), "pearson": sample.pearson(a, b), "spearman": sample.spearman(a, b),
         "kendall": sample.kendall(a, b), "reversed": sample.reversed_share(a, b), "quantile": sample.quantile(b, 0.3),

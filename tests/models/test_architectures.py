@@ -1,4 +1,4 @@
-"""What the papers' networks are made of, against closed forms, plain loops and, where it is there, torchvision."""
+"""Components of the papers' networks against closed forms, plain loops and, where installed, torchvision."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parameters(module: nn.Module) -> int:
 @pytest.mark.parametrize("name", SHAPES)
 def test_residual_trunks_are_torchvisions_weight_by_weight(name):
     library = pytest.importorskip("torchvision.models", exc_type=Exception, reason="needs torchvision")
-    with torch.device("meta"):  # its start takes seconds and is not wanted
+    with torch.device("meta"):  # its initialisation takes seconds and is not needed
         theirs = getattr(library, name)(weights=None)
         ours = ResNet(name)
     torch.manual_seed(0)
@@ -289,7 +289,7 @@ def test_norm_in_norm_of_equal_predictions_is_finite_and_so_is_its_gradient():
 
 @pytest.fixture(scope="module")
 def linear():
-    """`linearity-iqa` whose streams are given; its convolutions are never run."""
+    """The model `linearity-iqa` with given feature streams; its convolutions are never run."""
     with torch.device("meta"):
         model = LinearityIQA()
     model.moments = torch.tensor([0.0, 0.0, 1.0, 1.0])

@@ -1,4 +1,4 @@
-"""Models from elsewhere: what they score, which facts are given, stated or measured, and how misuse is told."""
+"""Models from other sources: their scores, given, stated or measured facts, and error messages for misuse."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.support.attack_runs import random_pixels
 from tests.support.textures import Textures
 
 ALL = "[low=0,high=1,higher_is_better=true,min_size=8]"
-"""Facts that leave nothing to measure but gradient and randomness."""
+"""Facts that leave only gradient and randomness to measure."""
 
 
 class Contrast(nn.Module):
-    """Mean absolute step between neighbours, of N images a number each."""
+    """A module that computes the mean absolute difference of neighbours, one number for each image."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean(dim=[1, 2, 3])
@@ -221,7 +221,7 @@ def test_check_takes_a_network_file_as_it_is(tmp_path, few):
 
 
 def graph(folder: Path, shape: list[object], kind: str = "FLOAT", inputs: int = 1, name: str = "net.onnx") -> str:
-    """An ONNX file of the mean over colours and places, times two."""
+    """Write an ONNX file of the mean over colours and pixels, times two."""
     onnx = pytest.importorskip("onnx", reason="needs onnx")
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     from onnx import TensorProto, helper

@@ -1,4 +1,4 @@
-"""What every registered model must keep to, and the parts of `cnniqa` against plain ways to compute them."""
+"""The contract of every registered model, and the parts of `cnniqa` against plain computations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def some_images(model, count):
 
 @pytest.fixture
 def differentiable(model):
-    """The model, if a gradient comes through it."""
+    """The model, if its score has a gradient."""
     if not model.info.differentiable:
         pytest.skip("gives scores only")
     return model

@@ -1,4 +1,4 @@
-"""`nima-mobilenet` against its published scores, Pillow's resize, TensorFlow's padding, and by closed form."""
+"""The model `nima-mobilenet` against its published scores, Pillow's resize, TensorFlow's padding, and closed forms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model():
 
 @pytest.fixture
 def seen_by_conv1(model):
-    """What the first convolution gets, filled by every scoring."""
+    """The inputs of the first convolution, recorded at every scoring."""
     seen = []
     model.conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     return seen

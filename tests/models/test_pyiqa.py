@@ -1,4 +1,4 @@
-"""pyiqa's metrics as models, by a stand-in with the interface that is used of it; and itself, where it is installed."""
+"""pyiqa's metrics as models, with a stub of the interface that is used, and with the real library where installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def images() -> torch.Tensor:
 
 
 class Metric(nn.Module):
-    """Of pyiqa's kind: its score is mean brightness times a weight, lower is better."""
+    """A stub of a pyiqa metric: its score is mean brightness times a weight, lower is better."""
 
     lower_better = True
 
@@ -69,7 +69,7 @@ def test_pyiqa_states_range_and_direction_itself(library, images, capsys):
     torch.testing.assert_close(model.quality(images), 1 - images.mean(dim=(1, 2, 3)) / 2)
     assert "PolyForm" in model.info.licence
     printed = capsys.readouterr()
-    assert printed.out == ""  # what the library prints must not get among data
+    assert printed.out == ""  # the library's output must not mix with data
     assert "Loading" in printed.err
 
 
@@ -115,7 +115,7 @@ def test_what_pyiqa_cannot_give_is_one_line(library, tmp_path):
 
 
 def test_pyiqa_itself(images):
-    """Where the real library is installed: metrics that need no weights."""
+    """Test metrics that need no weights, where the real library is installed."""
     real = pytest.importorskip("pyiqa", exc_type=ImportError, reason="needs pyiqa")
     model = load_model("pyiqa:entropy[min_size=8]")
     assert model.info.score_range == (0, 8)

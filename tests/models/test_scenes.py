@@ -1,4 +1,4 @@
-"""Statistics of natural scenes against SciPy; `niqe` and `brisque` against plain ways and against other libraries."""
+"""Statistics of natural scenes against SciPy; `niqe` and `brisque` against plain computations and other libraries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.attack_runs import random_pixels
 
 @pytest.fixture(autouse=True)
 def _few_demo_images(monkeypatch):
-    """Every card tells how `demo` is ranked, which takes a while."""
+    """Use few images of `demo`, since every card states the SROCC on them, which is slow."""
     demo = Demo()
     monkeypatch.setattr(iqarena.bench.training, "Demo", lambda: Subset(demo, demo.spread(8)))
 
@@ -234,7 +234,7 @@ def test_brisque_features_are_those_of_piq(scene):
 
 @pytest.fixture
 def rated(scene, tmp_path) -> Folder:
-    """Crops under noise; the label falls with it."""
+    """A data set of crops under noise; the label falls with the noise."""
     root = tmp_path / "rated"
     root.mkdir()
     stream = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Where weights come from: files that hold tensors and nothing else, cards, and ImageNet's for a backbone."""
+"""Sources of weights: files that contain only tensors, cards, and ImageNet weights for a backbone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.attack_runs import random_pixels
 
 
 class Bomb:
-    """What a pickle with code looks like: loading it would make a file."""
+    """An object whose pickle contains code: loading it would create a file."""
 
     def __init__(self, ran: Path) -> None:
         self.ran = ran
@@ -196,7 +196,7 @@ def test_wrong_facts_are_one_line(brought, brackets, words):
 
 @pytest.fixture
 def published(tmp_path) -> Path:
-    """A file as torchvision publishes them, its classifier included; the name tells how its hash begins."""
+    """A weights file as torchvision publishes them, with the classifier; the name contains the start of its hash."""
     torch.manual_seed(0)
     whole = ResNet("resnet18").state_dict() | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
     torch.save(whole, tmp_path / "some.pth")

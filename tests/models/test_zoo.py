@@ -1,4 +1,4 @@
-"""What is shipped: files and cards, what they are measured to be, and how that is listed."""
+"""Shipped weights: files and cards, their measured facts, and the lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from iqarena.models.zoo import ZOO, card_of, load_weights
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch) -> Path:
-    """A copy of some of the zoo, which may be written to."""
+    """A writable copy of a part of the zoo."""
     folder = tmp_path / "zoo"
     folder.mkdir()
     for stem in ("resnet-iqa", "resnet-iqa+cprl", "fcn-filter"):

@@ -1,4 +1,4 @@
-"""Two defenses or attacks side by side: paired differences, corrected p, seeds of training, words, table and plot."""
+"""Two defenses or attacks side by side: paired differences, corrected p, seeds of training, text, table and plot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.board_records import BAD, CLEAN, GOOD, IMAGES, MOS, NOISE, PE
 
 
 def filled(records: Records) -> Records:
-    """Two defenses under two attacks and noise; the second is better under one of them."""
+    """Fill a results folder: two defenses under two attacks and noise; the second is better under one of them."""
     put(records, BAD, defense="none", attack="pgd")
     put(records, GOOD, defense="cprl", attack="pgd")
     put(records, GOOD, defense="none", attack="fgsm")
@@ -232,7 +232,7 @@ def test_attacks_have_a_plot_of_their_effort_where_records_tell(records: Records
     assert [path.name.split("-")[0] for path in paths] == ["compare", "compare", "effort"]
     figure = effort(defense_aware_curves(curves), "heading", "below")
     lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3]
-    assert len(lines) == 3, "one an attack, of the setting that knows"
+    assert len(lines) == 3, "one line for each attack, of the adaptive setting"
     assert len(figure.axes) == 2
     elsewhere = write(duels, tmp_path / "out", curves.assign(eps=0.5))
     assert len(elsewhere) == 2
@@ -249,7 +249,7 @@ def test_the_command(records: Records, tmp_path: Path) -> None:
 
 
 def test_flags_are_those_of_the_board(records: Records) -> None:
-    """Not of cells that newer ones have replaced, nor of other norms."""
+    """Flags of cells that newer ones have replaced, and of other norms, do not count."""
     put(records, BAD, defense="none")
     put(records, GOOD, defense="cprl", precision="bfloat16", flags=["zero-gradient"], setting="adaptive", finished="1")
     put(records, GOOD, defense="cprl", setting="adaptive", finished="2")

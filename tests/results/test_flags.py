@@ -1,4 +1,4 @@
-"""Flags: each on a fault planted for it, none on plain models, and the lines between the two."""
+"""Flags: each on a fault planted for it, none on plain models, and the thresholds between the two."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def test_a_shipped_plain_model_raises_nothing(tmp_path: Path) -> None:
     assert flag_table(Records(tmp_path)).empty
 
 
-# --- the lines between
+# --- thresholds
 
 
 def cell(adv: Any, attack: str = "pgd", access: str = "gradient", **changes: Any) -> FinishedCell:
-    """One finished cell on forty images of twenty references."""
+    """Build one finished cell on forty images of twenty references."""
     where = {"dataset": "demo", "model": "m", "defense": "d", "attack": attack, "objective": "away", "norm": "linf",
              "eps": 8 / 255, "queries": None, "setting": "adaptive", "source": ""}  # fmt: skip
     where |= {name: changes[name] for name in where if name in changes}
@@ -81,7 +81,7 @@ def cell(adv: Any, attack: str = "pgd", access: str = "gradient", **changes: Any
 
 
 def moved(far: float, wobble: int = 0) -> Any:
-    """Attacked qualities that are so far from the clean ones, on average."""
+    """Return attacked qualities at the given mean distance from the clean ones."""
     return CLEAN + AWAY * (far + WOBBLE[wobble])
 
 
@@ -209,7 +209,7 @@ def test_images_without_labels_are_judged_by_their_clean_qualities() -> None:
     assert names(cell(CLEAN, eps=16 / 255, mos=np.full(COUNT, np.nan))) == ["no-collapse"]
 
 
-# --- what a forward pass does
+# --- forward passes
 
 
 def test_a_forward_pass_that_computes_gradients_is_noticed() -> None:

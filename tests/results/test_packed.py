@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import lzma
 import io
 import json
 from pathlib import Path
@@ -46,10 +46,10 @@ def test_unpacking_gives_the_same_bytes(filled: Records) -> None:
     packed = everything(filled.folder)
     assert not [name for name in packed if name.startswith("cells/")]
     assert sorted(name for name in packed if name.startswith("packed/")) == [
-        "packed/images-demo-l2-0-1.csv.gz",
-        "packed/images-demo-linf-2-255.csv.gz",
-        "packed/images-demo-linf-4-255.csv.gz",
-        "packed/records.json.gz",
+        "packed/images-demo-l2-0-1.csv.xz",
+        "packed/images-demo-linf-2-255.csv.xz",
+        "packed/images-demo-linf-4-255.csv.xz",
+        "packed/records.json.xz",
     ]
     assert packed["summary.csv"] == before["summary.csv"]
     assert Records(filled.folder).unpack() == 4
@@ -79,10 +79,10 @@ def test_packed_cells_are_read_as_those_in_folders_are(filled: Records, tmp_path
 
 def test_pandas_reads_the_table_of_a_track_and_json_the_records(filled: Records) -> None:
     filled.pack()
-    table = pd.read_csv(filled.folder / "packed/images-demo-linf-2-255.csv.gz")
+    table = pd.read_csv(filled.folder / "packed/images-demo-linf-2-255.csv.xz")
     assert list(table.columns[:2]) == ["cell_id", "image_id"]
     assert len(table) == 2 * len(CLEAN)
-    records = json.loads(gzip.decompress((filled.folder / "packed/records.json.gz").read_bytes()))
+    records = json.loads(lzma.decompress((filled.folder / "packed/records.json.xz").read_bytes()))
     assert {record["cell_id"] for record in records} == {record["cell_id"] for record in filled.all()}
 
 
@@ -117,19 +117,19 @@ def test_a_damaged_cell_stays_in_its_folder(filled: Records) -> None:
 
 def test_an_edited_packed_record_is_not_taken(filled: Records) -> None:
     filled.pack()
-    path = filled.folder / "packed/records.json.gz"
-    text = gzip.decompress(path.read_bytes())
-    path.write_bytes(gzip.compress(text.replace(b'"n_images": 24', b'"n_images": 25', 1)))
+    path = filled.folder / "packed/records.json.xz"
+    text = lzma.decompress(path.read_bytes())
+    path.write_bytes(lzma.compress(text.replace(b'"n_images": 24', b'"n_images": 25', 1)))
     assert len(list(Records(filled.folder).all())) == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b\x08", gzip.compress(b"[\n{}\n]\n"), gzip.compress(b"nonsense")])
+@pytest.mark.parametrize("content", [b"", b"\xfd7zXZ\x00", lzma.compress(b"[\n{}\n]\n"), lzma.compress(b"nonsense")])
 def test_a_damaged_packed_file_is_one_clear_line(filled: Records, content: bytes) -> None:
     filled.pack()
-    (filled.folder / "packed/records.json.gz").write_bytes(content)
+    (filled.folder / "packed/records.json.xz").write_bytes(content)
     with pytest.raises(UserError) as error:
         list(Records(filled.folder).all())
-    assert "records.json.gz" in message(error)
+    assert "records.json.xz" in message(error)
     assert "from where it came, or delete it" in message(error)
 
 

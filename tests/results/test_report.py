@@ -1,4 +1,4 @@
-"""What `evaluate` gives back beside its table."""
+"""The frames that `evaluate` returns beside its table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A results folder where something went wrong: kept images that are gone, renames that fail, runs that were killed."""
+"""Recovery of a results folder: missing stored images, failed renames, killed runs."""
 
 from __future__ import annotations
 

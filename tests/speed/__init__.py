@@ -1,1 +1,1 @@
-"""What the harness costs, as ratios taken in one run: ``python -m tests.speed [GROUP]… [--json] [--write]``."""
+"""Overhead of the harness, as ratios measured in one run: ``python -m tests.speed [GROUP]… [--json] [--write]``."""

@@ -1,4 +1,4 @@
-"""``python -m tests.speed [GROUP]… [--turns N] [--json] [--write]``: figures of speed, measured here and now."""
+"""``python -m tests.speed [GROUP]… [--turns N] [--json] [--write]``: speed figures of this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
     "workers": [cells.machine_rows, cells.worker_rows],
     "growth": [growth.growth_rows],
 }
-"""What is measured together, in the order of the page."""
+"""The groups of figures, in the order of the page."""
 
 
 @exit_on_user_error("speed")
@@ -32,7 +32,7 @@ def main(
     json_: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
     write: Annotated[bool, typer.Option("--write", help=f"put these groups into docs/{page.PATH.name}")] = False,
 ) -> None:
-    """Ratios of jobs that are run by turns, medians. Exit 1 where one is not what it should be."""
+    """Measure medians of the ratios of jobs that are run in turns. Exit with 1 if one misses its limit."""
     wanted = groups or list(GROUPS)
     if unknown := [name for name in wanted if name not in GROUPS]:
         raise UserError(f"no group {unknown[0]!r}; there are {', '.join(GROUPS)}")

@@ -1,4 +1,4 @@
-"""What attacks cost beside the model: their time over that of a bare loop with the same forwards and backwards.
+"""Overhead of attacks: their time over that of a bare loop with the same forward and backward passes.
 
     python -m tests.speed.attack_speed --turns 7 --write
 
@@ -6,8 +6,8 @@
 once. The bare loop makes the same on batches of the same sizes, and after each backward pass the step that any attack
 takes: along the sign, or for ℓ2 the gradient's direction, back into the ball and into [0, 1]. In both, the seconds
 inside the model are measured beside those of the whole: a figure is the attack's whole over its passes, divided by the
-loop's whole over its passes. A neighbour who slows a machine down slows both parts of a run alike, so such figures
-hardly move where quotients of two runs swing by a tenth. Seconds are the process's own on the CPU. Exits with 1 where
+loop's whole over its passes. Other load on the machine slows both parts of a run alike, so such figures
+hardly vary where ratios of two runs vary by a tenth. Seconds are CPU seconds of the process. Exits with 1 if
 an attack takes more than 1.05 times as long, or fails. Attacks that compute something of their own (SSIM, a warp, a
 network) have no limit; other libraries' are not measured. `--write` puts the table into docs/performance.md.
 """
@@ -69,14 +69,14 @@ OWN_WORK = {
     "zhang-dists": "DISTS network",
     "zhang-ssim": "SSIM and its gradient",
 }
-"""Attacks that compute something of their own beside the model, and what."""
+"""Attacks with computations of their own beside the model, and their name."""
 
 Call = tuple[int, bool]
-"""A forward pass of so many images, and whether a backward pass followed."""
+"""A forward pass: its number of images, and whether a backward pass followed."""
 
 
 class Watched(QualityModel):
-    """A model that notes what it is asked, and the processor seconds that its passes take.
+    """A model that records its passes, and the CPU seconds that they take.
 
     A backward pass is what lies between the gradient's arrival at the scores and its arrival at the images.
     """
@@ -106,7 +106,7 @@ class Watched(QualityModel):
         self.seconds += time.process_time() - self._since
 
     def over_passes(self, job: Callable[[QualityModel], object]) -> tuple[float, float]:
-        """Seconds of the whole of a job over those of its passes, and the latter."""
+        """Run a job; return its seconds over those of its passes, and the latter."""
         gc.collect()
         self.seconds = 0.0
         started = time.process_time()
@@ -116,13 +116,13 @@ class Watched(QualityModel):
 
 @dataclass(frozen=True)
 class Scene:
-    """What every attack is run on."""
+    """The workload that every attack is run on."""
 
     images: torch.Tensor
     clean: torch.Tensor
 
     def attack(self, attack: Attack, model: QualityModel) -> None:
-        """Run an attack as the evaluator does, learning and looking included."""
+        """Run an attack as the evaluator does, including its fit or its look at the whole set."""
         size = len(self.images) if attack.batches else 1
         for index in torch.arange(len(self.images)).split(size):
             images, clean = self.images[index], self.clean[index]
@@ -138,7 +138,7 @@ class Scene:
             attack.run(target, images.clone(), objective, threat_of(attack), generators, **learnt)
 
     def bare(self, model: QualityModel, calls: list[Call], norm: Norm) -> None:
-        """The same passes, the step after each backward one, and nothing else."""
+        """Run the same passes, with a step after each backward pass, and nothing else."""
         step = plain_step_l2 if norm == "l2" else plain_step
         for count, backward in calls:
             some = self.images[:count]
@@ -152,7 +152,7 @@ class Scene:
 
 
 def plain_step_l2(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """The same in ℓ2: a quarter of the ball along the gradient."""
+    """Return images after an ℓ2 step of a quarter of the ball along the gradient."""
     eps = THREATS["l2"].size
     shift = images + eps / 4 * gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1) - clean
     length: torch.Tensor = shift.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
@@ -161,28 +161,28 @@ def plain_step_l2(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Ten
 
 
 def kind_of(attack: Attack) -> Kind:
-    """An objective of the attack; `raise` where it can."""
+    """Return an objective that the attack supports, `raise` if possible."""
     return "raise" if "raise" in attack.objectives else attack.objectives[0]
 
 
 def threat_of(attack: Attack) -> Threat:
-    """A threat model that the attack supports; ℓ∞ where it can."""
+    """Return a threat model that the attack supports, ℓ∞ if possible."""
     return THREATS["linf" if "linf" in attack.norms else attack.norms[0]]
 
 
 def shortened(name: str) -> Attack:
-    """An attack with its budget cut."""
+    """Build an attack with a reduced budget."""
     attack = ATTACKS.build(name)
     return replace(attack, **{key: min(most, getattr(attack, key)) for key, most in SHORTER.items() if hasattr(attack, key)})  # type: ignore[type-var]
 
 
 def measured(name: str, model: QualityModel, scene: Scene, turns: int) -> Row:
-    """An attack's figure; forwards and backwards are calls of the model, whatever their batch."""
+    """Measure an attack's figure; forwards and backwards are calls of the model, whatever their batch."""
     attack = shortened(name)
     norm = threat_of(attack).norm
     watched = Watched(model)
     started = time.process_time()
-    scene.attack(attack, watched)  # which warms up as well
+    scene.attack(attack, watched)  # also warms up
     calls = watched.calls[:]
     if not calls:
         return Row(GROUP, f"`{name}`", 1000 * (time.process_time() - started), "ms", words="asks the model nothing")
@@ -208,7 +208,7 @@ def measured(name: str, model: QualityModel, scene: Scene, turns: int) -> Row:
 
 
 def low_precision(name: str, images: torch.Tensor, turns: int) -> Row:
-    """How much faster gradients are in bfloat16 with channels last, and how well they agree with those in float32."""
+    """Measure the speed-up of gradients in bfloat16 with channels last, and their agreement with those in float32."""
     model = load_model(name)
     fast = Engine().place(copy.deepcopy(model), images[0].mul(255).byte())
     found: dict[str, torch.Tensor] = {}

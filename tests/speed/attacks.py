@@ -1,4 +1,4 @@
-"""The harness' PGD beside a bare loop and beside other libraries', and CPRL's activation beside its backbone."""
+"""Speed of the harness' PGD relative to a bare loop and other libraries, and of CPRL's activation relative to its backbone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EPS, STEP, STEPS, IMAGES = 4 / 255, 1 / 255, 10, 8
 
 
 def pgd_rows(turns: int) -> Iterator[Row]:
-    """The harness' PGD on `resnet-iqa` against the bare loop below."""
+    """Measure the harness' PGD on `resnet-iqa` against the bare loop below."""
     pixels = demo_images()
     plain = load_model("resnet-iqa")
     placed = Engine().place(copy.deepcopy(plain), pixels[0])
@@ -52,7 +52,7 @@ def pgd_rows(turns: int) -> Iterator[Row]:
 
 
 def library_rows(turns: int) -> Iterator[Row]:
-    """Other libraries' PGD against the harness' on `resnet18-iqa` at 224², in float32 and on the fast path."""
+    """Measure other libraries' PGD against the harness' on `resnet18-iqa` at 224², in float32 and on the fast path."""
     pixels = demo_images()[:, :, 80:304, 144:368].contiguous()
     plain = resnet18(pixels)
     placed = Engine().place(copy.deepcopy(plain), pixels[0])
@@ -83,7 +83,7 @@ def library_rows(turns: int) -> Iterator[Row]:
 
 
 def cprl_rows(turns: int) -> Iterator[Row]:
-    """CPRL's activation, forward and backward, as a share of its backbone's."""
+    """Measure the time of CPRL's activation, forward and backward, as a share of its backbone's."""
     pixels, model, cprl = demo_images(), load_model("resnet-iqa"), CPRL()
     assert isinstance(model, nn.Module)
     backbone: Any = Engine().place(model, pixels[0])
@@ -109,13 +109,13 @@ def cprl_rows(turns: int) -> Iterator[Row]:
 
 
 def demo_images() -> torch.Tensor:
-    """Demo images (N, 3, H, W) in [0, 1]."""
+    """Return demo images (N, 3, H, W) in [0, 1]."""
     demo = Demo()
     return torch.stack([demo.image(i) for i in demo.spread(IMAGES)]).float() / 255
 
 
 def resnet18(pixels: torch.Tensor) -> QualityModel:
-    """`resnet18-iqa` with seeded weights, as none are shipped, whose BatchNorm has seen the images."""
+    """Return `resnet18-iqa` with seeded weights, as none are shipped, and BatchNorm statistics of the images."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         model = ResNet18IQA()
@@ -126,7 +126,7 @@ def resnet18(pixels: torch.Tensor) -> QualityModel:
 
 
 def bare_loop(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
-    """PGD that raises scores, with nothing around it but the scores before and after, which say what it did."""
+    """Run a bare PGD that raises scores, with only the scores before and after around it."""
     scores(model, images)
     attacked = images + torch.empty_like(images).uniform_(-EPS, EPS)
     attacked = attacked.clamp(0, 1)
@@ -139,14 +139,14 @@ def bare_loop(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
 
 
 def plain_step(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Images a step along a gradient's sign, back in the ball around the clean ones, as anybody writes it down."""
+    """Return images after a textbook step: along the gradient's sign, projected into the ball around the clean images."""
     moved = images + STEP * gradient.sign()
     moved = clean + (moved - clean).clamp(-EPS, EPS)
     return moved.clamp(0, 1)
 
 
 def harness(model: QualityModel, images: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
-    """PGD as a cell runs it: counted, on images as they would be stored, the best iterate returned."""
+    """Run PGD as a cell does: with counted passes, on images as they would be stored; return the best iterate."""
     with frozen(model):
         target = Target(model, len(images), "gradient", precision=precision)
         objective = Objective("raise", target.quality(images))
@@ -155,7 +155,7 @@ def harness(model: QualityModel, images: torch.Tensor, precision: Precision = "f
 
 
 def scores(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
-    """Qualities (N,) of images as they would be stored."""
+    """Return the qualities (N,) of images as they would be stored."""
     with torch.inference_mode():
         return model.quality((images * 255).round() / 255)
 
@@ -173,7 +173,7 @@ class _Head(nn.Module):
 
 
 def torchattacks_pgd(model: QualityModel, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Torchattacks' PGD on a quality."""
+    """Return a function that runs torchattacks' PGD on a quality."""
     import torchattacks
 
     head = _Head(model).eval()
@@ -188,7 +188,7 @@ def torchattacks_pgd(model: QualityModel, images: torch.Tensor) -> Callable[[], 
 
 
 def art_pgd(model: QualityModel, images: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """ART's PGD on a quality."""
+    """Return a function that runs ART's PGD on a quality."""
     from art.attacks.evasion import ProjectedGradientDescent
     from art.estimators.regression.pytorch import PyTorchRegressor
 
@@ -202,7 +202,7 @@ def art_pgd(model: QualityModel, images: torch.Tensor) -> Callable[[], torch.Ten
         eps=EPS,
         eps_step=STEP,
         max_iter=STEPS,
-        num_random_init=0,  # it asks a regressor for classes where there is one
+        num_random_init=0,  # it requires the number of classes of a regressor, too
         batch_size=len(images),
         verbose=False,
     )

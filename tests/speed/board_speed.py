@@ -1,9 +1,9 @@
-"""How fast a board is rendered:
+"""Rendering speed of a board:
 ``python -m tests.speed.board_speed [--records N] [--tracks N] [--results DIR] [--keep DIR]``.
 
-Makes a results folder of N records from the committed ones under other names, sizes of ε and slightly other qualities,
-renders board, plots and page from it in a process of its own, and tells the seconds that took, the peak of its memory and
-the page's size. For a look and for comparisons on one machine, not a test.
+Builds a results folder of N records from the committed ones under other names, sizes of ε and slightly changed qualities,
+renders board, plots and page from it in a separate process, and prints the seconds, the peak memory and
+the page's size. For comparisons on one machine, not a test.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def fabricate(source: Records, out: Records, count: int, tracks: int) -> None:
 
 
 def rendered(folder: Path, told: Any) -> None:
-    """Render, and put (seconds, seconds of a core, peak MiB) into `told`."""
+    """Render, and put (seconds, CPU seconds, peak MiB) into `queue`."""
     start, core = time.perf_counter(), time.process_time()
     render(Records(folder), folder)
     told.put(

@@ -1,4 +1,4 @@
-"""What a cell costs beside attack and model, and what more processes bring."""
+"""Overhead of a cell beside attack and model, and the gain of more processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOOPS = 5
 
 
 def overhead_rows(turns: int) -> Iterator[Row]:
-    """Cells of a linear model under `random-noise`, which asks nothing: all that is left is the harness."""
+    """Measure cells of a linear model under `random-noise`, which makes no queries: the time is that of the harness."""
     for count, wanted in ((8, "≤ 20"), (60, "")):
         with tempfile.TemporaryDirectory() as scratch:
             root = noise_images(Path(scratch) / "images", count)
@@ -59,7 +59,7 @@ def overhead_rows(turns: int) -> Iterator[Row]:
 
 
 def record_rows(turns: int) -> Iterator[Row]:
-    """Measures, writing and reading of one cell's record."""
+    """Time the measures of a cell, and writing and reading its record."""
     with tempfile.TemporaryDirectory() as scratch:
         root = noise_images(Path(scratch) / "images", 60)
         suite = validated(
@@ -82,7 +82,7 @@ def record_rows(turns: int) -> Iterator[Row]:
 
 
 def worker_rows(turns: int) -> Iterator[Row]:
-    """One and two processes, and two tasks at once on Ray, with one thread each, when all are under way."""
+    """Time one and two processes, and two tasks at once on Ray, with one thread each, after start-up."""
     ways: list[tuple[Executor, int]] = [("processes", 1), ("processes", 2), ("ray", 2)]
     suite = validated(
         {"models": ["resnet-iqa"], "limit": 4, "settings": ["oblivious"],
@@ -111,7 +111,7 @@ def worker_rows(turns: int) -> Iterator[Row]:
 
 
 def machine_rows(turns: int) -> Iterator[Row]:
-    """The bare loop in one and in two processes that share nothing: what a second process can bring at most here."""
+    """Time the bare loop in one and in two independent processes: the most that a second process can gain on this machine."""
     gains = []
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=use_threads, initargs=(1,)) as pool:
         for turn in range(turns + 1):
@@ -132,7 +132,7 @@ def machine_rows(turns: int) -> Iterator[Row]:
 
 
 def bare_loops(count: int) -> None:
-    """A bare PGD loop, so many times."""
+    """Run the bare PGD loop `count` times."""
     pixels, model = demo_images(), load_model("resnet-iqa")
     with frozen(model):
         for _ in range(count):
@@ -140,7 +140,7 @@ def bare_loops(count: int) -> None:
 
 
 def noise_images(folder: Path, count: int) -> Path:
-    """A labelled folder of small random images."""
+    """Write a labelled folder of small random images."""
     folder.mkdir()
     stream = np.random.default_rng(0)
     rows = []
@@ -153,7 +153,7 @@ def noise_images(folder: Path, count: int) -> Path:
 
 
 def timed_run(suite: Suite, executor: Executor, workers: int) -> tuple[float, float]:
-    """Seconds of a run, and seconds a cell from when every process had ended its first, which sets it up."""
+    """Return the seconds of a run, and the seconds a cell after every process has finished its first, which includes start-up."""
     ends: list[float] = []
 
     def report(event: str, *_: object) -> None:

@@ -1,6 +1,6 @@
-"""What a cross-evaluation would take, by arithmetic: ``python -m tests.speed.full``.
+"""Estimated cost of a full cross-evaluation: ``python -m tests.speed.full``.
 
-`iqarena run SUITE --dry-run` is nearer to the truth, for a suite whose models and data sets are there.
+`iqarena run SUITE --dry-run` is more accurate, for a suite whose models and data sets are available.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from iqarena.bench.registry import ATTACKS
 
 @dataclass(frozen=True)
 class Whole:
-    """How much there is to do under one threat model in the settings oblivious and adaptive; `none` is a defense.
+    """The workload under one threat model in the settings oblivious and adaptive; `none` counts as a defense.
 
     Attributes:
-        datasets, models, defenses, attacks, images: how many; images of each data set.
-        forwards, backwards: passes that an attack takes an image.
+        datasets, models, defenses, attacks, images: numbers of each; images are per data set.
+        forwards, backwards: passes of an attack on one image.
     """
 
     datasets: int
@@ -33,33 +33,33 @@ class Whole:
 
     @property
     def cells(self) -> int:
-        """Of both settings."""
+        """Number of cells in both settings."""
         return 2 * self.datasets * self.models * self.defenses * self.attacks
 
     @property
     def craftings(self) -> int:
-        """Sets of attacked images: all oblivious cells of an attack share those of its undefended adaptive cell."""
+        """Number of sets of attacked images: all oblivious cells of an attack share that of its undefended adaptive cell."""
         return self.datasets * self.models * self.defenses * self.attacks
 
     @property
     def crafting_passes(self) -> tuple[float, float]:
-        """Forward and backward passes of single images, in attacks."""
+        """Forward and backward passes of single images in attacks."""
         each = self.craftings * self.images
         return each * self.forwards, each * self.backwards
 
     @property
     def scoring_passes(self) -> int:
-        """Forward passes of single images, to score what was attacked, and every defended model's clean images."""
+        """Forward passes of single images to score the attacked images, and the clean images of every defended model."""
         return (self.cells + self.datasets * self.models * self.defenses) * self.images
 
     def seconds(self, forward: float, backward: float) -> float:
-        """On one worker, at so many seconds a pass."""
+        """Return the seconds on one worker, at the given seconds a pass."""
         forwards, backwards = self.crafting_passes
         return (forwards + self.scoring_passes) * forward + backwards * backward
 
 
 def usual_passes() -> tuple[float, float, int]:
-    """Mean forward and backward passes at most of the built-in attacks that can say, and how many these are."""
+    """Return the mean of the largest forward and backward passes of the built-in attacks that state them, and their number."""
     found = [ATTACKS.build(name).passes for name in ATTACKS.names() if ":" not in name and ATTACKS.entry(name)]
     known = [passes for passes in found if passes is not None]
     return statistics.mean(p[0] for p in known), statistics.mean(p[1] for p in known), len(known)
@@ -75,7 +75,7 @@ def main(
     backward_ms: Annotated[float, typer.Option(help="of its backward pass")] = 2.0,
     workers: Annotated[int, typer.Option(help="GPUs or cores")] = 64,
 ) -> None:
-    """Cells, passes and days."""
+    """Print cells, passes and days."""
     forwards, backwards, known = usual_passes()
     whole = Whole(datasets, models, defenses, attacks, images, forwards, backwards)
     attacking, back = whole.crafting_passes

@@ -1,4 +1,4 @@
-"""What planning, resuming and rendering cost as a results folder grows."""
+"""Cost of planning, resuming and rendering as a results folder grows."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.speed.rows import Row
 SIZES = (100, 1_000, 10_000)
 IMAGES = 60
 RENDERED_TURNS = 1
-"""Rendering is measured once: it takes long, and nothing was promised."""
+"""Rendering is measured once: it is slow, and it has no limit to meet."""
 
 
 def growth_rows(turns: int) -> Iterator[Row]:
-    """Seconds, memory, and milliseconds a cell, each in a process of its own."""
+    """Measure seconds, memory, and milliseconds a cell, each in a separate process."""
     jobs = {"planning": (planned, turns), "resuming, all done": (resumed, turns), "rendering": (rendered, RENDERED_TURNS)}
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,7 +69,7 @@ def growth_rows(turns: int) -> Iterator[Row]:
 
 
 def suite_of(count: int) -> Suite:
-    """So many cells: 5 defenses of 2 models under 5 sizes of ε in both settings, times attacks of other steps."""
+    """Return a suite of `count` cells: 5 defenses of 2 models under 5 sizes of ε in both settings, times attacks of other steps."""
     return validated(
         {"models": ["resnet-iqa", "cnniqa"], "defenses": ["none", "jpeg", "flip", "bit-depth", "median-blur"],
          "limit": IMAGES, "threats": [{"eps": (1 + size) / 255} for size in range(5)],
@@ -78,7 +78,7 @@ def suite_of(count: int) -> Suite:
 
 
 def planned(count: int, folder: Path) -> None:
-    """From a suite to cells with ids, none of them done."""
+    """Expand a suite to cells with ids, none of them done."""
     suite = suite_of(count)
     evaluator = Evaluator(open_dataset(suite.dataset), suite.limit, suite.batch)
     _, to_do = missing(evaluator, expand(suite), Records(folder / "nothing"))
@@ -86,22 +86,22 @@ def planned(count: int, folder: Path) -> None:
 
 
 def resumed(count: int, folder: Path) -> None:
-    """The whole run: plan, every record read and checked, nothing to do, summary.csv rebuilt."""
+    """Resume a finished run: plan, read and check every record, nothing to do, rebuild summary.csv."""
     assert execute(suite_of(count), None, Records(folder), lambda *_: None).kept == count
 
 
 def rendered(count: int, folder: Path) -> None:
-    """Leaderboard, plots and page from the records."""
+    """Render leaderboard, plots and page from the records."""
     render(Records(folder), folder.parent / "board")
 
 
 def fabricate(suite: Suite, folder: Path) -> Path:
-    """A results folder in which every cell of a suite is done: one was run, the others have noise on its qualities."""
+    """Build a results folder in which every cell of a suite is done: one was run, the others have noise on its qualities."""
     evaluator = Evaluator(open_dataset(suite.dataset), suite.limit, suite.batch)
     cells, records, stream = expand(suite), Records(folder), np.random.default_rng(0)
     record, images = evaluator.run(cells[0], evaluator.ids.cell_id(cells[0]))
     records.prepare()
-    with mock.patch.object(on_disk, "_sync"), mock.patch("os.fsync"):  # nobody needs it after a crash
+    with mock.patch.object(on_disk, "_sync"), mock.patch("os.fsync"):  # durability after a crash is not needed here
         for cell in cells:
             changed: dict[str, Any] = json.loads(json.dumps(record))
             changed |= {
@@ -115,7 +115,7 @@ def fabricate(suite: Suite, folder: Path) -> Path:
 
 
 def apart(job: Callable[[int, Path], None], count: int, folder: Path) -> tuple[float, float]:
-    """Seconds of a job and the peak of its memory in MiB, in a new process whose imports are not counted."""
+    """Return the seconds of a job and its peak memory in MiB, in a new process whose imports are not counted."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_told, args=(theirs, job, count, folder))

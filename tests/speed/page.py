@@ -1,4 +1,4 @@
-"""docs/performance.md: its words are written by hand, its tables by ``python -m tests.speed --write``."""
+"""Tables of docs/performance.md, written by ``python -m tests.speed --write``; its text is written by hand."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PATH = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 
 
 def line(row: Row) -> str:
-    """A figure on the terminal."""
+    """Format a figure for the terminal."""
     promised = f" ({row.wanted}: {'yes' if row.met else 'NO'})" if row.wanted else ""
     return f"{row.group:<10} {row.name}: {_number(row.value)} {row.unit}{promised}; {_spread(row)}; {row.words}"
 
 
 def table(rows: Sequence[Row], command: str, turns: int) -> str:
-    """A group's figures, the machine, and the command that makes them again."""
+    """Format a group's figures, the machine, and the command that reproduces them."""
     head = [
         f"`{command}`: {usable_cores()} cores of {processor()}, torch {torch.__version__.partition('+')[0]}, "
         f"medians of {turns} turns.",
@@ -43,7 +43,7 @@ def write(rows: Sequence[Row], turns: int) -> None:
     """Replace the tables of the groups that were measured.
 
     Raises:
-        UserError: where the page, or its place for a group, is missing.
+        UserError: if the page, or its section for a group, is missing.
     """
     for group in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == group]
@@ -51,20 +51,20 @@ def write(rows: Sequence[Row], turns: int) -> None:
 
 
 def place(name: str, content: str) -> None:
-    """Put other content into a place of the page.
+    """Replace the content of a section of the page.
 
     Raises:
-        UserError: where the page, or that place, is missing.
+        UserError: if the page, or that section, is missing.
     """
     text = PATH.read_text(encoding="utf-8") if PATH.is_file() else ""
     PATH.write_text(put(text, name, content), encoding="utf-8")
 
 
 def put(text: str, name: str, content: str) -> str:
-    """A page's text with other content between ``<!-- name -->`` and ``<!-- /name -->``.
+    """Return a page's text with other content between ``<!-- name -->`` and ``<!-- /name -->``.
 
     Raises:
-        UserError: where the page has no such place.
+        UserError: if the page has no such section.
     """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     made, count = re.subn(

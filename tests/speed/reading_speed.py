@@ -1,6 +1,6 @@
-"""How fast data sets are read: ``python -m tests.speed.reading_speed [--labels FILE] [--workers N] [--images N]``.
+"""Reading speed of data sets: ``python -m tests.speed.reading_speed [--labels FILE] [--workers N] [--images N]``.
 
-Two numbers, for a look and for comparisons on one machine, not a test:
+Two numbers, for comparisons on one machine, not a test:
 
 * seconds to index KADID-10k, its 10,125 images being there as empty files, from a label file in its official form (made
   up here) or from the given one in the form of the IQA-Dataset project;
@@ -80,7 +80,7 @@ def main(
 
 
 def spent(work: Callable[[], None]) -> tuple[float, float]:
-    """Seconds, and processor seconds of this process and of its children, which have ended."""
+    """Return the seconds, and the CPU seconds of this process and its finished children, that `work` takes."""
     start, before = time.perf_counter(), os.times()
     work()
     gc.collect()  # a loader's processes end with it

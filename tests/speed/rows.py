@@ -1,4 +1,4 @@
-"""A measured figure, and how figures are measured: jobs by turns, medians."""
+"""Measured figures and their measurement: jobs in turns, medians."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 TURNS = 5
-"""Of each job, at least; one before them warms up and does not count."""
+"""Least number of turns of each job, not counting a first one that warms up."""
 
 SHORTEST = 0.3
-"""Seconds a turn; shorter jobs are repeated."""
+"""Least seconds a turn; shorter jobs are repeated."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure.
+    """A measured figure.
 
     Attributes:
-        group: which call of ``python -m tests.speed`` measures it.
-        name: what it is.
+        group: the group of ``python -m tests.speed`` that measures it.
+        name: name of the figure.
         value: median of the turns.
         unit: "×" for a ratio.
-        wanted: what it should be, such as "≤ 1.03"; empty where nothing was promised.
-        spread: least and largest of the turns.
-        words: what else has to be known.
+        wanted: its limit, such as "≤ 1.03"; empty if there is none.
+        spread: least and largest value over the turns.
+        note: remarks.
     """
 
     group: str
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is what it should be; None where nothing was promised."""
+        """Whether it meets its limit; None if there is none."""
         if not self.wanted:
             return None
         sign, limit = self.wanted.split()[:2]
@@ -48,11 +48,11 @@ class Row:
 
 
 def in_turns(jobs: Sequence[Callable[[], object]], turns: int) -> list[list[float]]:
-    """Processor seconds of this process that jobs take, a list for each, run by turns: wall time but for what others take.
+    """Run jobs in turns; return the CPU seconds of this process for each, which exclude the load of other processes.
 
     Args:
         jobs: run one after the other in every turn.
-        turns: how often, after one that warms up.
+        turns: number of turns, after one that warms up.
     """
     taken: list[list[float]] = [[] for _ in jobs]
     repeats = [1] * len(jobs)
@@ -71,6 +71,6 @@ def in_turns(jobs: Sequence[Callable[[], object]], turns: int) -> list[list[floa
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Median, least and largest of the turns' ratios."""
+    """Return median, least and largest of the turns' ratios."""
     found = [a / b for a, b in zip(one, other, strict=True)]
     return statistics.median(found), (min(found), max(found))

@@ -1,4 +1,4 @@
-"""The figures of `tests.speed`: their tables, their promises, and a cheap round of some."""
+"""The figures of `tests.speed`: their tables, their limits, and a cheap round of some."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.speed.rows import Row, in_turns, ratio
 PLACES = ("pgd", "libraries", "cells", "workers", "growth", "faults")
 
 
-def test_a_promise_is_kept_or_not() -> None:
+def test_a_limit_is_met_or_not() -> None:
     assert [Row("g", "n", value, wanted="≤ 1.03").met for value in (1.0, 1.03, 1.04)] == [True, True, False]
     assert [Row("g", "n", value, wanted="≥ 1.5").met for value in (1.4, 1.5)] == [False, True]
     assert Row("g", "n", 1.0).met is None

@@ -1,4 +1,4 @@
-"""Tests of the search: all candidates are trained and attacked alike, and an interrupted search is resumed."""
+"""The search: all candidates are trained and attacked alike, and an interrupted search is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study of CPRL: its suite, its trainings, and what page and plots make of records whose numbers are known."""
+"""The study of CPRL: its suite, its trainings, and its page and plots on records with known numbers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_committed_suite_is_what_the_variants_say() -> None:
     specs = {(cell.model, cell.defense) for cell in cells}
     assert specs == set(variants_by_spec())
     assert sum(len(section.cells) for section in suites.sections()) == len(cells)
-    for variant in VARIANTS:  # one that is trained otherwise is refused by the card, so the recipe must be a spec
+    for variant in VARIANTS:  # weights of another training are refused by the card, so the recipe must be a spec
         assert isinstance(DEFENSES.build(variant.recipe), TrainedDefense)
         assert [role for role in plots.ROLES if role == variant.role]
 
@@ -96,7 +96,7 @@ def test_a_suite_of_a_section_is_one_that_runs(tmp_path: Path) -> None:
 
 @pytest.fixture
 def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A zoo with nothing in it, beside a folder of weights with nothing in it."""
+    """An empty zoo, beside an empty folder of weights."""
     monkeypatch.setenv("IQARENA_WEIGHTS", str(tmp_path / "own"))
     monkeypatch.setattr("iqarena.models.zoo.ZOO", tmp_path / "zoo")
     for name in ("own", "zoo"):

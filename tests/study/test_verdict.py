@@ -1,4 +1,4 @@
-"""What the study of CPRL says in words of records whose numbers are known."""
+"""The written verdict of the study of CPRL on records with known numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def told(tmp_path: Path) -> Callable[..., str]:
-    """The verdict on how well variants hold, and what it costs CPRL without an attack."""
+    """A function that returns the verdict for given robustness of the variants and clean SROCC."""
     count = 0
 
     def tell(held: dict[str, float], **clean: float) -> str:
@@ -99,7 +99,7 @@ def test_an_idea_that_costs_clean_srocc_is_not_the_best_one_and_still_told(tmp_p
     assert "Of all forms CPRL, dear is the most robust, " in text
     assert "Without CPRL it is CPRL without mask (" in text
     assert "More robust than CPRL, without any CPRL: norm regularization (" in text
-    # where the form as we read it is the dear one, it is not among those that lose little
+    # where our reading of the form is the costly one, it is not among those that lose little
     records, other_way = Records(tmp_path / "other"), {"adversarial training": 0.2, "CPRL": 0.95, "CPRL, dear": 0.3}
     fill(records, HELD | other_way, (*SOME, dear), (2,), clean={"CPRL": 0.15})
     (found,) = findings(records, variants)

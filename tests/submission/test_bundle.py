@@ -1,4 +1,4 @@
-"""Submission bundles: what is written is read back; what an enemy packs is refused in one line, before it does harm."""
+"""Submission bundles: written bundles are read back; malicious ones are refused in one line, before they do harm."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def packed(
     change: Callable[[dict[str, Any]], None] = lambda manifest: None,
     more: Callable[[zipfile.ZipFile], None] = lambda archive: None,
 ) -> Path:
-    """A bundle packed by hand: its manifest fits its members before it is changed, then more is put into the zip."""
+    """Pack a bundle by hand: its manifest fits its members before `change` is applied, then `more` adds to the zip."""
     members = MEMBERS if members is None else members
     listed = {name: {"sha256": hashlib.sha256(c).hexdigest(), "bytes": len(c)} for name, c in members.items()}
     manifest = {"format": 1, **SAID, "members": listed}
@@ -172,7 +172,7 @@ def test_a_zip_bomb_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_zip_bomb_whose_members_overlap_is_refused(tmp_path: Path) -> None:
-    """After Fifield (2019): many names for the same packed bytes."""
+    """A bomb after Fifield (2019): many names for the same packed bytes."""
     content = bytes(np.random.default_rng(0).integers(256, size=5000, dtype=np.uint8))
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("a.py", content)
@@ -205,7 +205,7 @@ def test_too_many_members_are_refused(tmp_path: Path, monkeypatch) -> None:
 def test_what_is_encrypted_is_refused(tmp_path: Path) -> None:
     path = packed(tmp_path)
     raw = bytearray(path.read_bytes())
-    place = raw.index(b"PK\x01\x02", raw.index(b"PK\x01\x02") + 1)  # the second member in the zip's own list
+    place = raw.index(b"PK\x01\x02", raw.index(b"PK\x01\x02") + 1)  # the second member in the zip's central directory
     raw[place + 8] |= 1
     path.write_bytes(bytes(raw))
     refused(path, "is encrypted, or packed in another way")
@@ -284,7 +284,7 @@ def png(width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
 
 
 def huge() -> bytes:
-    """A PNG of some hundred bytes that says it has 50,000 × 50,000 pixels."""
+    """Return a PNG of some hundred bytes that claims 50,000 × 50,000 pixels."""
     raw = png(1, 1)
     header = struct.pack(">LLBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header

@@ -1,4 +1,4 @@
-"""The process for other people's code: what it gets to know, and what happens where it takes too much."""
+"""The sandbox process for submitted code: what it can see, and its resource limits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_it_has_no_network_where_the_system_allows_that(tmp_path: Path) -> None:
 def test_what_it_starts_ends_with_it(tmp_path: Path) -> None:
     go(tmp_path, "leave", str(tmp_path / "child"))
     child = int((tmp_path / "child").read_text())
-    for _ in range(600):  # whoever inherits it has to bury it
+    for _ in range(600):  # its new parent has to reap it
         try:
             os.kill(child, 0)
             state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,4 +1,4 @@
-"""Submitted images beside the row that a board lists: same row, same images, same model, and only then a comparison."""
+"""Submitted images against the row that a board lists: compared only for the same row, images and model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cell_of(board: Path) -> Cell:
 
 
 def stand(board: Path, table: pd.DataFrame, **changed: Any) -> BoardStanding | str:
-    """How images stand whose measures are those of the row, but for what is changed."""
+    """Return the standing of images with the measures of the row, except for the given changes."""
     cell = replace(cell_of(board), **changed.pop("cell", {}))
     own = {"srocc_clean": table.srocc_clean.iloc[0], "srocc_adv": table.srocc_adv.min(), "abs_gain": 0.1} | changed
     ids = own.pop("ids", [f"{number}.png" for number in range(4)])
@@ -53,7 +53,7 @@ def test_listed_is_what_the_leaderboard_lists(board: Path, table: pd.DataFrame) 
     clean, robust, shift = stands.numbers
     row = next(row for rows in tracks(Records(board)).values() for row in rows if row.defense == "jpeg")
     assert (clean.listed, robust.listed, shift.listed) == (row.clean[0], row.robust[0], row.shift[0])
-    # and that is what the summary says: the least over the cells, the largest over the cells
+    # the same as in the summary: the least over the cells, the largest over the cells
     assert robust.listed == pytest.approx(table.srocc_adv.min(), abs=1e-9)
     assert shift.listed == pytest.approx(table.abs_gain.max(), abs=1e-7)  # images.csv has qualities in eight digits
     assert robust.by == row.worst_attack

@@ -10,7 +10,7 @@ from iqarena.models.base import ModelInfo, QualityModel
 
 
 class MeanModel(QualityModel):
-    """The mean of all pixels."""
+    """A model whose score is the mean of all pixels."""
 
     info = ModelInfo("mean", min_size=1)
 
@@ -19,7 +19,7 @@ class MeanModel(QualityModel):
 
 
 class LinearModel(QualityModel):
-    """½ + Σ w·(x − ½): seeded weights, none of them zero, with Σ|w| = `reach`."""
+    """The linear model ½ + Σ w·(x − ½): seeded weights, none of them zero, with Σ|w| = `reach`."""
 
     def __init__(self, height: int = 16, width: int = 16, seed: int = 0, reach: float = 10.0) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class LinearModel(QualityModel):
 
 
 class QuadraticModel(QualityModel):
-    """1 − mean((x − c)²)."""
+    """The quadratic model 1 − mean((x − c)²)."""
 
     info = ModelInfo("quadratic", min_size=1)
 
@@ -46,7 +46,7 @@ class QuadraticModel(QualityModel):
 
 
 class StochasticModel(QualityModel):
-    """The mean pixel, each pixel under a random weight that is one on average; drawn from torch's global stream."""
+    """The mean pixel under random weights with mean one, drawn from torch's global stream."""
 
     info = ModelInfo("stochastic", min_size=1, stochastic=True)
 
@@ -55,7 +55,7 @@ class StochasticModel(QualityModel):
 
 
 class NaNModel(QualityModel):
-    """Not a number, whatever the image; its gradient is not one either."""
+    """A model whose score and gradient are NaN for every image."""
 
     info = ModelInfo("nan", min_size=1)
 
@@ -64,7 +64,7 @@ class NaNModel(QualityModel):
 
 
 class WrongShapeModel(QualityModel):
-    """Scores (N, 1) instead of (N,)."""
+    """A model that returns scores (N, 1) instead of (N,)."""
 
     info = ModelInfo("wrong-shape", min_size=1)
 

@@ -1,4 +1,4 @@
-"""One way to run an attack on a few images, for the tests of attacks."""
+"""Helpers that run an attack on a few images, for the tests of attacks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL_THREATS: dict[Norm, Threat] = {
     "patch": Threat("patch", 0.1),
     "ssim": Threat("ssim", 0.02),
 }
-"""One threat model of each kind, for images of a few hundred pixels."""
+"""A threat model of each norm, for images of a few hundred pixels."""
 
 
 SEARCHES = {
@@ -33,13 +33,13 @@ SEARCHES = {
     "art:SimBA": "[max_iter=40]", "art:HopSkipJump": "[max_iter=1]", "art:BoundaryAttack": "[max_iter=3]",
     "art:SignOPTAttack": "[query_limit=200]",
 }  # fmt: skip
-"""Searches of other libraries, with budgets for tests of conduct alone."""
+"""Searches of other libraries, with budgets that suffice for tests of their conduct."""
 
 
 def random_pixels(
     count: int, height: int = 16, width: int = 16, seed: int = 0, low: int = 0, high: int = 256
 ) -> torch.Tensor:
-    """Images (count, 3, height, width) uint8, uniform in [low, high)."""
+    """Return images (count, 3, height, width) uint8, uniform in [low, high)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(low, high, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -47,9 +47,9 @@ def random_pixels(
 def craft(
     attack: Attack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat, seeds: list[int] | None = None
 ) -> tuple[torch.Tensor, Stored, Target]:
-    """Run an attack on images (N, 3, H, W) uint8 as the evaluator does; its own output, what is stored of it, the target.
+    """Run an attack on images (N, 3, H, W) uint8 as the evaluator does; return its output, the stored images and the target.
 
-    What has to be fitted is fitted on eight random images of the same size; a set-level attack takes `clean` as its set.
+    A fitted attack is fitted on eight random images of the same size; a set-level attack takes `clean` as its set.
     """
     images = clean.float() / 255
     with frozen(model):
@@ -72,18 +72,18 @@ def craft(
 
 
 def moved_by_sign(clean: torch.Tensor, model: LinearModel, levels: float | torch.Tensor) -> torch.Tensor:
-    """clip(x + levels·sign(w)), in bytes; `levels` is a number or one an image."""
+    """Return clip(x + levels·sign(w)) as uint8; `levels` is a number or one number an image."""
     steps = torch.as_tensor(levels).view(-1, 1, 1, 1) * model.weight.detach().sign()
     return (clean.float() + steps).clamp(0, 255).to(torch.uint8)
 
 
 def one_by_one(attack: Attack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat) -> torch.Tensor:
-    """As the evaluator does for an attack that takes no batches."""
+    """Run an attack image by image, as the evaluator does for an attack that takes no batches."""
     return torch.cat([craft(attack, model, clean[i : i + 1], kind, threat, [i])[1].pixels for i in range(len(clean))])
 
 
 def fitted(attack: FittedAttack, model: QualityModel, clean: torch.Tensor, kind: Kind, threat: Threat) -> Fit:
-    """A fit of an attack on eight random images of the size of `clean`."""
+    """Fit an attack on eight random images of the size of `clean`."""
     images = random_pixels(8, *clean.shape[2:], seed=99).float() / 255
     target = Target(model, len(images), attack.access)
     objective = Objective(kind, target.quality(images))
@@ -91,6 +91,6 @@ def fitted(attack: FittedAttack, model: QualityModel, clean: torch.Tensor, kind:
 
 
 def message(error: pytest.ExceptionInfo[Exception]) -> str:
-    """What a user reads of an error, which is one line."""
+    """Return the message of an error, which has one line."""
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -1,4 +1,4 @@
-"""Records to make boards of: two dozen images with good, weak and bad scores."""
+"""Records for leaderboards: two dozen images with good, weak and bad scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLEAN = MOS + 0.05 * NOISE[3]
 
 
 def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | None = None, **changes: Any) -> None:
-    """Write one cell; `changes` go to the cell, or to the record where they belong there."""
+    """Write the record of one cell; `changes` replace fields of the cell or, where they belong there, of the record."""
     cell = {"dataset": "demo", "model": "m", "defense": "none", "attack": "pgd", "objective": "away", "norm": "linf",
             "eps": 2 / 255, "queries": None, "setting": "oblivious", "seed": 0, "draws": 8, "target": 1.0,
             "source": "", "precision": "float32"}  # fmt: skip

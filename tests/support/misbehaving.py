@@ -1,4 +1,4 @@
-"""Plugins that do what plugins should not, named as ``file:…/misbehaving.py:Attacker`` by tests and by `faults.py`."""
+"""A misbehaving plugin, named as ``file:…/misbehaving.py:Attacker`` by tests and by `faults.py`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LEAKED: list[bytes] = []
 
 @dataclass(frozen=True)
 class Attacker(Attack):
-    """Brightens by a level, and does what its parameter says first.
+    """An attack that misbehaves as its parameter says, then brightens by a level.
 
     Attributes:
         deed: one of the methods below.
-        flag: a file that "once" leaves behind.
+        flag: path of the file that "once" writes.
     """
 
     name: ClassVar[str] = "attacker"
@@ -43,18 +43,18 @@ class Attacker(Attack):
         return threat.snap(threat.project(images + 1 / 255, images), images)
 
     def nothing(self, target: Any, images: torch.Tensor) -> None:
-        """No harm."""
+        """Do nothing."""
 
     def kill(self, target: Any, images: torch.Tensor) -> None:
-        """What the kernel does where memory is short."""
+        """Kill the process, as the kernel does when memory runs out."""
         os.kill(os.getpid(), signal.SIGKILL)
 
     def hang(self, target: Any, images: torch.Tensor) -> None:
-        """For ever."""
+        """Hang for ever."""
         time.sleep(10**6)
 
     def stubborn(self, target: Any, images: torch.Tensor) -> None:
-        """For ever, whatever is raised."""
+        """Hang for ever, ignoring every exception."""
         while True:
             try:
                 time.sleep(10**6)
@@ -62,7 +62,7 @@ class Attacker(Attack):
                 continue
 
     def once(self, target: Any, images: torch.Tensor) -> None:
-        """Hangs the first time, having said on which machine of a Ray cluster."""
+        """Write the id of the Ray node and hang, the first time only."""
         import ray
 
         if not Path(self.flag).exists():
@@ -70,33 +70,33 @@ class Attacker(Attack):
             time.sleep(10**6)
 
     def greedy(self, target: Any, images: torch.Tensor) -> None:
-        """Dies of more than two images at once, as of a batch that the kernel has no room for."""
+        """Exit at once for more than two images, as when the kernel kills a process for its batch size."""
         if len(images) > 2:
             os._exit(137)
 
     def hungry(self, target: Any, images: torch.Tensor) -> None:
-        """Raises for more than two images at once, as where an allocation fails."""
+        """Raise an error for more than two images, as when an allocation fails."""
         if len(images) > 2:
             raise RuntimeError("CUDA error: out of memory")
 
     def hoard(self, target: Any, images: torch.Tensor) -> None:
-        """Asks for 8 GiB at once."""
+        """Allocate 8 GiB at once."""
         bytearray(2**33)
 
     def leak(self, target: Any, images: torch.Tensor) -> None:
-        """Holds on to 200 MiB each time."""
+        """Leak 200 MiB each time."""
         _LEAKED.append(b"\1" * (200 * 2**20))
 
     def fork(self, target: Any, images: torch.Tensor) -> None:
-        """Comes back twice."""
+        """Fork the process, so that the method returns twice."""
         os.fork()
 
     def quit(self, target: Any, images: torch.Tensor) -> None:
-        """Takes the process for its own."""
+        """Exit the process."""
         sys.exit("bye")
 
     def stir(self, target: Any, images: torch.Tensor) -> None:
-        """Changes what is the whole process's."""
+        """Change the global state of the process."""
         random.seed(1)
         np.random.seed(1)
         torch.manual_seed(1)
@@ -104,5 +104,5 @@ class Attacker(Attack):
         os.chdir("/")
 
     def retrain(self, target: Any, images: torch.Tensor) -> None:
-        """Changes a weight of the attacked model, and says nothing."""
+        """Change a weight of the attacked model silently."""
         next(target.model.parameters()).data.flatten()[0] += 1

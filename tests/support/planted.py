@@ -1,6 +1,6 @@
-"""Planted cases for the flags: ``python -m tests.support.planted`` prints which flags each raises, as in docs/flags.md.
+"""Planted faults for the flags: ``python -m tests.support.planted`` prints which flags each raises, as in docs/flags.md.
 
-Each is a small model or defense with one fault, run through the real evaluator on random images; the first has none. The
+Each case is a small model or defense with one fault, run through the real evaluator on random images; the first has none. The
 undefended model is linear, so that everything about it is known.
 """
 
@@ -38,7 +38,7 @@ SIZES = (4 / 255, 8 / 255, 16 / 255)
 
 
 class Linear(QualityModel):
-    """½ + Σ w·(x − ½), with weights that change so slowly over the image that searches find their signs."""
+    """The linear model ½ + Σ w·(x − ½), with weights that vary slowly over the image, so that searches find their signs."""
 
     def __init__(self, name: str = "linear", seed: int = 0, score_range: tuple[float, float] = (0.0, 1.0)) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Linear(QualityModel):
 
 
 class Defended(QualityModel):
-    """Base of the planted ones: the linear model, with something done to its scores."""
+    """Base of the planted defenses: the linear model with changed scores."""
 
     def __init__(self, model: QualityModel) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Optimises(Defended):
 
 @dataclass(frozen=True)
 class Planted(Defense):
-    """A defense that only the table knows."""
+    """A defense that is registered for its case only."""
 
     kind: ClassVar[Kind] = "architecture"
     made: ClassVar[type[Defended]] = Defended
@@ -109,7 +109,7 @@ class Planted(Defense):
 
 @dataclass(frozen=True)
 class Leaves(Attack):
-    """Leaves its ball."""
+    """An attack that leaves its ball."""
 
     name: ClassVar[str] = "leaves"
     access: ClassVar[Access] = "gradient"
@@ -122,7 +122,7 @@ class Leaves(Attack):
 
 @dataclass(frozen=True)
 class Case:
-    """A planted fault, and the flag that it is planted for."""
+    """A planted fault, and the flag that it should raise."""
 
     what: str
     flag: str | None
@@ -153,7 +153,7 @@ CASES = (
 
 
 def planted_images(root: Path) -> Folder:
-    """Twenty-four blocks of noise of eight references, labelled by what the linear model says, about."""
+    """Write 24 images of coarse noise of eight references, labelled by the linear model's score plus noise."""
     root.mkdir(parents=True)
     rng, model, rows = np.random.default_rng(3), Linear(), []
     for number in range(24):
@@ -167,7 +167,7 @@ def planted_images(root: Path) -> Folder:
 
 
 def flags_of(case: Case, dataset: Folder, out: Path) -> list[Flag]:
-    """Run a case through the evaluator; the flags of its row."""
+    """Run a case through the evaluator; return the flags of its row."""
     defense = type("_Planted", (Planted,), {"name": "planted", "made": case.made or Defended})
     DEFENSES.entries["planted"] = Entry("planted", defense)
     ATTACKS.entries["leaves"] = Entry("leaves", Leaves)
@@ -181,7 +181,7 @@ def flags_of(case: Case, dataset: Folder, out: Path) -> list[Flag]:
         )  # fmt: skip
         records = Records(out)
         with torch.random.fork_rng():
-            torch.manual_seed(0)  # of what draws random numbers without saying so
+            torch.manual_seed(0)  # for defenses that draw random numbers without declaring it
             local.run(Evaluator(dataset, None, 24, models), expand(suite), records, report=lambda *_: None)
         found = flag_table(records)
         return [Flag(row.flag, row.why) for row in found.itertuples()]
@@ -197,14 +197,14 @@ def _similar() -> Linear:
 
 
 def line(case: Case, raised: Sequence[str]) -> str:
-    """The row of docs/flags.md."""
+    """Format the row of docs/flags.md."""
     found = f"`{case.flag}`" if case.flag in raised else "**missed**" if case.flag else "none"
     others = ", ".join(f"`{name}`" for name in FLAGS if name in raised and name != case.flag)
     return f"| {case.what} | {found} | {others} |"
 
 
 def table(cases: Iterable[Case] = CASES) -> str:
-    """The table of docs/flags.md."""
+    """Return the table of docs/flags.md."""
     lines = ["| planted | flag | and along with it |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as scratch:
         dataset = planted_images(Path(scratch) / "images")

@@ -1,4 +1,4 @@
-"""The official layouts of published data sets, three or so small images each, in the file formats that they come in."""
+"""The official layouts and file formats of published data sets, with about three small images each."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def image(path: Path, seed: int = 0, width: int = 24, height: int = 20) -> None:
 
 
 def cells(values: list[str]) -> np.ndarray:
-    """A MATLAB cell array of strings, one row."""
+    """Return a MATLAB cell array of strings, one row."""
     out = np.empty((1, len(values)), dtype=object)
     out[0] = values
     return out
 
 
 def live(root: Path) -> None:
-    """All 982 entries, since the order of folders is what counts."""
+    """Write LIVE with all 982 entries, since the order of folders matters."""
     total = sum(COUNTS.values())
     originals = np.zeros((1, total), np.uint8)
     originals[0, ::4][:203] = 1
@@ -174,7 +174,7 @@ EXPECTED: dict[str, list[tuple[str, str, float, float]]] = {
         ("A0248_06_26.bmp", "A0248", 1.0, 1850.0),
     ],
 }  # fmt: skip
-"""Image, reference, label and raw label of every image of the layouts above; LIVE's are told in its own test."""
+"""Image, reference, label and raw label of every image of the layouts above; LIVE's are in its own test."""
 
 READERS: dict[str, type[PublishedSet]] = {
     made.name: made for made in (LIVE, CSIQ, TID2013, KADID10k, KonIQ10k, CLIVE, VCLFER, SPAQ, CID2013, PIPAL)

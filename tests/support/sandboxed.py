@@ -1,4 +1,4 @@
-"""What a child process of the sandbox does in tests: ``python -m tests.support.sandboxed LIMITS… DEED``."""
+"""The child process of the sandbox in tests: ``python -m tests.support.sandboxed LIMITS… DEED``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from iqarena.bench.submission.sandbox import apply_limits
 
 
-def main() -> None:  # noqa: PLR0912 - a deed a branch
+def main() -> None:  # noqa: PLR0912 - one branch for each deed
     deed, *more = apply_limits(sys.argv[1:])
     here = Path.cwd()
     if deed == "look":
@@ -43,7 +43,7 @@ def main() -> None:  # noqa: PLR0912 - a deed a branch
         except OSError:
             pass
     elif deed in ("swap", "link"):
-        for file in here.iterdir():  # whatever it prints to, were that a file in its folder
+        for file in here.iterdir():  # including the files for its output, if they were in its folder
             if file.is_file():
                 file.unlink()
                 os.mkfifo(file) if deed == "swap" else file.symlink_to("/etc/hostname")

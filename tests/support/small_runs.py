@@ -17,7 +17,7 @@ PLUGIN = f"file:{Path(__file__).parent / 'misbehaving.py'}:Attacker"
 
 
 def four_images(folder: Path) -> Path:
-    """Four random images of two references, with labels; returns the folder."""
+    """Write four random images of two references, with labels; return the folder."""
     folder.mkdir()
     stream = np.random.default_rng(0)
     rows = []
@@ -29,12 +29,12 @@ def four_images(folder: Path) -> Path:
 
 
 def attacker(deed: str, **more: str) -> str:
-    """The spec of the plugin that does something."""
+    """Return the spec of the misbehaving plugin with a deed."""
     return f"{PLUGIN}[{','.join(f'{key}={value}' for key, value in {'deed': deed, **more}.items())}]"
 
 
 def suite(*deeds: str, **more: object) -> Suite:
-    """Cells of `cnniqa` under plugins, or under attacks of the registry where their name has brackets."""
+    """Build a suite of `cnniqa` under misbehaving plugins, or under registered attacks where a name has brackets."""
     attacks = [{"attack": d if "[" in d else attacker(d), "objectives": ["raise"]} for d in deeds]
     return validated(
         {"models": ["cnniqa"], "dataset": "folder", "attacks": attacks, "settings": ["adaptive"], "batch": 4, **more}
@@ -47,5 +47,5 @@ def go(chosen: Suite, root: Path, out: Path, executor: Executor = "processes", w
 
 
 def table(out: Path) -> pd.DataFrame:
-    """The summary without what may differ."""
+    """Return the summary without the column `seconds`, which may differ."""
     return pd.read_csv(out / "summary.csv").drop(columns="seconds")

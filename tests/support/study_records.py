@@ -1,4 +1,4 @@
-"""Records of a small study of CPRL: four variants, three seeds, three attacks, whose numbers are known."""
+"""Records of a small study of CPRL with known numbers: four variants, three seeds, three attacks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.support.board_records import CLEAN, NOISE, put
 BY_NAME = {variant.name: variant for variant in VARIANTS}
 SOME = tuple(BY_NAME[name] for name in ("no defense", "adversarial training", "CPRL", "CPRL without mask"))
 HELD = {"no defense": -1.5, "adversarial training": 0.5, "CPRL": 0.5, "CPRL without mask": 0.5}
-"""How well a variant holds at 2/255: 1 keeps the clean qualities, −1 mirrors them."""
+"""Robustness of each variant at 2/255: 1 keeps the clean qualities, −1 mirrors them."""
 
 
 def fill(
     records: Records, held: dict[str, float], variants: tuple[Variant, ...] = SOME, sizes: tuple[int, ...] = (2, 8),
     seeds: tuple[int, ...] = SEEDS, clean: dict[str, float] | None = None,
 ) -> None:  # fmt: skip
-    """Records of a small study: qualities are worse the larger the attack; seeds differ a little."""
+    """Write records of a small study: qualities get worse with the size of the attack; seeds differ slightly."""
     records.prepare()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)  # most of the time that they would take

@@ -1,4 +1,4 @@
-"""A labelled image set that is made in no time."""
+"""A labelled image set that is fast to generate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.attack_runs import random_pixels
 
 
 class Textures:
-    """In demo's place: forty images whose label is the strength of their noise, the first of them "pristine"."""
+    """A substitute for demo: forty images labelled by the strength of their noise, the first of them "pristine"."""
 
     def __init__(self) -> None:
         strengths = [1 - i / 40 for i in range(40)]

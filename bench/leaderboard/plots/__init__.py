@@ -47,12 +47,14 @@ def kinds(board: Board) -> list[str]:
 
 def file_names(boards: Sequence[Board], families: Sequence[Family]) -> list[str]:
     """Return the names of all files that `draw` writes."""
-    stems = [f"{kind}-{board.slug}" for board in boards for kind in kinds(board)]
-    return [
-        f"{stem}.{suffix}"
-        for stem in [*stems, *(f"curves-{family.slug}" for family in families)]
-        for suffix in ("png", "svg")
-    ]
+    plots = [(kind, f"{kind}-{board.slug}") for board in boards for kind in kinds(board)]
+    plots += [("curves", f"curves-{family.slug}") for family in families]
+    return [f"{stem}.{suffix}" for kind, stem in plots for suffix in suffixes(kind)]
+
+
+def suffixes(kind: str) -> tuple[str, ...]:
+    """Return the formats of a kind of plot; photographs gain nothing by being in an SVG."""
+    return ("png",) if kind == "images" else ("png", "svg")
 
 
 def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> Iterator[Path]:
@@ -63,7 +65,7 @@ def draw(boards: Sequence[Board], families: Sequence[Family], folder: Path) -> I
     """
     for board in boards:
         for kind in kinds(board):
-            yield from save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}")
+            yield from save(partial(KINDS[kind], board), folder / f"{kind}-{board.slug}", suffixes(kind))
     for family in families:
         yield from save(partial(curves, family), folder / f"curves-{family.slug}")
 
@@ -72,12 +74,13 @@ _MAX_COLORS_OF_LINES = 2000
 """Largest number of colours of a figure of lines and text: their own ones and those of antialiased edges."""
 
 
-def save(plot: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
-    """Draw a figure, unless `plot` returns None, and write it as PNG and SVG, with the same bytes every time.
+def save(plot: Callable[[], Figure | None], stem: Path, formats: Sequence[str] = ("png", "svg")) -> Iterator[Path]:
+    """Draw a figure, unless `plot` returns None, and write it, with the same bytes every time.
 
     Args:
         plot: draws the figure.
         stem: path of the files without their suffix.
+        formats: suffixes of the files to write.
     """
     with styled():
         figure = plot()
@@ -92,8 +95,10 @@ def save(plot: Callable[[], Figure | None], stem: Path) -> Iterator[Path]:
         with Image.open(file) as image:
             opaque = image.convert("RGB")
             if opaque.getcolors(_MAX_COLORS_OF_LINES) is None:  # images or a colour scale, which a palette would degrade
-                opaque.save(png)
+                opaque.save(png, optimize=True)
             else:  # with a palette the file has a third of the size
-                opaque.quantize(256, dither=Image.Dither.NONE).save(png)
-        figure.savefig(svg, metadata={"Date": None})
-    yield from (png, svg)
+                opaque.quantize(256, dither=Image.Dither.NONE).save(png, optimize=True)
+        yield png
+        if "svg" in formats:
+            figure.savefig(svg, metadata={"Date": None})
+            yield svg

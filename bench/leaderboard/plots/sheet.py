@@ -13,12 +13,15 @@ from iqarena.bench.results.formatting import format_number
 
 MAX_EXAMPLES = 4
 
+DPI = 110
+"""Fewer than for other plots, since photographs take half of all bytes of a board."""
+
 
 def sheet(board: Board) -> Figure:
     """Plot the images that moved most at the left and those that moved least at the right, no row twice in either half."""
     most = sorted((e for e in board.examples if e.moved_most), key=lambda e: -abs(e.adv - e.clean))[:MAX_EXAMPLES]
     least = sorted((e for e in board.examples if not e.moved_most), key=lambda e: abs(e.adv - e.clean))[:MAX_EXAMPLES]
-    figure = Figure(figsize=(WIDTH, 1.05 + 1.62 * max(len(most), len(least))), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.05 + 1.62 * max(len(most), len(least))), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(1, 2, wspace=0.04)
     left, right = (figure.add_subfigure(grid[0, half]) for half in range(2))
     _draw_half(left, most, "moved most", max(len(most), len(least)))
