@@ -28,6 +28,18 @@ _LARGEST = 2**25
 """Maximum bytes of a tensor that is allocated on the heap; the upper limit of glibc."""
 
 
+def shorten_waiting() -> None:
+    """Let threads that wait for work sleep soon, unless the user has said how they wait; call it before torch is loaded.
+
+    By default a thread of OpenMP spins while it waits, and so holds a core that another process could use: beside one busy
+    process a model on two threads took ten times as long (docs/performance.md). Each OpenMP reads its own variable when it
+    is loaded; child processes inherit them.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # turns of a loop; GNU's, with which torch is built for Linux
+        os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; LLVM's and Intel's, of other systems and of conda
+
+
 def use_threads(count: int) -> None:
     """Limit torch and the BLAS of NumPy and SciPy to `count` threads in this process, from now on.
 

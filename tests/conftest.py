@@ -66,9 +66,9 @@ def data_root() -> Path:
 @pytest.fixture
 def records(tmp_path: Path) -> Records:
     """An empty results folder."""
-    made = Records(tmp_path / "results")
-    made.prepare()
-    return made
+    results = Records(tmp_path / "results")
+    results.prepare()
+    return results
 
 
 @pytest.fixture

@@ -74,6 +74,13 @@ def test_a_wheel_runs_where_there_is_no_checkout(wheel: Path, tmp_path: Path) ->
     assert all(Path(file).is_relative_to(wheel) for file in done.stdout.split())
 
 
+def test_the_committed_leaderboard_is_the_same_wherever_the_project_is_installed(wheel: Path) -> None:
+    code = "import sys; sys.path.remove(''); sys.argv = ['iqarena', 'leaderboard', '--check']; "
+    code += "from iqarena.bench.cli import app; assert 'wheel' in app.__file__; app.main()"
+    done = python(ROOT, wheel, code)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def lint_imports(folder: Path) -> str:
     """Run the import linter on the package in a folder; its graph follows folders, so it needs the wheel."""
     (folder / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())

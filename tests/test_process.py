@@ -1,11 +1,17 @@
-"""Freed memory is kept by the process, where the C library supports that."""
+"""Settings of the process: memory that is freed, threads that wait."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from iqarena.bench.process import shorten_waiting
+
+ROOT = Path(__file__).parents[1]
 
 FAULTS = """
 import resource
@@ -37,3 +43,36 @@ def test_memory_that_was_freed_is_not_fetched_anew() -> None:
     if usual < 100:
         pytest.skip("this C library keeps it by itself")
     assert kept < usual / 10
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment in which nobody has said how threads wait."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("unset")
+def test_threads_wait_shortly_unless_the_user_has_said_how_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    shorten_waiting()
+    assert (os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"]) == ("7", "1")
+    for name in ("GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    shorten_waiting()
+    assert not {"GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys()
+
+
+@pytest.mark.usefixtures("unset")
+@pytest.mark.parametrize("module", ["iqarena.bench.cli.app", "iqarena.bench.study", "tests"])
+def test_programs_say_how_threads_wait_before_torch_is_loaded(module: str) -> None:
+    code = (
+        f"import os, sys, {module}; sys.argv = ['iqarena', '--help']\n"
+        "assert 'torch' not in sys.modules\n"
+        f"try: getattr(sys.modules[{module!r}], 'main', lambda: None)()\n"
+        "except SystemExit: pass\n"
+        "print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split()[-2:] == ["1000", "False"]

@@ -116,11 +116,11 @@ class NoAttack:
 
 def test_an_attack_in_a_file_is_found_by_path_and_class(tmp_path):
     (tmp_path / "plugin.py").write_text(PLUGIN)
-    made = ATTACKS.build(f"file:{tmp_path}/plugin.py:Mine[power=7]")
-    assert isinstance(made, Attack)
-    assert made.power == 7
-    assert torch.equal(made.run(None, torch.ones(1), None, None, None), torch.ones(1))
-    assert source_hash(made)
+    attack = ATTACKS.build(f"file:{tmp_path}/plugin.py:Mine[power=7]")
+    assert isinstance(attack, Attack)
+    assert attack.power == 7
+    assert torch.equal(attack.run(None, torch.ones(1), None, None, None), torch.ones(1))
+    assert source_hash(attack)
 
 
 @pytest.mark.parametrize(
@@ -166,40 +166,40 @@ def package(tmp_path, monkeypatch, request):
 
 
 def test_a_broken_module_stays_visible_and_takes_no_other_with_it(package):
-    found = package({"good.py": PLUGIN, "bad_one.py": "import nothing_like_it\n", "worse.py": "raise SystemExit(1)\n"})
-    assert found.names() == ["bad-one", "mine", "worse"]
-    assert "nothing_like_it" in found.entries["bad-one"].error
-    assert found.entries["bad-one"].cls is None
-    assert isinstance(found.build("mine"), Attack)
+    attacks = package({"good.py": PLUGIN, "bad_one.py": "import nothing_like_it\n", "worse.py": "raise SystemExit(1)\n"})
+    assert attacks.names() == ["bad-one", "mine", "worse"]
+    assert "nothing_like_it" in attacks.entries["bad-one"].error
+    assert attacks.entries["bad-one"].cls is None
+    assert isinstance(attacks.build("mine"), Attack)
     with pytest.raises(UserError) as error:
-        found.build("bad-one")
+        attacks.build("bad-one")
     assert "'bad-one' is broken: ModuleNotFoundError" in message(error)
 
 
 @pytest.mark.parametrize("text", ["import nothing_like_it\n", "raise ValueError('broken')\n"])
 def test_a_broken_subpackage_stays_visible_and_takes_no_other_with_it(package, text):
-    found = package({"a_sub/__init__.py": text, "good.py": PLUGIN})
-    assert found.names() == ["a-sub", "mine"]
-    assert found.entries["a-sub"].cls is None
+    attacks = package({"a_sub/__init__.py": text, "good.py": PLUGIN})
+    assert attacks.names() == ["a-sub", "mine"]
+    assert attacks.entries["a-sub"].cls is None
 
 
 def test_two_owners_of_a_name_are_an_error_and_never_a_silent_winner(package):
-    found = package({"one.py": PLUGIN, "two.py": PLUGIN})
-    assert found.names() == ["mine"]
+    attacks = package({"one.py": PLUGIN, "two.py": PLUGIN})
+    assert attacks.names() == ["mine"]
     with pytest.raises(UserError) as error:
-        found.build("mine")
+        attacks.build("mine")
     assert "two attacks are called mine" in message(error)
 
 
 def test_three_owners_of_a_name_are_an_error_too(package):
-    found = package({"one.py": PLUGIN, "two.py": PLUGIN, "zed.py": PLUGIN})
-    assert found.entries["mine"].cls is None
+    attacks = package({"one.py": PLUGIN, "two.py": PLUGIN, "zed.py": PLUGIN})
+    assert attacks.entries["mine"].cls is None
 
 
 def test_a_class_that_is_only_imported_or_abstract_is_no_entry(package):
     abstract = "from iqarena.attacks.base import Attack\nclass Half(Attack):\n    name = 'half'\n"
-    found = package({"one.py": PLUGIN, "other.py": "from iqarena.attacks.pgd import PGD\n", "half.py": abstract})
-    assert found.names() == ["mine"]
+    attacks = package({"one.py": PLUGIN, "other.py": "from iqarena.attacks.pgd import PGD\n", "half.py": abstract})
+    assert attacks.names() == ["mine"]
 
 
 def test_entry_points_are_registered_broken_ones_with_their_error(package, monkeypatch):
@@ -209,11 +209,11 @@ def test_entry_points_are_registered_broken_ones_with_their_error(package, monke
         EntryPoint("odd", "iqarena.attacks.threat:Threat", "g"),
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
-    found = package({})
-    assert found.names() == ["far", "gone", "odd"]
-    assert found.build("far[steps=2]") == PGD(steps=2)
-    assert "no_such_module" in found.entries["gone"].error
-    assert "no Attack" in found.entries["odd"].error
+    attacks = package({})
+    assert attacks.names() == ["far", "gone", "odd"]
+    assert attacks.build("far[steps=2]") == PGD(steps=2)
+    assert "no_such_module" in attacks.entries["gone"].error
+    assert "no Attack" in attacks.entries["odd"].error
 
 
 def test_nothing_that_ships_is_broken():

@@ -69,7 +69,7 @@ def test_parse_size_leaves_numbers_to_the_field():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected"),
     [
         (MINIMAL + "atacks: [pgd]\n", "mine.yaml:3: field atacks: no such field"),
         (MINIMAL + "threats:\n  - norm: linf\n    epsilon: 0.1\n", "mine.yaml:5: field threats.0.epsilon: no such field"),
@@ -91,14 +91,14 @@ def test_parse_size_leaves_numbers_to_the_field():
         (MINIMAL + "1: 2\n", "mine.yaml"),
     ],
 )  # fmt: skip
-def test_what_a_suite_may_not_say_is_one_line_with_file_line_and_field(suite, text, words):
+def test_what_a_suite_may_not_say_is_one_line_with_file_line_and_field(suite, text, expected):
     with pytest.raises(UserError) as error:
         suite(text)
-    assert words in message(error)
+    assert expected in message(error)
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "location"),
     [
         ("models: [cnniqa\nattacks: [fgsm]\n", "mine.yaml:2"),
         ("models: [cnniqa]\n\tattacks: [fgsm]\n", "mine.yaml:2"),
@@ -110,10 +110,10 @@ def test_what_a_suite_may_not_say_is_one_line_with_file_line_and_field(suite, te
         (MINIMAL + "name: 2024-13-45\n", "mine.yaml"),
     ],
 )
-def test_what_is_no_yaml_is_one_line_with_file_and_line(suite, text, place):
+def test_what_is_no_yaml_is_one_line_with_file_and_line(suite, text, location):
     with pytest.raises(UserError) as error:
         suite(text)
-    assert place in message(error)
+    assert location in message(error)
 
 
 def test_a_suite_that_is_not_there_lists_those_that_are(tmp_path):
@@ -231,8 +231,8 @@ def test_an_attack_without_away_takes_its_own_objectives():
 def test_a_part_that_wants_transfer_without_another_model_is_refused_with_its_line(suite):
     with pytest.raises(UserError) as error:
         suite(f"{MINIMAL}parts:\n  - {{defenses: [jpeg]}}\n  - {{settings: [transfer]}}\n")
-    words = "mine.yaml:5: field parts.1: the setting transfer needs a model other than cnniqa to craft on"
-    assert words in message(error)
+    expected = "mine.yaml:5: field parts.1: the setting transfer needs a model other than cnniqa to craft on"
+    assert expected in message(error)
     others = "parts:\n  - {settings: [transfer], models: [resnet-iqa], transfer_from: [cnniqa]}\n"
     assert [cell.source for cell in expand(suite(MINIMAL + others))].count("cnniqa") == 1
     with pytest.raises(UserError, match=r"field parts.0: .* other than resnet-iqa to craft on"):

@@ -79,15 +79,15 @@ def schedule(passes: int, **changes: float) -> Schedule:
 @pytest.mark.parametrize("defense", ["none", "adversarial-training", "cprl"])
 def test_every_recipe_learns_within_its_budget(noisy: Folder, tmp_path: Path, defense: str) -> None:
     passes = 3200 * DEFENSES.build(defense).passes_an_image
-    told: list[Progress] = []
-    file = fit("tiny", defense, noisy, schedule(passes), tmp_path / "out", report=told.append)
+    reports: list[Progress] = []
+    file = fit("tiny", defense, noisy, schedule(passes), tmp_path / "out", report=reports.append)
     card = yaml.safe_load(file.with_suffix(".yaml").read_text())
     # noise is easy to see: the order of the unseen quarter must be nearly right
     assert card["measured"]["validation_srocc"] > 0.9
     assert card["budget"]["passes"] == passes
     assert card["budget"]["images_seen"] == passes // card["passes_an_image"]
     assert card["data"]["training_images"] == 72
-    assert told[-1].share == 1
+    assert reports[-1].share == 1
     assert not file.with_suffix(".checkpoint").exists()
 
 

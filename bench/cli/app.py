@@ -13,7 +13,7 @@ import typer
 from iqarena.bench.cli import contribute as cli_contribute
 from iqarena.bench.cli import results
 from iqarena.bench.errors import UserError, exit_on_user_error
-from iqarena.bench.process import keep_freed_memory
+from iqarena.bench.process import keep_freed_memory, shorten_waiting
 
 app = typer.Typer(
     name="iqarena",
@@ -26,6 +26,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user error is reported in one line, without a traceback."""
+    shorten_waiting()
     keep_freed_memory()
     with exit_on_user_error("iqarena"):
         app()

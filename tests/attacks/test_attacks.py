@@ -179,11 +179,11 @@ def test_attack_stays_in_the_ball_on_hard_images(name, images):
             clean = whole[..., :side, :side] if attack.refusal(threat, *whole.shape[2:]) else whole
             if attack.refusal(threat, *clean.shape[2:]):
                 continue
-            for some in (slice(None),) if attack.batches else (slice(i, i + 1) for i in range(len(clean))):
-                attacked, stored, _ = craft(attack, model, clean[some], kind_of(attack), threat)
-                assert attacked.shape == clean[some].shape
+            for part in (slice(None),) if attack.batches else (slice(i, i + 1) for i in range(len(clean))):
+                attacked, stored, _ = craft(attack, model, clean[part], kind_of(attack), threat)
+                assert attacked.shape == clean[part].shape
                 for label, finite, inside, kept in zip(
-                    labels[some], ~stored.not_finite, ~stored.left_ball, inside_threat(stored.pixels, clean[some], threat),
+                    labels[part], ~stored.not_finite, ~stored.left_ball, inside_threat(stored.pixels, clean[part], threat),
                     strict=True,
                 ):  # fmt: skip
                     assert finite, f"{label} {norm}"
@@ -207,17 +207,17 @@ def test_attack_costs_what_it_says_at_most(name):
 def test_attack_gives_the_same_bytes_for_a_seed_and_leaves_the_model_and_the_global_random_streams_alone(name):
     attack, model = build(name), LinearModel().train()
     weights = model.weight.detach().clone()
-    found = []
+    results = []
     for noise in (1, 2):
         torch.manual_seed(noise)
         np.random.seed(noise)
         torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
-        found.append(craft(attack, model, random_pixels(1), kind_of(attack), usual_threat(attack), [77])[1].pixels)
+        results.append(craft(attack, model, random_pixels(1), kind_of(attack), usual_threat(attack), [77])[1].pixels)
         assert torch.equal(torch.get_rng_state(), torch_state)
         after = np.random.get_state()
         assert after[2] == numpy_state[2]
         assert (after[1] == numpy_state[1]).all()
-    assert torch.equal(*found)
+    assert torch.equal(*results)
     assert torch.equal(model.weight, weights)
     assert model.weight.grad is None
     assert model.weight.requires_grad
@@ -246,8 +246,8 @@ def test_gradient_attack_gains_most_of_what_a_linear_model_gives(name):
     kind = kind_of(attack)
     objective = Objective(kind, model(clean.float() / 255).detach())
     start = objective.loss(objective.clean)
-    way = torch.where(objective.loss(objective.clean + 1) < start, 1, -1)
-    best = objective.loss(model(moved_by_sign(clean, model, 2 * way).float() / 255).detach())
+    direction = torch.where(objective.loss(objective.clean + 1) < start, 1, -1)
+    best = objective.loss(model(moved_by_sign(clean, model, 2 * direction).float() / 255).detach())
     loss = objective.loss(model(one_by_one(attack, model, clean, kind, TWO).float() / 255).detach())
     share = (start - loss) / (start - best)
     least = PARTS.get(name, 0.99)

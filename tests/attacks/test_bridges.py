@@ -65,9 +65,9 @@ def test_the_margin_flips_exactly_where_quality_has_moved_by_the_amount(kind, am
         target = Target(model, 1, "gradient")
         objective = Objective(kind, model(images))
         head = Head(Losses(target, objective, "gradient"), objective, margin(amount))
-        way = 1 if kind == "raise" or (kind == "away" and objective.clean.item() <= 0.5) else -1
+        direction = 1 if kind == "raise" or (kind == "away" and objective.clean.item() <= 0.5) else -1
         for share, flipped in ((0.0, False), (0.99, False), (1.01, True), (-1.01, False)):
-            moved = images + way * share * amount * weight / weight.square().sum()
+            moved = images + direction * share * amount * weight / weight.square().sum()
             assert bool(head(moved).argmax(dim=1)) is flipped, share
 
 
@@ -98,22 +98,22 @@ def test_candidates_for_one_image_are_each_counted():
     with frozen(model):
         target = Target(model, 1, "score")
         losses = Losses(target, Objective("lower", model(images)), "score")
-        found = losses(images.repeat(7, 1, 1, 1))
+        result = losses(images.repeat(7, 1, 1, 1))
     assert target.counts.forwards.tolist() == [7]
-    assert torch.allclose(found, model(images).detach().expand(7))
+    assert torch.allclose(result, model(images).detach().expand(7))
 
 
 # --- exact ones
 
 
 @pytest.mark.parametrize("variant", EXACT)
-@pytest.mark.parametrize(("kind", "way"), [("raise", 1), ("lower", -1)])
-def test_the_exact_classes_follow_the_weights(variant, kind, way):
+@pytest.mark.parametrize(("kind", "direction"), [("raise", 1), ("lower", -1)])
+def test_the_exact_classes_follow_the_weights(variant, kind, direction):
     model, clean = LinearModel(), clear()
     attack = ATTACKS.build(f"torchattacks:{variant}")
     threat = Threat(attack.norms[0], 2 / 255 if attack.norms[0] == "linf" else 1.0)
     change, moved, _ = library_change(attack, model, clean, kind, threat)
-    weight = way * model.weight.detach().double()
+    weight = direction * model.weight.detach().double()
     if variant == "PGDL2":
         ideal = float(weight.norm()) * threat.size
         # ten steps of a quarter ball from within it: what is orthogonal to w shrinks by 1.25 a step once the ball is reached
@@ -169,10 +169,12 @@ def test_ball_filling_attack_gains_its_share_of_the_optimum(spec, norm, least):
 
 def test_apgd_finds_a_linear_models_best_bytes():
     model, clean = LinearModel(), clear()
-    for kind, way in (("raise", 1), ("lower", -1)):
+    for kind, direction in (("raise", 1), ("lower", -1)):
         for spec in ("torchattacks:APGD[steps=20]", "art:AutoProjectedGradientDescent"):
             _, stored, _ = craft(ATTACKS.build(spec), model, clean, kind, TWO)
-            assert torch.equal(stored.pixels, (clean.float() + 2 * way * model.weight.detach().sign()).to(torch.uint8)), spec
+            assert torch.equal(
+                stored.pixels, (clean.float() + 2 * direction * model.weight.detach().sign()).to(torch.uint8)
+            ), spec
 
 
 @pytest.mark.parametrize(("spec", "least"), [("torchattacks:OnePixel", 0.25), ("torchattacks:Pixle", 0.25)])
@@ -287,16 +289,16 @@ def test_search_asks_for_scores_alone_and_is_counted(name):
 @pytest.mark.parametrize("name", [*SEARCHES, "torchattacks:APGD", "torchattacks:FAB", "art:AutoProjectedGradientDescent"])
 def test_the_seed_decides_and_the_global_streams_are_left_as_they_were(name):
     attack, model, clean = ATTACKS.build(name + SEARCHES.get(name, "")), LinearModel(), clear()
-    found = []
+    results = []
     for noise in (1, 2):
         torch.manual_seed(noise)
         np.random.seed(noise)
         random.seed(noise)
         states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-        found.append(craft(attack, model, clean, "lower", WIDE[attack.norms[0]], [7])[1].pixels)
+        results.append(craft(attack, model, clean, "lower", WIDE[attack.norms[0]], [7])[1].pixels)
         assert torch.equal(torch.get_rng_state(), states[0])
         assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
-    assert torch.equal(*found)
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "[" not in SEARCHES.get(name, "")])
@@ -331,8 +333,8 @@ def public_attacks(prefix):
     else:
         from art.attacks import EvasionAttack as base
         from art.attacks import evasion as library
-    found = {name for name, made in vars(library).items() if inspect.isclass(made) and issubclass(made, base)}
-    return found | set(getattr(library, "__all__", []))
+    names = {name for name, cls in vars(library).items() if inspect.isclass(cls) and issubclass(cls, base)}
+    return names | set(getattr(library, "__all__", []))
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -359,7 +361,7 @@ def test_the_seventeen_exact_ones_are_there():
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "expected"),
     [
         ("torchattacks:CW[amount=0]", "change of quality"),
         ("art:DeepFool[amount=2]", "change of quality"),
@@ -371,8 +373,8 @@ def test_the_seventeen_exact_ones_are_there():
         ("art:Nothing", "available are"),
     ],
 )
-def test_parameters_without_sense_are_refused(spec, words):
-    with pytest.raises(UserError, match=words):
+def test_parameters_without_sense_are_refused(spec, expected):
+    with pytest.raises(UserError, match=expected):
         ATTACKS.build(spec)
 
 

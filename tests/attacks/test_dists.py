@@ -48,21 +48,23 @@ def doubles(count, height, width, seed=0):
 @pytest.mark.parametrize("size", [(64, 64), (33, 47)])
 def test_dists_is_piqs(size, monkeypatch):
     piq, torchvision = pytest.importorskip("piq"), pytest.importorskip("torchvision")
-    made = small_weights((64, 128, 256, 512, 512))
-    total = made["alpha"].sum() + made["beta"].sum()
+    weights = small_weights((64, 128, 256, 512, 512))
+    total = weights["alpha"].sum() + weights["beta"].sum()
     vgg = torchvision.models.vgg  # without the classifier, whose 120 million weights nobody needs
     features = vgg.make_layers(vgg.cfgs["D"])
-    features.load_state_dict({name.partition(".")[2]: value for name, value in made.items() if name.startswith("features")})
+    features.load_state_dict(
+        {name.partition(".")[2]: value for name, value in weights.items() if name.startswith("features")}
+    )
     monkeypatch.setattr("piq.perceptual.vgg16", lambda **_: SimpleNamespace(features=features))
-    learnt = {name: made[name] / total for name in ("alpha", "beta")}
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: learnt)
-    theirs, ours = piq.DISTS(reduction="none"), DISTS(made)
+    ratios = {name: weights[name] / total for name in ("alpha", "beta")}
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: ratios)
+    theirs, ours = piq.DISTS(reduction="none"), DISTS(weights)
     x, y = (doubles(2, *size, seed=seed).float() for seed in (14, 15))
     for leaf in (x, (x + 0.05 * (y - 0.5)).clamp(0, 1)):
         leaf.requires_grad_()
-        found, told = ours(leaf, ours.features(y)), theirs(leaf, y)
-        assert torch.allclose(found, told, atol=1e-5)
-        (slope,), (expected,) = (torch.autograd.grad(value.sum(), leaf) for value in (found, told))
+        result, piq_result = ours(leaf, ours.features(y)), theirs(leaf, y)
+        assert torch.allclose(result, piq_result, atol=1e-5)
+        (slope,), (expected,) = (torch.autograd.grad(value.sum(), leaf) for value in (result, piq_result))
         assert torch.allclose(slope, expected, atol=1e-3 * float(expected.abs().max()))
 
 
@@ -85,7 +87,7 @@ def test_gradient_of_dists_is_finite_on_flat_images(level):
 def test_dists_weights_are_read_from_either_kind_of_file(tmp_path, weights_file):
     torch.save(small_weights(), tmp_path / "small.pth")
     x, y = doubles(1, 24, 24, seed=18).float(), doubles(1, 24, 24, seed=19).float()
-    both = [made(x, made.features(y)) for made in (load(weights_file), load(tmp_path / "small.pth"))]
+    both = [dists(x, dists.features(y)) for dists in (load(weights_file), load(tmp_path / "small.pth"))]
     assert torch.equal(*both)
 
 

@@ -39,19 +39,19 @@ def test_gradient_attack_reaches_the_linf_optimum_of_a_linear_model_byte_by_byte
     model, attack = LinearModel(), ATTACKS.build(spec)
     clean = random_pixels(3)  # with bytes near 0 and 255, so that the box matters
     threat = Threat("linf", levels / 255)
-    for kind, way in (("lower", -1), ("raise", 1)):
+    for kind, direction in (("lower", -1), ("raise", 1)):
         pixels = one_by_one(attack, model, clean, kind, threat)
-        assert torch.equal(pixels, moved_by_sign(clean, model, way * levels)), kind
+        assert torch.equal(pixels, moved_by_sign(clean, model, direction * levels)), kind
 
 
 def test_reflection_away_reaches_the_optimum_on_the_far_side_of_the_mirror():
     model = LinearModel()
     clean = random_pixels(6)
     quality = model(clean.float() / 255).detach()
-    way = torch.where(quality <= 0.5, 1, -1)
-    assert len(set(way.tolist())) == 2, "the case needs images on both sides of the mirror"
+    direction = torch.where(quality <= 0.5, 1, -1)
+    assert len(set(direction.tolist())) == 2, "the case needs images on both sides of the mirror"
     _, stored, _ = craft(ScoreReflectionAway(), model, clean, "away", TWO)
-    assert torch.equal(stored.pixels, moved_by_sign(clean, model, 2 * way))
+    assert torch.equal(stored.pixels, moved_by_sign(clean, model, 2 * direction))
 
 
 @pytest.mark.parametrize("attack", [FGSM(), PGD()], ids=["fgsm", "pgd"])

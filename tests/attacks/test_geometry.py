@@ -108,9 +108,9 @@ def test_stadv_finds_the_shift_that_a_linear_model_wants():
     model.weight.data.copy_(10 * derivative / derivative.abs().sum())
     before = model(clean.float() / 255).detach()
     radius = 3.0  # 9 levels a value on average, so that rounding is little beside it
-    for kind, way in (("raise", 1), ("lower", -1)):
+    for kind, direction in (("raise", 1), ("lower", -1)):
         _, stored, _ = craft(StAdv(smoothness=0.0), model, clean, kind, Threat("l2", radius))
-        gain = way * (model(stored.pixels.float() / 255).detach() - before)
+        gain = direction * (model(stored.pixels.float() / 255).detach() - before)
         ideal = radius * float(model.weight.detach().norm())
         # the loss to curvature: a shift of s pixels turns a wave of 1/5 a pixel by s/5, and s is about 0.6 here
         assert 0.9 * ideal < float(gain) <= ideal * (1 + 1e-4)
@@ -140,14 +140,14 @@ def test_curve_is_that_of_numpy(pieces):
             np.testing.assert_allclose(ours[image, channel].numpy(), theirs, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "way"), [("raise", 1), ("lower", -1)])
+@pytest.mark.parametrize(("kind", "direction"), [("raise", 1), ("lower", -1)])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_curve_reaches_the_brightest_and_the_darkest_image_in_the_ball(kind, way, norm):
+def test_curve_reaches_the_brightest_and_the_darkest_image_in_the_ball(kind, direction, norm):
     clean = random_pixels(2, 24, 20, low=10, high=246)
     # in both balls the best is to move every value by two levels; the hair is for the length in float32
     threat = TWO if norm == "linf" else Threat("l2", 2 / 255 * math.sqrt(3 * 24 * 20) * (1 + 1e-6))
     _, stored, _ = craft(AdvCF(), MeanModel(), clean, kind, threat)
-    assert torch.equal(stored.pixels, (clean.int() + 2 * way).to(torch.uint8))
+    assert torch.equal(stored.pixels, (clean.int() + 2 * direction).to(torch.uint8))
 
 
 # --- both

@@ -36,7 +36,7 @@ EVERY = [*MOMENTUM, DIFGSM, TIFGSM, PGDL2, ScoreReflectionFGSM, DDN]
 
 
 class Net(QualityModel):
-    """Two small convolutions with a nonlinearity between them; float64 inside, so that no gradient sign is a rounding error."""
+    """Two small convolutions with a nonlinearity between them, in float64, so that no gradient sign is a rounding error."""
 
     info = ModelInfo("net", min_size=1)
 
@@ -87,7 +87,7 @@ class Logits(torch.nn.Module):
 
 def theirs(name, model, clean, kind, **parameters):
     """Run torchattacks' class in the ball of 8/255 with steps of 2/255, image by image; return the pixels."""
-    found = []
+    attacked_images = []
     for pixels in clean:
         image = pixels[None].float() / 255
         with frozen(model), torch.random.fork_rng():
@@ -95,8 +95,8 @@ def theirs(name, model, clean, kind, **parameters):
             target = Target(model, 1, "gradient")
             loss = Objective(kind, model(image)).loss
             attack = getattr(torchattacks, name)(Logits(target.module(loss)), eps=8 / 255, alpha=2 / 255, **parameters)
-            found.append((attack(image, torch.tensor([[1.0, -1.0]])) * 255).round().to(torch.uint8))
-    return torch.cat(found)
+            attacked_images.append((attack(image, torch.tensor([[1.0, -1.0]])) * 255).round().to(torch.uint8))
+    return torch.cat(attacked_images)
 
 
 def pixels(attack, model, clean, kind, threat):
@@ -124,8 +124,8 @@ def first_kind(attack):
 @pytest.mark.parametrize("attack", MOMENTUM)
 def test_momentum_attack_reaches_the_linf_optimum_of_a_linear_model_byte_by_byte(attack, levels):
     model, clean = LinearModel(), random_pixels(3)
-    for kind, way in (("lower", -1), ("raise", 1)):
-        best = (clean.float() + way * levels * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
+    for kind, direction in (("lower", -1), ("raise", 1)):
+        best = (clean.float() + direction * levels * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
         assert torch.equal(pixels(attack(), model, clean, kind, Threat("linf", levels / 255)), best)
 
 
@@ -179,15 +179,15 @@ def test_ddn_finds_the_least_norm_that_moves_a_linear_model_by_an_amount(kind, a
     attack = DDN(amount=amount)
     stored = pixels(attack, model, clean, kind, Threat("l2", 2.0))
     before = model(clean.float() / 255).detach()
-    way = {"raise": 1, "lower": -1, "away": torch.where(before <= 0.5, 1, -1)}[kind]
-    assert (way * moved(stored, model, clean) >= amount - 1e-5).all()
+    direction = {"raise": 1, "lower": -1, "away": torch.where(before <= 0.5, 1, -1)}[kind]
+    assert (direction * moved(stored, model, clean) >= amount - 1e-5).all()
     ideal = amount / float(model.weight.detach().norm())
-    found = lengths(stored, clean)
+    norms = lengths(stored, clean)
     # no shorter change moves quality by the amount (Cauchy and Schwarz). One of the lengths that are tried is less than
     # 1/(1 − γ) times the least that does it. Rounding adds noise of 1/√12 of a level to changes of 2 levels and more: some
     # 1 % to their length, and as much to what they move
-    assert (found >= ideal * (1 - 1e-4)).all()
-    assert (found <= ideal / (1 - attack.gamma) * 1.03).all()
+    assert (norms >= ideal * (1 - 1e-4)).all()
+    assert (norms <= ideal / (1 - attack.gamma) * 1.03).all()
 
 
 @pytest.mark.parametrize("kind", ["raise", "lower"])
@@ -201,9 +201,9 @@ def test_ddn_finds_the_least_norm_on_a_curved_model(kind):
     attack = DDN(amount=amount)
     stored = pixels(attack, model, clean, kind, Threat("l2", 2.0))
     assert ((1 if kind == "raise" else -1) * moved(stored, model, clean) >= amount - 1e-6).all()
-    found = lengths(stored, clean)
-    assert (found >= ideal * (1 - 1e-3)).all()  # float32's 6e-8 of a quality near 1 is 1e-5 of the amount
-    assert (found <= ideal / (1 - attack.gamma) * 1.03).all()
+    norms = lengths(stored, clean)
+    assert (norms >= ideal * (1 - 1e-3)).all()  # float32's 6e-8 of a quality near 1 is 1e-5 of the amount
+    assert (norms <= ideal / (1 - attack.gamma) * 1.03).all()
 
 
 def test_ddn_goes_as_far_as_the_ball_allows_where_the_amount_is_out_of_reach():
@@ -218,8 +218,8 @@ def test_ddn_goes_as_far_as_the_ball_allows_where_the_amount_is_out_of_reach():
 def test_one_step_reflection_takes_the_whole_ball_or_leaves_the_image():
     model, clean = LinearModel(), random_pixels(12)
     before = model(clean.float() / 255).detach()
-    way = torch.where(before <= 0.5, 1, -1).view(-1, 1, 1, 1)
-    full = (clean.float() + 8 * way * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
+    direction = torch.where(before <= 0.5, 1, -1).view(-1, 1, 1, 1)
+    full = (clean.float() + 8 * direction * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
     after = model(full.float() / 255).detach()
     nearer = (after - (1 - before)).abs() < (2 * before - 1).abs()
     assert nearer.any(), "the case needs images that one step brings nearer to the mirrored quality"
@@ -288,12 +288,14 @@ def test_diverse_inputs_are_those_of_torchattacks():
     library = torchattacks.DIFGSM(torch.nn.Linear(1, 1), resize_rate=0.9, diversity_prob=1.0)
     attack = DIFGSM(probability=1.0)
     places = (0.0, 0.34, 0.67)
-    made = [attack.transformed(image, [0.0, size, top, left]) for size in (0.1, 0.6) for top in places for left in places]
+    transformed = [
+        attack.transformed(image, [0.0, size, top, left]) for size in (0.1, 0.6) for top in places for left in places
+    ]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for _ in range(20):
             drawn = library.input_diversity(image)
-            assert any(torch.allclose(drawn, ours, atol=1e-6) for ours in made)
+            assert any(torch.allclose(drawn, ours, atol=1e-6) for ours in transformed)
 
 
 def test_gradient_through_the_transformation_agrees_with_finite_differences():
@@ -352,7 +354,7 @@ def test_attack_keeps_to_the_query_limit_of_the_threat(attack, limit):
 
 @pytest.mark.parametrize(
     "attack",
-    [*(made() for made in EVERY), VMIFGSM(steps=3, samples=2, restarts=2), DDN(steps=7)],
+    [*(cls() for cls in EVERY), VMIFGSM(steps=3, samples=2, restarts=2), DDN(steps=7)],
     ids=lambda attack: f"{attack.name}-{attack.steps}",
 )
 def test_attack_costs_what_it_says(attack):

@@ -88,8 +88,8 @@ def test_gradient_of_the_loss_is_the_derivative_by_hand():
 @pytest.mark.parametrize("index", [torch.tensor([2, 0]), torch.tensor([True, False, True])])
 def test_part_keeps_clean_qualities_and_labels_together(index):
     whole = Objective("away", CLEAN, labels=torch.tensor([0.9, 0.1, 0.3]), mirror="label")
-    some = whole.part(index)
-    torch.testing.assert_close(some.loss(NOW[index]), whole.loss(NOW)[index])
+    part = whole.part(index)
+    torch.testing.assert_close(part.loss(NOW[index]), whole.loss(NOW)[index])
 
 
 def test_unknown_objective_is_refused():

@@ -62,10 +62,12 @@ def gain(attack, model, clean, kind, threat):
 def test_ssim_is_scikit_images(size):
     x, y = doubles(2, *size, seed=1), doubles(2, *size, seed=2)
     y[1] = (x[1] + 0.1 * (y[1] - 0.5)).clamp(0, 1)
-    for a, b, found in zip(x, y, ssim(x, y), strict=True):
+    for a, b, result in zip(x, y, ssim(x, y), strict=True):
         lumas = [luma(image[None])[0, 0].numpy() for image in (a, b)]
-        told = structural_similarity(*lumas, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-        assert float(found) == pytest.approx(told, abs=1e-9)
+        expected = structural_similarity(
+            *lumas, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        assert float(result) == pytest.approx(expected, abs=1e-9)
 
 
 def test_gradient_of_ssim_is_that_of_finite_differences():
@@ -94,13 +96,13 @@ def test_activity_is_the_dilated_square_of_scipys_sobel_gradient(size):
     images = doubles(2, *size, seed=6)
     footprint = np.ones((5, 5), dtype=bool)
     footprint[[0, 0, -1, -1], [0, -1, 0, -1]] = False
-    for image, found in zip(images, activity(images), strict=True):
+    for image, result in zip(images, activity(images), strict=True):
         brightness = luma(image[None])[0, 0].numpy()
         edges = ndimage.sobel(brightness, axis=0) ** 2 + ndimage.sobel(brightness, axis=1) ** 2
         inner = np.zeros_like(edges)
         inner[1:-1, 1:-1] = edges[1:-1, 1:-1]
         expected = ndimage.grey_dilation(inner / inner.max(), footprint=footprint, mode="constant", cval=0.0)
-        np.testing.assert_allclose(found[0].numpy(), expected, atol=1e-12)
+        np.testing.assert_allclose(result[0].numpy(), expected, atol=1e-12)
 
 
 def test_activity_of_a_flat_image_is_one_everywhere():
@@ -124,8 +126,8 @@ def test_low_band_is_that_of_a_haar_transform():
         return np.kron(np.eye(size // 2), np.array([[1.0, 1.0]])) / math.sqrt(2)
 
     rows, columns = averages(8), averages(12)
-    for channel, found in zip(images[0].numpy(), low_band(images)[0].numpy(), strict=True):
-        np.testing.assert_allclose(found, rows.T @ (rows @ channel @ columns.T) @ columns, atol=1e-12)
+    for channel, result in zip(images[0].numpy(), low_band(images)[0].numpy(), strict=True):
+        np.testing.assert_allclose(result, rows.T @ (rows @ channel @ columns.T) @ columns, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(33, 47), (1, 1), (2, 5)])
@@ -195,42 +197,42 @@ def test_zhang_without_a_distance_is_ssah_without_a_constraint(weights_file):
 def test_l2_gain_is_the_norm_of_the_weights_times_the_radius(attack):
     model, radius = LinearModel(), 2.0
     clean = random_pixels(3, low=90, high=166)
-    found, shift = gain(attack, model, clean, "lower", Threat("l2", radius))
+    quality_gain, shift = gain(attack, model, clean, "lower", Threat("l2", radius))
     weights = model.weight.detach()
     # with a large softness Adam's step is the gradient. Rounding is next to nothing along the weights, but where it
     # lengthens a shift past the radius the shift is shortened, by 2 %
-    assert (found > 0.97 * float(weights.norm()) * radius).all()
-    assert (found < 1.001 * float(weights.norm()) * radius).all()
+    assert (quality_gain > 0.97 * float(weights.norm()) * radius).all()
+    assert (quality_gain < 1.001 * float(weights.norm()) * radius).all()
     assert (shift.flatten(1).norm(dim=1) / 255 <= radius * (1 + 1e-9)).all()
 
 
 def test_ssah_finds_the_best_shift_without_a_low_band_in_the_l2_ball():
     model, radius = LinearModel(), 2.0
     clean = random_pixels(3, low=90, high=166)
-    found, shift = gain(SSAH(steps=20, softness=1e4), model, clean, "lower", Threat("l2", radius))
+    quality_gain, shift = gain(SSAH(steps=20, softness=1e4), model, clean, "lower", Threat("l2", radius))
     high = (model.weight - low_band(model.weight[None])[0]).detach()
-    assert (found > 0.97 * float(high.norm()) * radius).all()  # as above
-    assert (found < 1.001 * float(high.norm()) * radius).all()
+    assert (quality_gain > 0.97 * float(high.norm()) * radius).all()  # as above
+    assert (quality_gain < 1.001 * float(high.norm()) * radius).all()
     assert low_band(shift).abs().max() <= 0.5 + 1e-9, "rounding moves no value, and so no block's mean, by more"
 
 
 def test_ssah_comes_near_the_best_shift_without_a_low_band_in_the_linf_ball():
     model, levels = LinearModel(), 16
-    found, shift = gain(SSAH(), model, random_pixels(3, low=40, high=216), "lower", Threat("linf", levels / 255))
+    quality_gain, shift = gain(SSAH(), model, random_pixels(3, low=40, high=216), "lower", Threat("linf", levels / 255))
     # of four weights w₁ ≥ w₂ ≥ w₃ ≥ w₄ and four shifts in ±ε that add up to 0, the best are −ε, −ε, ε, ε
     blocks = model.weight.detach().view(3, 8, 2, 8, 2).permute(0, 1, 3, 2, 4).reshape(-1, 4).sort(dim=1).values
     best = float((blocks[:, 2:].sum(dim=1) - blocks[:, :2].sum(dim=1)).sum()) * levels / 255
-    assert (found > 0.95 * best).all()
+    assert (quality_gain > 0.95 * best).all()
     # clipping after the low band was taken out puts some of it back
     assert (low_band(shift).square().mean(dim=(1, 2, 3)).sqrt() < 0.15 * levels).all()
     free, other = gain(SSAH(low=1.0), model, random_pixels(3, low=40, high=216), "lower", Threat("linf", levels / 255))
-    assert (free > found).all()
+    assert (free > quality_gain).all()
     assert (low_band(other).square().mean(dim=(1, 2, 3)).sqrt() > 0.4 * levels).all()
 
 
 def test_madc_comes_near_the_best_shift_on_its_level_in_the_linf_ball():
     model, levels, level = LinearModel(), 16, 0.5
-    found, shift = gain(
+    quality_gain, shift = gain(
         MADC(level=level, steps=20, softness=1e4),
         model,
         random_pixels(3, low=40, high=216),
@@ -245,7 +247,7 @@ def test_madc_comes_near_the_best_shift_on_its_level_in_the_linf_ball():
         inside = float((k * weights).clamp(-1, 1).square().mean()) < level**2
         low, high = (k, high) if inside else (low, k)
     best = float((weights * (low * weights).clamp(-1, 1)).sum()) * levels / 255
-    assert (found > 0.97 * best).all()
+    assert (quality_gain > 0.97 * best).all()
 
 
 def test_madc_moves_orthogonally_to_the_gradient_of_the_distance():
@@ -278,9 +280,9 @@ def test_the_part_along_a_normal_is_taken_out_and_nothing_else():
 def test_a_larger_weight_keeps_more_similarity(crop):
     model, similar, gains = LinearModel(96, 96), [], []
     for weight in (0.0, 3.0, 100.0):
-        found, shift = gain(ZhangSSIM(similarity=weight), model, crop, "raise", Threat("linf", 8 / 255))
+        quality_gain, shift = gain(ZhangSSIM(similarity=weight), model, crop, "raise", Threat("linf", 8 / 255))
         similar.append(float(ssim((crop.double() + shift) / 255, crop.double() / 255)))
-        gains.append(float(found))
+        gains.append(float(quality_gain))
     assert similar[0] < similar[1] < similar[2]
     assert gains[0] > gains[1] > gains[2] > 0
 
@@ -311,9 +313,9 @@ def test_flat_images_are_attacked_too(attacks):
     for level in (0, 128, 255):
         clean = torch.full((1, 3, 24, 20), level, dtype=torch.uint8)
         for attack in attacks:
-            found, _ = gain(attack, model, clean, "raise", SMALL_THREATS["linf"])
+            quality_gain, _ = gain(attack, model, clean, "raise", SMALL_THREATS["linf"])
             # ioi keeps to where the image varies, as its authors do
-            assert (float(found) > 0) == (attack.name != "ioi"), f"{attack.name} {level}"
+            assert (float(quality_gain) > 0) == (attack.name != "ioi"), f"{attack.name} {level}"
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])

@@ -87,8 +87,8 @@ def test_parsimonious_finds_the_best_signs_of_a_linear_model(kind, block):
     # No weight is below 0.05 of about 42 of a reach of 10, so the least gain is about 1e-4; float32 steps by 6e-8
     model, clean = LinearModel(4, 4), random_pixels(3, 4, 4)
     _, stored, _ = craft(Parsimonious(queries=400, block=block), model, clean, kind, TWO)
-    way = 2 if kind == "raise" else -2
-    best = (clean.float() + way * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
+    direction = 2 if kind == "raise" else -2
+    best = (clean.float() + direction * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
     assert torch.equal(stored.pixels, best)
 
 
@@ -123,29 +123,29 @@ def test_estimated_gradient_approaches_the_true_one_as_pairs_are_added(attack, m
     objective, threat = Objective("lower", model(images).detach()), Threat("linf", 0.1)
     cosines = {}
     for pairs in (40, 4000):
-        found = attack.estimate(Target(model, 1, "score"), images, objective, threat, Generators([3]), pairs)
-        cosines[pairs] = float(torch.cosine_similarity(found.flatten(), true.flatten(), dim=0))
+        estimate = attack.estimate(Target(model, 1, "score"), images, objective, threat, Generators([3]), pairs)
+        cosines[pairs] = float(torch.cosine_similarity(estimate.flatten(), true.flatten(), dim=0))
     assert cosines[4000] > 0.985
     assert 0.3 < cosines[40] < 0.9
-    assert float((found - true).norm() / true.norm()) < 0.2  # its length too
+    assert float((estimate - true).norm() / true.norm()) < 0.2  # its length too
 
 
 def test_tiled_estimate_is_the_gradient_summed_over_the_tiles():
     model, images = LinearModel(4, 6), random_pixels(1, 4, 6, low=90, high=166).float() / 255
     objective, threat = Objective("lower", model(images).detach()), Threat("linf", 0.1)
-    found = SPSA(tile=2).estimate(Target(model, 1, "score"), images, objective, threat, Generators([3]), 2000)
+    estimate = SPSA(tile=2).estimate(Target(model, 1, "score"), images, objective, threat, Generators([3]), 2000)
     summed = model.weight.detach().view(3, 2, 2, 3, 2).sum(dim=(1, 3))
     # twelve values: squared relative error 12/2000, cosine 0.997
-    assert float(torch.cosine_similarity(found[0].flatten(), summed.repeat(1, 2, 3).flatten(), dim=0)) > 0.985
+    assert float(torch.cosine_similarity(estimate[0].flatten(), summed.repeat(1, 2, 3).flatten(), dim=0)) > 0.985
 
 
 def test_square_in_l2_stays_in_the_ball_and_gains_more_than_a_random_direction():
     model, clean, threat = LinearModel(), random_pixels(4), Threat("l2", 1.0)
-    found = gain(Square(queries=400), model, clean, "lower", threat)
+    gains = gain(Square(queries=400), model, clean, "lower", threat)
     most = float(model.weight.detach().norm())  # Cauchy–Schwarz: ‖w‖ times the radius
     # a random direction of 768 gains 0 ± most/√768, below 0.15·most in four standard deviations
-    assert (found > 0.15 * most).all()
-    assert (found <= most + 1e-5).all()
+    assert (gains > 0.15 * most).all()
+    assert (gains <= most + 1e-5).all()
 
 
 def test_square_in_l2_uses_up_the_ball():
@@ -225,11 +225,11 @@ def test_one_pixel_mostly_finds_the_best_pixel_of_a_linear_model():
     weight, images = model.weight.detach(), clean.float() / 255
     # lowering quality: each channel goes to the end of the range against its weight
     best = (weight * images - weight.clamp(max=0)).sum(dim=1).flatten(1).amax(dim=1)
-    found = gain(OnePixel(queries=2000, pixels=1), model, clean, "lower", Threat("l0", 1 / 16))
-    assert (found <= best + 1e-5).all()
+    gains = gain(OnePixel(queries=2000, pixels=1), model, clean, "lower", Threat("l0", 1 / 16))
+    assert (gains <= best + 1e-5).all()
     # of the first 40 candidates 2.5 are on each of 16 pixels: the best one is missed with e^-2.5, and evolution often finds
     # it later. Colours are cut off at the ends of the range, where the optimum is
-    assert float((found > 0.98 * best).float().mean()) >= 0.6
+    assert float((gains > 0.98 * best).float().mean()) >= 0.6
 
 
 # --- the score boundary attack

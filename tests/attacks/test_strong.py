@@ -43,9 +43,9 @@ def test_steps_are_reviewed_where_the_paper_says():
 @pytest.mark.parametrize("levels", [1, 4])
 def test_apgd_reaches_the_linf_optimum_of_a_linear_model_byte_by_byte(levels):
     model, clean = LinearModel(), random_pixels(3)
-    for kind, way in (("lower", -1), ("raise", 1)):
+    for kind, direction in (("lower", -1), ("raise", 1)):
         _, stored, _ = craft(APGD(steps=10), model, clean, kind, Threat("linf", levels / 255))
-        best = (clean.float() + way * levels * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
+        best = (clean.float() + direction * levels * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
         assert torch.equal(stored.pixels, best)
 
 
@@ -63,11 +63,11 @@ def test_apgd_l2_gains_the_norm_of_the_weights_times_the_radius():
 
 def test_apgd_goes_beyond_plain_descent_on_a_wavy_model():
     model, clean = Wavy(reach=2.0), random_pixels(6, low=90, high=166)
-    found = {}
+    results = {}
     for name in ("apgd[steps=40]", "pgd[steps=40,random_start=false]"):
         _, stored, _ = craft(ATTACKS.build(name), model, clean, "lower", EIGHT)
-        found[name] = model(stored.pixels.float() / 255).detach()
-    a, b = found.values()
+        results[name] = model(stored.pixels.float() / 255).detach()
+    a, b = results.values()
     assert (a <= b + 1e-3).all()
 
 
@@ -159,13 +159,13 @@ def test_aims_are_as_bad_as_the_worst_found_by_trying_all(seed):
     generator = np.random.default_rng(seed)
     clean = generator.random(5)
     low, high = clean - 0.25 * generator.random(5), clean + 0.25 * generator.random(5)
-    found = rank_destroying(*(torch.tensor(v, dtype=torch.float32) for v in (clean, low, high)), error_weight=0.0)
-    assert (found.numpy() >= low - 1e-6).all()
-    assert (found.numpy() <= high + 1e-6).all()
+    result = rank_destroying(*(torch.tensor(v, dtype=torch.float32) for v in (clean, low, high)), error_weight=0.0)
+    assert (result.numpy() >= low - 1e-6).all()
+    assert (result.numpy() <= high + 1e-6).all()
     every = itertools.product(*(np.linspace(a, b, 5) for a, b in zip(low, high, strict=True)))
     worst = min(spearmanr(clean, aims)[0] for aims in every)
     # of 5 images, one swap of neighbours changes SROCC by 0.1; the descent may miss the best order by three of them
-    assert spearmanr(clean, found.numpy())[0] <= worst + 0.3 + 1e-9
+    assert spearmanr(clean, result.numpy())[0] <= worst + 0.3 + 1e-9
 
 
 def test_sma_reverses_a_set_that_it_can_reverse_and_stays_within_reach_where_it_cannot():

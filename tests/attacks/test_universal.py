@@ -39,10 +39,10 @@ def learn(attack, model, images, kind, threat, seed=0):
 
 
 @pytest.mark.parametrize("attack", TILES, ids=named(TILES))
-@pytest.mark.parametrize(("kind", "way"), [("raise", 1), ("lower", -1)])
-def test_best_tile_of_a_linear_model_is_the_sign_of_its_weights(attack, kind, way):
+@pytest.mark.parametrize(("kind", "direction"), [("raise", 1), ("lower", -1)])
+def test_best_tile_of_a_linear_model_is_the_sign_of_its_weights(attack, kind, direction):
     model, clean = LinearModel(), random_pixels(3)  # with bytes near 0 and 255, which the box stops
-    best = (clean.float() + way * 2 * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
+    best = (clean.float() + direction * 2 * model.weight.detach().sign()).clamp(0, 255).to(torch.uint8)
     _, stored, _ = craft(attack, model, clean, kind, TWO)
     assert torch.equal(stored.pixels, best)
 
@@ -182,9 +182,12 @@ def test_the_best_of_several_restarts_counts(attack):
 
     model, grey = TwoSummits(), torch.full((4, 3, 16, 16), 128 / 255)
     signs = model.weight.detach().sign()
-    for restarts, way in ((1, 1), (8, -1)):  # from zero the gentle side is uphill; of random starts a third lies beyond
+    for restarts, direction in (
+        (1, 1),
+        (8, -1),
+    ):  # from zero the gentle side is uphill; of random starts a third lies beyond
         fit, _ = learn(replace(attack, restarts=restarts), model, grey, "raise", TWO)
-        assert torch.equal(fit["tile"].sign(), way * signs)
+        assert torch.equal(fit["tile"].sign(), direction * signs)
 
 
 def test_a_fitted_attack_without_a_fit_says_so():

@@ -60,7 +60,7 @@ class Untrained(Lipschitz):
 
 
 @dataclass(frozen=True)
-class Kept:
+class CertificateCheck:
     """Number of violated certificates out of all; one that abstained cannot be violated."""
 
     left: int
@@ -74,10 +74,10 @@ class Kept:
         return not unsound(self.left, self.total, self.confidence)
 
 
-def trial(
+def check_certificates(
     defense: CertifiedDefense, model: QualityModel, images: torch.Tensor, radius: float, attacked: bool,
     certified_radius: float | None = None,
-) -> Kept:  # fmt: skip
+) -> CertificateCheck:  # fmt: skip
     """Certify images (N, 3, H, W), change them inside the radius, score them with fresh draws, count the violations.
 
     Draws are the same in every call.
@@ -90,11 +90,11 @@ def trial(
         change = climb(defense, model, images, radius) if attacked else at_random(images, radius)
         with torch.inference_mode():
             qualities = defense.protect(model).quality(images + change).double()
-    gone = outside(certificate.lower.numpy(), certificate.upper.numpy(), qualities.numpy())
+    violated = outside(certificate.lower.numpy(), certificate.upper.numpy(), qualities.numpy())
     widths = certificate.upper - certificate.lower
     # of the whole range and a bin on either side of it
     abstained = int((widths > 1).sum()) if isinstance(defense, RandomizedSmoothing) else 0
-    return Kept(int(gone.sum()), len(images), certificate.confidence, float(widths.mean()), abstained)
+    return CertificateCheck(int(violated.sum()), len(images), certificate.confidence, float(widths.mean()), abstained)
 
 
 def at_random(images: torch.Tensor, radius: float) -> torch.Tensor:
@@ -107,13 +107,13 @@ def at_random(images: torch.Tensor, radius: float) -> torch.Tensor:
 def climb(defense: CertifiedDefense, model: QualityModel, images: torch.Tensor, radius: float) -> torch.Tensor:
     """Return changes that raise the quality of every other image and lower that of the rest."""
     surrogate = defense.surrogate(model)
-    ways = torch.ones(len(images))
-    ways[1::2] = -1
+    directions = torch.ones(len(images))
+    directions[1::2] = -1
     change = torch.zeros_like(images)
     for _ in range(STEPS):
         with frozen(surrogate), torch.enable_grad():
             leaf = (images + change).requires_grad_()
-            (gradient,) = torch.autograd.grad((ways * surrogate.quality(leaf)).sum(), leaf)
+            (gradient,) = torch.autograd.grad((directions * surrogate.quality(leaf)).sum(), leaf)
         steps = shortened(gradient * 1e12, torch.full((len(images),), radius / 2))
         change = shortened(change + steps, torch.full((len(images),), radius))
     return change
@@ -152,23 +152,25 @@ def main() -> int:
     demo = torch.stack([Demo().image(i) for i in range(0, 160, 20)]).float() / 255
     print("| defense | images | abstained | left | confidence | mean width | |\n|---|---|--:|--:|--:|--:|---|")
     fine = True
-    for words, defense, model, radius in CASES:
+    for label, defense, model, radius in CASES:
         for attacked, images in ((False, small(1000, 1)), (True, small(200, 2))):
-            fine &= told(words, trial(defense, model, images, radius, attacked), attacked)
+            fine &= report(label, check_certificates(defense, model, images, radius, attacked), attacked)
     for name in ("median-smoothing", "denoised-median-smoothing", "randomized-smoothing", "denoised-randomized-smoothing"):
         smoothing = DEFENSES.build(name)
         assert isinstance(smoothing, Smoothing)
         for attacked in (False, True):
-            kept = trial(replace(smoothing, draws=20, certify_draws=120, batch=10), resnet, demo, 0.05, attacked)
-            fine &= told(f"{name} on resnet-iqa", kept, attacked)
+            kept = check_certificates(
+                replace(smoothing, draws=20, certify_draws=120, batch=10), resnet, demo, 0.05, attacked
+            )
+            fine &= report(f"{name} on resnet-iqa", kept, attacked)
     return 0 if fine else 1
 
 
-def told(words: str, kept: Kept, attacked: bool) -> bool:
+def report(name: str, kept: CertificateCheck, attacked: bool) -> bool:
     verdict = "" if kept.sound else "**MORE THAN THE CONFIDENCE EXPLAINS**"
     kind = "attacked" if attacked else "random"
     columns = (
-        words,
+        name,
         f"{kept.total} {kind}",
         kept.abstained,
         kept.left,

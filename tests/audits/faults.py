@@ -44,19 +44,19 @@ LIMIT_MIB = 4096
 
 
 @dataclass(frozen=True)
-class Found:
+class FaultOutcome:
     """The outcome of an injected fault."""
 
     fault: str
-    made: str
-    came: str
-    good: bool
+    injected: str
+    observed: str
+    passed: bool
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.good else 'FAIL'} {self.fault}: {self.made}; {self.came}"
+        return f"{'ok  ' if self.passed else 'FAIL'} {self.fault}: {self.injected}; {self.observed}"
 
 
-class Ground:
+class FaultSetup:
     """The setup of all faults: images, an undisturbed run's table, and that run's duration."""
 
     def __init__(self, folder: Path, kills: int, draw: random.Random) -> None:
@@ -67,9 +67,9 @@ class Ground:
         started = time.monotonic()
         self.run("calm")
         self.length = time.monotonic() - started
-        self.calm = table(folder / "calm")
-        assert len(self.calm) == CELLS
-        assert set(self.calm.status) == {"ok"}
+        self.undisturbed = table(folder / "calm")
+        assert len(self.undisturbed) == CELLS
+        assert set(self.undisturbed.status) == {"ok"}
 
     def run(self, name: str, executor: Executor = "local", workers: int = 1) -> Outcome:
         """Run the thirty cells in a folder."""
@@ -77,16 +77,16 @@ class Ground:
 
     def same(self, name: str, but: Collection[str] = ()) -> bool:
         """Return whether a folder has the undisturbed run's table, except for `seconds` and the numbers of some cells."""
-        found = table(self.folder / name)
-        exact = ~found.cell_id.isin(but)
+        rows = table(self.folder / name)
+        exact = ~rows.cell_id.isin(but)
         columns = ["cell_id", "status", "n_images"]
-        return found[exact].equals(self.calm[exact]) and found[columns].equals(self.calm[columns])
+        return rows[exact].equals(self.undisturbed[exact]) and rows[columns].equals(self.undisturbed[columns])
 
     def halved(self, name: str) -> list[str]:
         """Return the cells that ran with half the batch, and those that share their attacked images."""
-        made = list(Records(self.folder / name).all())
-        shared = {record["crafting"] for record in made if record["provenance"]["halvings"]}
-        return [record["cell_id"] for record in made if record["crafting"] in shared]
+        records = list(Records(self.folder / name).all())
+        shared = {record["crafting"] for record in records if record["provenance"]["halvings"]}
+        return [record["cell_id"] for record in records if record["crafting"] in shared]
 
     def forked(self, work: Callable[[], object]) -> int:
         """Run `work` in a forked copy of this process; return the child's process id."""
@@ -111,13 +111,13 @@ def thirty() -> Suite:
 # --- the faults
 
 
-def run_killed(ground: Ground) -> Found:
+def run_killed(setup: FaultSetup) -> FaultOutcome:
     """Kill a run by SIGKILL, at any moment from its start to past its end."""
     kills = rounds = wrong = 0
-    while kills < ground.kills:
+    while kills < setup.kills:
         name = f"killed-{rounds}"
-        pid = ground.forked(lambda name=name: ground.run(name))  # type: ignore[misc]
-        time.sleep(ground.draw.uniform(0.02, 1) * ground.length)
+        pid = setup.forked(lambda name=name: setup.run(name))  # type: ignore[misc]
+        time.sleep(setup.draw.uniform(0.02, 1) * setup.length)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
@@ -125,10 +125,10 @@ def run_killed(ground: Ground) -> Found:
             kills += 1
         else:
             rounds += 1
-            wrong += os.WEXITSTATUS(status) != 0 or not ground.same(name)
-    ground.run(f"killed-{rounds}")
-    wrong += not ground.same(f"killed-{rounds}")
-    return Found(
+            wrong += os.WEXITSTATUS(status) != 0 or not setup.same(name)
+    setup.run(f"killed-{rounds}")
+    wrong += not setup.same(f"killed-{rounds}")
+    return FaultOutcome(
         "a run is killed",
         f"SIGKILL at {kills} random moments of runs of {CELLS} cells, each resumed",
         f"{rounds + 1} runs came to their end so, {wrong} of them with another `summary.csv` but for `seconds`",
@@ -136,33 +136,33 @@ def run_killed(ground: Ground) -> Found:
     )
 
 
-def worker_killed(ground: Ground) -> Found:
+def worker_killed(setup: FaultSetup) -> FaultOutcome:
     """Kill one of two worker processes by SIGKILL: at most its cell is lost, and the next run repeats it."""
     kills = rounds = wrong = lost = halved = 0
     ended = threading.Event()
 
     def killer() -> None:
         nonlocal kills
-        while not ended.wait(ground.draw.uniform(0.05, 0.6) * ground.length) and kills < ground.kills:
+        while not ended.wait(setup.draw.uniform(0.05, 0.6) * setup.length) and kills < setup.kills:
             victims = [child for child in multiprocessing.active_children() if child.pid]
             if victims:
                 with suppress(ProcessLookupError):
-                    os.kill(ground.draw.choice(victims).pid or 0, signal.SIGKILL)
+                    os.kill(setup.draw.choice(victims).pid or 0, signal.SIGKILL)
                     kills += 1
 
     thread = threading.Thread(target=killer)
     thread.start()
-    while kills < ground.kills or rounds == 0:
+    while kills < setup.kills or rounds == 0:
         name = f"workers-{rounds}"
-        while (outcome := ground.run(name, "processes", 2)).failed:
+        while (outcome := setup.run(name, "processes", 2)).failed:
             lost += len(outcome.failed)
         rounds += 1
-        tried_again = ground.halved(name)
+        tried_again = setup.halved(name)
         halved += len(tried_again)
-        wrong += not ground.same(name, but=tried_again)
+        wrong += not setup.same(name, but=tried_again)
     ended.set()
     thread.join()
-    return Found(
+    return FaultOutcome(
         "a worker is killed",
         f"SIGKILL to one of two `processes` at {kills} random moments",
         f"{lost} cells lost their process twice, were recorded as failed and made by the next run; {rounds} runs came to "
@@ -172,78 +172,78 @@ def worker_killed(ground: Ground) -> Found:
     )
 
 
-def disk_full(ground: Ground) -> Found:
+def disk_full(setup: FaultSetup) -> FaultOutcome:
     """Run on a file system without room for all records, or with a limit on file size."""
-    small, name = ground.folder / "small", "full"
+    small, name = setup.folder / "small", "full"
     small.mkdir()
-    (ground.folder / name).mkdir()
+    (setup.folder / name).mkdir()
     mounted = sys.platform == "linux" and os.geteuid() == 0
     if mounted:
         size = ["-o", "size=256k"]
         mount = ["mount", "-t", "tmpfs", *size, "none", str(small)]
         mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
-    said = ""
+    message = ""
     try:
         if mounted:
             try:
-                execute(ground.suite, ground.root, Records(small / "out"), lambda *_: None)
+                execute(setup.suite, setup.root, Records(small / "out"), lambda *_: None)
             except UserError as error:
-                said = str(error)
+                message = str(error)
             kept = len(list((small / "out" / "cells").glob("[!.]*")))
-            shutil.copytree(small / "out", ground.folder / name, dirs_exist_ok=True)  # there is room
+            shutil.copytree(small / "out", setup.folder / name, dirs_exist_ok=True)  # there is room
         else:
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
             try:
-                ground.run(name)
+                setup.run(name)
             except UserError as error:
-                said = str(error)
+                message = str(error)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            kept = len(list((ground.folder / name / "cells").glob("[!.]*")))
+            kept = len(list((setup.folder / name / "cells").glob("[!.]*")))
     finally:
         if mounted:
             subprocess.run(["umount", str(small)], check=False)
-    outcome = ground.run(name)
-    good = "cannot be written" in said and outcome.kept == kept and ground.same(name)
-    return Found(
+    outcome = setup.run(name)
+    passed = "cannot be written" in message and outcome.kept == kept and setup.same(name)
+    return FaultOutcome(
         "the disk is full",
         "a tmpfs of 256 KiB" if mounted else "files of 3,000 bytes at most",
-        f"one line, “{_plain(said, ground)}”; {outcome.kept} records were kept, and the run went on to the same table where "
+        f"one line, “{_plain(message, setup)}”; {outcome.kept} records were kept, and the run went on to the same table where "
         "there was room",
-        good,
+        passed,
     )
 
 
-def two_runs(ground: Ground) -> Found:
+def two_runs(setup: FaultSetup) -> FaultOutcome:
     """Start a second run in a folder, from another process."""
-    holder, told = os.pipe()
+    holder, ready = os.pipe()
 
     def hold() -> None:
-        with Records(ground.folder / "shared").writing():
-            os.write(told, b"1")
+        with Records(setup.folder / "shared").writing():
+            os.write(ready, b"1")
             time.sleep(600)
 
-    pid = ground.forked(hold)
+    pid = setup.forked(hold)
     os.read(holder, 1)
-    said = ""
+    message = ""
     try:
-        ground.run("shared")
+        setup.run("shared")
     except UserError as error:
-        said = str(error)
+        message = str(error)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    ground.run("shared")
-    return Found(
+    setup.run("shared")
+    return FaultOutcome(
         "two runs in one folder",
         "a second one begins, and again after SIGKILL of the first",
-        f"one line, “{_plain(said, ground)}”; the lock goes with its process, and the next run left the same table",
-        "another run writes to it" in said and ground.same("shared"),
+        f"one line, “{_plain(message, setup)}”; the lock goes with its process, and the next run left the same table",
+        "another run writes to it" in message and setup.same("shared"),
     )
 
 
-def clock_back(ground: Ground) -> Found:
+def clock_back(setup: FaultSetup) -> FaultOutcome:
     """Run with a clock that goes back by an hour whenever it is read."""
     looks = 0
 
@@ -258,17 +258,17 @@ def clock_back(ground: Ground) -> Found:
         return Back.now().timestamp()
 
     with mock.patch("iqarena.bench.results.provenance.datetime", Back), mock.patch("time.time", back):
-        ground.run("back")
-    kept = ground.run("back").kept
-    return Found(
+        setup.run("back")
+    kept = setup.run("back").kept
+    return FaultOutcome(
         "the clock goes backwards",
         f"an hour at each of {looks} looks",
         f"the same table; {kept} cells are done for the next run",
-        kept == CELLS and ground.same("back") and looks >= CELLS,
+        kept == CELLS and setup.same("back") and looks >= CELLS,
     )
 
 
-def plugins(ground: Ground) -> list[Found]:
+def plugins(setup: FaultSetup) -> list[FaultOutcome]:
     """Run misbehaving plugins beside one that behaves."""
     failed, restored = "is recorded as failed: ", "goes well, and what it changed is put back"
     cases = {
@@ -282,31 +282,31 @@ def plugins(ground: Ground) -> list[Found]:
         "changes random streams, dtype, folder": ("stir", {}, "", restored),
         "changes a weight": ("retrain", {}, "the weights of cnniqa were changed", failed),
     }
-    found = []
-    go(suite("nothing"), ground.root, ground.folder / "good")
-    good = table(ground.folder / "good")
-    for place, (fault, (deed, more, words, what)) in enumerate(cases.items()):
-        folder, executor = ground.folder / f"plugin-{place}", "processes" if deed == "kill" else "local"
-        here = (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), Path.cwd())
-        outcome = go(suite(deed, "nothing", **more), ground.root, folder, executor)  # type: ignore[arg-type]
-        clean = here == (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), Path.cwd())
+    outcomes = []
+    go(suite("nothing"), setup.root, setup.folder / "good")
+    expected = table(setup.folder / "good")
+    for index, (fault, (deed, more, message, what)) in enumerate(cases.items()):
+        folder, executor = setup.folder / f"plugin-{index}", "processes" if deed == "kill" else "local"
+        state = (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), Path.cwd())
+        outcome = go(suite(deed, "nothing", **more), setup.root, folder, executor)  # type: ignore[arg-type]
+        clean = state == (torch.get_default_dtype(), random.getstate(), torch.get_rng_state().tolist(), Path.cwd())
         errors = [error for cell, _, error in outcome.failed if cell.attack == attacker(deed)]
         left = table(folder)
         neighbour = left[left.attack == attacker("nothing")].reset_index(drop=True)
-        fine = (len(errors) == 1 and words in errors[0]) if words else not outcome.failed
-        fine = fine and outcome.done == 2 and neighbour.astype(str).equals(good.astype(str)) and clean
-        found.append(Found(
+        fine = (len(errors) == 1 and message in errors[0]) if message else not outcome.failed
+        fine = fine and outcome.done == 2 and neighbour.astype(str).equals(expected.astype(str)) and clean
+        outcomes.append(FaultOutcome(
             f"a plugin {fault}", "beside one that does nothing wrong",
             f"its cell {what}{f'“{errors[0]}”' if errors else ''}; the other one's row is the same", fine,
         ))  # fmt: skip
-    return found
+    return outcomes
 
 
-def leak_until_limit(ground: Ground) -> Found:
+def leak_until_limit(setup: FaultSetup) -> FaultOutcome:
     """Run a plugin that leaks 200 MiB a cell in a process with little more memory than torch needs."""
     chosen = suite("leak", "nothing", memory_mib=1800, threats=[{"eps": (1 + n) / 255} for n in range(12)])
-    outcome = go(chosen, ground.root, ground.folder / "leak", "local")
-    return Found(
+    outcome = go(chosen, setup.root, setup.folder / "leak", "local")
+    return FaultOutcome(
         "a plugin leaks 200 MiB a cell",
         f"{outcome.done} cells, `memory_mib: 1800`",
         f"{len(outcome.failed)} failed: a process that runs out of memory is replaced, and its cell tried again",
@@ -314,32 +314,32 @@ def leak_until_limit(ground: Ground) -> Found:
     )
 
 
-def moved(ground: Ground) -> Found:
+def moved(setup: FaultSetup) -> FaultOutcome:
     """Continue a copy of a folder with half of its cells, with both folder and images moved."""
-    ground.run("here")
-    elsewhere = ground.folder / "elsewhere"
-    shutil.copytree(ground.folder / "here", elsewhere / "out")
-    shutil.copytree(ground.root, elsewhere / "images")
+    setup.run("here")
+    elsewhere = setup.folder / "elsewhere"
+    shutil.copytree(setup.folder / "here", elsewhere / "out")
+    shutil.copytree(setup.root, elsewhere / "images")
     cells = sorted((elsewhere / "out" / "cells").iterdir())
     for cell in cells[::2]:
         shutil.rmtree(cell)
-    outcome = go(ground.suite, elsewhere / "images", elsewhere / "out", "local")
-    return Found(
+    outcome = go(setup.suite, elsewhere / "images", elsewhere / "out", "local")
+    return FaultOutcome(
         "a folder is copied elsewhere and continued",
         f"{CELLS // 2} of {CELLS} cells, and the images under another path",
         f"{outcome.kept} cells were kept, {outcome.done} made; the same table",
-        outcome.kept == CELLS // 2 and ground.same("elsewhere/out"),
+        outcome.kept == CELLS // 2 and setup.same("elsewhere/out"),
     )
 
 
-FAULTS: list[Callable[[Ground], Found | list[Found]]] = [
+FAULTS: list[Callable[[FaultSetup], FaultOutcome | list[FaultOutcome]]] = [
     run_killed, worker_killed, disk_full, two_runs, clock_back, moved, plugins, leak_until_limit,
 ]  # fmt: skip
 
 
-def _plain(said: str, ground: Ground) -> str:
+def _plain(message: str, setup: FaultSetup) -> str:
     """Remove this machine's folders from a message."""
-    return said.replace(str(ground.folder), "…")
+    return message.replace(str(setup.folder), "…")
 
 
 def main() -> int:
@@ -350,26 +350,29 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
     use_threads(1)
-    found: list[Found] = []
+    outcomes: list[FaultOutcome] = []
     with tempfile.TemporaryDirectory() as scratch:
-        ground = Ground(Path(scratch), options.kills, random.Random(options.seed))
-        print(f"{CELLS} cells take {ground.length:.1f} s", flush=True)
+        setup = FaultSetup(Path(scratch), options.kills, random.Random(options.seed))
+        print(f"{CELLS} cells take {setup.length:.1f} s", flush=True)
         for fault in FAULTS:
             if options.only is None or fault.__name__ in options.only:
-                came = fault(ground)
-                for one in came if isinstance(came, list) else [came]:
-                    found.append(one)
-                    print(one, flush=True)
+                results = fault(setup)
+                for outcome in results if isinstance(results, list) else [results]:
+                    outcomes.append(outcome)
+                    print(outcome, flush=True)
     if options.write:
-        rows = [f"| {one.fault} | {one.made} | {one.came} | {'✓' if one.good else '**missed**'} |" for one in found]
+        rows = [
+            f"| {outcome.fault} | {outcome.injected} | {outcome.observed} | {'✓' if outcome.passed else '**missed**'} |"
+            for outcome in outcomes
+        ]
         head = [
             f"`python -m tests.audits.faults --kills {options.kills}`",
             "",
-            "| fault | made to happen | what came of it | |",
+            "| fault | injected | outcome | |",
             "|---|---|---|---|",
         ]
-        page.place("faults", "\n".join([*head, *rows]))
-    return int(not all(one.good for one in found))
+        page.write_section("faults", "\n".join([*head, *rows]))
+    return int(not all(outcome.passed for outcome in outcomes))
 
 
 if __name__ == "__main__":

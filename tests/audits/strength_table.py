@@ -82,10 +82,10 @@ class Verdict:
     """The outcome of one check, a line under the table; `held` is None where a check is not possible."""
 
     held: bool | None
-    words: str
+    text: str
 
     def __str__(self) -> str:
-        return f"{'not possible' if self.held is None else 'PASS' if self.held else 'FAIL':<12}  {self.words}"
+        return f"{'not possible' if self.held is None else 'PASS' if self.held else 'FAIL':<12}  {self.text}"
 
 
 class Table:
@@ -102,8 +102,8 @@ class Table:
     def shift(self, model: str, spec: str, objective: str) -> float | None:
         """Return the mean |quality shift|; None where there is none."""
         rows = self.of(model, [spec])
-        found = rows[rows.objective == objective]["shift"]
-        return float(found.iloc[0]) if len(found) else None
+        shifts = rows[rows.objective == objective]["shift"]
+        return float(shifts.iloc[0]) if len(shifts) else None
 
     def markdown(self, model: str) -> list[str]:
         """Return the rows of a model as a Markdown table, a line for each attack, the largest shift first."""
@@ -145,8 +145,8 @@ def reason_missing(spec: str) -> str:
 
 def objectives_of(spec: str) -> list[Kind]:
     """Return both directions where the attack supports them, else its own objective."""
-    able = ATTACKS.build(spec).objectives
-    return [kind for kind in BOTH if kind in able] or [able[0]]
+    supported = ATTACKS.build(spec).objectives
+    return [kind for kind in BOTH if kind in supported] or [supported[0]]
 
 
 def run(evaluator: Evaluator, specs: list[str], models: list[str], eps: str, records: Records) -> Table:
@@ -187,7 +187,7 @@ def ensemble_beats_all(table: Table, models: list[str], ensemble: str, specs: li
 
     Set-level attacks, which choose each image's target by all the others, are compared on a separate line.
     """
-    sign, way = ("≥", 1) if column == "shift" else ("≤", -1)
+    sign, sign_of_better = ("≥", 1) if column == "shift" else ("≤", -1)
     if reason := reason_missing(ensemble):
         yield Verdict(None, f"{ensemble} {sign} every single attack: {reason}")
         return
@@ -204,12 +204,12 @@ def ensemble_beats_all(table: Table, models: list[str], ensemble: str, specs: li
             if not len(own) or not len(rows):
                 yield Verdict(None, f"{where} {sign} {name}: no {'row of its own' if not len(own) else 'such row'}")
                 continue
-            rows = rows.iloc[(way * rows[column]).argsort()[::-1]]
-            stronger = rows[way * rows[column] > way * float(own.iloc[0])]
-            told = stronger if len(stronger) else rows.head(1)
-            listed = ", ".join(f"{r['attack']} ({r['objective']}) {r[column]:.4f}" for _, r in told.iterrows())
-            words = f"{where} {float(own.iloc[0]):.4f} {sign} {len(rows)} rows of {name}"
-            yield Verdict(not len(stronger), f"{words}, {'stronger: ' if len(stronger) else 'the strongest '}{listed}")
+            rows = rows.iloc[(sign_of_better * rows[column]).argsort()[::-1]]
+            stronger = rows[sign_of_better * rows[column] > sign_of_better * float(own.iloc[0])]
+            shown = stronger if len(stronger) else rows.head(1)
+            listed = ", ".join(f"{r['attack']} ({r['objective']}) {r[column]:.4f}" for _, r in shown.iterrows())
+            text = f"{where} {float(own.iloc[0]):.4f} {sign} {len(rows)} rows of {name}"
+            yield Verdict(not len(stronger), f"{text}, {'stronger: ' if len(stronger) else 'the strongest '}{listed}")
 
 
 def cells_ended_well(table: Table) -> Iterator[Verdict]:
@@ -242,11 +242,11 @@ def parsed() -> argparse.Namespace:
 def open_models(wanted: list[str] | None, root: Path | None) -> tuple[list[str], dict[str, QualityModel]]:
     """Return the names of models, and those models that the registry cannot build from their name alone."""
     weights = root / NIMA_WEIGHTS if root else None
-    there = weights is not None and weights.is_file()
-    names = wanted or ["resnet-iqa", "cnniqa", *([NIMA] if there else [])]
+    available = weights is not None and weights.is_file()
+    names = wanted or ["resnet-iqa", "cnniqa", *([NIMA] if available else [])]
     if NIMA not in names:
         return names, {}
-    if not there:
+    if not available:
         raise UserError(f"{NIMA} needs IQARENA_DATA, a folder with {NIMA_WEIGHTS} in it")
     return names, {NIMA: load_model(f"{NIMA}[weights={weights}]")}
 
@@ -280,9 +280,9 @@ def strength(options: argparse.Namespace, records: Records) -> list[Verdict]:
         if wanted(ensemble):
             verdicts += ensemble_beats_all(table, models, ensemble, specs, column)
     if wanted("square", control):
-        some = [spec for spec in (square, control) if not reason_missing(spec)]
+        specs_of_square = [spec for spec in (square, control) if not reason_missing(spec)]
         small = Evaluator(dataset, options.square_limit, options.batch, extra)
-        tables.append(run(small, some, models, options.eps, records))
+        tables.append(run(small, specs_of_square, models, options.eps, records))
         verdicts += compared(tables[-1], models, square, 3.0, control)
 
     for one in tables:
@@ -300,11 +300,11 @@ def page(
     options: argparse.Namespace, dataset: ImageDataset, tables: list[Table], missing: dict[str, str], verdicts: list[Verdict]
 ) -> str:
     """Return the tables and the verdicts in Markdown."""
-    words = ["python", "-m", "tests.audits.strength_table"]
-    words += [] if options.dataset == "demo" else ["--dataset", options.dataset]
-    words += [] if options.models is None else ["--models", *options.models]
-    words += [] if options.attacks is None else ["--attacks", *options.attacks]
-    words += ["--limit", str(options.limit), "--square-limit", str(options.square_limit), "--page", str(options.page)]
+    args = ["python", "-m", "tests.audits.strength_table"]
+    args += [] if options.dataset == "demo" else ["--dataset", options.dataset]
+    args += [] if options.models is None else ["--models", *options.models]
+    args += [] if options.attacks is None else ["--attacks", *options.attacks]
+    args += ["--limit", str(options.limit), "--square-limit", str(options.square_limit), "--page", str(options.page)]
     lines = [
         "# Strength of the attacks", "",
         f"Every attack that supports ℓ∞, on undefended models, at ε = {options.eps}. The tables show the mean |shift| of",
@@ -313,12 +313,12 @@ def page(
         "attacked with clean qualities, the lowest of these rows. As in any cell, images are scored as they are stored in",
         "8 bit, inside the threat model. Budgets are the defaults, except for searches and fitted attacks, which have a few",
         "hundred queries or a few epochs, as their names say.", "",
-        f"`{shlex.join(words)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} images of `{dataset.name}`.", "",
+        f"`{shlex.join(args)}`, with $IQARENA_DATA for `{NIMA}`: {options.limit} images of `{dataset.name}`.", "",
         "## Checks", "",
         "The SROCC of a set is not minimised image by image: an attack on the whole set, which sees all images before it",
         "chooses their aims, may reach a lower one than `standard-rank`. The leaderboard takes the minimum over both.", "",
         "| | |", "|---|---|",
-        *(f"| {'✓' if v.held else 'not possible' if v.held is None else '**no**'} | {v.words.replace('|', '∣')} |"
+        *(f"| {'✓' if v.held else 'not possible' if v.held is None else '**no**'} | {v.text.replace('|', '∣')} |"
           for v in verdicts), "",
     ]  # fmt: skip
     for model in dict.fromkeys(tables[0].rows.model):

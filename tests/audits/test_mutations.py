@@ -1,4 +1,4 @@
-"""The mutations can be applied, and the page names the test that caught each; `python -m tests.audits.mutations` runs them."""
+"""The mutations can be applied, and the page says what caught each; `python -m tests.audits.mutations` runs them."""
 
 from __future__ import annotations
 

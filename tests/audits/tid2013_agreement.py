@@ -89,7 +89,7 @@ def fsim(one: Reals, other: Reals) -> float:
 
 
 def shipped(folder: Path, image_ids: list[str]) -> pd.DataFrame:
-    """Read the measures that TID2013 ships for these images: lines go through references, types and levels, each in order."""
+    """Read TID2013's own measures of these images: lines go through references, types and levels, each in order."""
     lines = [24 * 5 * (int(i[1:3]) - 1) + 5 * (int(i[4:6]) - 1) + int(i[7]) - 1 for i in image_ids]
     return pd.DataFrame({name: np.loadtxt(folder / f"{name}.txt")[lines] for name in MEASURES}, index=image_ids)
 
@@ -107,22 +107,22 @@ def main(
     dataset = TID2013Reconstructed.open(root)
     ids = [sample.image_id for sample in dataset.samples]
     if keep and keep.is_file():
-        here = pd.read_csv(keep, index_col="image_id").loc[ids]
+        computed = pd.read_csv(keep, index_col="image_id").loc[ids]
     else:
-        found = each(Measures(dataset), len(dataset), os.cpu_count() or 1)
-        rows = [list(row) for row in track(found, "measuring", total=len(dataset))]
-        here = pd.DataFrame(rows, columns=list(MEASURES), index=ids)
+        measures = each(Measures(dataset), len(dataset), os.cpu_count() or 1)
+        rows = [list(row) for row in track(measures, "measuring", total=len(dataset))]
+        computed = pd.DataFrame(rows, columns=list(MEASURES), index=ids)
     if keep:
-        here.to_csv(keep, index_label="image_id")
-    there = shipped(metrics, ids) if metrics else None
+        computed.to_csv(keep, index_label="image_id")
+    published = shipped(metrics, ids) if metrics else None
     scores, kinds = np.array([sample.mos for sample in dataset.samples]), np.array(dataset.kinds)
     print("| | type | images |" + "".join(f" {name} | rated |" for name in MEASURES))
     print("|-:|-|-:|" + "-:|-:|" * len(MEASURES))
     lines = [(str(kind.number), kind.name, kinds == kind.number) for kind in DISTORTIONS if kind.number != UNSEEN]
     lines.append(("", f"all but {UNSEEN}", kinds != UNSEEN))
     for number, name, chosen in lines:
-        rated = RATED[number or "all"] if there is None else sroccs(there[chosen], scores[chosen])
-        pairs = zip(sroccs(here[chosen], scores[chosen]), rated, strict=True)
+        rated = RATED[number or "all"] if published is None else sroccs(published[chosen], scores[chosen])
+        pairs = zip(sroccs(computed[chosen], scores[chosen]), rated, strict=True)
         print(f"| {number} | {name} | {chosen.sum()} |" + "".join(f" {one:.3f} | {other:.3f} |" for one, other in pairs))
 
 

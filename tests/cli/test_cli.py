@@ -28,9 +28,9 @@ from iqarena.models.base import ModelInfo, QualityModel
 ROOT = Path(__file__).parents[2]
 
 
-def iqarena(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def iqarena(*args: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "iqarena", *map(str, words)],
+        [sys.executable, "-m", "iqarena", *map(str, args)],
         check=False,
         capture_output=True,
         text=True,
@@ -59,9 +59,9 @@ def test_list_is_valid_json(kind: str, names: set[str]) -> None:
 
 
 def test_run_resumes_and_the_leaderboard_checks(tmp_path: Path) -> None:
-    words = ["run", "--model", "resnet-iqa", "--defense", "none", "--attack", "pgd", "--attack", "random-noise"]
-    words += ["--attack", "score-reflection", "--limit", "12", "--out", tmp_path / "r"]
-    first = iqarena(*words)
+    args = ["run", "--model", "resnet-iqa", "--defense", "none", "--attack", "pgd", "--attack", "random-noise"]
+    args += ["--attack", "score-reflection", "--limit", "12", "--out", tmp_path / "r"]
+    first = iqarena(*args)
     assert first.returncode == 0, first.stderr
     summary = (tmp_path / "r/summary.csv").read_bytes()
     table = pd.read_csv(tmp_path / "r/summary.csv")
@@ -74,7 +74,7 @@ def test_run_resumes_and_the_leaderboard_checks(tmp_path: Path) -> None:
     assert (reflected.srocc_clean > 0.6).all()
     assert (reflected.srocc_adv < 0).all()
 
-    second = iqarena(*words)
+    second = iqarena(*args)
     assert "0 cells run, 6 kept" in second.stdout
     assert (tmp_path / "r/summary.csv").read_bytes() == summary
 
@@ -92,8 +92,8 @@ def test_attack_writes_images_and_says_what_happened(tmp_path: Path) -> None:
     from skimage import data
 
     Image.fromarray(data.astronaut()[:128, 130:290]).save(tmp_path / "a.png")
-    words = ["--model", "resnet-iqa", "--attack", "score-reflection-away", "--out", tmp_path]
-    done = iqarena("attack", tmp_path / "a.png", *words)
+    args = ["--model", "resnet-iqa", "--attack", "score-reflection-away", "--out", tmp_path]
+    done = iqarena("attack", tmp_path / "a.png", *args)
     assert done.returncode == 0, done.stderr
     before, after = (np.asarray(Image.open(tmp_path / f"a-{name}.png")).astype(int) for name in ("before", "after"))
     assert 1 <= np.abs(after - before).max() <= 2
@@ -113,7 +113,7 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("command", "message"),
     [
         ("run --attack pgdd --out OUT", "unknown attack 'pgdd'; did you mean pgd"),
         ("run --model resnet --out OUT", "unknown model 'resnet'; did you mean resnet-iqa"),
@@ -145,10 +145,10 @@ def files(tmp_path: Path) -> Path:
         ("list things", "Invalid value"),
     ],
 )  # fmt: skip
-def test_wrong_use_is_one_clear_line_and_exit_2(files: Path, words: str, told: str) -> None:
-    done = iqarena(*words.replace("OUT", str(files / "out")).split(), cwd=files)
+def test_wrong_use_is_one_clear_line_and_exit_2(files: Path, command: str, message: str) -> None:
+    done = iqarena(*command.replace("OUT", str(files / "out")).split(), cwd=files)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert told in done.stderr.replace("\n", " ") or told in " ".join(done.stderr.replace("│", " ").split())
+    assert message in done.stderr.replace("\n", " ") or message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
 
 
@@ -207,18 +207,18 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "registry", "name", "made", "words"), BROKEN, ids=[case[2] for case in BROKEN])
+@pytest.mark.parametrize(("kind", "registry", "name", "cls", "message"), BROKEN, ids=[case[2] for case in BROKEN])
 def test_a_plugin_that_loads_and_cannot_be_asked_is_listed_with_its_error(
-    monkeypatch: pytest.MonkeyPatch, kind, registry, name, made, words
+    monkeypatch: pytest.MonkeyPatch, kind, registry, name, cls, message
 ) -> None:
     others = [entry for entry in catalogue(kind) if entry["error"] is None]
-    monkeypatch.setitem(registry.entries, name, Entry(name, made))
-    found = {entry["name"]: entry for entry in catalogue(kind)}
-    assert found.pop(name)["error"].startswith(words)
-    assert list(found.values()) == others
+    monkeypatch.setitem(registry.entries, name, Entry(name, cls))
+    entries = {entry["name"]: entry for entry in catalogue(kind)}
+    assert entries.pop(name)["error"].startswith(message)
+    assert list(entries.values()) == others
     done = CliRunner().invoke(app, ["list", kind], env={"COLUMNS": "200"})
     assert done.exit_code == 0
-    assert f"broken: {words}" in done.output
+    assert f"broken: {message}" in done.output
 
 
 def test_what_plugins_say_of_themselves_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,9 +227,9 @@ def test_what_plugins_say_of_themselves_is_no_markup(monkeypatch: pytest.MonkeyP
         {"name": "b", "error": "ValueError: [/bold] is missing"},
     ]
     monkeypatch.setattr("iqarena.bench.cli.catalogue.catalogue", lambda kind: entries)
-    said = CliRunner().invoke(app, ["list", "attacks"], env={"COLUMNS": "200"})
-    assert said.exit_code == 0
-    assert all(words in said.output for words in ("a[bold]", "Takes [red]steps[/nothing].", "broken: ValueError: [/bold]"))
+    result = CliRunner().invoke(app, ["list", "attacks"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert all(text in result.output for text in ("a[bold]", "Takes [red]steps[/nothing].", "broken: ValueError: [/bold]"))
 
 
 def test_progress_shows_the_brackets_of_a_spec(monkeypatch: pytest.MonkeyPatch) -> None:

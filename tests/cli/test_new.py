@@ -81,15 +81,15 @@ def test_the_linter_has_nothing_to_say(name: str, checkout: Path) -> None:
             copied.parent.mkdir(parents=True, exist_ok=True)
             copied.touch()
     written = [str(file) for kind in skeletons.FOLDERS for file in skeletons.new(kind, name)[0]]
-    for words in (["check"], ["format", "--check"]):
+    for args in (["check"], ["format", "--check"]):
         done = subprocess.run(
-            [ruff, *words, "--no-cache", *written], capture_output=True, text=True, check=False, cwd=checkout
+            [ruff, *args, "--no-cache", *written], capture_output=True, text=True, check=False, cwd=checkout
         )
         assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "told"),
+    ("kind", "name", "message"),
     [
         ("attack", "Mine", "is no name"),
         ("attack", "mine_too", "is no name"),
@@ -104,8 +104,10 @@ def test_the_linter_has_nothing_to_say(name: str, checkout: Path) -> None:
         ("attack", "attack", "is a word"),
     ],
 )
-def test_a_name_that_will_not_do_is_refused_and_nothing_is_written(kind: str, name: str, told: str, checkout: Path) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_name_that_will_not_do_is_refused_and_nothing_is_written(
+    kind: str, name: str, message: str, checkout: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
         skeletons.new(kind, name)
     assert not (checkout / "attacks").exists()
 
@@ -138,9 +140,9 @@ def test_the_example_package_is_installed_and_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     environment = os.environ | {"PYTHONPATH": f"{target}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
-    def iqarena(*words: str) -> subprocess.CompletedProcess[str]:
+    def iqarena(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "iqarena", *words],
+            [sys.executable, "-m", "iqarena", *arguments],
             capture_output=True,
             text=True,
             env=environment,
@@ -152,8 +154,8 @@ def test_the_example_package_is_installed_and_run(tmp_path: Path) -> None:
     listed = {entry["name"]: entry["error"] for entry in json.loads(done.stdout)}
     assert listed["example-step"] is None
     assert "NotThere" in listed["example-broken"]
-    words = ["-m", "example-mean", "-d", "example-shift", "-a", "example-step", "--dataset", "example-ramps"]
-    done = iqarena("run", *words, "--out", "runs/example")
+    options = ["-m", "example-mean", "-d", "example-shift", "-a", "example-step", "--dataset", "example-ramps"]
+    done = iqarena("run", *options, "--out", "runs/example")
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_csv(tmp_path / "runs/example/summary.csv")
     assert len(table) == 2, "oblivious and adaptive"

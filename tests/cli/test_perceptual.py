@@ -28,8 +28,8 @@ WIDTHS = (4, 5, 6, 7, 8)
 def lpips_weights(widths=WIDTHS):
     """Return weights of a network of the given widths, under the names of torchvision and of the authors."""
     generator = torch.Generator().manual_seed(1)
-    learnt = {f"lin{n}.model.1.weight": torch.rand(1, width, 1, 1, generator=generator) for n, width in enumerate(widths)}
-    return small_weights(widths) | learnt
+    weights = {f"lin{n}.model.1.weight": torch.rand(1, width, 1, 1, generator=generator) for n, width in enumerate(widths)}
+    return small_weights(widths) | weights
 
 
 def noise(count: int, side: int, seed: int) -> torch.Tensor:
@@ -45,8 +45,8 @@ def test_lpips_is_piqs(monkeypatch: pytest.MonkeyPatch) -> None:
         {name.partition(".")[2]: value for name, value in weights.items() if name.startswith("features")}
     )
     monkeypatch.setattr("piq.perceptual.vgg16", lambda **_: SimpleNamespace(features=features))
-    learnt = [weights[f"lin{n}.model.1.weight"] for n in range(5)]
-    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: learnt)
+    layer_weights = [weights[f"lin{n}.model.1.weight"] for n in range(5)]
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: layer_weights)
     theirs, ours = piq.LPIPS(reduction="none"), LPIPS(weights)
     x, y = noise(2, 40, 0), noise(2, 40, 1)
     # float32 sums over some hundred thousand features
@@ -54,10 +54,10 @@ def test_lpips_is_piqs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lpips_is_nought_for_the_same_image_and_grows_with_noise() -> None:
-    made, clean, shift = LPIPS(lpips_weights()), noise(1, 32, 2), noise(1, 32, 3) - 0.5
-    found = [float(made((clean + share * shift).clamp(0, 1), clean)) for share in (0, 0.05, 0.2, 0.8)]
-    assert found[0] == 0
-    assert found == sorted(found)
+    lpips, clean, shift = LPIPS(lpips_weights()), noise(1, 32, 2), noise(1, 32, 3) - 0.5
+    distances = [float(lpips((clean + share * shift).clamp(0, 1), clean)) for share in (0, 0.05, 0.2, 0.8)]
+    assert distances[0] == 0
+    assert distances == sorted(distances)
 
 
 @pytest.mark.parametrize("load", [load_lpips, load_dists])

@@ -18,12 +18,12 @@ from tests.support.published_layouts import READERS, image, kadid10k
 def iqarena(monkeypatch, capsys):
     """The command in this process: (exit code, stdout, stderr)."""
 
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["iqarena", *map(str, words)])
+    def run(*args):
+        monkeypatch.setattr("sys.argv", ["iqarena", *map(str, args)])
         with pytest.raises(SystemExit) as ended:
             main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
 
     monkeypatch.setenv("COLUMNS", "140")
     return run
@@ -69,9 +69,9 @@ def test_the_list_says_what_every_data_set_is(iqarena):
 def test_data_list_says_what_lies_below_the_root(iqarena):
     code, out, _ = iqarena("data", "list")
     assert code == 0
-    for name, made in DATASETS.items():
+    for name, cls in DATASETS.items():
         assert name in out
-        assert not made.count or f"{made.count:,}" in out
+        assert not cls.count or f"{cls.count:,}" in out
     assert "dmos_realigned.mat or dmos.mat" in out
     assert "nothing; it is embedded" in out
     code, out, _ = iqarena("data", "list", "koniq10k", "--json")
@@ -84,10 +84,10 @@ def test_data_list_says_what_lies_below_the_root(iqarena):
 def test_data_list_says_what_is_in_a_folder(iqarena, kadid):
     code, out, _ = iqarena("data", "list", "--root", kadid.parent, "--json")
     assert code == 0
-    found = {entry["name"]: entry["found"] for entry in json.loads(out)}
-    assert found["kadid10k"] == "3 images"
-    assert found["images"] == "5 images"
-    assert found["spaq"].startswith(f"no: {kadid.parent}: holds no label file of SPAQ")
+    found_by_name = {entry["name"]: entry["found"] for entry in json.loads(out)}
+    assert found_by_name["kadid10k"] == "3 images"
+    assert found_by_name["images"] == "5 images"
+    assert found_by_name["spaq"].startswith(f"no: {kadid.parent}: holds no label file of SPAQ")
     code, out, _ = iqarena("data", "list", "kadid10k", "--root", kadid)
     assert "3 images" in out
     code, _, err = iqarena("data", "list", "kadid")
@@ -115,7 +115,7 @@ def twice(root):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda root: [path.unlink() for path in root.rglob("*.*")], "holds no label file of KADID-10k"),
         (gone, "1 of the 3 images of KADID-10k are missing, the first is I81_25_05.png"),
@@ -126,7 +126,7 @@ def twice(root):
     ids=["wrong root", "half an archive", "another release", "cut", "duplicate rows"],
 )
 @pytest.mark.parametrize("command", ["run", "train"])
-def test_a_wrong_data_set_is_one_line_and_nothing_is_written(iqarena, kadid, tmp_path, command, change, words):
+def test_a_wrong_data_set_is_one_line_and_nothing_is_written(iqarena, kadid, tmp_path, command, change, message):
     change(kadid)
     before = files_below(tmp_path)
     options = ["-a", "random-noise"] if command == "run" else []
@@ -136,19 +136,19 @@ def test_a_wrong_data_set_is_one_line_and_nothing_is_written(iqarena, kadid, tmp
     assert out == ""
     assert err.count("\n") == 1
     assert err.startswith("iqarena: ")
-    assert words in err
+    assert message in err
     assert files_below(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "message"),
     [
         ("zero-byte", "not a readable image"), ("sixteen-bit RGB", "16 bits a channel"), ("palette", "mode P"),
         ("cmyk", "mode CMYK"), ("animated", "has 2 frames"), ("turned", "EXIF says to turn it"), ("cut", "not a readable"),
         ("bomb", "decompression bomb"), ("missing", "no such file"),
     ],
 )  # fmt: skip
-def test_an_image_that_cannot_be_used_is_one_line_before_anything_is_written(iqarena, folder, tmp_path, kind, words):
+def test_an_image_that_cannot_be_used_is_one_line_before_anything_is_written(iqarena, folder, tmp_path, kind, message):
     spoil(folder / "b.png", kind)
     before = files_below(tmp_path)
     where = ["--dataset", "folder", "--root", folder, "--out", tmp_path / "out"]
@@ -157,7 +157,7 @@ def test_an_image_that_cannot_be_used_is_one_line_before_anything_is_written(iqa
     assert out == ""
     assert err.count("\n") == 1
     assert err.startswith(f"iqarena: {folder / 'b.png'}: ")
-    assert words in err
+    assert message in err
     assert files_below(tmp_path) == before
     code, out, err = iqarena("data", "verify", "folder", "--root", folder)
     assert code == 2

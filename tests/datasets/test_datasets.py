@@ -84,7 +84,7 @@ def test_labels_make_sense(manifest):
     mean = distorted.groupby("level").mos.mean()
     assert mean.is_monotonic_decreasing
     assert mean[1] - mean[5] > 0.3
-    # Within one crop and type the label falls: by the fifth level always, from level to level nearly always. A colour shift comes
+    # Within one crop and type the label falls: by the fifth level always, in nearly every step. A colour shift comes
     # back into step with a texture now and then, and negative saturation is another hue more than a worse one to measures
     # that look at luma most: those two need the slack, and saturation has no order of its ends either.
     kinds = distorted.sort_values("level").groupby(distorted.image_id.str.rsplit("-", n=1).str[0])
@@ -94,11 +94,11 @@ def test_labels_make_sense(manifest):
 
 
 def test_images_of_the_first_crop_are_those_of_the_manifest(first_crop, manifest):
-    found = pd.DataFrame(
+    rows = pd.DataFrame(
         [(image_id, reference, kind, level, pixel_hash(image)) for image_id, reference, kind, level, image in first_crop],
         columns=[c for c in COLUMNS if c != "mos"],
     )
-    pd.testing.assert_frame_equal(found, manifest.drop(columns="mos").head(len(found)))
+    pd.testing.assert_frame_equal(rows, manifest.drop(columns="mos").head(len(rows)))
     assert {image.shape for *_, image in first_crop} == {(SIDE, SIDE, 3)}
 
 
@@ -177,10 +177,10 @@ def test_a_limited_draw_is_a_prefix_of_a_longer_one_and_balanced_over_the_refere
     if limit < len(references):
         longer = data.spread(min(limit + 3, len(references) - 1))
         assert drawn == longer[: len(drawn)]
-        counts, there = Counter(references[i] for i in drawn), Counter(references)
+        counts, available = Counter(references[i] for i in drawn), Counter(references)
         # a reference has fewer images than another by more than one only if it has no more
-        for one, other in itertools.permutations(there, 2):
-            assert counts[one] >= counts[other] - 1 or counts[one] == there[one]
+        for one, other in itertools.permutations(available, 2):
+            assert counts[one] >= counts[other] - 1 or counts[one] == available[one]
 
 
 def test_without_a_limit_the_order_is_that_of_the_data_set():
@@ -196,10 +196,10 @@ def test_the_draw_of_the_demo_set_is_what_it_always_was():
 def test_subset_keeps_images_and_labels_together():
     whole = Listed("abc")
     whole.samples = [Sample(f"i{i}", "r", i / 10) for i in range(3)]
-    some = Subset(whole, [2, 0])
-    assert len(some) == 2
-    assert [some.mos(i) for i in range(2)] == [0.2, 0.0]
-    assert int(some.image(0)[0, 0, 0]) == 2
+    subset = Subset(whole, [2, 0])
+    assert len(subset) == 2
+    assert [subset.mos(i) for i in range(2)] == [0.2, 0.0]
+    assert int(subset.image(0)[0, 0, 0]) == 2
 
 
 # --- splits
@@ -250,17 +250,17 @@ def test_worker_processes_are_for_many_images_and_several_threads(monkeypatch):
     assert decoders(10_000) == 0
 
 
-def _decoders_of_a_child(found):
+def _decoders_of_a_child(queue):
     torch.set_num_threads(4)
-    found.put(decoders(10_000))
+    queue.put(decoders(10_000))
 
 
 def test_a_process_that_may_have_no_children_decodes_itself():
     spawned = multiprocessing.get_context("fork")
-    found = spawned.SimpleQueue()
-    child = spawned.Process(target=_decoders_of_a_child, args=(found,), daemon=True)
+    queue = spawned.SimpleQueue()
+    child = spawned.Process(target=_decoders_of_a_child, args=(queue,), daemon=True)
     child.start()
-    assert found.get() == 0
+    assert queue.get() == 0
     child.join()
 
 
@@ -291,9 +291,9 @@ def test_every_data_set_says_what_it_is():
         "demo", "folder", "images", "live", "csiq", "tid2013", "kadid10k", "koniq10k", "clive", "vclfer", "spaq", "cid2013",
         "pipal", "tid2013-reconstructed",
     }  # fmt: skip
-    for name, made in DATASETS.items():
-        facts = made.facts()
-        assert made.name == name
+    for name, cls in DATASETS.items():
+        facts = cls.facts()
+        assert cls.name == name
         assert facts["about"].endswith(".")
         assert facts["label_kind"] in {"MOS", "MOS (reconstructed)", "pseudo-MOS", "none"}
         if facts["count"]:
@@ -313,11 +313,11 @@ def test_a_data_set_on_disk_asks_for_its_root(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "expected"),
     [("dmeo", "did you mean demo"), ("demo[seed=1]", "takes no parameters"), ("live[a]", "not parameter=value")],
 )
-def test_a_wrong_name_is_one_line(spec, words, tmp_path):
-    with pytest.raises(UserError, match=words) as error:
+def test_a_wrong_name_is_one_line(spec, expected, tmp_path):
+    with pytest.raises(UserError, match=expected) as error:
         open_dataset(spec, tmp_path)
     exit_on_user_error(error)
 

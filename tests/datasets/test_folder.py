@@ -42,7 +42,7 @@ def test_folder_reads_images_and_labels(folder):
 
 
 @pytest.mark.parametrize(
-    ("table", "words"),
+    ("table", "expected"),
     [
         ("", "labels.csv"),
         ("image,reference_id\na.png,r\n", "lacks the column"),
@@ -60,13 +60,13 @@ def test_folder_reads_images_and_labels(folder):
         (b"\xff\xfe\x00image", "labels.csv"),
     ],
 )
-def test_a_broken_label_table_is_one_line_that_names_it(folder, table, words):
+def test_a_broken_label_table_is_one_line_that_names_it(folder, table, expected):
     (folder / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
     with pytest.raises(UserError) as error:
         Folder(folder)
     message = exit_on_user_error(error)
     assert "labels.csv" in message
-    assert words in message
+    assert expected in message
 
 
 def test_a_folder_without_a_table_and_a_root_that_is_none_are_one_line(tmp_path, folder):
@@ -107,7 +107,7 @@ def test_low_scores_can_be_good_a_column_may_be_called_2019_and_images_may_be_th
 
 
 @pytest.mark.parametrize(
-    ("parameters", "words"),
+    ("parameters", "expected"),
     [
         ("table=none.csv", "none.csv: not found"),
         ("table=scores.csv", "lacks the column(s) image, mos, reference_id; it has filename, scene, MOS"),
@@ -117,10 +117,10 @@ def test_low_scores_can_be_good_a_column_may_be_called_2019_and_images_may_be_th
         ("table=scores.csv,image=filename,reference=scene,mos=MOS,low=2,high=5", "line 3: MOS 1 is not in [2, 5]"),
     ],
 )
-def test_wrong_columns_are_one_line(scores, parameters, words):
+def test_wrong_columns_are_one_line(scores, parameters, expected):
     with pytest.raises(UserError) as error:
         open_dataset(f"folder[{parameters}]", scores)
-    assert words in exit_on_user_error(error)
+    assert expected in exit_on_user_error(error)
 
 
 # --- images
@@ -135,8 +135,8 @@ def test_one_part_alone_can_be_taken(folder):
     assert part.mos(0) == 1
     assert torch.equal(part.image(0), whole.image(1))
     assert part.fingerprint != whole.fingerprint
-    for parameters, words in (("part=test", "holds no image of the part test"), ("part=tests", "part: Input should be")):
-        with pytest.raises(UserError, match=words) as error:
+    for parameters, expected in (("part=test", "holds no image of the part test"), ("part=tests", "part: Input should be")):
+        with pytest.raises(UserError, match=expected) as error:
             open_dataset(f"folder[{parameters}]", folder)
         exit_on_user_error(error)
 

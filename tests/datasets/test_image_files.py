@@ -161,8 +161,8 @@ def test_a_cut_or_changed_file_is_an_image_or_a_user_error_never_a_crash(tmp_pat
         if turn % 2:
             content = content[: rng.randint(1, len(whole))]
         else:
-            for place in rng.randint(0, len(whole), 3):
-                content[place] = rng.randint(256)
+            for index in rng.randint(0, len(whole), 3):
+                content[index] = rng.randint(256)
         path.write_bytes(content)
         refusal = ""
         try:

@@ -42,8 +42,8 @@ def test_what_was_asked_for_last_is_kept_and_no_more_than_fits():
     assert images.sizes == [(16, 16)] * 4
     assert len(set(images.hashes)) == 4
     assert dataset.decoded == [0, 1, 1, 1, 0, 0, 0, 0, 0, 1]
-    for place in (2, 3, 2, 3):  # the last two of the first pass
-        assert torch.equal(images[place], dataset.made[[9, 1, 2, 3][place]])
+    for index in (2, 3, 2, 3):  # the last two of the first pass
+        assert torch.equal(images[index], dataset.made[[9, 1, 2, 3][index]])
     assert sum(dataset.decoded) == 4
     assert torch.equal(images[0], dataset.made[9])
     assert torch.equal(images[3], dataset.made[3])
@@ -55,26 +55,26 @@ def test_what_was_asked_for_last_is_kept_and_no_more_than_fits():
 def test_an_image_larger_than_the_memory_is_decoded_all_the_same():
     dataset = Counting()
     images = CleanImages(dataset, range(3), memory=1)
-    assert [torch.equal(image, made) for image, made in zip(images, dataset.made, strict=False)] == [True] * 3
+    assert [torch.equal(image, expected) for image, expected in zip(images, dataset.made, strict=False)] == [True] * 3
 
 
 def test_attacked_images_that_do_not_fit_into_memory_go_to_files():
-    made = random_pixels(5)
-    shelf = AttackedImages(5, memory=2 * ONE)
-    for place in (4, 0, 3, 1, 2):
-        shelf.put(place, made[place])
-    assert shelf.bytes == 2 * ONE
-    assert all(torch.equal(one, other) for one, other in zip(shelf, made, strict=True))
-    assert shelf[0].dtype == torch.uint8
-    folder = shelf._folder
+    images = random_pixels(5)
+    attacked = AttackedImages(5, memory=2 * ONE)
+    for index in (4, 0, 3, 1, 2):
+        attacked.put(index, images[index])
+    assert attacked.bytes == 2 * ONE
+    assert all(torch.equal(one, other) for one, other in zip(attacked, images, strict=True))
+    assert attacked[0].dtype == torch.uint8
+    folder = attacked._folder
     assert len(list(folder.iterdir())) == 3
-    del shelf
+    del attacked
     assert not folder.exists()
 
 
 def test_cells_come_out_the_same_in_little_memory(monkeypatch):
     suite = validated({"models": ["linear"], "attacks": ["fgsm", "random-noise"], "settings": ["adaptive"]})
-    found = []
+    results = []
     for memory in (2**28, 2 * ONE):
         monkeypatch.setattr("iqarena.bench.datasets.image_store.CleanImages.__init__.__defaults__", (memory,))
         monkeypatch.setattr("iqarena.bench.datasets.image_store.AttackedImages.__init__.__defaults__", (memory,))
@@ -82,7 +82,7 @@ def test_cells_come_out_the_same_in_little_memory(monkeypatch):
         evaluator = Evaluator(dataset, None, 4, {"linear": LinearModel()})
         rows = [evaluator.run(cell, evaluator.ids.cell_id(cell))[1] for cell in expand(suite)]
         assert (max(dataset.decoded) > 1) == (memory == 2 * ONE), "the case must not fit"
-        found.append(rows)
-    for one, other in zip(*found, strict=True):
+        results.append(rows)
+    for one, other in zip(*results, strict=True):
         assert one.drop(columns="status").equals(other.drop(columns="status"))
         assert (one.status == "ok").all()

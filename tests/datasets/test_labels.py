@@ -1,6 +1,6 @@
 """Readers on the true label files of published data sets: counts, values and directions of the labels.
 
-The files are not part of this project: ``IQARENA_DATA`` names a folder with ``labels/`` in it, one CSV a data set in the form
+The files are no part of this project: ``IQARENA_DATA`` names a folder with ``labels/`` in it, one CSV a data set in the form
 of the IQA-Dataset project, and three official files.
 """
 

@@ -53,9 +53,9 @@ def layout(tmp_path, monkeypatch):
 def test_the_official_layout_is_read(layout, name):
     root = layout(name)
     data = open_dataset(name, root)
-    found = [(s.image_id, s.reference_id, s.mos, s.raw) for s in data.samples]
-    assert [row[:2] for row in found] == [row[:2] for row in EXPECTED[name]]
-    np.testing.assert_allclose([row[2:] for row in found], [row[2:] for row in EXPECTED[name]], rtol=0, atol=1e-12)
+    rows = [(s.image_id, s.reference_id, s.mos, s.raw) for s in data.samples]
+    assert [row[:2] for row in rows] == [row[:2] for row in EXPECTED[name]]
+    np.testing.assert_allclose([row[2:] for row in rows], [row[2:] for row in EXPECTED[name]], rtol=0, atol=1e-12)
     assert data.label_kind == "MOS"
     for index in range(len(data)):
         assert data.image(index).shape == ((3, 768, 1024) if name == "koniq10k" else (3, 20, 24))
@@ -174,33 +174,33 @@ def test_a_root_without_the_label_file_is_one_line_that_says_what_is_looked_for(
     (tmp_path / "file").write_text("x")
     assert "no such folder" in refusal(name, tmp_path / "nowhere")
     assert "not a folder" in refusal(name, tmp_path / "file")
-    words = refusal(name, tmp_path)
-    assert READERS[name].label_files[0].paths[0] in words
-    assert "--root" in words
+    message = refusal(name, tmp_path)
+    assert READERS[name].label_files[0].paths[0] in message
+    assert "--root" in message
 
 
 def test_of_two_copies_below_the_root_none_is_taken(layout, tmp_path):
     root = layout("kadid10k")
     (root.parent / "copy").mkdir()
     kadid10k(root.parent / "copy")
-    words = refusal("kadid10k", tmp_path)
-    assert "copy/dmos.csv and old kadid10k/dmos.csv" in words
+    message = refusal("kadid10k", tmp_path)
+    assert "copy/dmos.csv and old kadid10k/dmos.csv" in message
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_half_an_archive_is_one_line_with_a_count_and_what_lists_them(layout, name):
     root = layout(name)
-    gone = [open_dataset(name, root).file(index) for index in (1, 2)]
-    for path in gone:
+    missing = [open_dataset(name, root).file(index) for index in (1, 2)]
+    for path in missing:
         path.unlink()
-    words = refusal(name, root)
-    assert "2 of the 3 images" in words
-    assert gone[0].name.lower() in words.lower()
-    assert f"iqarena data verify {name}" in words
+    message = refusal(name, root)
+    assert "2 of the 3 images" in message
+    assert missing[0].name.lower() in message.lower()
+    assert f"iqarena data verify {name}" in message
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "expected"),
     [
         ("dist_img,ref_img,score\nI01_01_01.png,I01.png,4\n", "lacks the column(s) dmos (it has dist_img, ref_img, score)"),
         ("dist_img,ref_img,dmos,var\nI01_01_01.png,I01.png,4,0\n", "holds 1 labels, KADID-10k has 3"),
@@ -219,12 +219,12 @@ def test_half_an_archive_is_one_line_with_a_count_and_what_lists_them(layout, na
         (b"\xff\xfe\x00", "not a readable table"),
     ],
 )
-def test_a_label_file_that_is_wrong_is_one_line_that_names_it(layout, content, words):
+def test_a_label_file_that_is_wrong_is_one_line_that_names_it(layout, content, expected):
     root = layout("kadid10k")
     (root / "dmos.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     message = refusal("kadid10k", root)
     assert str(root / "dmos.csv") in message
-    assert words in message
+    assert expected in message
 
 
 def test_an_unknown_split_is_told(layout):
@@ -235,7 +235,7 @@ def test_an_unknown_split_is_told(layout):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "words"),
+    ("file", "content", "expected"),
     [
         ("dmos_realigned.mat", b"no matlab", "not a readable .mat file"),
         ("dmos_realigned.mat", b"", "not a readable .mat file"),
@@ -244,7 +244,7 @@ def test_an_unknown_split_is_told(layout):
         ("refnames_all.mat", None, "no refnames_all.mat, which LIVE needs too"),
     ],
 )
-def test_a_matlab_file_that_is_wrong_is_one_line_that_names_it(tmp_path, file, content, words):
+def test_a_matlab_file_that_is_wrong_is_one_line_that_names_it(tmp_path, file, content, expected):
     savemat(tmp_path / "dmos_realigned.mat", {"dmos_new": np.zeros((1, 982)), "orgs": np.zeros((1, 982))})
     savemat(tmp_path / "refnames_all.mat", {"refnames_all": np.array([["a.bmp"] * 982], dtype=object)})
     if content is None:
@@ -255,7 +255,7 @@ def test_a_matlab_file_that_is_wrong_is_one_line_that_names_it(tmp_path, file, c
         savemat(tmp_path / file, content)
     message = refusal("live", tmp_path)
     assert file in message
-    assert words in message
+    assert expected in message
 
 
 @pytest.mark.parametrize("name", sorted(WORKBOOKS))

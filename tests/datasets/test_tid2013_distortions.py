@@ -81,9 +81,9 @@ def test_no_strength_is_no_change(number, strength, off, natural):
 def test_tuned_types_are_on_their_ladder(number, natural):
     distortion = KIND[number]
     for level, wanted in enumerate(distortion.ladder, 1):
-        found = psnr(distortion.apply(natural, level, "a"), natural)
+        result = psnr(distortion.apply(natural, level, "a"), natural)
         # a number of colours is whole, and two, the least, may be too good; so few pixels make JPEG 2000's rates coarse
-        assert found == pytest.approx(wanted, abs={22: 1.0, 11: 0.3}.get(number, 2 * tid.CLOSE))
+        assert result == pytest.approx(wanted, abs={22: 1.0, 11: 0.3}.get(number, 2 * tid.CLOSE))
 
 
 def test_tuning_goes_as_far_as_it_can():

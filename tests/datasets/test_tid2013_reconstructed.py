@@ -208,16 +208,16 @@ def test_every_crop_is_tid2013s(data, reference_id):
 @pytest.mark.parametrize("number", [7, 8, 10, 16, 17])
 def test_images_without_noise_have_the_psnr_of_those_that_were_rated(data, reference_id, number):
     crop = data.reference(reference_id)
-    found = [psnr(KIND[number].apply(crop, level, "a"), crop) for level in LEVELS]
-    assert found == pytest.approx(PUBLISHED[reference_id][number], abs=0.00006)  # four decimals are published
+    values = [psnr(KIND[number].apply(crop, level, "a"), crop) for level in LEVELS]
+    assert values == pytest.approx(PUBLISHED[reference_id][number], abs=0.00006)  # four decimals are published
 
 
 @pytest.mark.parametrize("number", sorted(PUBLISHED_NOISE))
 def test_noise_is_as_strong_as_in_those_that_were_rated(data, number):
     crop = data.reference("I09")
-    found = [psnr(KIND[number].apply(crop, level, f"a{level}"), crop) for level in LEVELS]
+    values = [psnr(KIND[number].apply(crop, level, f"a{level}"), crop) for level in LEVELS]
     # two draws of 590,000 samples differ by 0.01 dB, averaged ones by 0.05; of level 1's 2,400 impulses by 0.15
-    assert found == pytest.approx(PUBLISHED_NOISE[number], abs={6: 0.4, 2: 0.15}.get(number, 0.1))
+    assert values == pytest.approx(PUBLISHED_NOISE[number], abs={6: 0.4, 2: 0.15}.get(number, 0.1))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.datasets.test_image_files import spoil
 from tests.support.published_layouts import EXPECTED, READERS, WORKBOOKS, WRITERS, image, live
 
 
-def found(name, root):
+def problems_of(name, root):
     return sorted((problem.kind, problem.file) for problem in verify(name, root)[1])
 
 
@@ -45,7 +45,7 @@ def test_copies_of_references_are_no_extra_images_of_live(tmp_path):
     assert verify("live", tmp_path) == (779, [])  # enough of them to be decoded by worker processes
     image(tmp_path / "jp2k" / "mine.png")
     (tmp_path / "wn" / "img174.bmp").write_bytes(b"")
-    assert found("live", tmp_path) == [("extra", "jp2k/mine.png"), ("truncated", "wn/img174.bmp")]
+    assert problems_of("live", tmp_path) == [("extra", "jp2k/mine.png"), ("truncated", "wn/img174.bmp")]
 
 
 def test_every_kind_of_problem_is_found_and_nothing_is_written(kadid):
@@ -57,7 +57,7 @@ def test_every_kind_of_problem_is_found_and_nothing_is_written(kadid):
     image(images / "I99_01_01.png")
     image(kadid / "elsewhere" / "mine.png")  # not in the images' folder, so it is ignored
     before = files_below(kadid)
-    assert found("kadid10k", kadid) == [
+    assert problems_of("kadid10k", kadid) == [
         ("extra", "images/I99_01_01.png"), ("missing", "I01_01_01.png"), ("truncated", "I81_25_05.png")
     ]  # fmt: skip
     assert files_below(kadid) == before
@@ -89,7 +89,7 @@ def test_an_image_of_another_size_than_the_release_states_is_told(kadid, monkeyp
 )  # fmt: skip
 def test_an_image_that_cannot_be_used_is_told(kadid, kind, as_):
     spoil(kadid / "images" / "I81_25_05.png", kind)
-    assert found("kadid10k", kadid) == [(as_, "I81_25_05.png")]
+    assert problems_of("kadid10k", kadid) == [(as_, "I81_25_05.png")]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tiff"])
@@ -97,7 +97,7 @@ def test_a_file_that_ends_too_early_is_truncated_in_every_format_of_a_published_
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(natural).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    assert found("images", tmp_path) == [("truncated", path.name)]
+    assert problems_of("images", tmp_path) == [("truncated", path.name)]
 
 
 def test_all_wrong_labels_are_told_at_once(kadid):
@@ -107,10 +107,10 @@ def test_all_wrong_labels_are_told_at_once(kadid):
     )
     _, problems = verify("kadid10k", kadid)
     assert {problem.file for problem in problems if problem.kind == "labels"} == {str(kadid / "dmos.csv")}
-    words = [problem.about for problem in problems if problem.kind == "labels"]
-    assert len(words) == 4
+    messages = [problem.about for problem in problems if problem.kind == "labels"]
+    assert len(messages) == 4
     for word in ("holds 4 labels", "I01_01_02.png has more than one label", "score 7 is", "score x is"):
-        assert any(word in about for about in words), word
+        assert any(word in about for about in messages), word
 
 
 def test_folder_and_images_are_looked_at_too(tmp_path):
@@ -118,9 +118,9 @@ def test_folder_and_images_are_looked_at_too(tmp_path):
         image(tmp_path / name)
     spoil(tmp_path / "b.png", "turned")
     (tmp_path / "scores.csv").write_text("file,score\na.png,1\nb.png,0\nc.png,1\n")
-    assert found("images", tmp_path) == [("unreadable", "b.png")]
+    assert problems_of("images", tmp_path) == [("unreadable", "b.png")]
     spec = "folder[table=scores.csv,image=file,reference=file,mos=score]"
-    assert found(spec, tmp_path) == [("missing", "c.png"), ("unreadable", "b.png")]
+    assert problems_of(spec, tmp_path) == [("missing", "c.png"), ("unreadable", "b.png")]
 
 
 # --- the command
@@ -134,9 +134,9 @@ def test_the_command_says_that_all_is_well(kadid):
     result = run("kadid10k", "--root", kadid)
     assert result.exit_code == 0
     assert "whole: 3 images" in result.output
-    told = run("kadid10k", "--root", kadid, "--json")
-    assert told.exit_code == 0
-    assert json.loads(told.stdout) == {"dataset": "kadid10k", "images": 3, "problems": []}
+    completed = run("kadid10k", "--root", kadid, "--json")
+    assert completed.exit_code == 0
+    assert json.loads(completed.stdout) == {"dataset": "kadid10k", "images": 3, "problems": []}
 
 
 def test_the_command_shows_a_table_and_exits_with_2(kadid):
@@ -148,6 +148,6 @@ def test_the_command_shows_a_table_and_exits_with_2(kadid):
     assert lines[0] == ["kind", "file", "about"]
     assert [line[:2] for line in lines[1:]] == [["extra", "images/[red]extra.png"], ["missing", "I01_01_01.png"]]
     assert "2 problem(s) in 3 labelled images" in result.stderr
-    told = run("kadid10k", "--root", kadid, "--json")
-    assert told.exit_code == 2
-    assert [problem["kind"] for problem in json.loads(told.stdout)["problems"]] == ["extra", "missing"]
+    completed = run("kadid10k", "--root", kadid, "--json")
+    assert completed.exit_code == 2
+    assert [problem["kind"] for problem in json.loads(completed.stdout)["problems"]] == ["extra", "missing"]

@@ -37,20 +37,20 @@ def test_non_local_filter_is_a_softmax_weighted_mean_of_all_places():
     torch.manual_seed(0)
     block, maps = DenoisingBlock(5, "non-local").eval(), maps_of()
     with torch.no_grad():
-        found = block.filtered(maps).numpy()
+        result = block.filtered(maps).numpy()
         query, key = block.query(maps).numpy(), block.key(maps).numpy()
     for n in range(2):
         q, k, z = (part[n].reshape(5, -1) for part in (query, key, maps.numpy()))
         likeness = np.exp(q.T @ k / np.sqrt(5))
         expected = z @ (likeness / likeness.sum(axis=1, keepdims=True)).T
-        np.testing.assert_allclose(found[n].reshape(5, -1), expected, atol=1e-5)
+        np.testing.assert_allclose(result[n].reshape(5, -1), expected, atol=1e-5)
 
 
 def test_mean_filter_is_the_mean_of_the_neighbours_that_are_there():
     maps = maps_of()
-    found = DenoisingBlock(5, "mean").filtered(maps)
-    assert float(found[0, 0, 0, 0]) == pytest.approx(float(maps[0, 0, :2, :2].mean()), abs=1e-6)
-    assert float(found[1, 2, 2, 1]) == pytest.approx(float(maps[1, 2, 1:4, 0:3].mean()), abs=1e-6)
+    result = DenoisingBlock(5, "mean").filtered(maps)
+    assert float(result[0, 0, 0, 0]) == pytest.approx(float(maps[0, 0, :2, :2].mean()), abs=1e-6)
+    assert float(result[1, 2, 2, 1]) == pytest.approx(float(maps[1, 2, 1:4, 0:3].mean()), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["non-local", "mean"])
@@ -68,18 +68,18 @@ def test_shrinkage_takes_the_threshold_off_every_value():
     block, maps = Shrinkage(5), maps_of()
     nn.init.normal_(block.share[2].weight)
     with torch.no_grad():
-        found, share = block(maps), block.share(maps.abs().mean(dim=(2, 3)))
+        result, share = block(maps), block.share(maps.abs().mean(dim=(2, 3)))
     assert ((share > 0) & (share < 1)).all()
     z = maps.numpy()
     t = share.numpy()[:, :, None, None] * np.abs(z).mean(axis=(2, 3), keepdims=True)
-    np.testing.assert_allclose(found.numpy(), np.sign(z) * np.maximum(np.abs(z) - t, 0), atol=1e-6)
-    assert (found == 0).any()
+    np.testing.assert_allclose(result.numpy(), np.sign(z) * np.maximum(np.abs(z) - t, 0), atol=1e-6)
+    assert (result == 0).any()
 
 
 @pytest.mark.parametrize("form", ["soft", "hard"])
 def test_sortmask_sends_the_nearest_share_of_each_channel_to_its_mean(form):
     maps = maps_of(height=5, width=4)
-    found = SortMask(0.3, form)(maps).numpy()
+    result = SortMask(0.3, form)(maps).numpy()
     z = maps.numpy().reshape(2, 5, 20)
     mean = z.mean(axis=2, keepdims=True)
     distance = np.abs(z - mean)
@@ -87,7 +87,7 @@ def test_sortmask_sends_the_nearest_share_of_each_channel_to_its_mean(form):
     kept = distance > t
     soft = mean + np.sign(z - mean) * np.maximum(distance - t, 0)
     expected = soft if form == "soft" else np.where(kept, z, mean)
-    np.testing.assert_allclose(found.reshape(2, 5, 20), expected, atol=1e-6)
+    np.testing.assert_allclose(result.reshape(2, 5, 20), expected, atol=1e-6)
     assert (kept.sum(axis=2) == 14).all()
 
 
@@ -125,9 +125,9 @@ def test_gradient_of_a_block_is_that_of_finite_differences(block):
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (3, 5, 8), (6, 1, 9)])
 def test_all_singular_values_are_one(shape):
-    made = orthonormal(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    matrix = orthonormal(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
     # a ridge of 1e-5 of the mean squared length, over the least eigenvalue of these matrices, which is some 0.1 of it
-    np.testing.assert_allclose(np.linalg.svd(made.numpy(), compute_uv=False), 1, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.svd(matrix.numpy(), compute_uv=False), 1, atol=1e-4)
 
 
 def test_orthogonal_of_parallel_and_empty_filters_is_finite():
@@ -216,10 +216,10 @@ def test_training_is_plain_unless_it_is_adversarial(spec):
     assert float(loss.detach()) == pytest.approx(float(((model(images) - labels) ** 2).mean().detach()), rel=1e-4)
     model.load_state_dict(state)
     torch.manual_seed(1)
-    found = adversarial.loss(model, images, labels, 0.5)
+    result = adversarial.loss(model, images, labels, 0.5)
     model.load_state_dict(state)
     torch.manual_seed(1)
-    assert torch.equal(found, DEFENSES.build("adversarial-training").loss(model, images, labels, 0.5))
+    assert torch.equal(result, DEFENSES.build("adversarial-training").loss(model, images, labels, 0.5))
 
 
 @pytest.mark.parametrize("spec", [*BLOCKS, "orthogonal"])
@@ -244,8 +244,8 @@ def test_training_reaches_all_weights(spec):
 @pytest.mark.parametrize("spec", [*BLOCKS, "orthogonal"])
 def test_surrogate_scores_as_deployed_and_has_a_gradient(spec, tmp_path):
     torch.manual_seed(0)
-    made = DEFENSES.build(spec).prepare(ResNetIQA())
-    save_weights(made, tmp_path / "w.safetensors", {})
+    prepared_model = DEFENSES.build(spec).prepare(ResNetIQA())
+    save_weights(prepared_model, tmp_path / "w.safetensors", {})
     given = f"weights={tmp_path / 'w.safetensors'}"
     defense = DEFENSES.build(f"{spec[:-1]},{given}]" if "[" in spec else f"{spec}[{given}]")
     deployed, surrogate = defense.protect(ResNetIQA()), defense.surrogate(ResNetIQA())
@@ -265,8 +265,8 @@ def test_hard_sortmask_is_attacked_through_the_identity(tmp_path):
     assert defense.surrogate_kind == "identity"
     surrogate = defense.surrogate(model)
     features = model.features(random_pixels(1, 64, 64).float() / 255).detach().requires_grad_()
-    found = torch.autograd.grad(surrogate.block(features).square().sum(), features)[0]
-    torch.testing.assert_close(found, 2 * surrogate.block(features))
+    result = torch.autograd.grad(surrogate.block(features).square().sum(), features)[0]
+    torch.testing.assert_close(result, 2 * surrogate.block(features))
 
 
 class OnePlace(FeatureModel):
@@ -306,7 +306,7 @@ def test_it_is_registered_as_an_architecture_defense(name):
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "message"),
     [
         ("sortmask[share=1]", "share 1 is outside"),
         ("sortmask[form=firm]", "form"),
@@ -315,7 +315,7 @@ def test_it_is_registered_as_an_architecture_defense(name):
         ("orthogonal[training=adversarial,epsilon=0]", "epsilon and ramp must be in"),
     ],
 )
-def test_wrong_parameters_get_one_line(spec, words):
-    with pytest.raises(UserError, match=words) as error:
+def test_wrong_parameters_get_one_line(spec, message):
+    with pytest.raises(UserError, match=message) as error:
         DEFENSES.build(spec)
     assert "\n" not in str(error.value)

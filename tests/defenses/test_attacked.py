@@ -110,25 +110,25 @@ def test_likeness_is_scikit_images_after_the_same_transform(natural):
     pairs = [(clean, attacked)]
     flip = DEFENSES.build("flip").protect(load_model("resnet-iqa"))
     assert isinstance(flip, PurifiedModel)
-    found = filter_fidelity(flip, True, pairs, [0])
+    result = filter_fidelity(flip, True, pairs, [0])
     difference = (clean.double() - attacked.double()) / 255
-    assert found["psnr_same_transform"] == pytest.approx(-10 * math.log10(float(difference.square().mean())))
+    assert result["psnr_same_transform"] == pytest.approx(-10 * math.log10(float(difference.square().mean())))
     luma = np.tensordot([0.299, 0.587, 0.114], np.stack([clean.numpy(), attacked.numpy()]).astype(float) / 255, (0, 1))
     expected = structural_similarity(*luma, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-    assert found["ssim_same_transform"] == pytest.approx(expected, abs=1e-6)
+    assert result["ssim_same_transform"] == pytest.approx(expected, abs=1e-6)
     # an image upside down is not to be compared with the clean one
-    assert all(math.isnan(found[name]) for name in ("psnr_clean", "ssim_clean", "psnr_attacked", "ssim_attacked"))
+    assert all(math.isnan(result[name]) for name in ("psnr_clean", "ssim_clean", "psnr_attacked", "ssim_attacked"))
 
 
 def test_likeness_draws_the_same_for_both_images_and_leaves_equal_ones_out():
     one = random_pixels(1, 32, 32)[0]
     noise = DEFENSES.build("random-noise[sigma=0.1]").protect(load_model("resnet-iqa"))
-    found = filter_fidelity(noise, False, [(one, one)], [3])
-    assert math.isnan(found["psnr_same_transform"])  # infinite: the same draw
-    assert found["ssim_same_transform"] == pytest.approx(1)
+    result = filter_fidelity(noise, False, [(one, one)], [3])
+    assert math.isnan(result["psnr_same_transform"])  # infinite: the same draw
+    assert result["ssim_same_transform"] == pytest.approx(1)
     # σ = 0.1, clipped at the ends of the range: 20 dB and a bit
-    assert 20 < found["psnr_clean"] < 22
-    assert found["psnr_attacked"] == found["psnr_clean"]
+    assert 20 < result["psnr_clean"] < 22
+    assert result["psnr_attacked"] == result["psnr_clean"]
     small = random_pixels(1, 8, 8)[0]
     assert math.isnan(filter_fidelity(noise, False, [(small, small)], [3])["ssim_clean"])
 
@@ -150,7 +150,7 @@ FILTERS = (
     "random-noise", "random-rotate", "resize", "tv-denoise", "unsharp", "upscale", "wavelet-denoise", "jpeg+flip",
 )  # fmt: skip
 TOLERANCE = 0.05
-"""Tolerance in quality units, for shifts up to 0.8: four images are few, and some attacks reach the optimum in both settings."""
+"""Tolerance in quality units, for shifts up to 0.8: four images are few, and some attacks saturate in both settings."""
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def bare(crops: torch.Tensor) -> tuple[QualityModel, torch.Tensor]:
 
 @pytest.mark.parametrize("spec", FILTERS)
 def test_who_knows_of_a_filter_is_at_least_as_strong(spec, crops, bare):
-    """Compare the mean |shift| of the deployed quality under `pgd`, averaged over images and, for random filters, over draws."""
+    """Compare the mean |shift| of the deployed quality under `pgd`, averaged over images and, if random, over draws."""
     model, ignorant = bare
     defense = DEFENSES.build(spec)
     assert isinstance(defense, Purification)
@@ -223,12 +223,12 @@ def test_a_fake_that_hides_gradients_is_caught(tmp_path):
     """The fake resists oblivious and gradient attacks; a score-based search breaks it, and it is flagged."""
     dataset, search = mirrored(tmp_path / "images"), "square[queries=1000]"
     flags, measures = {}, {}
-    for name, made in (("fake", Fake), ("bare", None)):
-        case = Case(name, None, made, attacks=("pgd", search))
+    for name, cls in (("fake", Fake), ("bare", None)):
+        case = Case(name, None, cls, attacks=("pgd", search))
         flags[name] = {flag.name for flag in flags_of(case, dataset, tmp_path / name)}
         for record in Records(tmp_path / name).all():
             measures[name, record["cell"]["attack"], record["cell"]["setting"]] = record["measures"]
-    gains = {key: found["abs_gain"] for key, found in measures.items()}
+    gains = {key: values["abs_gain"] for key, values in measures.items()}
     plain = gains["bare", "pgd", "oblivious"]
     # it costs nothing and looks as if it defended well
     assert measures["fake", "pgd", "oblivious"]["srocc_clean"] > 0.98

@@ -17,7 +17,7 @@ from iqarena.defenses.certified.smoothing import draws_needed, noisy_qualities, 
 from iqarena.defenses.purification.denoiser import ResidualDenoiser
 from iqarena.models.base import ModelInfo
 from iqarena.models.zoo import save_weights
-from tests.audits.certificates import CASES, Bumpy, Untrained, small, trial
+from tests.audits.certificates import CASES, Bumpy, Untrained, check_certificates, small
 from tests.support.analytic_models import LinearModel, MeanModel, NaNModel
 from tests.support.attack_runs import random_pixels
 
@@ -146,20 +146,20 @@ class Watched(MeanModel):
 
 def test_a_thousand_draws_stream_and_do_not_depend_on_the_batch():
     image = random_pixels(1, 9, 7)[0].float() / 255
-    found = []
+    results = []
     for batch in (1, 7, 64):
         model = Watched()
         torch.manual_seed(3)
-        found.append(noisy_qualities(model, image, 1000, 0.12, batch))
+        results.append(noisy_qualities(model, image, 1000, 0.12, batch))
         assert model.largest == batch
-    torch.testing.assert_close(found[0], found[1])
-    torch.testing.assert_close(found[0], found[2])
-    assert abs(float(found[0].std()) - 0.12 / math.sqrt(189)) < 0.1 * 0.12 / math.sqrt(189)  # σ/√n; 4.5 standard errors
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])
+    assert abs(float(results[0].std()) - 0.12 / math.sqrt(189)) < 0.1 * 0.12 / math.sqrt(189)  # σ/√n; 4.5 standard errors
 
 
-@pytest.mark.parametrize("made", SMOOTHED)
-def test_deployed_scores_are_seeded_votes_without_a_graph(made):
-    defense, model, images = made(draws=20), Bumpy(), small(3, 0)
+@pytest.mark.parametrize("cls", SMOOTHED)
+def test_deployed_scores_are_seeded_votes_without_a_graph(cls):
+    defense, model, images = cls(draws=20), Bumpy(), small(3, 0)
     protected = defense.protect(model)
     assert protected.info.stochastic
     scores = []
@@ -174,8 +174,8 @@ def test_deployed_scores_are_seeded_votes_without_a_graph(made):
     assert not torch.equal(MedianSmoothing(draws=20).protect(model)(images), scores[2])
 
 
-@pytest.mark.parametrize("made", SMOOTHED)
-def test_quality_of_a_model_on_another_scale_is_the_same(made):
+@pytest.mark.parametrize("cls", SMOOTHED)
+def test_quality_of_a_model_on_another_scale_is_the_same(cls):
     class Reversed(MeanModel):
         info = ModelInfo("reversed", score_range=(10, 30), higher_is_better=False, min_size=1)
 
@@ -183,28 +183,28 @@ def test_quality_of_a_model_on_another_scale_is_the_same(made):
             return 30 - 20 * super().forward(images)
 
     images = random_pixels(2).float() / 255
-    found = []
+    results = []
     for model in (MeanModel(), Reversed()):
-        for smoothed in (made(draws=20).protect(model), made().surrogate(model)):
+        for smoothed in (cls(draws=20).protect(model), cls().surrogate(model)):
             torch.manual_seed(0)
-            found.append(smoothed.quality(images).detach())
-    torch.testing.assert_close(found[0], found[2], atol=1e-5, rtol=0)
-    torch.testing.assert_close(found[1], found[3], atol=1e-5, rtol=0)
+            results.append(smoothed.quality(images).detach())
+    torch.testing.assert_close(results[0], results[2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(results[1], results[3], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("made", SMOOTHED)
-def test_what_is_not_a_number_is_passed_on_and_certifies_nothing(made):
+@pytest.mark.parametrize("cls", SMOOTHED)
+def test_what_is_not_a_number_is_passed_on_and_certifies_nothing(cls):
     images = random_pixels(1).float() / 255
-    assert made(draws=5).protect(NaNModel())(images).isnan().all()
-    certificate = made(certify_draws=500).certify(NaNModel(), images, 0.01)
+    assert cls(draws=5).protect(NaNModel())(images).isnan().all()
+    certificate = cls(certify_draws=500).certify(NaNModel(), images, 0.01)
     assert (float(certificate.lower), float(certificate.upper)) == (-math.inf, math.inf)
 
 
-@pytest.mark.parametrize("made", SMOOTHED)
-def test_surrogate_climbs_what_is_deployed(made, natural):
+@pytest.mark.parametrize("cls", SMOOTHED)
+def test_surrogate_climbs_what_is_deployed(cls, natural):
     model = load_model("resnet-iqa")
     images = torch.from_numpy(natural.transpose(2, 0, 1).copy())[None].float() / 255
-    defense = made(draws=100)
+    defense = cls(draws=100)
     torch.manual_seed(0)
     leaf = images.clone().requires_grad_()
     stand_in = defense.surrogate(model).quality(leaf)
@@ -221,30 +221,30 @@ def test_surrogate_climbs_what_is_deployed(made, natural):
     assert high > low + 0.05
 
 
-@pytest.mark.parametrize("made", DENOISED)
-def test_denoised_variants_put_the_denoiser_of_a_file_before_the_model(made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("cls", DENOISED)
+def test_denoised_variants_put_the_denoiser_of_a_file_before_the_model(cls, tmp_path, monkeypatch):
     torch.manual_seed(0)
     network, path = ResidualDenoiser(), tmp_path / "d.safetensors"
     torch.nn.init.normal_(network.body[-1].weight, std=0.05)
     save_weights(network, path, {})
     images, model = random_pixels(2).float() / 255, MeanModel()
-    defense = made(weights=str(path), draws=10)
+    defense = cls(weights=str(path), draws=10)
     deployed = defense.protect(model)  # builds a network, which draws its first weights
     torch.manual_seed(1)
-    found = deployed(images)
+    result = deployed(images)
     torch.manual_seed(1)
     votes = []
     for image in images:
         noisy = image + 0.12 * torch.stack([torch.randn(image.shape) for _ in range(10)])
         with torch.no_grad():
             votes.append(defense.vote(model.quality(network(noisy).clamp(0, 1)).double()))
-    torch.testing.assert_close(found, torch.stack(votes).float())
+    torch.testing.assert_close(result, torch.stack(votes).float())
     assert defense.protect(model).info.weights_sha256 != model.info.weights_sha256
     leaf = images.clone().requires_grad_()
     assert torch.autograd.grad(defense.surrogate(model)(leaf).sum(), leaf)[0].abs().sum() > 0
     monkeypatch.setattr("iqarena.defenses.purification.trained.weight_file", lambda name: tmp_path / "none.safetensors")
     with pytest.raises(DoesNotApply, match="no trained weights of denoiser"):
-        made().protect(model)
+        cls().protect(model)
 
 
 @pytest.mark.parametrize("name", ["median-smoothing", "randomized-smoothing", "lipschitz"])
@@ -254,27 +254,27 @@ def test_a_radius_that_is_not_above_zero_is_refused(name, radius, tmp_path):
         (Untrained() if name == "lipschitz" else DEFENSES.build(name)).certify(MeanModel(), small(1, 0), radius)
 
 
-@pytest.mark.parametrize("made", SMOOTHED)
+@pytest.mark.parametrize("cls", SMOOTHED)
 @pytest.mark.parametrize(
-    ("parameters", "words"),
+    ("parameters", "message"),
     [({"sigma": 0.0}, "sigma 0 is not above 0"), ({"sigma": -0.1}, "sigma -0.1"), ({"confidence": 1.0}, "outside"),
      ({"draws": 0}, "draws 0 is below 1"), ({"batch": 0}, "batch 0")],
 )  # fmt: skip
-def test_bad_parameters_are_refused_in_one_line(made, parameters, words):
-    with pytest.raises(ValueError, match=words):
-        made(**parameters)
+def test_bad_parameters_are_refused_in_one_line(cls, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**parameters)
 
 
-@pytest.mark.parametrize("made", SMOOTHED)
-def test_too_few_draws_say_how_many_are_needed(made):
+@pytest.mark.parametrize("cls", SMOOTHED)
+def test_too_few_draws_say_how_many_are_needed(cls):
     with pytest.raises(ValueError, match=r"20 draws cannot certify .* it takes certify_draws=(\d+) ") as error:
-        made(certify_draws=20).certify(MeanModel(), small(1, 0), 0.05)
+        cls(certify_draws=20).certify(MeanModel(), small(1, 0), 0.05)
     needed = int(str(error.value).partition("certify_draws=")[2].split()[0])
-    assert made(certify_draws=needed).certify(MeanModel(), small(1, 0), 0.05).lower.isfinite().all()
+    assert cls(certify_draws=needed).certify(MeanModel(), small(1, 0), 0.05).lower.isfinite().all()
     with pytest.raises(ValueError, match=f"{needed - 1} draws cannot"):
-        made(certify_draws=needed - 1).certify(MeanModel(), small(1, 0), 0.05)
+        cls(certify_draws=needed - 1).certify(MeanModel(), small(1, 0), 0.05)
     with pytest.raises(ValueError, match="it takes a larger sigma"):
-        made().certify(MeanModel(), small(1, 0), 50.0)
+        cls().certify(MeanModel(), small(1, 0), 50.0)
 
 
 # --- certificates are kept (tests/audits/certificates.py has the full count)
@@ -284,12 +284,16 @@ def test_too_few_draws_say_how_many_are_needed(made):
 @pytest.mark.parametrize("attacked", [False, True])
 def test_certificates_are_kept(defense, model, radius, attacked):
     count = 6 if "denoised" in defense.name else 20  # the denoiser is slow
-    kept = trial(defense, model, small(count, 5), radius, attacked)
+    kept = check_certificates(defense, model, small(count, 5), radius, attacked)
     assert kept.sound, kept
     assert kept.abstained < kept.total / 2  # abstentions prove nothing
 
 
 def test_a_certificate_for_a_shorter_radius_than_was_used_is_found_out():
     defense = MedianSmoothing(certify_draws=300, batch=300, draws=300, confidence=0.9)
-    assert not trial(defense, LinearModel(reach=5.0), small(20, 6), 0.3, attacked=True, certified_radius=0.1).sound
-    assert not trial(Untrained(slope=200.0), LinearModel(), small(20, 6), 50.0, attacked=True, certified_radius=0.001).sound
+    assert not check_certificates(
+        defense, LinearModel(reach=5.0), small(20, 6), 0.3, attacked=True, certified_radius=0.1
+    ).sound
+    assert not check_certificates(
+        Untrained(slope=200.0), LinearModel(), small(20, 6), 50.0, attacked=True, certified_radius=0.001
+    ).sound

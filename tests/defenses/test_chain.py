@@ -90,7 +90,7 @@ def test_networks_of_a_chain_are_parts_of_the_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "message"),
     [
         ("jpeg+none", "only purifications can be chained, and none is none"),
         ("jpeg+cprl", "only purifications can be chained, and cprl is training"),
@@ -100,8 +100,8 @@ def test_networks_of_a_chain_are_parts_of_the_model(tmp_path):
         ("jpeg+file:/a+b/no.py:X", "'file:/a\\+b/no.py:X': give it as file"),
     ],
 )
-def test_what_is_no_chain_is_one_line(spec, words):
-    with pytest.raises(UserError, match=words) as error:
+def test_what_is_no_chain_is_one_line(spec, message):
+    with pytest.raises(UserError, match=message) as error:
         DEFENSES.build(spec)
     assert "\n" not in str(error.value)
 

@@ -82,8 +82,8 @@ def test_the_terms_of_cprl_are_what_its_docstring_says():
     sufficiency = np.mean([0.1**2, 0.2**2, 0.0])
     # effects against the next image: |0.2−0.9|, |0.5−0.2|, |0.9−0.5|; label distances 0.6, 0, 0.6, cut at μ
     for margin, necessity in ((0.2, 0.0), (0.6, np.mean([0, 0, 0.2]))):
-        found = CPRL(adversarial_weight=0, necessity_weight=0.5, margin=margin).loss(Means(), images, labels, 1.0)
-        assert float(found) == pytest.approx(sufficiency + 0.5 * necessity, abs=1e-6)
+        loss = CPRL(adversarial_weight=0, necessity_weight=0.5, margin=margin).loss(Means(), images, labels, 1.0)
+        assert float(loss) == pytest.approx(sufficiency + 0.5 * necessity, abs=1e-6)
 
 
 @pytest.mark.parametrize("recipe", [CPRL, CPRLSortMask])
@@ -93,12 +93,12 @@ def test_a_recipe_without_its_inner_attack_costs_one_pass(recipe):
 
 def test_the_minimax_term_is_the_squared_error_at_the_edge_of_the_ball():
     images, labels = batch()
-    found = CPRL(necessity_weight=0, epsilon=4 / 255).loss(Means(), images, labels, 1.0)
+    loss = CPRL(necessity_weight=0, epsilon=4 / 255).loss(Means(), images, labels, 1.0)
     # the inner steps add up to 1.25 ε from anywhere in the ball, so at least 1/4 ε on the wrong side of the clean image
     errors = np.array([0.1, 0.2, 0.0])
     least, most = errors, errors + 4 / 255
     clean = np.mean(errors**2)
-    assert clean + np.mean(least**2) < float(found) <= clean + np.mean(most**2) + 1e-6
+    assert clean + np.mean(least**2) < float(loss) <= clean + np.mean(most**2) + 1e-6
 
 
 def test_the_invariance_loss_is_zero_for_a_model_that_nothing_moves():
@@ -107,8 +107,8 @@ def test_the_invariance_loss_is_zero_for_a_model_that_nothing_moves():
             return features.mean(dim=(1, 2, 3)) * 0 + 0.5
 
     images, labels = batch()
-    found = CPRLSortMask().loss(Constant(), images, labels, 1.0)
-    assert float(found) == pytest.approx(np.mean([0.2**2, 0.2**2, 0.4**2]), abs=1e-6)
+    loss = CPRLSortMask().loss(Constant(), images, labels, 1.0)
+    assert float(loss) == pytest.approx(np.mean([0.2**2, 0.2**2, 0.4**2]), abs=1e-6)
     alone = CPRLSortMask(adversarial_weight=0).loss(Means(), images, labels, 1.0)
     assert float(alone) == pytest.approx(np.mean([0.1**2, 0.2**2, 0.0]), abs=1e-6)
 
@@ -153,9 +153,9 @@ def test_surrogates_of_the_shipped_weights_are_near_and_have_a_gradient(through)
     surrogate = CPRL(through=through).surrogate(model)
     images = random_pixels(4, 64, 64).float() / 255
     with torch.no_grad():
-        apart = (deployed.quality(images) - surrogate.quality(images)).abs().max()
+        distance = (deployed.quality(images) - surrogate.quality(images)).abs().max()
     # identity leaves the forward as it is; four times wider or narrower edges move scores of these images by up to 0.1
-    assert float(apart) <= (1e-6 if through == "identity" else 0.2)
+    assert float(distance) <= (1e-6 if through == "identity" else 0.2)
     leaf = images.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(surrogate.quality(leaf).sum(), leaf)
     assert torch.isfinite(gradient).all()

@@ -1,4 +1,4 @@
-"""CPRL's options beyond the abstract: closed forms, finite differences, the cost of each, and that all are off by default."""
+"""CPRL's options beyond the abstract: closed forms, finite differences, cost of each, and that all are off by default."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def loss_of(recipe: CPRL, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Return the loss, and the scores of the clean and of the attacked images from which it was computed."""
     torch.manual_seed(3)
-    found = float(recipe.loss(Means().train(), *batch, 1.0).detach())
+    loss = float(recipe.loss(Means().train(), *batch, 1.0).detach())
     torch.manual_seed(3)
     attacked = inner_attack(Means(), batch[0], recipe.moved_from(batch[1]), recipe.epsilon, recipe.inner_steps)
-    return found, batch[0].mean(dim=(1, 2, 3)), attacked.mean(dim=(1, 2, 3))
+    return loss, batch[0].mean(dim=(1, 2, 3)), attacked.mean(dim=(1, 2, 3))
 
 
 # --- the stable rank
@@ -115,8 +115,8 @@ def test_gradients_of_the_masks_are_those_of_finite_differences():
 
 
 def test_ideas_are_off_by_default(batch):
-    found, clean, attacked = loss_of(CPRL(epsilon=EPSILON, necessity_weight=0), batch)
-    assert found == pytest.approx(float(((clean - batch[1]) ** 2).mean() + ((attacked - batch[1]) ** 2).mean()), abs=1e-6)
+    loss, clean, attacked = loss_of(CPRL(epsilon=EPSILON, necessity_weight=0), batch)
+    assert loss == pytest.approx(float(((clean - batch[1]) ** 2).mean() + ((attacked - batch[1]) ** 2).mean()), abs=1e-6)
 
 
 def test_a_reflecting_intervention_pushes_every_score_across_the_middle(batch):
@@ -137,19 +137,21 @@ def test_a_reflecting_intervention_pushes_every_score_across_the_middle(batch):
 @pytest.mark.parametrize("weight", [0.5, 3.0])
 def test_the_invariance_term_is_the_squared_shift(batch, weight):
     without, clean, attacked = loss_of(CPRL(epsilon=EPSILON, necessity_weight=0), batch)
-    found, _, _ = loss_of(CPRL(epsilon=EPSILON, necessity_weight=0, invariance_weight=weight), batch)
-    assert found - without == pytest.approx(weight * float(((attacked - clean) ** 2).mean()), abs=1e-6)
+    loss, _, _ = loss_of(CPRL(epsilon=EPSILON, necessity_weight=0, invariance_weight=weight), batch)
+    assert loss - without == pytest.approx(weight * float(((attacked - clean) ** 2).mean()), abs=1e-6)
 
 
 def test_necessity_under_attack_is_the_ranking_of_attacked_images(batch):
     _, labels = batch
     without, _, attacked = loss_of(CPRL(epsilon=EPSILON, necessity_weight=0), batch)
-    found, _, _ = loss_of(CPRL(epsilon=EPSILON, necessity_weight=2, necessity="attacked", margin=0.3), batch)
+    loss, _, _ = loss_of(CPRL(epsilon=EPSILON, necessity_weight=2, necessity="attacked", margin=0.3), batch)
     pairs = []
     for i, j in np.ndindex(4, 4):
-        apart = float(labels[i] - labels[j])
-        pairs.append(max(min(0.3, abs(apart)) - np.sign(apart) * float(attacked[i] - attacked[j]), 0) * (apart != 0))
-    assert found - without == pytest.approx(2 * sum(pairs) / 16, abs=1e-6)
+        distance = float(labels[i] - labels[j])
+        pairs.append(
+            max(min(0.3, abs(distance)) - np.sign(distance) * float(attacked[i] - attacked[j]), 0) * (distance != 0)
+        )
+    assert loss - without == pytest.approx(2 * sum(pairs) / 16, abs=1e-6)
     assert sum(pairs) / 16 == pytest.approx(float(ranking_loss(attacked, attacked, labels, labels, 0.3)), abs=1e-6)
 
 
@@ -172,7 +174,7 @@ def test_an_image_costs_what_is_said(batch, changes, passes):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "message"),
     [("mask_ramp=1", "mask_ramp must be"), ("inner_steps=0", "inner_steps at least 1"),
      ("invariance_weight=-1", "invariance_weight must not be negative"),
      ("sufficiency_weight=0", "necessity=clean needs images"),
@@ -181,8 +183,8 @@ def test_an_image_costs_what_is_said(batch, changes, passes):
      ("adversarial_weight=0,mask=stable-rank", "mask=stable-rank needs"),
      ("adversarial_weight=0,sufficiency_weight=0,necessity_weight=0", "a training needs")],
 )  # fmt: skip
-def test_what_cannot_go_together_is_one_line(wrong, words):
-    with pytest.raises(UserError, match=words):
+def test_what_cannot_go_together_is_one_line(wrong, message):
+    with pytest.raises(UserError, match=message):
         DEFENSES.build(f"cprl[{wrong}]")
 
 
@@ -192,11 +194,11 @@ def test_what_cannot_go_together_is_one_line(wrong, words):
 def test_the_mask_comes_in_over_its_share_of_the_training(batch):
     recipe = CPRL(mask_ramp=0.5, keep=0.4)
     model = recipe.prepare(Means()).train()
-    found = []
+    results = []
     for progress in (0.0, 0.25, 0.5, 0.99):
         recipe.loss(model, *batch, progress)
-        found.append(model.activation.in_force)
-    assert found == [0, 0.5, 1, 1]
+        results.append(model.activation.in_force)
+    assert results == [0, 0.5, 1, 1]
     whole = CPRL(keep=0.4).prepare(Means())
     maps = torch.rand(2, 3, 4, 4)
     assert torch.equal(model.activation(maps), whole.activation(maps))
@@ -205,15 +207,15 @@ def test_the_mask_comes_in_over_its_share_of_the_training(batch):
 
 
 @pytest.mark.parametrize(
-    ("mask", "made"), [("soft-rank", SoftRankActivation), ("stable-rank", StableRankActivation), ("random", RandomMask)]
+    ("mask", "cls"), [("soft-rank", SoftRankActivation), ("stable-rank", StableRankActivation), ("random", RandomMask)]
 )
-def test_an_activation_can_stand_behind_any_stage(mask, made):
+def test_an_activation_can_stand_behind_any_stage(mask, cls):
     torch.manual_seed(0)
     model = ResNetIQA().eval()
     placed = CPRL(mask=mask, after="blocks.1").prepare(model).eval()
     assert isinstance(placed, ResNetIQA)
     assert isinstance(activation_holder(placed), StageWithActivation)
-    assert type(placed.blocks[1].activation) is made
+    assert type(placed.blocks[1].activation) is cls
     images = random_pixels(2, 64, 64).float() / 255
     normal = (images - 0.45) / 0.25
     with torch.no_grad():

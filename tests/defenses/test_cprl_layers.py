@@ -25,8 +25,8 @@ any_values = st.lists(st.floats(-5, 5), min_size=2, max_size=12).map(lambda v: t
 @given(distinct)
 def test_soft_rank_is_the_hard_rank_in_the_limit(strengths):
     # whole numbers within ±50 deviate by at most 71 (two of them), so neighbours are 140 τ apart: the sigmoid is 0 or 1
-    found = soft_rank(strengths[None], 1e-4)[0]
-    np.testing.assert_allclose(found, stats.rankdata(-strengths.numpy()), atol=1e-6)
+    ranks = soft_rank(strengths[None], 1e-4)[0]
+    np.testing.assert_allclose(ranks, stats.rankdata(-strengths.numpy()), atol=1e-6)
 
 
 def test_soft_rank_of_ties_is_the_mid_rank():
@@ -123,22 +123,22 @@ maps = st.integers(0, 10_000).map(
 
 @given(maps, st.floats(0.05, 0.99))
 def test_soft_sort_mask_shrinks_towards_the_mean_as_numpy_says(features, share):
-    found = SortMask(share, "soft")(features).numpy()
+    result = SortMask(share, "soft")(features).numpy()
     for image, channel in np.ndindex(2, 3):
         values = features[image, channel].numpy()
         mean = values.mean()
         distances = np.abs(values - mean)
         threshold = np.sort(distances, axis=None)[int(share * 20) - 1]
         expected = mean + np.sign(values - mean) * np.maximum(distances - threshold, 0)
-        np.testing.assert_allclose(found[image, channel], expected, atol=1e-12)
+        np.testing.assert_allclose(result[image, channel], expected, atol=1e-12)
 
 
 @given(maps, st.floats(0.05, 0.99))
 def test_hard_sort_mask_keeps_values_or_puts_the_mean_in_their_place(features, share):
     layer = SortMask(share, "hard")
-    found, kept = layer(features), layer.kept(features).bool()
+    result, kept = layer(features), layer.kept(features).bool()
     mean = features.mean(dim=(2, 3), keepdim=True).expand_as(features)
-    assert torch.equal(found, torch.where(kept, features, mean))
+    assert torch.equal(result, torch.where(kept, features, mean))
     blocked = 1 - kept.double().mean(dim=(2, 3))
     assert ((blocked - int(share * 20) / 20).abs() < 1e-9).all()  # no two of these distances are equal
 

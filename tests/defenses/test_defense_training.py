@@ -54,8 +54,8 @@ def moved(model: LinearModel, images: torch.Tensor, targets: torch.Tensor, epsil
     weight = model.weight.detach().numpy()
     for _ in range(INNER_STEPS):
         quality = 0.5 + (weight * (images.numpy() + shift - 0.5)).sum(axis=(1, 2, 3))
-        way = np.sign(quality - targets.numpy())[:, None, None, None] * np.sign(weight)
-        shift = np.clip(shift + 1.25 * epsilon / INNER_STEPS * way, -epsilon, epsilon)
+        direction = np.sign(quality - targets.numpy())[:, None, None, None] * np.sign(weight)
+        shift = np.clip(shift + 1.25 * epsilon / INNER_STEPS * direction, -epsilon, epsilon)
     return images + torch.from_numpy(shift)
 
 
@@ -75,8 +75,8 @@ def test_adversarial_training_is_the_error_on_clean_and_on_attacked_images(batch
     attacked = moved(model, images, labels, EPSILON)
     clean, worse = (((model(x) - labels) ** 2).mean().item() for x in (images, attacked))
     assert worse > clean
-    found = loss_of(f"adversarial-training[epsilon={EPSILON},adversarial_weight=0.5]", batch)
-    assert found == pytest.approx(clean + 0.5 * worse, **CLOSE)
+    loss = loss_of(f"adversarial-training[epsilon={EPSILON},adversarial_weight=0.5]", batch)
+    assert loss == pytest.approx(clean + 0.5 * worse, **CLOSE)
 
 
 def test_the_ball_grows_over_the_first_part_of_the_training(batch):
@@ -101,8 +101,8 @@ def test_the_label_of_an_attacked_image_falls_by_one_minus_ssim(batch):
     assert float(lowered[0]) == 0  # 0.1 − 30·(1 − SSIM) would be below
     assert 0 < float(lowered[5]) < 0.95
     errors = ((model(images) - labels) ** 2).mean() + ((model(attacked) - lowered) ** 2).mean()
-    found = loss_of(f"adversarial-training-label[epsilon={EPSILON},penalty=30]", batch)
-    assert found == pytest.approx(errors.item(), **CLOSE)
+    loss = loss_of(f"adversarial-training-label[epsilon={EPSILON},penalty=30]", batch)
+    assert loss == pytest.approx(errors.item(), **CLOSE)
 
 
 def test_similarity_is_that_of_the_threat_model(natural):
@@ -125,8 +125,8 @@ def test_the_inner_attack_of_trades_knows_no_label(batch):
     weight_of_clean = loss_of(f"trades[epsilon={EPSILON},beta=0]", batch)
     difference = loss_of(f"trades[epsilon={EPSILON}]", batch) - weight_of_clean
     others = model, images, labels.flip(0)
-    found = loss_of(f"trades[epsilon={EPSILON}]", others) - loss_of(f"trades[epsilon={EPSILON},beta=0]", others)
-    assert found == pytest.approx(difference, rel=1e-3)
+    loss = loss_of(f"trades[epsilon={EPSILON}]", others) - loss_of(f"trades[epsilon={EPSILON},beta=0]", others)
+    assert loss == pytest.approx(difference, rel=1e-3)
 
 
 def test_norm_regularization_is_half_the_squared_l1_norm_of_the_gradient(batch):
@@ -152,8 +152,8 @@ def test_ranking_loss_pair_by_pair():
         0.0,  # lower by far, as it should be
         0.0,  # higher by 0.1
     ]
-    found = ranking_loss(attacked, anchors, labels, anchor_labels, 0.05)
-    assert float(found) == pytest.approx(np.mean(expected))
+    loss = ranking_loss(attacked, anchors, labels, anchor_labels, 0.05)
+    assert float(loss) == pytest.approx(np.mean(expected))
 
 
 def test_anchored_training_ranks_attacked_images_against_clean_ones(batch):
@@ -162,8 +162,8 @@ def test_anchored_training_ranks_attacked_images_against_clean_ones(batch):
     ranking = ranking_loss(model(attacked), model(images), labels, labels, 0.1)
     assert ranking > 0
     expected = ((model(images) - labels) ** 2).mean() + 3 * ranking
-    found = loss_of(f"anchored-training[epsilon={EPSILON},ranking_weight=3,margin=0.1]", batch)
-    assert found == pytest.approx(expected.item(), **CLOSE)
+    loss = loss_of(f"anchored-training[epsilon={EPSILON},ranking_weight=3,margin=0.1]", batch)
+    assert loss == pytest.approx(expected.item(), **CLOSE)
 
 
 def test_anchors_stand_still(batch):
@@ -171,20 +171,20 @@ def test_anchors_stand_still(batch):
     model, images, labels = batch
     recipe = DEFENSES.build(f"anchored-training[epsilon={EPSILON},ranking_weight=3,margin=0.1]")
     torch.manual_seed(5)
-    (found,) = torch.autograd.grad(recipe.loss(model, images, labels, 1.0), model.weight)
+    (gradient,) = torch.autograd.grad(recipe.loss(model, images, labels, 1.0), model.weight)
     attacked = moved(model, images, labels, EPSILON)
     expected = ((model(images) - labels) ** 2).mean()
     expected = expected + 3 * ranking_loss(model(attacked), model(images).detach(), labels, labels, 0.1)
-    torch.testing.assert_close(found, torch.autograd.grad(expected, model.weight)[0], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, model.weight)[0], rtol=1e-3, atol=1e-5)
 
 
 def test_free_training_moves_images_by_the_gradient_of_the_weights_own_pass(batch):
     model, images, labels = batch
     recipe = DEFENSES.build(f"free-training[epsilon={EPSILON}]")
     torch.manual_seed(5)
-    found = []
+    losses = []
     for value in recipe.losses(model, images, labels, 1.0):
-        found.append(float(value.detach()))
+        losses.append(float(value.detach()))
         value.backward()  # as the loop does; the weights stand still here
     torch.manual_seed(5)
     shift = torch.empty_like(images).uniform_(-EPSILON, EPSILON)
@@ -192,9 +192,9 @@ def test_free_training_moves_images_by_the_gradient_of_the_weights_own_pass(batc
     for _ in range(REPLAYS):
         error = (model(images + shift) - labels).detach()
         expected.append(float((error**2).mean()))
-        way = error.sign().view(-1, 1, 1, 1) * model.weight.detach().sign()
-        shift = (shift + EPSILON * way).clamp(-EPSILON, EPSILON)
-    assert found == pytest.approx(expected, **CLOSE)
+        direction = error.sign().view(-1, 1, 1, 1) * model.weight.detach().sign()
+        shift = (shift + EPSILON * direction).clamp(-EPSILON, EPSILON)
+    assert losses == pytest.approx(expected, **CLOSE)
     # two steps of ε reach the corner of the ball from anywhere in it; there they stay
     assert expected[0] < expected[1] < expected[2]
     assert expected[3] == pytest.approx(expected[2])
@@ -349,7 +349,7 @@ def test_a_model_without_a_gradient_is_refused(name):
 
 
 @pytest.mark.parametrize(
-    ("spec", "words"),
+    ("spec", "message"),
     [
         ("trades[beta=-1]", "beta must not be negative"),
         ("trades[epsilon=0]", "epsilon and ramp must be in"),
@@ -361,7 +361,7 @@ def test_a_model_without_a_gradient_is_refused(name):
         ("norm-regularization[step=0]", "step must be in"),
     ],
 )
-def test_wrong_parameters_get_one_line(spec, words):
-    with pytest.raises(UserError, match=words) as error:
+def test_wrong_parameters_get_one_line(spec, message):
+    with pytest.raises(UserError, match=message) as error:
         DEFENSES.build(spec)
     assert "\n" not in str(error.value)

@@ -39,8 +39,8 @@ def test_deployed_jpeg_is_pillows_own(quality, natural):
     Image.fromarray(natural).save(file, "JPEG", quality=quality)
     with Image.open(file) as opened:
         expected = np.asarray(opened)
-    found = (real_jpeg(as_batch(natural), quality)[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    assert (found == expected).all()
+    result = (real_jpeg(as_batch(natural), quality)[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    assert (result == expected).all()
 
 
 def test_deployed_jpeg_codes_each_image_by_itself(natural):
@@ -67,11 +67,11 @@ def test_quantization_tables_are_those_that_pillow_writes():
 def test_surrogate_is_close_to_the_deployed_codec(quality, natural):
     images = as_batch(natural)
     real, smooth = real_jpeg(images, quality), differentiable_jpeg(images, quality)
-    apart = float((real - smooth).abs().mean()) * 255
+    distance = float((real - smooth).abs().mean()) * 255
     coding = float((real - images).abs().mean()) * 255
     # apart by design: rounding x → ⌊x⌉ + (x − ⌊x⌉)³ is off by |x − ⌊x⌉|³, 1/32 of a quantisation step on average where
     # coding is off by 1/4 of one; and libjpeg rounds to whole levels (1/4 on average) three times: YCbCr, its DCT, RGB
-    assert apart < coding / 8 + 3 / 4
+    assert distance < coding / 8 + 3 / 4
     assert coding > 3, "the case must be one where coding changes the image"
 
 
@@ -79,8 +79,8 @@ def test_surrogate_is_close_to_the_deployed_codec(quality, natural):
 def test_surrogate_is_closer_to_the_codec_at_its_own_quality_than_at_another(other, natural):
     images = as_batch(natural)
     smooth = differentiable_jpeg(images, 50)
-    apart = [float((real_jpeg(images, quality) - smooth).abs().mean()) for quality in (50, other)]
-    assert apart[0] < 0.5 * apart[1]
+    distances = [float((real_jpeg(images, quality) - smooth).abs().mean()) for quality in (50, other)]
+    assert distances[0] < 0.5 * distances[1]
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (33, 47), (8, 200), (1, 1)])

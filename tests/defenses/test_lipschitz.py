@@ -100,9 +100,9 @@ def test_lipschitz_is_trained_saved_and_certified_as_one(tmp_path):
     assert losses[-1] < 0.5 * losses[0]
     path = tmp_path / "w.safetensors"
     save_weights(network, path, {"recipe": {"slope": 20.0}})
-    made = Lipschitz(weights=str(path))
-    certificate = made.certify(model, images, 0.5)
-    centre = made.protect(model).quality(images).detach().double()
+    defense = Lipschitz(weights=str(path))
+    certificate = defense.certify(model, images, 0.5)
+    centre = defense.protect(model).quality(images).detach().double()
     width = certificate.upper - certificate.lower
     torch.testing.assert_close((certificate.upper + certificate.lower) / 2, centre, atol=1e-6, rtol=0)
     assert certificate.confidence == 1

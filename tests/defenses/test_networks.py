@@ -59,7 +59,7 @@ def test_the_shipped_denoiser_takes_noise_off(natural):
         spoilt = noisy(images, torch.Generator().manual_seed(0), sigma)
         with torch.inference_mode():
             restored = model.purify(spoilt)
-        errors = [float((some - images).square().mean()) for some in (spoilt.clamp(0, 1), restored)]
+        errors = [float((output - images).square().mean()) for output in (spoilt.clamp(0, 1), restored)]
         assert 10 * math.log10(errors[0] / errors[1]) > gain
 
 
@@ -71,10 +71,10 @@ def test_training_writes_weights_with_a_card_and_lowers_the_error(name, natural,
     images, losses = Folder(tmp_path / "images"), []
     for passes in (8, 16):  # of the same images in the same order
         schedule = Schedule(passes=passes, batch=2, crop=48, learning_rate=3e-3, weight_decay=0.0, ema=0.5, workers=0)
-        said: list[float] = []
+        reports: list[float] = []
         out = tmp_path / str(passes)
-        file = fit(name, images, images, schedule, out, lambda progress, said=said: said.append(progress.loss))
-        losses.append(said[-1])
+        file = fit(name, images, images, schedule, out, lambda progress, reports=reports: reports.append(progress.loss))
+        losses.append(reports[-1])
         network = {"denoiser": ResidualDenoiser, "fcn-filter": FCN}[name]()
         assert load_weights(network, file) == card_of(file)["sha256"]
         assert {"data", "schedule", "budget", "measured", "licence"} <= set(card_of(file))
@@ -92,7 +92,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 
 class Unets:
-    """Folder in which tiny diffusion models are saved, and the layout of the files."""
+    """Folders of tiny saved diffusion models."""
 
     layouts: ClassVar[tuple[str, ...]] = ("subfolders", "one folder")
 
@@ -125,7 +125,7 @@ def test_diffpure_is_the_papers_sampler(diffusion):
     images = random_pixels(2, 24, 20).float() / 255
     torch.manual_seed(5)
     with torch.inference_mode():
-        found = model.purify(images).clone()
+        result = model.purify(images).clone()
     betas = torch.linspace(1e-4, 0.02, 50, dtype=torch.float64)
     kept = torch.cumprod(1 - betas, dim=0)
     unet: torch.nn.Module = model.purify.unet  # type: ignore[union-attr,assignment]
@@ -141,7 +141,7 @@ def test_diffpure_is_the_papers_sampler(diffusion):
             variance = (1 - before) / (1 - kept[t]) * betas[t]
             x = mean + (variance.sqrt() * torch.randn(start.shape) if t else 0)
     expected = torch.nn.functional.interpolate(x, (24, 20), mode="bilinear", align_corners=False).add(1).div(2).clamp(0, 1)
-    torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=0)  # its coefficients and samples are float32
+    torch.testing.assert_close(result.double(), expected, atol=1e-4, rtol=0)  # its coefficients and samples are float32
 
 
 @pytest.mark.parametrize(("steps", "kind"), [(2, "exact"), (THROUGH + 1, "identity")])
@@ -164,8 +164,8 @@ def test_the_gradient_of_diffpure_is_exact_while_steps_are_few(steps, kind, diff
 
 def test_the_weights_of_diffpure_are_part_of_the_deployed_models(diffusion):
     defense = DiffPure(weights=str(diffusion), steps=THROUGH + 1)
-    made = [defense.protect(MeanModel()).info.weights_sha256, defense.surrogate(MeanModel()).info.weights_sha256]
-    assert made[0] == made[1] != ""
+    hashes = [defense.protect(MeanModel()).info.weights_sha256, defense.surrogate(MeanModel()).info.weights_sha256]
+    assert hashes[0] == hashes[1] != ""
 
 
 def test_diffpure_asks_for_weights_and_says_what_is_wrong_with_them(diffusion, tmp_path):

@@ -227,7 +227,7 @@ def test_parameters_without_sense_are_one_line(spec):
 def test_every_preprocessor_of_the_toolbox_is_on_offer_or_refused_with_a_reason():
     toolbox = importlib.import_module("art.defences.preprocessor")
     base = toolbox.Preprocessor
-    classes = {name for name, made in vars(toolbox).items() if isinstance(made, type) and issubclass(made, base)} - {
+    classes = {name for name, cls in vars(toolbox).items() if isinstance(cls, type) and issubclass(cls, base)} - {
         base.__name__
     }
     offered = {name.partition(":")[2] for name in DEFENSES.names() if name.startswith("art:")}
@@ -277,6 +277,6 @@ def test_a_crop_that_does_not_fit_skips_the_cell_with_the_reason(defense, reason
 
 def test_the_weights_of_a_filter_are_part_of_the_deployed_models(weights):
     model = MeanModel()
-    found = {Denoiser(weights["denoiser"]).protect(model).info.weights_sha256, model.info.weights_sha256}
-    found.add(FCNFilter(weights["fcn-filter"]).protect(model).info.weights_sha256)
-    assert len(found) == 3
+    hashes = {Denoiser(weights["denoiser"]).protect(model).info.weights_sha256, model.info.weights_sha256}
+    hashes.add(FCNFilter(weights["fcn-filter"]).protect(model).info.weights_sha256)
+    assert len(hashes) == 3

@@ -32,8 +32,8 @@ def test_gaussian_blur_is_scipys(kernel, natural):
 def test_unsharp_is_scipys_blur_taken_away(kernel, natural):
     image = natural / 255
     smooth = ndimage.gaussian_filter(image, 1.0, mode="mirror", radius=kernel // 2, axes=(0, 1))
-    found = as_array(purified(f"unsharp[kernel={kernel}]", as_batch(natural)))
-    np.testing.assert_allclose(found, np.clip(2 * image - smooth, 0, 1), atol=1e-5)
+    result = as_array(purified(f"unsharp[kernel={kernel}]", as_batch(natural)))
+    np.testing.assert_allclose(result, np.clip(2 * image - smooth, 0, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -68,29 +68,29 @@ def test_rotation_is_pillows(degrees, shape, natural):
     image = natural[: shape[0], : shape[1]]
     planes = [Image.fromarray((image[..., c] / 255).astype(np.float32)) for c in range(3)]
     expected = np.stack([np.asarray(p.rotate(degrees, Image.Resampling.BILINEAR)) for p in planes], axis=-1)
-    found = as_array(rotated(as_batch(image), torch.tensor([degrees])))
+    result = as_array(rotated(as_batch(image), torch.tensor([degrees])))
     # at the edge of the turned image Pillow does not mix in black: compare where a 3×3 around stays inside
     whole = Image.new("F", shape[::-1], 1.0).rotate(degrees, Image.Resampling.BILINEAR)
     inside = ndimage.minimum_filter(np.asarray(whole), 5, mode="constant") == 1
     assert inside.mean() > 0.5
-    np.testing.assert_allclose(found[inside], expected[inside], atol=2e-4)  # Pillow uses fixed-point coordinates
+    np.testing.assert_allclose(result[inside], expected[inside], atol=2e-4)  # Pillow uses fixed-point coordinates
 
 
 @pytest.mark.parametrize("degrees", [90.0, 180.0])
 def test_a_square_turned_by_right_angles_is_numpys(degrees, natural):
-    found = as_array(rotated(as_batch(natural), torch.tensor([degrees])))
-    np.testing.assert_allclose(found, np.rot90(natural / 255, int(degrees / 90)), atol=1e-3)  # cos 90° is 4e-8, not 0
+    result = as_array(rotated(as_batch(natural), torch.tensor([degrees])))
+    np.testing.assert_allclose(result, np.rot90(natural / 255, int(degrees / 90)), atol=1e-3)  # cos 90° is 4e-8, not 0
 
 
 @pytest.mark.parametrize(("spec", "levels"), [("bit-depth[bits=3]", 8), ("color-quantization[levels=5]", 5)])
 def test_rounding_is_arts_feature_squeezing_or_numpys(spec, levels, natural):
-    found = as_array(purified(spec, as_batch(natural)))
-    np.testing.assert_allclose(found, np.rint(natural / 255 * (levels - 1)) / (levels - 1), atol=1e-6)
-    assert len(np.unique(found)) <= levels
+    result = as_array(purified(spec, as_batch(natural)))
+    np.testing.assert_allclose(result, np.rint(natural / 255 * (levels - 1)) / (levels - 1), atol=1e-6)
+    assert len(np.unique(result)) <= levels
     if spec.startswith("bit-depth"):
         squeezing = importlib.import_module("art.defences.preprocessor").FeatureSqueezing
         expected = squeezing(clip_values=(0.0, 1.0), bit_depth=3)(natural / 255)[0]
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_random_noise_has_the_stated_size_and_stays_in_range():

@@ -20,21 +20,21 @@ FILES = sorted((ROOT / ".github").rglob("*.yml"))
 
 def test_every_command_that_people_are_told_to_type_exists() -> None:
     group = typer.main.get_command(app)
-    told = 0
+    count = 0
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for line in re.findall(r"(?:^|[$`(&] ?)iqarena ([a-z][^`#\n&|]*)", text, re.MULTILINE):
-            words, command = line.split(), group
+            args, command = line.split(), group
             while hasattr(command, "commands"):
-                assert words[0] in command.commands, f"{page.name}: iqarena {line}"
-                command = command.commands[words.pop(0)]
-                if not words:
+                assert args[0] in command.commands, f"{page.name}: iqarena {line}"
+                command = command.commands[args.pop(0)]
+                if not args:
                     break
             options = {name for parameter in command.params for name in parameter.opts}
-            unknown = {word for word in words if word.startswith("-")} - options
+            unknown = {word for word in args if word.startswith("-")} - options
             assert not unknown, f"{page.name}: iqarena {line}: {unknown}"
-            told += 1
-    assert told > 20
+            count += 1
+    assert count > 20
 
 
 def test_the_readmes_figures_are_those_of_the_board() -> None:
@@ -42,9 +42,9 @@ def test_the_readmes_figures_are_those_of_the_board() -> None:
     (image,) = re.findall(r"\[!\[(.+?)\]\((results/[^)]+)\)", readme)
     assert f"[![{image[0]}]({image[1]})" in board, "the image's text is not that of the board"
     track = board.partition("## demo, linf, ε = 2/255")[2].partition("\n## ")[0]
-    told = re.findall(r"\b([a-z-]+) (\d\.\d\d) → (−?\d\.\d\d)", " ".join(readme.split()))
-    assert len(told) >= 4
-    for defense, clean, robust in told:
+    figures = re.findall(r"\b([a-z-]+) (\d\.\d\d) → (−?\d\.\d\d)", " ".join(readme.split()))
+    assert len(figures) >= 4
+    for defense, clean, robust in figures:
         assert re.search(rf"\| resnet-iqa \| {defense}[^|]*\| {clean} [^|]*\| \*\*{robust}\*\* ", track), (
             defense,
             robust,
@@ -53,7 +53,7 @@ def test_the_readmes_figures_are_those_of_the_board() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         ("submit images nowhere -m cnniqa --eps 2/255", "nowhere: no such folder"),
         ("submit images EMPTY -m cnniqa --eps 2/255", "at least 2 images are wanted"),
@@ -74,18 +74,18 @@ def test_the_readmes_figures_are_those_of_the_board() -> None:
     ],
 )
 def test_wrong_use_of_a_command_is_one_clear_line_and_exit_2(
-    words: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    args: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["iqarena", *(word.replace("EMPTY", "empty") for word in words.split())])
+    monkeypatch.setattr(sys, "argv", ["iqarena", *(word.replace("EMPTY", "empty") for word in args.split())])
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.startswith("iqarena: ")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.startswith("iqarena: ")
+    assert output.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["empty"]
 
 

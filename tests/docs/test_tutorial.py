@@ -53,17 +53,17 @@ def test_its_steps_run_and_the_page_is_what_they_say(home: Path, monkeypatch) ->
             command = command.replace(old, new)
         if not command:
             return "\n".join(step.expected)
-        tool, *words = command.split()
+        tool, *args = command.split()
         if tool == "pytest":
-            module = loaded("tutorial_test", home / words[-1])
+            module = loaded("tutorial_test", home / args[-1])
             tests = [test for name, test in vars(module).items() if name.startswith("test_")]
             for test in tests:
                 test()
-            made = sys.modules["iqarena.attacks.mine"].Mine
-            monkeypatch.setitem(ATTACKS.entries, "mine", type(next(iter(ATTACKS.entries.values())))("mine", made))
+            cls = sys.modules["iqarena.attacks.mine"].Mine
+            monkeypatch.setitem(ATTACKS.entries, "mine", type(next(iter(ATTACKS.entries.values())))("mine", cls))
             output = f"{len(tests)} passed"
         else:
-            done = CliRunner().invoke(app, words)
+            done = CliRunner().invoke(app, args)
             assert done.exit_code == 0, done.output
             output = done.output.replace(f"{home}/", "")
         missing = [part for part in step.expected if part not in output]
@@ -71,14 +71,14 @@ def test_its_steps_run_and_the_page_is_what_they_say(home: Path, monkeypatch) ->
         return output
 
     try:
-        made = tutorial.page(do, home / "attacks/mine.py")
+        written = tutorial.page(do, home / "attacks/mine.py")
     finally:
         sys.modules.pop("iqarena.attacks.mine", None)
     # what does not depend on how many images there were is the same, word for word: prose, commands and the edit
     for step in tutorial.STEPS:
         assert f"$ {step.command}" in page
         assert all(part in page for part in step.expected), "run python docs/tutorial_attack.py"
-    assert made[: made.index("## 3.")] == page[: page.index("## 3.")], "run python docs/tutorial_attack.py"
-    assert [line for line in made.splitlines() if line.startswith("## ")] == [
+    assert written[: written.index("## 3.")] == page[: page.index("## 3.")], "run python docs/tutorial_attack.py"
+    assert [line for line in written.splitlines() if line.startswith("## ")] == [
         line for line in page.splitlines() if line.startswith("## ")
     ]

@@ -26,7 +26,7 @@ from tests.support.attack_runs import random_pixels
 
 
 def brute_force(lower, upper, labels) -> float:
-    """Return the least SROCC over qualities at every interval end, between and just beside them: all orders with all ties."""
+    """Return the least SROCC over qualities at, between and just beside all interval ends: all orders with all ties."""
     ends = np.unique(np.concatenate([lower, upper]))
     inside = [end + step for end in ends for step in (0, 1e-3, -1e-3)]
     grid = np.unique(np.concatenate([inside, (ends[:-1] + ends[1:]) / 2]))
@@ -41,11 +41,11 @@ def brute_force(lower, upper, labels) -> float:
 
 def orders_by_force(weights, before) -> float:
     """Return the least Σ weight · position over all permutations that keep the required order."""
-    found = math.inf
+    least = math.inf
     for order in itertools.permutations(range(len(weights))):
         if not any(before[b, a] for a, b in itertools.combinations(order, 2)):
-            found = min(found, sum(weights[item] * place for place, item in enumerate(order, 1)))
-    return found
+            least = min(least, sum(weights[item] * position for position, item in enumerate(order, 1)))
+    return least
 
 
 def random_intervals(count, generator, spread):
@@ -66,8 +66,8 @@ def test_worst_order_is_that_of_brute_force(count, spread):
         assert least == pytest.approx(expected)
         assert (weights[order] * np.arange(1, count + 1)).sum() == pytest.approx(expected)
         assert max(_pair_bound(weights, before), _assignment_bound(weights, before)) <= expected + 1e-9
-        found = certified_srocc(lower, upper, weights)
-        assert found.bound == pytest.approx(found.found, abs=1e-9)
+        result = certified_srocc(lower, upper, weights)
+        assert result.bound == pytest.approx(result.found, abs=1e-9)
 
 
 @pytest.mark.parametrize("labels", [(1, 2, 3, 4), (1, 1, 2, 2), (1, 2, 2, 3), (4, 1, 2, 2)])
@@ -77,13 +77,13 @@ def test_no_qualities_with_ties_undercut_the_bound(labels):
     for step in (0.25, 0.5):  # coarse ends, so that intervals touch and are points
         for _ in range(4):
             ends = np.sort(np.round(generator.random((2, 4)) / step) * step, axis=0)
-            found = certified_srocc(*ends, np.array(labels, dtype=float))
+            result = certified_srocc(*ends, np.array(labels, dtype=float))
             if all(low == high for low, high in ends.T) and np.ptp(ends) == 0:
                 continue
             expected = brute_force(*ends, np.array(labels, dtype=float))
-            assert found.bound <= expected + 1e-9
-            assert math.isnan(found.found) or found.found >= expected - 1e-9
-            exact += found.bound == pytest.approx(expected, abs=1e-6)
+            assert result.bound <= expected + 1e-9
+            assert math.isnan(result.found) or result.found >= expected - 1e-9
+            exact += result.bound == pytest.approx(expected, abs=1e-6)
     assert exact >= 1
 
 
@@ -92,13 +92,13 @@ def test_above_the_exact_size_the_truth_is_between_bound_and_found():
     for count, spread in ((17, 0.05), (40, 0.2), (40, 0.02)):
         labels = generator.random(count)
         lower, upper = random_intervals(count, generator, spread)
-        found = certified_srocc(lower, upper, labels)
-        assert -1 <= found.bound <= found.found + 1e-9
+        result = certified_srocc(lower, upper, labels)
+        assert -1 <= result.bound <= result.found + 1e-9
         drawn = [stats.spearmanr(generator.uniform(lower, upper), labels).statistic for _ in range(300)]
-        assert found.found < min(drawn)
+        assert result.found < min(drawn)
         weights, before = stats.rankdata(labels), upper[:, None] < lower[None, :]
-        some = generator.permutation(count)[:14]  # the relaxations hold for any part of the set, too
-        part = stats.rankdata(labels[some]), before[np.ix_(some, some)]
+        subset = generator.permutation(count)[:14]  # the relaxations hold for any part of the set, too
+        part = stats.rankdata(labels[subset]), before[np.ix_(subset, subset)]
         assert max(_pair_bound(*part), _assignment_bound(*part)) <= _exact_order(*part)[0]
         assert _pair_bound(weights, before) > 0
 
@@ -143,8 +143,8 @@ def test_measures_of_certificates():
     lower, upper = torch.tensor([0.0, 0.4, 0.7]).double(), torch.tensor([0.2, 0.6, 0.9]).double()
     certificate = Certificate(lower, upper, 0.5, 0.99)
     attacked, lengths = np.array([0.1, 0.61, np.nan]), np.array([0.4, 0.5, np.nan])
-    found = measure_certificates(certificate, np.array([1.0, 2, 3]), attacked, lengths)
-    assert found == pytest.approx({"certified_srocc": 1, "certificate_width": 0.2, "certificate_radius": 0.5,
+    result = measure_certificates(certificate, np.array([1.0, 2, 3]), attacked, lengths)
+    assert result == pytest.approx({"certified_srocc": 1, "certificate_width": 0.2, "certificate_radius": 0.5,
                                    "certificate_confidence": 0.97, "certificates_left": 1})  # fmt: skip
     # of a longer change a certificate says nothing
     far = measure_certificates(certificate, np.array([1.0, 2, 3]), attacked, np.array([0.4, 0.51, np.nan]))

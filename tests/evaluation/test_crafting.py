@@ -54,8 +54,8 @@ def cells(attack: str, **more: object) -> list[Cell]:
     return expand(validated({"models": ["linear"], "attacks": [{"attack": attack}], "settings": ["adaptive"], **more}))
 
 
-def register(monkeypatch: pytest.MonkeyPatch, made: type) -> None:
-    monkeypatch.setitem(ATTACKS.entries, made.name, Entry(made.name, made))
+def register(monkeypatch: pytest.MonkeyPatch, cls: type) -> None:
+    monkeypatch.setitem(ATTACKS.entries, cls.name, Entry(cls.name, cls))
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ NUMBERS = {
 
 
 def test_the_numbers_of_small_cells_are_those_of_the_protocol() -> None:
-    found = {
+    numbers = {
         (row.attack, row.objective): row.abs_gain
         for objective in ("lower", "away")
         for _, row in evaluate(
@@ -244,4 +244,4 @@ def test_the_numbers_of_small_cells_are_those_of_the_protocol() -> None:
         ).iterrows()
     }
     # what another order of additions may change: a few steps of a search whose gains lie close
-    assert found == pytest.approx(NUMBERS[PROTOCOL], rel=1e-2), "raise PROTOCOL, and put the new numbers here"
+    assert numbers == pytest.approx(NUMBERS[PROTOCOL], rel=1e-2), "raise PROTOCOL, and put the new numbers here"

@@ -122,10 +122,10 @@ def test_a_push_to_the_edge_moves_by_the_whole_levels_that_fit(size, levels):
     clean = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
     threat = Threat("linf", size)
     start = clean.float() / 255
-    for way in (-1, 1):
-        pushed = start + way * size
-        assert (quantize(pushed, clean, threat).pixels.int() - 100 == way * levels).all()
-        assert ((threat.snap(pushed, start) * 255).round().int() - 100 == way * levels).all()
+    for direction in (-1, 1):
+        pushed = start + direction * size
+        assert (quantize(pushed, clean, threat).pixels.int() - 100 == direction * levels).all()
+        assert ((threat.snap(pushed, start) * 255).round().int() - 100 == direction * levels).all()
 
 
 def test_linf_projection_is_a_clamp_of_every_value():

@@ -1,4 +1,4 @@
-"""Transfer cells: images crafted on the source model, scores of the deployed model, rows complete without a self-transfer."""
+"""Transfer cells: images crafted on the source model, the deployed model's scores, rows complete without self-transfer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MODELS = ["one", "other"]
 
 
 def linear(seed: int, name: str) -> LinearModel:
-    made = LinearModel(SIDE, SIDE, seed=seed)
-    made.info = ModelInfo(name, min_size=1)
-    return made
+    model = LinearModel(SIDE, SIDE, seed=seed)
+    model.info = ModelInfo(name, min_size=1)
+    return model
 
 
 @pytest.fixture
@@ -56,27 +56,27 @@ def test_images_are_those_crafted_on_the_source_and_scores_the_deployed_models(e
     assert (outcome.done, outcome.failed, outcome.skipped) == (4, [], [])
     table = pd.read_csv(tmp_path / "out" / "summary.csv", keep_default_na=False)
     assert list(table.columns).index("source") > list(table.columns).index("flags")
-    found = {(row.model, row.setting): row for row in table.itertuples()}
-    assert {key: row.source for key, row in found.items()} == {
+    rows = {(row.model, row.setting): row for row in table.itertuples()}
+    assert {key: row.source for key, row in rows.items()} == {
         ("one", "oblivious"): "", ("other", "oblivious"): "", ("one", "transfer"): "other", ("other", "transfer"): "one",
     }  # fmt: skip
     for model, source in (MODELS, MODELS[::-1]):
-        moved, own = (records.images(found[key].cell_id) for key in ((model, "transfer"), (source, "oblivious")))
+        moved, own = (records.images(rows[key].cell_id) for key in ((model, "transfer"), (source, "oblivious")))
         costs = ["linf", "l2", "forwards", "backwards"]
         pd.testing.assert_frame_equal(moved[costs], own[costs])
         # two random linear models have next to nothing in common: what moves the one by 2/255 · Σ|w| = 0.08 leaves the other
-        assert found[model, "transfer"].abs_gain < 0.3 * found[model, "oblivious"].abs_gain
+        assert rows[model, "transfer"].abs_gain < 0.3 * rows[model, "oblivious"].abs_gain
         # clean scores are the deployed model's, not the source's
-        itself = records.images(found[model, "oblivious"].cell_id)
+        itself = records.images(rows[model, "oblivious"].cell_id)
         np.testing.assert_array_equal(moved.clean_quality, itself.clean_quality)
 
 
 def test_no_image_is_crafted_twice(evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    crafted = []
     craft = AttackedSets._craft
-    monkeypatch.setattr(AttackedSets, "_craft", lambda self, cell: made.append(cell.crafting) or craft(self, cell))
+    monkeypatch.setattr(AttackedSets, "_craft", lambda self, cell: crafted.append(cell.crafting) or craft(self, cell))
     run(evaluator, tmp_path / "out", defenses=["none", "jpeg"])
-    assert len(made) == len(set(made)) == 2
+    assert len(crafted) == len(set(crafted)) == 2
 
 
 def test_the_source_is_part_of_a_cells_id(evaluator: Evaluator, tmp_path: Path) -> None:

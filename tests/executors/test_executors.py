@@ -48,10 +48,10 @@ def test_a_process_that_is_killed_costs_one_cell(root, tmp_path):
     assert outcome.done == 3
     assert [(cell.attack.partition("=")[2], status) for cell, status, _ in outcome.failed] == [("kill]", "failed")]
     assert "signal 9" in outcome.failed[0][2]
-    found = table(tmp_path / "out")
+    rows = table(tmp_path / "out")
     # the plugin `greedy` dies with four images at once and finishes with two
-    assert found.status.tolist().count("ok") == 2
-    assert found[found.status == "failed"].abs_gain.isna().all()
+    assert rows.status.tolist().count("ok") == 2
+    assert rows[rows.status == "failed"].abs_gain.isna().all()
     again = go(suite("nothing", "kill", "greedy"), root, tmp_path / "out")
     assert (again.kept, again.done) == (2, 1), "a failure is tried again"
 
@@ -70,14 +70,14 @@ def test_a_cell_that_hangs_ends_at_its_time_limit(root, tmp_path, monkeypatch):
 
     chosen = suite("hang", "nothing", seconds=3600)
     outcome = execute(chosen, root, Records(tmp_path / "out"), report, "local")
-    assert [words for _, _, words in outcome.failed] == ["it took longer than the time limit of 3600 s"]
+    assert [message for _, _, message in outcome.failed] == ["it took longer than the time limit of 3600 s"]
     assert outcome.done == 2
 
 
 def test_a_cell_that_takes_more_memory_than_it_may_fails_alone(root, tmp_path):
     outcome = go(suite("hoard", "nothing", memory_mib=4096), root, tmp_path / "out", "local")
-    ((_, status, words),) = outcome.failed
-    assert (status, words.partition(":")[0]) == ("failed", "out of memory")
+    ((_, status, message),) = outcome.failed
+    assert (status, message.partition(":")[0]) == ("failed", "out of memory")
     assert outcome.done == 2
 
 
@@ -86,13 +86,13 @@ def test_cells_that_share_attacked_images_are_one_task():
         {"models": ["cnniqa"], "defenses": ["none", "jpeg"], "threats": [{"eps": "2/255"}, {"eps": "4/255"}],
          "attacks": ["fgsm", "pgd", {"attack": "apgd", "objectives": ["away", "raise"]}, "standard"]}
     )  # fmt: skip
-    work = [(cell, str(place)) for place, cell in enumerate(expand(chosen))]
-    found = tasks(work)
-    assert sorted(cell_id for task in found for _, cell_id in task.work) == sorted(cell_id for _, cell_id in work)
-    home = {cell.crafting: place for place, task in enumerate(found) for cell, _ in task.work}
-    for place, task in enumerate(found):
-        assert all(home[cell.crafting] == place for cell, _ in task.work)
-    sets = [{cell.attack for cell, _ in task.work} for task in found]
+    work = [(cell, str(index)) for index, cell in enumerate(expand(chosen))]
+    groups = tasks(work)
+    assert sorted(cell_id for task in groups for _, cell_id in task.work) == sorted(cell_id for _, cell_id in work)
+    home = {cell.crafting: index for index, task in enumerate(groups) for cell, _ in task.work}
+    for index, task in enumerate(groups):
+        assert all(home[cell.crafting] == index for cell, _ in task.work)
+    sets = [{cell.attack for cell, _ in task.work} for task in groups]
     # per size and per knowledge of jpeg, or of none
     assert sets.count({"fgsm"}) == sets.count({"pgd"}) == sets.count({"apgd", "standard"}) == 4
     assert len(sets) == 12
@@ -121,15 +121,15 @@ def test_ctrl_c_ends_a_run_of_processes_soon_and_says_how_to_go_on(root, tmp_pat
         ),
         *("--dataset", "folder", "--root", str(root), "-m", "cnniqa", "-d", "none", "-a", attacker("hang")),
     ]
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(command, env=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert "cells to run" in running.stdout.readline()
         time.sleep(3)
         running.send_signal(2)
-        _, said = running.communicate()
+        _, output = running.communicate()
     assert running.returncode == 130
-    assert "goes on from here" in said
+    assert "goes on from here" in output
 
 
 def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
@@ -140,12 +140,12 @@ def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
     )  # fmt: skip
     records = Records(tmp_path / "out")
     evaluator = Evaluator(open_dataset("folder", root), None, 4)
-    found = estimate(evaluator, expand(chosen), records)
+    result = estimate(evaluator, expand(chosen), records)
     # pgd: 2 defenses × 2 settings, of which both oblivious ones share their images with the undefended adaptive one;
     # each of the two sets takes 3 steps, a last look and the clean score; every cell scores four images
-    assert (found.to_do, found.craftings, found.skipped, found.done) == (4, 2, 4, 0)
-    assert (found.forwards, found.backwards) == (2 * 4 * 5 + 4 * 4, 2 * 4 * 3)
-    assert found.seconds > 0
+    assert (result.to_do, result.craftings, result.skipped, result.done) == (4, 2, 4, 0)
+    assert (result.forwards, result.backwards) == (2 * 4 * 5 + 4 * 4, 2 * 4 * 3)
+    assert result.seconds > 0
     assert not (tmp_path / "out" / "summary.csv").exists()
     execute(chosen, root, records, lambda *_: None)
     assert pd.read_csv(tmp_path / "out" / "summary.csv").backwards_mean.tolist() == [3] * 4
@@ -154,12 +154,12 @@ def test_a_dry_run_counts_what_a_run_would_ask(root, tmp_path):
 
 
 def test_a_dry_run_knows_what_a_run_would_do_anew(root, tmp_path):
-    words = ["run", "--dataset", "folder", "--root", str(root), "-m", "cnniqa", "-d", "none", "-a", "fgsm"]
-    words += ["--out", str(tmp_path / "out")]
-    assert CliRunner().invoke(app, words).exit_code == 0
+    args = ["run", "--dataset", "folder", "--root", str(root), "-m", "cnniqa", "-d", "none", "-a", "fgsm"]
+    args += ["--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, args).exit_code == 0
     for options, to_do in (([], 0), (["--fresh"], 2), (["--keep-images"], 2)):
-        said = CliRunner().invoke(app, [*words, "--dry-run", *options]).stdout
-        assert said.startswith(f"{to_do} cells to run, {2 - to_do} done before, 0 skipped; 4 images each")
+        output = CliRunner().invoke(app, [*args, "--dry-run", *options]).stdout
+        assert output.startswith(f"{to_do} cells to run, {2 - to_do} done before, 0 skipped; 4 images each")
 
 
 def lone(root: Path, model: QualityModel, **more: object) -> tuple[Evaluator, list]:
@@ -169,9 +169,9 @@ def lone(root: Path, model: QualityModel, **more: object) -> tuple[Evaluator, li
 
 def test_a_dry_run_counts_every_draw_of_a_stochastic_model(root, tmp_path):
     evaluator, (cell,) = lone(root, StochasticModel(), draws=3)
-    found = estimate(evaluator, [cell], Records(tmp_path / "out"))
+    result = estimate(evaluator, [cell], Records(tmp_path / "out"))
     # as the target counts: q₀, two steps and the last look, three draws each; what is deployed is scored once
-    assert (found.forwards, found.backwards) == (4 * 3 * 4 + 4, 4 * 3 * 2)
+    assert (result.forwards, result.backwards) == (4 * 3 * 4 + 4, 4 * 3 * 2)
     _, rows = evaluator.run(cell, evaluator.ids.cell_id(cell))
     assert (rows.forwards.sum(), rows.backwards.sum()) == (4 * 3 * 4, 4 * 3 * 2)
 
@@ -182,14 +182,14 @@ def test_a_dry_run_of_a_model_that_raises_is_one_line(root, tmp_path):
         estimate(evaluator, cells, Records(tmp_path / "out"))
 
 
-@pytest.mark.parametrize(("address", "words"), [("10.0.0.1:6379", "at 10.0.0.1:6379"), (None, "could be started here")])
-def test_a_cluster_that_does_not_answer_or_start_is_one_line(address, words):
-    def gone(**_: object) -> None:
+@pytest.mark.parametrize(("address", "message"), [("10.0.0.1:6379", "at 10.0.0.1:6379"), (None, "could be started here")])
+def test_a_cluster_that_does_not_answer_or_start_is_one_line(address, message):
+    def fail(**_: object) -> None:
         raise RuntimeError("no room\nin /dev/shm")
 
     with pytest.raises(UserError) as error:
-        _connect(SimpleNamespace(init=gone), address, 2)
-    assert str(error.value) == f"no Ray cluster {words}: no room in /dev/shm"
+        _connect(SimpleNamespace(init=fail), address, 2)
+    assert str(error.value) == f"no Ray cluster {message}: no room in /dev/shm"
 
 
 def test_a_cluster_has_room_for_tasks_or_says_what_it_lacks():

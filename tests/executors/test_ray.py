@@ -25,10 +25,10 @@ def cluster() -> Iterator[Any]:
     """A head node that runs no cells, and two nodes with one core each."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    made.machines = [made.add_node(num_cpus=1) for _ in range(2)]
-    yield made
-    made.shutdown()
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    ray_cluster.machines = [ray_cluster.add_node(num_cpus=1) for _ in range(2)]
+    yield ray_cluster
+    ray_cluster.shutdown()
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_cell_that_dies_hangs_or_wants_too_much_is_lost_alone(cluster, root, t
     outcome: Outcome = execute(chosen, root, Records(tmp_path / "out"), report, "ray", 1, address=cluster.address)
     assert outcome.done == 4
     # the process of `greedy` dies with four images at once, `hungry` raises; both finish with two
-    assert [(cell.attack, words) for cell, _, words in outcome.failed] == [
+    assert [(cell.attack, message) for cell, _, message in outcome.failed] == [
         (attacker("hang"), "it took longer than the time limit of 3600 s")
     ]
 
@@ -84,9 +84,9 @@ def test_what_a_lost_machine_had_not_finished_is_run_on_another(cluster, root, t
 
 
 def test_a_cluster_that_is_not_there_is_one_line(root, tmp_path, monkeypatch):
-    def gone(**_: object) -> None:
+    def fail(**_: object) -> None:
         raise ConnectionError("Failed to connect\nto GCS")
 
-    monkeypatch.setattr(ray, "init", gone)
+    monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(UserError, match=r"^no Ray cluster at 10\.0\.0\.1:6379: Failed to connect to GCS$"):
         execute(suite("nothing"), root, Records(tmp_path / "out"), lambda *_: None, "ray", 1, address="10.0.0.1:6379")

@@ -127,7 +127,7 @@ def test_a_query_limit_that_allows_no_question_is_a_skipped_cell(
 ) -> None:
     threats = [{"eps": "2/255", "queries": queries}]
     outcome = run_all(small, model, tmp_path, attacks=["square", "pgd"], threats=threats, settings=["adaptive"], draws=3)
-    assert [why for _, why in outcome.skipped] == [reason] * 2
+    assert [given for _, given in outcome.skipped] == [reason] * 2
     assert (outcome.done, outcome.failed) == (0, [])
 
 

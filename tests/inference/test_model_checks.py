@@ -198,9 +198,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "made"), FAULTS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(FAULTS)])
-def test_a_planted_fault_is_found(name, made):
-    findings = {finding.name: finding for finding in probe(made())}
+@pytest.mark.parametrize(("name", "cls"), FAULTS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(FAULTS)])
+def test_a_planted_fault_is_found(name, cls):
+    findings = {finding.name: finding for finding in probe(cls())}
     assert not findings[name].ok, findings[name].measured
     assert findings[name].advice
     assert "\n" not in findings[name].measured
@@ -210,9 +210,9 @@ def test_a_planted_fault_is_found(name, made):
 ALONE = {"direction", "input", "weights", "eval mode", "random state", "slope", "dtype and device"}
 
 
-@pytest.mark.parametrize(("name", "made"), [fault for fault in FAULTS if fault[0] in ALONE])
-def test_and_by_no_other_check(name, made):
-    assert [finding.name for finding in probe(made()) if not finding.ok] == [name]
+@pytest.mark.parametrize(("name", "cls"), [fault for fault in FAULTS if fault[0] in ALONE])
+def test_and_by_no_other_check(name, cls):
+    assert [finding.name for finding in probe(cls()) if not finding.ok] == [name]
 
 
 def test_every_check_has_a_planted_fault():
@@ -249,8 +249,8 @@ def test_the_probe_leaves_model_and_random_streams_as_they_were():
 def test_natural_images_are_of_the_asked_size_and_get_worse():
     images = natural(40, 56)
     assert images.shape == (12, 3, 40, 56)
-    apart = (images[3:] - images[:3].repeat(3, 1, 1, 1)).flatten(1).norm(dim=1)
-    assert (apart > 1).all()
+    distances = (images[3:] - images[:3].repeat(3, 1, 1, 1)).flatten(1).norm(dim=1)
+    assert (distances > 1).all()
 
 
 # --- where the findings are shown
@@ -279,10 +279,10 @@ def test_check_speaks_plainly_and_in_json(tmp_path: Path):
     assert bad.exit_code == 1
     assert "FAILED" in bad.stdout
     assert "what to do" in bad.stdout
-    told = json.loads(CliRunner().invoke(app, ["check", str(file), "--json"]).stdout)
-    assert told[0]["ok"] is False
-    assert told[0]["kind"] == "model"
-    failed = [finding["name"] for finding in told[0]["findings"] if not finding["ok"]]
+    report = json.loads(CliRunner().invoke(app, ["check", str(file), "--json"]).stdout)
+    assert report[0]["ok"] is False
+    assert report[0]["kind"] == "model"
+    failed = [finding["name"] for finding in report[0]["findings"] if not finding["ok"]]
     assert "gradient" in failed
 
 

@@ -91,8 +91,8 @@ def test_more_queries_are_never_worse_and_the_curve_ends_where_the_best_is(attac
 
 def test_a_run_with_a_lower_limit_ends_where_the_longer_one_was_then():
     long, short = run(PGD(steps=30), LinearModel()), run(PGD(steps=30), LinearModel(), queries=10)
-    place = CHECKPOINTS.index(10)
-    np.testing.assert_allclose(long.trace.seen[:, place], short.trace.best, atol=1e-6)
+    index = CHECKPOINTS.index(10)
+    np.testing.assert_allclose(long.trace.seen[:, index], short.trace.best, atol=1e-6)
 
 
 def test_draws_of_a_stochastic_model_are_paid_for():
@@ -107,11 +107,11 @@ def test_what_a_record_says_of_a_trace():
     clean, labels = torch.tensor([0.2, 0.4, 0.8]), torch.tensor([0.1, 0.5, 0.9])
     seen = clean[:, None].repeat(1, len(CHECKPOINTS))
     seen[:, 1:] = torch.tensor([0.9, 0.4, 0.1])[:, None]
-    found = curve(clean, seen, torch.tensor([3, 7, 7]), labels)
-    assert found["forwards"] == [1, 2, 5, 7]
-    assert found["abs_gain"] == pytest.approx([0, 1.4 / 3, 1.4 / 3, 1.4 / 3])
-    assert found["srocc"] == pytest.approx([1, -1, -1, -1])
-    assert found["stability_srocc"] == pytest.approx([1, -1, -1, -1])
+    result = curve(clean, seen, torch.tensor([3, 7, 7]), labels)
+    assert result["forwards"] == [1, 2, 5, 7]
+    assert result["abs_gain"] == pytest.approx([0, 1.4 / 3, 1.4 / 3, 1.4 / 3])
+    assert result["srocc"] == pytest.approx([1, -1, -1, -1])
+    assert result["stability_srocc"] == pytest.approx([1, -1, -1, -1])
     assert curve(clean, seen, torch.tensor([3, 7, 7]), labels * math.nan)["srocc"] == [None] * 4
     assert curve(clean, seen, torch.tensor([2, 1, 1]), labels)["forwards"] == [1, 2]
     assert curve(clean * math.nan, seen, torch.tensor([2, 1, 1]), labels) == {}
@@ -132,16 +132,16 @@ def test_a_record_holds_the_curve_of_its_attack(tmp_path: Path):
     records = Records(tmp_path / "out")
     evaluator = Evaluator(Folder(root), None, 3, {"linear": LinearModel()})
     assert not local.run(evaluator, expand(validated(chosen)), records, report=lambda *_: None).failed
-    found = {record["cell"]["attack"]: record for record in records.all()}
-    assert found["random-noise"]["curve"] == {}
+    records_by_attack = {record["cell"]["attack"]: record for record in records.all()}
+    assert records_by_attack["random-noise"]["curve"] == {}
     for name in ("pgd[steps=12]", "torchattacks:PGD"):
-        record = found[name]
+        record = records_by_attack[name]
         images = records.images(record["cell_id"])
         assert record["curve"]["forwards"][-1] == images.forwards.max()
         assert record["curve"]["abs_gain"][0] == 0
         assert np.all(np.diff(record["curve"]["abs_gain"]) >= 0)
     # our own PGD queries images as they are stored, so its curve ends at the record's own numbers
-    own = found["pgd[steps=12]"]
+    own = records_by_attack["pgd[steps=12]"]
     assert own["curve"]["abs_gain"][-1] == pytest.approx(own["measures"]["abs_gain"], abs=1e-6)
     images = records.images(own["cell_id"])
     assert own["curve"]["srocc"][-1] == pytest.approx(stats.spearmanr(images.mos, images.adv_quality).statistic)

@@ -139,11 +139,11 @@ def test_no_limit_is_no_number():
 
 def test_gradient_variance_falls_with_the_draws():
     def spread(draws):
-        found = [
+        gradients = [
             Target(StochasticModel(), 3, "gradient", draws=draws, seed=s).quality_and_grad(IMAGES, identity)[1]
             for s in range(40)
         ]
-        return float(torch.stack(found).var(dim=0).mean())
+        return float(torch.stack(gradients).var(dim=0).mean())
 
     # the variance of a mean of 16 draws is a sixteenth; 40 seeds × 2,304 values pin either variance to about 0.5 %
     assert spread(1) / spread(16) == pytest.approx(16, rel=0.1)

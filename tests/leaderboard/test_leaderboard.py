@@ -237,10 +237,10 @@ def test_check_names_each_file_that_differs(records: Records, tmp_path: Path) ->
     stale = records.folder / "plots/robust-srocc-last-year.png"
     stale.write_bytes(b"")
     (tmp_path / "leaderboard.md").write_text("mine is better\n")
-    gone = records.folder / "plots/quality-shift-demo-linf-2-255.svg"
-    gone.unlink()
+    missing = records.folder / "plots/quality-shift-demo-linf-2-255.svg"
+    missing.unlink()
     assert check(records, tmp_path) == [
-        f"{tmp_path / 'leaderboard.md'}: differs from what the records give", f"{gone}: missing",
+        f"{tmp_path / 'leaderboard.md'}: differs from what the records give", f"{missing}: missing",
         f"{stale}: not of these records; delete it",
     ]  # fmt: skip
     assert (tmp_path / "leaderboard.md").read_text() == "mine is better\n"
@@ -311,12 +311,12 @@ def test_examples_are_the_images_that_moved_most_and_least_under_the_worst_kept_
     (board,) = content(records).boards
     most, least = board.examples
     shift = np.abs(WEAK - CLEAN)
-    for example, place in ((most, shift.argmax()), (least, shift.argmin())):
+    for example, index in ((most, shift.argmax()), (least, shift.argmin())):
         assert example.cell.key.attack == "nes"
-        assert example.image_id == f"p{place:02d}"
-        assert (example.clean, example.adv) == pytest.approx((CLEAN[place], WEAK[place]))
+        assert example.image_id == f"p{index:02d}"
+        assert (example.clean, example.adv) == pytest.approx((CLEAN[index], WEAK[index]))
         before, after, difference = example.pixels()
-        assert {int(before.max()), int(after.max()), int(difference.max())} == {int(place), int(place) + 1, 128 + 16}
+        assert {int(before.max()), int(after.max()), int(difference.max())} == {int(index), int(index) + 1, 128 + 16}
     assert most.moved_most
     assert not least.moved_most
 
@@ -341,13 +341,13 @@ def test_suites_from_records_expand_to_the_same_cells(records: Records, tmp_path
         put(records, GOOD, attack="pgd", objective="target", defense=defense, model="cnniqa", target=0.25, seed=7)
     (board,) = content(records).boards
     assert len(board.reruns) == 3
-    made = set()
+    expanded = set()
     for again in board.reruns:
         (tmp_path / again.name).write_text(again.text)
         suite = load_suite(str(tmp_path / again.name))
         assert suite.limit == IMAGES
-        made |= {tuple(asdict(cell).items()) for cell in expand(suite)}
-    assert made == {tuple(asdict(Cell(**record["cell"])).items()) for record in records.all()}
+        expanded |= {tuple(asdict(cell).items()) for cell in expand(suite)}
+    assert expanded == {tuple(asdict(Cell(**record["cell"])).items()) for record in records.all()}
     row = board.rows[0]
     assert board.commands(row, "results").startswith(
         f"iqarena run results/suites/demo-linf-2-255-1.yaml --model {row.model} --defense {row.defense} --out runs/again && "

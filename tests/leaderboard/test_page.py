@@ -53,15 +53,15 @@ def test_the_page_loads_nothing_from_elsewhere(text: str) -> None:
 
 
 def test_text_of_plugins_ends_no_script(text: str) -> None:
-    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    names = {row["defense"] for row in json.loads(found)["tracks"][0]["rows"]}
+    (script,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    names = {row["defense"] for row in json.loads(script)["tracks"][0]["rows"]}
     assert names == {"none", EVIL}
     assert text.count("</script>") == 3
 
 
 def test_the_page_holds_what_the_records_say(text: str) -> None:
-    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    data = json.loads(found)
+    (script,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    data = json.loads(script)
     assert [track["title"] for track in data["tracks"]] == ["demo, linf, ε = 2/255", "demo, linf, ε = 4/255"]
     first = data["tracks"][0]
     assert [attack["control"] for attack in first["attacks"]] == [False] * 4 + [True] * 2
@@ -223,7 +223,7 @@ def test_a_phone_needs_no_sideways_scrolling(page: Any, theme: str) -> None:
 
 
 def test_images_slide_from_before_to_after(page: Any) -> None:
-    openers = {name: place for place, name in enumerate(shown(page))}
+    openers = {name: index for index, name in enumerate(shown(page))}
     page.find_elements("css selector", ".opener")[openers["bad, no defense"]].click()
     figures = page.find_elements("css selector", "tr.detail figure")
     assert len(figures) == 2

@@ -18,12 +18,12 @@ from tests.support.board_records import BAD, GOOD, MOS, NOISE, put
 
 
 def test_a_plot_that_cannot_show_all_rows_shows_the_best_and_undefended_ones(records: Records) -> None:
-    for place in range(9):
-        put(records, MOS + 0.05 * place * NOISE[4], defense=f"d{place}")
+    for index in range(9):
+        put(records, MOS + 0.05 * index * NOISE[4], defense=f"d{index}")
     put(records, BAD, defense="none")
     (board,) = content(records).boards
-    some = select_rows(board.rows, 4)
-    assert [row.defense for row in some] == [*(row.defense for row in board.rows[:3]), "none"]
+    selected = select_rows(board.rows, 4)
+    assert [row.defense for row in selected] == [*(row.defense for row in board.rows[:3]), "none"]
     assert select_rows(board.rows, 99) == list(board.rows)
 
 
@@ -53,7 +53,7 @@ def test_no_label_is_cut_off(records: Records, name: str, rows: int, attacks: in
     assert plots.kinds(boards[0]) == list(plots.KINDS)
     figures = [*(partial(draw, boards[0]) for draw in plots.KINDS.values()), partial(plots.curves, *families(boards))]
     with styled():
-        for figure in (made() for made in figures):
+        for figure in (plot() for plot in figures):
             figure.draw_without_rendering()
             inside, used = figure.bbox_inches, figure.get_tightbbox()
             assert used.x0 >= inside.x0 - 0.01

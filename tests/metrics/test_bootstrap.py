@@ -72,8 +72,8 @@ def test_the_interval_of_a_rank_correlation_covers_the_truth_of_clustered_data()
     other = 0.6 * one + 0.8 * clustered(rng, 1, 1) / math.sqrt(2)
     truth = 6 / math.pi * math.asin(0.6 / 2)  # Spearman's of two normal variables whose Pearson's is 0.6
     sample = ResampledStatistics.of([f"r{i // EACH}" for i in range(CLUSTERS * EACH)], 300)
-    some = 400  # of the sets, for time; four binomial errors are then 4.4 %
-    intervals = [interval(sample.spearman(a, b)) for a, b in zip(one[:some], other[:some], strict=True)]
+    count = 400  # of the sets, for time; four binomial errors are then 4.4 %
+    intervals = [interval(sample.spearman(a, b)) for a, b in zip(one[:count], other[:count], strict=True)]
     _, low, high = np.array(intervals).T
     assert 0.905 <= coverage(low, high, truth) <= 0.99
 
@@ -106,19 +106,19 @@ def test_holm_steps_down():
     # sorted 0.01 0.02 0.03 0.5 times 4 3 2 1 is 0.04 0.06 0.06 0.5
     assert holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert holm([0.4, 0.6]) == pytest.approx([0.8, 0.8])
-    found = holm([0.01, float("nan"), 0.04])
-    assert found[::2] == pytest.approx([0.02, 0.04])
-    assert math.isnan(found[1])
+    result = holm([0.01, float("nan"), 0.04])
+    assert result[::2] == pytest.approx([0.02, 0.04])
+    assert math.isnan(result[1])
     assert holm([]) == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_keeps_the_order_and_lies_between_the_p_and_bonferroni(p_values):
-    found = holm(p_values)
-    for p, q in zip(p_values, found, strict=True):
+    result = holm(p_values)
+    for p, q in zip(p_values, result, strict=True):
         assert p <= q <= min(len(p_values) * p, 1) + 1e-12
     order = np.argsort(p_values, kind="stable")
-    assert (np.diff(np.array(found)[order]) >= 0).all()
+    assert (np.diff(np.array(result)[order]) >= 0).all()
 
 
 def test_ranks_are_shared_where_intervals_overlap():
@@ -135,12 +135,12 @@ def test_seeds_are_averaged_and_resampled_with_the_references():
     level = np.array([[0.4], [0.5], [0.6]])
     values = level + rng.normal(0, 0.01, (3, 4001))
     values[:, 0] = level[:, 0]
-    found = over_seeds(values)
-    assert found.shape == (4001,)
-    assert found[0] == pytest.approx(0.5)
+    result = over_seeds(values)
+    assert result.shape == (4001,)
+    assert result[0] == pytest.approx(0.5)
     # the mean of three draws of three levels: variance ((0.1² + 0 + 0.1²) / 3) / 3, and that of the resamples
-    assert found[1:].std() == pytest.approx(math.sqrt(0.02 / 9 + 0.01**2 / 3), rel=0.05)
-    assert interval(found)[2] - interval(found)[1] > 3 * (interval(values[1])[2] - interval(values[1])[1])
+    assert result[1:].std() == pytest.approx(math.sqrt(0.02 / 9 + 0.01**2 / 3), rel=0.05)
+    assert interval(result)[2] - interval(result)[1] > 3 * (interval(values[1])[2] - interval(values[1])[1])
 
 
 def test_one_seed_adds_nothing():

@@ -53,9 +53,9 @@ def test_the_same_image_has_similarity_one_and_no_other_distance():
 
 
 def test_more_noise_is_less_similar():
-    found = [similarities(*noisy(192, amount)) for amount in (1, 5, 30, 120)]
-    assert found == sorted(found, reverse=True)
-    assert [multi for _, multi in found] == sorted((multi for _, multi in found), reverse=True)
+    results = [similarities(*noisy(192, amount)) for amount in (1, 5, 30, 120)]
+    assert results == sorted(results, reverse=True)
+    assert [multi for _, multi in results] == sorted((multi for _, multi in results), reverse=True)
 
 
 def test_what_is_too_small_for_the_window_is_missing():

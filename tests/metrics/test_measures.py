@@ -127,18 +127,18 @@ def test_a_curve_that_is_there_is_found():
 def test_fitted_measures_are_those_after_scipys_curve_fit():
     q, adv, y = (LARGE[column].to_numpy() for column in ("clean_quality", "adv_quality", "mos"))
     beta, _ = optimize.curve_fit(logistic, q, y, p0=[y.max(), y.min(), q.mean(), q.std() / 4], maxfev=20000)
-    found = values(LARGE)
+    result = values(LARGE)
     # two optimisers stop at slightly different places near the same least sum of squares
-    assert found["plcc_clean_fitted"] == pytest.approx(stats.pearsonr(logistic(q, *beta), y).statistic, abs=1e-5)
-    assert found["plcc_adv_fitted"] == pytest.approx(stats.pearsonr(logistic(adv, *beta), y).statistic, abs=1e-4)
-    assert found["rmse_clean_fitted"] == pytest.approx(np.sqrt(np.mean((logistic(q, *beta) - y) ** 2)), abs=1e-5)
-    assert found["rmse_adv_fitted"] == pytest.approx(np.sqrt(np.mean((logistic(adv, *beta) - y) ** 2)), abs=1e-4)
+    assert result["plcc_clean_fitted"] == pytest.approx(stats.pearsonr(logistic(q, *beta), y).statistic, abs=1e-5)
+    assert result["plcc_adv_fitted"] == pytest.approx(stats.pearsonr(logistic(adv, *beta), y).statistic, abs=1e-4)
+    assert result["rmse_clean_fitted"] == pytest.approx(np.sqrt(np.mean((logistic(q, *beta) - y) ** 2)), abs=1e-5)
+    assert result["rmse_adv_fitted"] == pytest.approx(np.sqrt(np.mean((logistic(adv, *beta) - y) ** 2)), abs=1e-4)
 
 
 def test_the_curve_takes_the_bend_out_and_a_reversed_ranking_stays_reversed():
-    found = measure_cell(LARGE)
-    assert found["plcc_clean_fitted"] > found["plcc_clean"]
-    assert found["plcc_adv_fitted"] < -0.8
+    result = measure_cell(LARGE)
+    assert result["plcc_clean_fitted"] > result["plcc_clean"]
+    assert result["plcc_adv_fitted"] < -0.8
 
 
 @settings(max_examples=15)
@@ -160,27 +160,27 @@ def test_without_enough_to_fit_there_is_no_curve():
 
 
 def test_a_clean_quality_of_zero_leaves_the_ratios_finite():
-    found = measure_cell(cell([0.0, 1.0], [0.1, 1.0]))
-    assert all(math.isfinite(found[name]) for name in ("rel_gain", "robust_rel_gain", "r_score", "r_score_minmax"))
+    result = measure_cell(cell([0.0, 1.0], [0.1, 1.0]))
+    assert all(math.isfinite(result[name]) for name in ("rel_gain", "robust_rel_gain", "r_score", "r_score_minmax"))
 
 
 def test_constant_scores_have_no_correlation_no_reflection_and_no_spread():
-    found = measure_cell(cell([0.5] * 6, [0.7] * 6))
+    result = measure_cell(cell([0.5] * 6, [0.7] * 6))
     nothing = ["srocc_clean", "srocc_adv", "plcc_clean", "plcc_adv", "krocc_clean", "krocc_adv", "reflection_rate",
                "stability_srocc", "stability_plcc", "stability_krocc", "plcc_clean_fitted", "plcc_adv_fitted",
                "rmse_clean_fitted", "rmse_adv_fitted", "abs_gain_iqr", "r_score_minmax"]  # fmt: skip
     for name in BY_NAME:
-        assert math.isnan(found[name]) == math.isnan(found[f"{name}_lo"]) == (name in nothing), name
-    assert found["abs_gain"] == found["shift_median"] == found["wasserstein"] == pytest.approx(0.2)
+        assert math.isnan(result[name]) == math.isnan(result[f"{name}_lo"]) == (name in nothing), name
+    assert result["abs_gain"] == result["shift_median"] == result["wasserstein"] == pytest.approx(0.2)
 
 
 def test_two_images_are_enough_for_a_value_and_one_is_not():
-    found = measure_cell(cell([0.2, 0.6], [0.7, 0.3]))
-    assert found["stability_srocc"] == pytest.approx(-1)
-    assert found["reflection_rate"] == 1
-    assert found["abs_gain_iqr"] == pytest.approx(0.4 / 0.2)
+    result = measure_cell(cell([0.2, 0.6], [0.7, 0.3]))
+    assert result["stability_srocc"] == pytest.approx(-1)
+    assert result["reflection_rate"] == 1
+    assert result["abs_gain_iqr"] == pytest.approx(0.4 / 0.2)
     alone = measure_cell(cell([0.2], [0.7]))
-    assert alone.keys() == found.keys()
+    assert alone.keys() == result.keys()
     assert all(math.isnan(value) for value in alone.values())
 
 
@@ -190,10 +190,10 @@ def test_images_without_a_score_are_left_out():
 
 
 def test_images_without_labels_have_the_measures_that_need_none():
-    found = measure_cell(cell([0.2, 0.5, 0.8], [0.3, 0.1, 0.8], mos=[math.nan] * 3))
+    result = measure_cell(cell([0.2, 0.5, 0.8], [0.3, 0.1, 0.8], mos=[math.nan] * 3))
     for name in BY_NAME:
         needs = name.startswith(("srocc", "plcc", "krocc", "rmse"))
-        assert math.isnan(found[name]) == needs, name
+        assert math.isnan(result[name]) == needs, name
 
 
 # --- properties that hold for any data
@@ -208,12 +208,12 @@ qualities = st.lists(st.floats(0, 1), min_size=3, max_size=20, unique=True).filt
 def test_reflecting_all_scores_turns_every_correlation_around(clean):
     clean = np.array(clean)
     mos = np.random.default_rng(0).permutation(np.linspace(0, 1, len(clean)))
-    found = values(cell(clean, 1 - clean, mos))
+    result = values(cell(clean, 1 - clean, mos))
     for name in ("srocc", "krocc", "plcc"):
-        assert found[f"{name}_adv"] == pytest.approx(-found[f"{name}_clean"])
+        assert result[f"{name}_adv"] == pytest.approx(-result[f"{name}_clean"])
     for name in ("stability_srocc", "stability_plcc", "stability_krocc"):
-        assert found[name] == pytest.approx(-1)
-    assert found["reflection_rate"] == pytest.approx(1)
+        assert result[name] == pytest.approx(-1)
+    assert result["reflection_rate"] == pytest.approx(1)
 
 
 @settings(max_examples=15)
@@ -230,13 +230,13 @@ def test_the_larger_the_shift_the_lower_both_r_scores_and_the_higher_the_gains(c
 
 def test_a_common_shift_moves_gains_and_no_order():
     clean = np.linspace(0.1, 0.6, 8)
-    found = values(cell(clean, clean + 0.3))
+    result = values(cell(clean, clean + 0.3))
     for name in ("abs_gain", "shift_median", "shift_p95", "stability_rmse", "wasserstein"):
-        assert found[name] == pytest.approx(0.3)
-    assert found["stability_srocc"] == found["stability_krocc"] == pytest.approx(1)
-    assert found["reflection_rate"] == 0
+        assert result[name] == pytest.approx(0.3)
+    assert result["stability_srocc"] == result["stability_krocc"] == pytest.approx(1)
+    assert result["reflection_rate"] == 0
     down = values(cell(clean, clean - 0.3))
-    assert (down["wasserstein"], down["energy_distance"]) == pytest.approx((-0.3, -found["energy_distance"]))
+    assert (down["wasserstein"], down["energy_distance"]) == pytest.approx((-0.3, -result["energy_distance"]))
 
 
 @settings(max_examples=10)
@@ -268,14 +268,14 @@ def test_a_model_that_uses_little_of_its_range_does_not_look_robust_in_its_own_s
 def test_every_measure_has_its_interval_and_the_interval_holds_it():
     rng = np.random.default_rng(1)
     clean = rng.uniform(size=40)
-    found = measure_cell(
+    result = measure_cell(
         cell(clean, clean + rng.normal(0, 0.2, 40), rng.uniform(size=40), [f"r{i // 4}" for i in range(40)],
              clean + rng.normal(0, 0.1, 40))
     )  # fmt: skip
-    assert list(found) == columns()
+    assert list(result) == columns()
     for name in BY_NAME:
-        assert found[f"{name}_lo"] <= found[name] <= found[f"{name}_hi"], name
-        assert found[f"{name}_lo"] < found[f"{name}_hi"], name
+        assert result[f"{name}_lo"] <= result[name] <= result[f"{name}_hi"], name
+        assert result[f"{name}_lo"] < result[f"{name}_hi"], name
 
 
 def test_every_measure_is_in_the_summary_and_the_first_ones_where_they_always_were():

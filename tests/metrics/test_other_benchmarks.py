@@ -35,9 +35,9 @@ def test_published_scores_give_the_published_aggregates(data_root, subset):
 
 def test_msu_by_hand():
     # scaled by 2 … 6: x = 0, ½, 1 and y = ½, ½, 1¼
-    found = msu(np.array([2.0, 4.0, 6.0]), np.array([4.0, 4.0, 7.0]))
+    result = msu(np.array([2.0, 4.0, 6.0]), np.array([4.0, 4.0, 7.0]))
     small = 1e-6
-    assert found == pytest.approx(
+    assert result == pytest.approx(
         {
             "abs_gain": (0.5 + 0 + 0.25) / 3,
             "rel_gain": (0.5 / 1 + 0 + 0.25 / 2) / 3,
@@ -57,10 +57,10 @@ def test_msu_of_equal_clear_scores_is_finite():
 
 
 def test_guardians_by_hand():
-    found = guardians(
+    result = guardians(
         np.array([20.0, 50.0]), np.array([60.0, 40.0]), np.array([25.0, 50.0]), np.array([30.0, 45.0]), (0.0, 100.0)
     )
-    assert found == pytest.approx(
+    assert result == pytest.approx(
         {
             "nonpurified_abs_gain": 0.25,
             "nonpurified_rel_gain": (40 / 20 + 10 / 50) / 2,

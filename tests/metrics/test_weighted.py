@@ -21,12 +21,12 @@ grid_values = st.integers(0, 5).map(lambda v: v / 4 - 0.3)
 def lists(draw):
     count = draw(st.integers(3, 12))
     a, b = (np.array(draw(st.lists(grid_values, min_size=count, max_size=count))) for _ in range(2))
-    held = np.array(draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
-    return a, b, held
+    repeats = np.array(draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
+    return a, b, repeats
 
 
-def one(held):
-    return ResampledStatistics(np.asarray(held, dtype=float)[None])
+def one(repeats):
+    return ResampledStatistics(np.asarray(repeats, dtype=float)[None])
 
 
 def once(count):
@@ -35,8 +35,8 @@ def once(count):
 
 @given(lists())
 def test_correlations_are_those_of_scipy(case):
-    a, b, held = case
-    long_a, long_b = np.repeat(a, held), np.repeat(b, held)
+    a, b, repeats = case
+    long_a, long_b = np.repeat(a, repeats), np.repeat(b, repeats)
     constant = len(long_a) < 2 or np.ptp(long_a) == 0 or np.ptp(long_b) == 0
     pairs = [
         (ResampledStatistics.pearson, stats.pearsonr),
@@ -44,42 +44,46 @@ def test_correlations_are_those_of_scipy(case):
         (ResampledStatistics.kendall, stats.kendalltau),
     ]
     for ours, theirs in pairs:
-        found = float(ours(one(held), a, b)[0]) if held.sum() else math.nan
+        result = float(ours(one(repeats), a, b)[0]) if repeats.sum() else math.nan
         if constant:
-            assert math.isnan(found), ours
+            assert math.isnan(result), ours
         else:
             # float64 sums of a few dozen numbers of size one
-            assert found == pytest.approx(float(theirs(long_a, long_b).statistic), abs=1e-9), ours
+            assert result == pytest.approx(float(theirs(long_a, long_b).statistic), abs=1e-9), ours
 
 
 @given(lists(), st.sampled_from([0.0, 0.25, 0.5, 0.95, 1.0]))
 def test_quantiles_are_numpys(case, share):
-    a, _, held = case
-    if held.sum():
+    a, _, repeats = case
+    if repeats.sum():
         # between two neighbours NumPy weighs the nearer one, which rounds in another way
-        assert float(one(held).quantile(a, share)[0]) == pytest.approx(np.quantile(np.repeat(a, held), share), abs=1e-12)
+        assert float(one(repeats).quantile(a, share)[0]) == pytest.approx(
+            np.quantile(np.repeat(a, repeats), share), abs=1e-12
+        )
 
 
 @given(lists())
 def test_distances_of_distributions_are_those_of_scipy(case):
-    a, b, held = case
-    if held.sum():
-        long_a, long_b = np.repeat(a, held), np.repeat(b, held)
-        assert float(one(held).wasserstein(a, b)[0]) == pytest.approx(stats.wasserstein_distance(long_a, long_b), abs=1e-12)
+    a, b, repeats = case
+    if repeats.sum():
+        long_a, long_b = np.repeat(a, repeats), np.repeat(b, repeats)
+        assert float(one(repeats).wasserstein(a, b)[0]) == pytest.approx(
+            stats.wasserstein_distance(long_a, long_b), abs=1e-12
+        )
         # the root of a rounding error of 1e-16 is 1e-8
-        assert float(one(held).energy(a, b)[0]) == pytest.approx(stats.energy_distance(long_a, long_b), abs=1e-7)
+        assert float(one(repeats).energy(a, b)[0]) == pytest.approx(stats.energy_distance(long_a, long_b), abs=1e-7)
 
 
 @given(lists())
 def test_reversed_pairs_are_those_that_a_loop_counts(case):
-    a, b, held = case
-    long_a, long_b = np.repeat(a, held), np.repeat(b, held)
+    a, b, repeats = case
+    long_a, long_b = np.repeat(a, repeats), np.repeat(b, repeats)
     ordered = [(i, j) for i in range(len(long_a)) for j in range(len(long_a)) if long_a[i] < long_a[j]]
-    found = float(one(held).reversed_share(a, b)[0])
+    result = float(one(repeats).reversed_share(a, b)[0])
     if not ordered:
-        assert math.isnan(found)
+        assert math.isnan(result)
     else:
-        assert found == pytest.approx(sum(long_b[i] > long_b[j] for i, j in ordered) / len(ordered), abs=1e-12)
+        assert result == pytest.approx(sum(long_b[i] > long_b[j] for i, j in ordered) / len(ordered), abs=1e-12)
 
 
 def test_pairs_that_tie_before_or_after_are_not_reversed():
@@ -101,12 +105,12 @@ def test_many_resamples_at_once_are_those_one_by_one_in_any_block(monkeypatch):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=20), rng.normal(size=20).round(1)
     weights = rng.integers(0, 4, (7, 20)).astype(float)
-    apart = [statistics(ResampledStatistics(row[None]), a, b) for row in weights]
+    separate = [statistics(ResampledStatistics(row[None]), a, b) for row in weights]
     for block in (1, 60, 2**15):
         monkeypatch.setattr(weighted, "BLOCK", block)
         monkeypatch.setattr(weighted, "_ROWS", block)
-        for name, found in statistics(ResampledStatistics(weights), a, b).items():
-            np.testing.assert_allclose(found, [float(one[name][0]) for one in apart], atol=1e-12, err_msg=name)
+        for name, result in statistics(ResampledStatistics(weights), a, b).items():
+            np.testing.assert_allclose(result, [float(one[name][0]) for one in separate], atol=1e-12, err_msg=name)
 
 
 def test_groups_of_images_with_the_same_weights_change_nothing():
@@ -114,23 +118,26 @@ def test_groups_of_images_with_the_same_weights_change_nothing():
     groups = rng.integers(0, 5, 30)
     a, b = rng.normal(size=30).round(1), rng.normal(size=30)
     weights = rng.integers(0, 4, (9, 5)).astype(float)[:, groups]
-    grouped, apart = statistics(ResampledStatistics(weights, groups), a, b), statistics(ResampledStatistics(weights), a, b)
-    for name, found in grouped.items():
-        np.testing.assert_allclose(found, apart[name], atol=1e-12, err_msg=name)
+    grouped, separate = (
+        statistics(ResampledStatistics(weights, groups), a, b),
+        statistics(ResampledStatistics(weights), a, b),
+    )
+    for name, result in grouped.items():
+        np.testing.assert_allclose(result, separate[name], atol=1e-12, err_msg=name)
 
 
 def test_several_rank_correlations_at_once_are_those_one_by_one():
     rng = np.random.default_rng(2)
     sample = ResampledStatistics.of([f"r{i // 3}" for i in range(21)], 50)
     a, others = rng.normal(size=21), [rng.normal(size=21).round(1) for _ in range(3)]
-    for found, other in zip(sample.spearmans(a, others), others, strict=True):
-        np.testing.assert_array_equal(found, sample.spearman(a, other))
+    for result, other in zip(sample.spearmans(a, others), others, strict=True):
+        np.testing.assert_array_equal(result, sample.spearman(a, other))
 
 
 def test_missing_values_and_constants_give_nan_and_no_warning():
     a, hole, flat = np.arange(4.0), np.array([0.1, math.nan, 0.3, 0.4]), np.full(4, 0.7)
-    for name, found in statistics(once(4), a, hole).items():
-        assert name == "mean" or np.isnan(found).all(), name
+    for name, result in statistics(once(4), a, hole).items():
+        assert name == "mean" or np.isnan(result).all(), name
     for name in ("pearson", "spearman", "kendall"):
         assert np.isnan(statistics(once(4), a, flat)[name]).all(), name
         assert np.isnan(statistics(once(4), flat, a)[name]).all(), name

@@ -50,13 +50,13 @@ def test_residual_trunks_are_torchvisions_weight_by_weight(name):
     ours.load_state_dict(state, assign=True)
     stages = nn.ModuleList([theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4])
     with torch.inference_mode():
-        found = ours.eval().stages(random_images())
+        result = ours.eval().stages(random_images())
         maps = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(random_images()))))
-        for stage, own in zip(stages, found, strict=True):
+        for stage, own in zip(stages, result, strict=True):
             maps = stage(maps)
             # the same operations in another layout of memory, which adds in another order
             torch.testing.assert_close(own, maps, atol=1e-5 * float(maps.abs().max()), rtol=1e-4)
-    assert tuple(maps.shape[1] for maps in found) == SHAPES[name].widths
+    assert tuple(maps.shape[1] for maps in result) == SHAPES[name].widths
 
 
 def test_vgg_is_torchvisions_weight_by_weight():
@@ -107,8 +107,8 @@ def test_wadiqam_without_any_weight_is_the_plain_mean():
 
 
 def test_wadiqam_has_the_papers_layers_and_half_of_their_width():
-    for made, narrower in ((WaDIQaMNRFull, 1), (WaDIQaMNR, 2)):
-        convolutions = [layer for layer in made().blocks if isinstance(layer, nn.Conv2d)]
+    for cls, narrower in ((WaDIQaMNRFull, 1), (WaDIQaMNR, 2)):
+        convolutions = [layer for layer in cls().blocks if isinstance(layer, nn.Conv2d)]
         assert [layer.out_channels * narrower for layer in convolutions] == [
             32, 32, 64, 64, 128, 128, 256, 256, 512, 512,
         ]  # fmt: skip
@@ -193,8 +193,8 @@ def test_s_cnn_has_the_papers_layers():
 def test_layers_made_for_each_image_are_linear_layers():
     torch.manual_seed(0)
     weight, values, bias = torch.randn(3, 5, 4), torch.randn(3, 4), torch.randn(3, 5)
-    made = torch.stack([functional.linear(v, w, b) for w, v, b in zip(weight, values, bias, strict=True)])
-    torch.testing.assert_close(_apply(weight, values, bias), made)
+    expected = torch.stack([functional.linear(v, w, b) for w, v, b in zip(weight, values, bias, strict=True)])
+    torch.testing.assert_close(_apply(weight, values, bias), expected)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ def test_layers_made_for_each_image_are_linear_layers():
 )
 def test_windows_cover_an_image_evenly_from_edge_to_edge(shape, corners):
     places = torch.arange(shape[0] * shape[1]).view(1, 1, *shape)
-    found = windows(places)
-    assert [divmod(int(window[0, 0, 0, 0]), shape[1]) for window in found] == corners
-    assert torch.equal(torch.cat([window.flatten() for window in found]).unique(), places.flatten())
+    result = windows(places)
+    assert [divmod(int(window[0, 0, 0, 0]), shape[1]) for window in result] == corners
+    assert torch.equal(torch.cat([window.flatten() for window in result]).unique(), places.flatten())
 
 
 def test_hyperiqa_is_the_mean_over_windows():
@@ -253,8 +253,8 @@ def test_hyperiqa_names_its_weights_as_the_authors_do():
 def test_norm_in_norm_with_two_squares_is_one_minus_the_correlation():
     stream = np.random.default_rng(0)
     ours, theirs = stream.normal(size=20), stream.normal(size=20)
-    found = norm_in_norm(torch.from_numpy(ours), torch.from_numpy(theirs), p=2, q=2)
-    assert float(found) == pytest.approx((1 - stats.pearsonr(ours, theirs).statistic) / 2, rel=1e-12)
+    result = norm_in_norm(torch.from_numpy(ours), torch.from_numpy(theirs), p=2, q=2)
+    assert float(result) == pytest.approx((1 - stats.pearsonr(ours, theirs).statistic) / 2, rel=1e-12)
 
 
 @pytest.mark.parametrize(("p", "q"), [(1.0, 2.0), (2.0, 2.0), (1.0, 1.0), (2.0, 1.0)])
@@ -274,9 +274,9 @@ def test_norm_in_norm_reaches_one_where_its_bound_is_met():
 
 def test_norm_in_norm_by_hand():
     # centred: (−1, 0, 1)/√2 and (−2, 1, 1)/√6; differences 0.1094, −0.4082, 0.2989; over 2·√3
-    found = norm_in_norm(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 3.0, 3.0]))
+    result = norm_in_norm(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.0, 3.0, 3.0]))
     first, second, third = 2 / math.sqrt(6) - 1 / math.sqrt(2), 1 / math.sqrt(6), 1 / math.sqrt(2) - 1 / math.sqrt(6)
-    assert float(found) == pytest.approx((first + second + third) / (2 * math.sqrt(3)), rel=1e-5)
+    assert float(result) == pytest.approx((first + second + third) / (2 * math.sqrt(3)), rel=1e-5)
 
 
 def test_norm_in_norm_of_equal_predictions_is_finite_and_so_is_its_gradient():

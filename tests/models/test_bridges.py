@@ -105,7 +105,7 @@ def test_what_is_given_is_not_measured(script, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("brackets", "words"),
+    ("brackets", "message"),
     [
         ("[low=1]", "give both low= and high=, or neither"),
         ("[low=3,high=1,higher_is_better=true]", "score_range must be"),
@@ -114,8 +114,8 @@ def test_what_is_given_is_not_measured(script, monkeypatch):
         ("[colour=red]", "has no parameter 'colour'; known are low, high, higher_is_better, min_size"),
     ],
 )
-def test_wrong_facts_are_one_line(script, brackets, words):
-    with pytest.raises(UserError, match=words) as refused:
+def test_wrong_facts_are_one_line(script, brackets, message):
+    with pytest.raises(UserError, match=message) as refused:
         load_model(f"torchscript:{script}{brackets}")
     assert "\n" not in str(refused.value)
 
@@ -153,7 +153,7 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("module", "words"),
+    ("module", "message"),
     [
         (Constant, "all demo images score about 4; give low="),
         (Hash, "which way its scores go is not clear"),
@@ -161,8 +161,8 @@ class Wide(nn.Module):
         (Wide, r"returned \(1, 3\) for 1 images"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(module, words, tmp_path, few):
-    with pytest.raises(UserError, match=words) as refused:
+def test_what_cannot_be_measured_is_one_line(module, message, tmp_path, few):
+    with pytest.raises(UserError, match=message) as refused:
         load_model(of(module(), tmp_path))
     assert "\n" not in str(refused.value)
 
@@ -187,11 +187,11 @@ def test_a_column_of_scores_is_taken(tmp_path, images):
 
 
 def test_code_in_a_pickle_is_no_torchscript_and_never_runs(tmp_path):
-    ran = tmp_path / "ran"
+    executed = tmp_path / "ran"
 
     class Bomb:
         def __reduce__(self):
-            return Path.touch, (ran,)
+            return Path.touch, (executed,)
 
     for name in ("bomb.pt", "zip.pt"):
         file = tmp_path / name
@@ -201,7 +201,7 @@ def test_code_in_a_pickle_is_no_torchscript_and_never_runs(tmp_path):
             file.write_bytes(pickle.dumps(Bomb()))
         with pytest.raises(UserError, match="no TorchScript archive"):
             load_model(f"torchscript:{file}")
-    assert not ran.exists()
+    assert not executed.exists()
 
 
 def test_a_missing_file_is_one_line(tmp_path):
@@ -234,11 +234,11 @@ def graph(folder: Path, shape: list[object], kind: str = "FLOAT", inputs: int = 
         helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0),
         helper.make_node("Mul", ["mean", "two"], ["score"]),
     ]
-    made = helper.make_model(
+    onnx_model = helper.make_model(
         helper.make_graph(nodes, "net", given, [out], [two]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
     )
     file = folder / name
-    onnx.save(made, str(file))
+    onnx.save(onnx_model, str(file))
     return f"onnx:{file}"
 
 
@@ -252,15 +252,15 @@ def test_onnx_scores_any_number_of_images(tmp_path, images, count, kind):
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "words"),
+    ("shape", "options", "message"),
     [
         (["n", 1, "h", "w"], {}, "takes 1 channels"),
         (["n", 3, 224, 224], {}, "takes one size only"),
         (["n", 3, "h", "w"], {"inputs": 2}, "export it with one"),
     ],
 )
-def test_onnx_of_another_kind_is_refused_in_a_line(tmp_path, shape, options, words):
-    with pytest.raises(UserError, match=words):
+def test_onnx_of_another_kind_is_refused_in_a_line(tmp_path, shape, options, message):
+    with pytest.raises(UserError, match=message):
         load_model(graph(tmp_path, shape, **options) + ALL)
 
 

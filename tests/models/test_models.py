@@ -23,12 +23,12 @@ NAMES = MODELS.names()
 def model(request):
     """Each registered model with seeded weights; the contract holds for any weights."""
     torch.manual_seed(0)
-    made = MODELS.find(request.param)().eval().requires_grad_(False)
-    for part in made.modules():  # running statistics as after training: not those of a fresh network
+    registered = MODELS.find(request.param)().eval().requires_grad_(False)
+    for part in registered.modules():  # running statistics as after training: not those of a fresh network
         if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.5, 2)
-    return made
+    return registered
 
 
 def some_images(model, count):

@@ -129,8 +129,8 @@ def test_gradient_is_that_of_finite_differences_in_any_direction(model):
     images = (random_pixels(2, 40, 70).double() / 255).requires_grad_()
     (gradient,) = torch.autograd.grad(model(images).sum(), images)
     for _ in range(3):
-        way = torch.randn(images.shape, generator=stream, dtype=torch.float64)
-        step = 1e-6 * way / way.norm()
+        direction = torch.randn(images.shape, generator=stream, dtype=torch.float64)
+        step = 1e-6 * direction / direction.norm()
         with torch.no_grad():
             change = (model(images + step) - model(images - step)).sum().item() / 2
         # smooth but for the kinks of 27 layers of ReLU6, which so small a step hardly meets

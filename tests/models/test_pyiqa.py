@@ -39,7 +39,7 @@ class Metric(nn.Module):
 
 @pytest.fixture
 def library(monkeypatch, tmp_path):
-    made = []
+    metrics = []
 
     def create_metric(name, *, as_loss, loss_reduction, device, **options):
         assert as_loss
@@ -49,14 +49,14 @@ def library(monkeypatch, tmp_path):
         if name == "code":
             torch.load(tmp_path / "code.pth", weights_only=False)
         print("Loading pretrained model")
-        made.append(Metric(name, {"dark": "0, 100", "rough": "~0, ~100"}.get(name, "0,100"), options))
-        return made[-1]
+        metrics.append(Metric(name, {"dark": "0, 100", "rough": "~0, ~100"}.get(name, "0,100"), options))
+        return metrics[-1]
 
     stand_in = types.ModuleType("pyiqa")
     stand_in.__version__ = "0.1"
     stand_in.create_metric = create_metric
     stand_in.list_models = lambda metric_mode: ["dark", "rough", "crops", "offline", "code"] if metric_mode == "NR" else []
-    stand_in.made = made
+    stand_in.made = metrics
     monkeypatch.setitem(sys.modules, "pyiqa", stand_in)
     return stand_in
 
@@ -103,13 +103,13 @@ def test_numpys_stream_follows_torchs(library, images):
 
 def test_what_pyiqa_cannot_give_is_one_line(library, tmp_path):
     torch.save(Metric("dark", "0,1", {}), tmp_path / "code.pth")
-    for name, words in (
+    for name, message in (
         ("drak", "did you mean dark?"),
         ("musiq", "it has 5, such as dark, rough"),
         ("offline", "its weights cannot be fetched or read"),
         ("code", "its weight file is refused, it holds more than tensors"),
     ):
-        with pytest.raises(UserError, match=words) as refused:
+        with pytest.raises(UserError, match=message) as refused:
             load_model(f"pyiqa:{name}")
         assert "\n" not in str(refused.value)
 

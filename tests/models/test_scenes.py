@@ -60,25 +60,25 @@ def test_the_exponent_inverts_its_ratio_and_has_the_inverses_gradient():
         return special.gamma(2 / alpha) ** 2 / (special.gamma(1 / alpha) * special.gamma(3 / alpha))
 
     ratios = torch.from_numpy(ratio_of(alphas)).requires_grad_()
-    found = nss.exponent(ratios)
-    np.testing.assert_allclose(found.detach(), alphas, rtol=1e-6)
-    (gradient,) = torch.autograd.grad(found.sum(), ratios)
+    result = nss.exponent(ratios)
+    np.testing.assert_allclose(result.detach(), alphas, rtol=1e-6)
+    (gradient,) = torch.autograd.grad(result.sum(), ratios)
     slope = (ratio_of(alphas + 1e-5) - ratio_of(alphas - 1e-5)) / 2e-5
     # the table's secant is over a thousandth: the second derivative's share of it
     np.testing.assert_allclose(gradient, 1 / slope, rtol=5e-3)
 
 
 def test_exponents_stay_between_their_bounds():
-    found = nss.exponent(torch.tensor([-1.0, 0.0, 0.75, 2.0]))
-    torch.testing.assert_close(found, torch.tensor([0.2, 0.2, 10.0, 10.0]))
+    result = nss.exponent(torch.tensor([-1.0, 0.0, 0.75, 2.0]))
+    torch.testing.assert_close(result, torch.tensor([0.2, 0.2, 10.0, 10.0]))
 
 
 @pytest.mark.parametrize("alpha", [0.6, 1.0, 2.0, 3.5])
 def test_a_generalised_gaussian_of_scipy_is_found_again(alpha):
     drawn = stats.gennorm(alpha, scale=1.7).rvs(200_000, random_state=0)
-    found, square = nss.fit_ggd(torch.from_numpy(drawn)[None])
+    result, square = nss.fit_ggd(torch.from_numpy(drawn)[None])
     # moments of 200,000 values are known to some tenths of a per cent, and α is up to five times as far off as they
-    assert float(found) == pytest.approx(alpha, rel=0.03)
+    assert float(result) == pytest.approx(alpha, rel=0.03)
     assert float(square) == pytest.approx(float(np.mean(drawn**2)), rel=1e-12)
 
 
@@ -89,9 +89,9 @@ def test_an_asymmetric_one_is_found_again(alpha, below, above):
     # each side is half of a generalised Gaussian, and holds a share of the values as large as its scale's
     sides = stream.random(count) < below / (below + above)
     drawn = np.abs(stats.gennorm(alpha).rvs(count, random_state=stream)) * np.where(sides, -below, above)
-    found = [float(value) for value in nss.fit_aggd(torch.from_numpy(drawn)[None])]
+    result = [float(value) for value in nss.fit_aggd(torch.from_numpy(drawn)[None])]
     deviation = math.sqrt(special.gamma(3 / alpha) / special.gamma(1 / alpha))
-    assert found == pytest.approx([alpha, below * deviation, above * deviation], rel=0.03)
+    assert result == pytest.approx([alpha, below * deviation, above * deviation], rel=0.03)
 
     def density(x):
         return math.exp(-((abs(x) / (below if x < 0 else above)) ** alpha))
@@ -107,14 +107,14 @@ def test_normalised_contrast_is_the_one_of_scipy(scene):
     values = gray[0, 0].numpy()
     np.testing.assert_allclose(values, scene @ (0.2989, 0.5870, 0.1140), atol=1e-4)
 
-    def blurred(some):
-        return ndimage.gaussian_filter(some, 7 / 6, mode="nearest", radius=3)
+    def blurred(images):
+        return ndimage.gaussian_filter(images, 7 / 6, mode="nearest", radius=3)
 
     mean = blurred(values)
     deviation = np.sqrt(np.maximum(blurred(values**2) - mean**2, 0))
-    found, found_deviation = nss.mscn(gray)
-    np.testing.assert_allclose(found[0, 0], (values - mean) / (deviation + 1), atol=1e-9)
-    np.testing.assert_allclose(found_deviation[0, 0], deviation, atol=1e-6)
+    result, result_deviation = nss.mscn(gray)
+    np.testing.assert_allclose(result[0, 0], (values - mean) / (deviation + 1), atol=1e-9)
+    np.testing.assert_allclose(result_deviation[0, 0], deviation, atol=1e-6)
 
 
 def test_natural_images_come_close_to_the_unit_normal_and_spoilt_ones_do_not(scene):
@@ -147,15 +147,15 @@ def test_half_size_is_pillows(shape, scene):
 
 def test_niqe_features_are_those_of_each_block(scene):
     images = as_images(scene)
-    found, sharpness = niqe.block_features(images)
-    assert found.shape == (1, 6, 36)
+    result, sharpness = niqe.block_features(images)
+    assert result.shape == (1, 6, 36)
     gray = nss.luma(images[..., :192, :288])
     full, half = nss.mscn(gray), nss.mscn(nss.halved(gray))[0]
     for number, (top, left) in enumerate((top, left) for top in (0, 96) for left in (0, 96, 192)):
         block = full[0][:, 0, top : top + 96, left : left + 96]
         small = half[:, 0, top // 2 : top // 2 + 48, left // 2 : left // 2 + 48]
         alone = torch.cat([niqe._features(block), niqe._features(small)], dim=1)
-        torch.testing.assert_close(found[:, number], alone)
+        torch.testing.assert_close(result[:, number], alone)
         deviation = full[1][..., top : top + 96, left : left + 96].mean()
         torch.testing.assert_close(sharpness[0, number], deviation)
 
@@ -184,7 +184,7 @@ def test_niqe_rates_pristine_images_best_and_kodaks_as_published(data_root):
     kodak = [np.asarray(Image.open(data_root / "kodak24" / f"kodim{number:02}.png")) for number in (1, 7, 13, 19, 23)]
     soft = [np.stack([ndimage.gaussian_filter(p[..., c], 2) for c in range(3)], axis=-1) for p in kodak]
     with torch.inference_mode():
-        scores = [[float(model(as_images(image))) for image in some] for some in (kodak, soft)]
+        scores = [[float(model(as_images(image))) for image in image_set] for image_set in (kodak, soft)]
     assert max(scores[0]) < min(scores[1])
     # published programs give the 24 images about 3 on average, whatever the pristine set
     assert 2 < np.mean(scores[0]) < 4

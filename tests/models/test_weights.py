@@ -34,8 +34,8 @@ from tests.support.attack_runs import random_pixels
 class Bomb:
     """An object whose pickle contains code: loading it would create a file."""
 
-    def __init__(self, ran: Path) -> None:
-        self.ran = ran
+    def __init__(self, executed: Path) -> None:
+        self.ran = executed
 
     def __reduce__(self):
         return Path.touch, (self.ran,)
@@ -73,22 +73,22 @@ def test_a_state_dict_is_found_in_a_file_of_pytorchs(state, tmp_path, suffix, wr
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".pkl", ".safetensors"])
 @pytest.mark.parametrize("kind", ["torch", "pickle", "inside", "tar"])
 def test_a_pickle_with_code_is_refused_and_never_runs(state, tmp_path, suffix, kind):
-    ran, file = tmp_path / "ran", tmp_path / f"bomb{suffix}"
+    executed, file = tmp_path / "ran", tmp_path / f"bomb{suffix}"
     if kind == "torch":
-        torch.save(Bomb(ran), file)
+        torch.save(Bomb(executed), file)
     elif kind == "inside":
-        torch.save({"state_dict": state, "optimizer": Bomb(ran)}, file)
+        torch.save({"state_dict": state, "optimizer": Bomb(executed)}, file)
     elif kind == "pickle":
-        file.write_bytes(pickle.dumps(Bomb(ran)))
+        file.write_bytes(pickle.dumps(Bomb(executed)))
     else:
         with tarfile.open(file, "w") as archive:
-            content = pickle.dumps(Bomb(ran))
+            content = pickle.dumps(Bomb(executed))
             member = tarfile.TarInfo("pickle")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     with pytest.raises(WeightsError) as refused:
         load_weights(Small(), file)
-    assert not ran.exists()
+    assert not executed.exists()
     assert "\n" not in str(refused.value)
     assert str(file) in str(refused.value)
 
@@ -110,10 +110,10 @@ def test_broken_files_are_one_line(tmp_path, content):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("saved", "told"), [({}, "dict"), ([torch.ones(1)], "list"), ({"step": 3}, "step")])
-def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, saved, told):
+@pytest.mark.parametrize(("saved", "message"), [({}, "dict"), ([torch.ones(1)], "list"), ({"step": 3}, "step")])
+def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, saved, message):
     torch.save(saved, tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match=rf"holds 0 state dicts \({told}\)"):
+    with pytest.raises(WeightsError, match=rf"holds 0 state dicts \({message}\)"):
         load_weights(Small(), tmp_path / "none.pth")
 
 
@@ -145,8 +145,8 @@ def test_a_file_that_differs_from_its_card_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", MODELS.names())
 def test_every_model_is_there_or_says_which_weights_it_wants(name):
-    made = MODELS.find(name)
-    if made.weights_wanted:
+    cls = MODELS.find(name)
+    if cls.weights_wanted:
         with pytest.raises(UserError, match=rf"comes without weights; give {name}\[weights=FILE\]") as refused:
             load_model(name)
         assert "\n" not in str(refused.value)
@@ -176,7 +176,7 @@ def test_facts_of_other_weights_stand_beside_them(brought):
 
 
 @pytest.mark.parametrize(
-    ("brackets", "words"),
+    ("brackets", "expected"),
     [
         ("low=0", "has no parameter 'low'; its only one is weights=FILE"),
         ("size=3", "has no parameter 'size'"),
@@ -185,8 +185,8 @@ def test_facts_of_other_weights_stand_beside_them(brought):
         ("weights=FILE,low=few", "low: Input should be a valid number"),
     ],
 )
-def test_wrong_facts_are_one_line(brought, brackets, words):
-    with pytest.raises(UserError, match=words) as refused:
+def test_wrong_facts_are_one_line(brought, brackets, expected):
+    with pytest.raises(UserError, match=expected) as refused:
         load_model(f"resnet-iqa[{brackets.replace('FILE', str(brought))}]")
     assert "\n" not in str(refused.value)
 
@@ -215,34 +215,34 @@ def test_a_backbone_takes_imagenet_weights_from_a_file(published):
 
 
 def test_vggs_convolutions_are_taken_out_of_the_whole(tmp_path):
-    made = MODELS.find("dbcnn")()
-    state = {f"features.{name}": value + 1 for name, value in made.trunk.state_dict().items()}
+    model = MODELS.find("dbcnn")()
+    state = {f"features.{name}": value + 1 for name, value in model.trunk.state_dict().items()}
     torch.save(state | {"classifier.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
-    load_backbone(made, str(tmp_path / "vgg16.pth"))
-    assert torch.equal(made.features1[0].bias, state["features.0.bias"])
+    load_backbone(model, str(tmp_path / "vgg16.pth"))
+    assert torch.equal(model.features1[0].bias, state["features.0.bias"])
 
 
 def test_what_imagenet_does_not_know_is_left_as_it_is(tmp_path):
-    made = MODELS.find("hyperiqa")()
-    before = made.res.lda1_fc.weight.clone()
+    model = MODELS.find("hyperiqa")()
+    before = model.res.lda1_fc.weight.clone()
     torch.save(ResNet("resnet50").state_dict(), tmp_path / "resnet50.pth")
-    load_backbone(made, str(tmp_path / "resnet50.pth"))
-    assert torch.equal(made.res.lda1_fc.weight, before)
+    load_backbone(model, str(tmp_path / "resnet50.pth"))
+    assert torch.equal(model.res.lda1_fc.weight, before)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "expected"),
     [
         (lambda state: state.pop("layer4.1.bn2.weight"), r"not of resnet18 \(layer4\.1\.bn2\.weight\)"),
         (lambda state: state.update({"layer5.weight": torch.zeros(1)}), r"not of resnet18 \(layer5\.weight\)"),
         (lambda state: state.update({"conv1.weight": torch.zeros(64, 3, 3, 3)}), "not of resnet18 .*size mismatch"),
     ],
 )
-def test_weights_of_another_backbone_are_refused_in_a_line(published, change, words):
+def test_weights_of_another_backbone_are_refused_in_a_line(published, change, expected):
     state = torch.load(published, weights_only=True)
     change(state)
     torch.save(state, published)
-    with pytest.raises(WeightsError, match=words) as refused:
+    with pytest.raises(WeightsError, match=expected) as refused:
         load_backbone(ResNet18IQA(), str(published))
     assert "\n" not in str(refused.value)
 
@@ -306,7 +306,7 @@ def test_torchvision_knows_all_of_these_weights():
     library = pytest.importorskip("torchvision.models", exc_type=Exception, reason="needs torchvision")
     from iqarena.models.imagenet import _TORCHVISION
 
-    wanted = {made.imagenet for made in map(MODELS.find, MODELS.names()) if issubclass(made, OnImageNet)}
+    wanted = {cls.imagenet for cls in map(MODELS.find, MODELS.names()) if issubclass(cls, OnImageNet)}
     assert wanted == set(_TORCHVISION)
     for backbone, name in _TORCHVISION.items():
         url = library.get_weight(name).url
@@ -340,12 +340,12 @@ def test_a_training_starts_from_imagenet_and_its_card_says_so(published, rated, 
 
 def test_a_training_that_cannot_start_from_there_is_one_line(published, rated, tmp_path):
     schedule = Schedule(passes=8, batch=4, crop=32, workers=0)
-    for name, options, words in (
+    for name, options, expected in (
         ("cnniqa", {"backbone": str(published)}, "cnniqa has no ImageNet backbone"),
         ("resnet18-iqa", {"backbone": str(published), "start": published}, "name one of the two"),
         ("resnet18-iqa", {"backbone": str(tmp_path / "none.pth")}, r"cannot be read \(No such file or directory\)"),
         ("dbcnn", {"backbone": str(published)}, "not of vgg16"),
     ):
-        with pytest.raises(UserError, match=words) as refused:
+        with pytest.raises(UserError, match=expected) as refused:
             fit(name, "none", rated, schedule, tmp_path / "out", **options)
         assert "\n" not in str(refused.value)

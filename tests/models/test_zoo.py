@@ -33,10 +33,10 @@ def zoo(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def ranked(*words: str):
+def ranked(*args: str):
     command = typer.Typer()
     command.command()(rank.main)
-    return CliRunner().invoke(command, list(words))
+    return CliRunner().invoke(command, list(args))
 
 
 def test_every_model_of_the_zoo_has_weights_that_fit_and_a_card():
@@ -66,13 +66,13 @@ def test_shipped_models_are_ranked_and_it_is_written_into_their_cards(zoo):
     assert done.exit_code == 0, done.output
     assert {line.split()[0] for line in done.stdout.splitlines()} == {"resnet-iqa", "resnet-iqa+cprl"}
     before, card = card_of(ZOO / "resnet-iqa.safetensors"), card_of(zoo / "resnet-iqa.safetensors")
-    found = card["measured"].pop("demo")
+    ranking = card["measured"].pop("demo")
     before["measured"].pop("demo", None)
     assert card == before
-    assert found["images"] == 24
-    assert found["label_kind"] == "pseudo-MOS"
-    assert found["fingerprint"] == Demo().fingerprint
-    assert found["srocc"] > 0.6  # of some 24 images of a set on which it reaches 0.87
+    assert ranking["images"] == 24
+    assert ranking["label_kind"] == "pseudo-MOS"
+    assert ranking["fingerprint"] == Demo().fingerprint
+    assert ranking["srocc"] > 0.6  # of some 24 images of a set on which it reaches 0.87
     load_weights(MODELS.find("resnet-iqa")(), zoo / "resnet-iqa.safetensors")  # the card still vouches for the file
 
 
@@ -84,18 +84,18 @@ def test_only_those_that_are_named_are_ranked(zoo):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         (["nodata"], "nodata"),
         (["demo", "resnet-iqaa"], "no shipped model is called 'resnet-iqaa'"),
         (["images", "--root", "."], "has no labels"),
     ],
 )
-def test_what_cannot_be_ranked_is_one_line(zoo, words, told, tmp_path):
+def test_what_cannot_be_ranked_is_one_line(zoo, args, message, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "one.png")
-    done = ranked(*(str(tmp_path) if word == "." else word for word in words))
+    done = ranked(*(str(tmp_path) if word == "." else word for word in args))
     assert done.exit_code == 2
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -103,8 +103,8 @@ def test_what_cannot_be_ranked_is_one_line(zoo, words, told, tmp_path):
 
 
 def test_models_are_listed_with_their_facts():
-    told = json.loads(CliRunner().invoke(app, ["list", "models", "--json"]).stdout)
-    by_name = {entry["name"]: entry for entry in told}
+    listed = json.loads(CliRunner().invoke(app, ["list", "models", "--json"]).stdout)
+    by_name = {entry["name"]: entry for entry in listed}
     assert {
         "cnniqa", "wadiqam-nr", "nima-mobilenet", "resnet-iqa", "resnet18-iqa", "resnet50-iqa", "dbcnn", "hyperiqa",
         "linearity-iqa", "niqe", "brisque", "pyiqa:", "torchscript:", "onnx:",
@@ -119,7 +119,7 @@ def test_models_are_listed_with_their_facts():
     measured = by_name["resnet-iqa"]["measured"]["demo_srocc_pseudo_mos"]
     assert measured == card_of(ZOO / "resnet-iqa.safetensors")["measured"]["demo_srocc_pseudo_mos"] > 0.8
     assert by_name["onnx:"]["bridge"] is True
-    assert all(entry["error"] is None for entry in told)
+    assert all(entry["error"] is None for entry in listed)
 
 
 def test_a_spec_is_written_as_it_is_read():

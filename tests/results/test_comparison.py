@@ -44,35 +44,40 @@ def srocc(values):
 
 
 def test_defenses_are_paired_attack_by_attack_and_under_the_worst(records: Records) -> None:
-    (duel,) = compare(filled(records), "none", "cprl")
-    assert (duel.kind, duel.context, duel.images, duel.references) == ("defense", "m", IMAGES, IMAGES // PER_REFERENCE)
-    lines = {line.condition: line for line in duel.rows["srocc"]}
+    (comparison,) = compare(filled(records), "none", "cprl")
+    assert (comparison.kind, comparison.context, comparison.images, comparison.references) == (
+        "defense",
+        "m",
+        IMAGES,
+        IMAGES // PER_REFERENCE,
+    )
+    rows = {row.condition: row for row in comparison.rows["srocc"]}
     noise = "random-noise, away, oblivious (control)"
-    assert list(lines) == ["no attack", "worst of 2 attacks", "fgsm, away, oblivious", "pgd, away, oblivious", noise]
-    pgd = lines["pgd, away, oblivious"]
+    assert list(rows) == ["no attack", "worst of 2 attacks", "fgsm, away, oblivious", "pgd, away, oblivious", noise]
+    pgd = rows["pgd, away, oblivious"]
     assert [value[0] for value in pgd.values] == pytest.approx([srocc(BAD), srocc(GOOD)])
     assert pgd.difference[0] == pytest.approx(srocc(GOOD) - srocc(BAD))
-    assert lines["worst of 2 attacks"].difference[0] == pytest.approx(srocc(GOOD) - srocc(BAD))
-    assert lines["no attack"].difference == (0, 0, 0)
-    assert [duel.better("srocc", line) for line in lines.values()] == ["", "cprl", "", "cprl", ""]
-    shifts = {line.condition: line for line in duel.rows["shift"]}
+    assert rows["worst of 2 attacks"].difference[0] == pytest.approx(srocc(GOOD) - srocc(BAD))
+    assert rows["no attack"].difference == (0, 0, 0)
+    assert [comparison.better("srocc", row) for row in rows.values()] == ["", "cprl", "", "cprl", ""]
+    shifts = {row.condition: row for row in comparison.rows["shift"]}
     assert shifts["pgd, away, oblivious"].values[0][0] == pytest.approx(np.abs(BAD - CLEAN).mean())
-    assert duel.better("shift", shifts["pgd, away, oblivious"]) == "cprl", "less shift is better"
-    assert duel.unmatched == ("square, away, oblivious",)
+    assert comparison.better("shift", shifts["pgd, away, oblivious"]) == "cprl", "less shift is better"
+    assert comparison.unmatched == ("square, away, oblivious",)
 
 
 def test_differences_are_resampled_together_and_corrected_for_their_number(records: Records) -> None:
-    (duel,) = compare(filled(records), "none", "cprl")
+    (comparison,) = compare(filled(records), "none", "cprl")
     sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(IMAGES)], COMPARED)
     values = {name: sample.spearman(MOS, adv) for name, adv in {"bad": BAD, "good": GOOD}.items()}
     difference = values["good"] - values["bad"]
-    pgd = next(line for line in duel.rows["srocc"] if line.condition == "pgd, away, oblivious")
+    pgd = next(row for row in comparison.rows["srocc"] if row.condition == "pgd, away, oblivious")
     assert pgd.difference == pytest.approx(interval(difference))
     same = np.zeros(COMPARED + 1)
     assert pgd.p == pytest.approx(holm([p_value(values) for values in (same, difference, same, difference, same)])[1])
     alone = [interval(one) for one in values.values()]
-    width, apart = pgd.difference[2] - pgd.difference[1], sum(one[2] - one[1] for one in alone)
-    assert width < apart, "pairing pays"
+    width, separate = pgd.difference[2] - pgd.difference[1], sum(one[2] - one[1] for one in alone)
+    assert width < separate, "pairing pays"
 
 
 def test_the_order_of_the_two_turns_the_differences_around(records: Records) -> None:
@@ -89,15 +94,15 @@ def test_attacks_are_compared_on_every_target_by_their_worst_objective(records: 
         put(records, WEAK, model=model, attack="weak", objective="lower")
         put(records, BAD, model=model, attack="strong")
     put(records, BAD, model="o", attack="strong")
-    (duel,) = compare(records, "weak", "strong")
-    assert (duel.kind, duel.context) == ("attack", "")
-    lines = {line.condition: line for line in duel.rows["srocc"]}
-    assert list(lines) == ["m, oblivious", "n, oblivious"]
-    assert [value[0] for value in lines["m, oblivious"].values] == pytest.approx([srocc(WEAK), srocc(BAD)])
-    assert duel.better("srocc", lines["m, oblivious"]) == "strong", "the stronger attack leaves less"
-    assert duel.unmatched == ("o, oblivious",)
+    (comparison,) = compare(records, "weak", "strong")
+    assert (comparison.kind, comparison.context) == ("attack", "")
+    rows = {row.condition: row for row in comparison.rows["srocc"]}
+    assert list(rows) == ["m, oblivious", "n, oblivious"]
+    assert [value[0] for value in rows["m, oblivious"].values] == pytest.approx([srocc(WEAK), srocc(BAD)])
+    assert comparison.better("srocc", rows["m, oblivious"]) == "strong", "the stronger attack leaves less"
+    assert comparison.unmatched == ("o, oblivious",)
     (only,) = compare(records, "weak", "strong", model="n")
-    assert [line.condition for line in only.rows["srocc"]] == ["n, oblivious"]
+    assert [row.condition for row in only.rows["srocc"]] == ["n, oblivious"]
 
 
 def test_weights_of_one_recipe_are_seeds_of_its_training(records: Records) -> None:
@@ -106,14 +111,14 @@ def test_weights_of_one_recipe_are_seeds_of_its_training(records: Records) -> No
         put(records, adv, defense=f"cprl[weights=runs/{number}.safetensors]")
     put(records, BAD, defense="none")
     put(records, MOS, defense="cprl[other=1]")
-    (duel,) = compare(records, "none", "cprl")
-    assert duel.seeds == (1, 3)
-    line = next(line for line in duel.rows["srocc"] if line.condition == "pgd, away, oblivious")
-    assert line.values[1][0] == pytest.approx(np.mean([srocc(adv) for adv in seeds]))
+    (comparison,) = compare(records, "none", "cprl")
+    assert comparison.seeds == (1, 3)
+    row = next(row for row in comparison.rows["srocc"] if row.condition == "pgd, away, oblivious")
+    assert row.values[1][0] == pytest.approx(np.mean([srocc(adv) for adv in seeds]))
     sample = ResampledStatistics.of([f"r{i // PER_REFERENCE:02d}" for i in range(IMAGES)], COMPARED)
     stack = np.stack([sample.spearman(MOS, adv) for adv in seeds])
-    assert line.values[1] == pytest.approx(interval(over_seeds(stack, 1)))
-    assert "cprl: means over 3 trainings" in notes(duel)[0]
+    assert row.values[1] == pytest.approx(interval(over_seeds(stack, 1)))
+    assert "cprl: means over 3 trainings" in notes(comparison)[0]
     (one,) = compare(records, "none", "cprl[weights=runs/1.safetensors]")
     assert one.seeds == (1, 1)
 
@@ -124,31 +129,35 @@ def test_every_track_and_model_that_has_both_is_compared(records: Records) -> No
         put(records, GOOD, defense=defense, model="n")
         put(records, GOOD, defense=defense, eps=4 / 255)
     put(records, GOOD, defense="none", model="alone")
-    found = compare(records, "none", "cprl")
-    assert [(round(duel.track.eps * 255), duel.context) for duel in found] == [(2, "m"), (2, "n"), (4, "m")]
+    comparisons = compare(records, "none", "cprl")
+    assert [(round(comparison.track.eps * 255), comparison.context) for comparison in comparisons] == [
+        (2, "m"),
+        (2, "n"),
+        (4, "m"),
+    ]
 
 
 def test_one_reference_gives_values_and_no_intervals(records: Records) -> None:
     for defense, adv in (("none", BAD), ("cprl", GOOD)):
         put(records, adv, defense=defense, references=1)
-    (duel,) = compare(records, "none", "cprl")
-    for line in duel.rows["srocc"]:
-        assert math.isnan(line.p)
-        assert all(math.isnan(end) for end in line.difference[1:])
-        assert duel.better("srocc", line) == ""
+    (comparison,) = compare(records, "none", "cprl")
+    for row in comparison.rows["srocc"]:
+        assert math.isnan(row.p)
+        assert all(math.isnan(end) for end in row.difference[1:])
+        assert comparison.better("srocc", row) == ""
 
 
 def test_images_without_labels_are_compared_by_their_clean_qualities(records: Records) -> None:
     for defense, adv in (("none", BAD), ("cprl", GOOD)):
         put(records, adv, defense=defense, label_kind="none", mos=np.full(IMAGES, np.nan))
-    (duel,) = compare(records, "none", "cprl")
-    assert [line.condition for line in duel.rows["srocc"]] == ["worst of 1 attack", "pgd, away, oblivious"]
-    assert duel.rows["srocc"][0].values[1][0] == pytest.approx(spearmanr(CLEAN, GOOD).statistic)
-    assert "SROCC with the clean qualities" in headline(duel)
+    (comparison,) = compare(records, "none", "cprl")
+    assert [row.condition for row in comparison.rows["srocc"]] == ["worst of 1 attack", "pgd, away, oblivious"]
+    assert comparison.rows["srocc"][0].values[1][0] == pytest.approx(spearmanr(CLEAN, GOOD).statistic)
+    assert "SROCC with the clean qualities" in headline(comparison)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "words"),
+    ("first", "second", "message"),
     [
         ("none", "cpr", "no record of 'cpr'; there are cprl"),
         ("nothing-like-it", "none", "no record of 'nothing-like-it'"),
@@ -156,11 +165,11 @@ def test_images_without_labels_are_compared_by_their_clean_qualities(records: Re
         ("none", "jpeg", "nothing was run with both none and jpeg"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(records: Records, first: str, second: str, words: str) -> None:
+def test_what_cannot_be_compared_is_one_line(records: Records, first: str, second: str, message: str) -> None:
     put(filled(records), GOOD, defense="jpeg", model="another")
     with pytest.raises(UserError) as error:
         compare(records, first, second)
-    assert words in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -170,9 +179,9 @@ def test_no_records_at_all_is_one_line(records: Records) -> None:
 
 
 def test_what_is_printed_can_be_read_without_the_code(records: Records) -> None:
-    duels = compare(filled(records), "none", "cprl")
+    comparisons = compare(filled(records), "none", "cprl")
     screen = Console(file=io.StringIO(), width=100)
-    print_comparisons(duels, screen)
+    print_comparisons(comparisons, screen)
     text = screen.file.getvalue()
     assert f"Worst of 2 attacks: SROCC with the pseudo-MOS labels {srocc(BAD):.2f}".replace("-0", "−0") in " ".join(
         text.split()
@@ -188,18 +197,18 @@ def test_what_is_printed_can_be_read_without_the_code(records: Records) -> None:
 def test_flags_stand_below_the_table(records: Records) -> None:
     put(records, GOOD, defense="none", attack="pgd", setting="adaptive")
     put(records, GOOD, defense="cprl", attack="pgd", setting="adaptive", flags=["zero-gradient"])
-    (duel,) = compare(records, "none", "cprl")
-    assert duel.flags[0] == ()
-    assert duel.flags[1][0].startswith("zero-gradient: in pgd, away, adaptive")
-    assert any("Flag of cprl, see docs/flags.md: zero-gradient" in note for note in notes(duel))
+    (comparison,) = compare(records, "none", "cprl")
+    assert comparison.flags[0] == ()
+    assert comparison.flags[1][0].startswith("zero-gradient: in pgd, away, adaptive")
+    assert any("Flag of cprl, see docs/flags.md: zero-gradient" in note for note in notes(comparison))
 
 
 def test_a_table_and_a_plot_are_written(records: Records, tmp_path: Path) -> None:
-    duels = compare(filled(records), "none", "cprl")
-    table, plot = write(duels, tmp_path / "out")
+    comparisons = compare(filled(records), "none", "cprl")
+    table, plot = write(comparisons, tmp_path / "out")
     rows = pd.read_csv(table)
     assert len(rows) == 5 + 4
-    assert len(rows) == len(frame(duels))
+    assert len(rows) == len(frame(comparisons))
     assert rows[rows.what == "pgd, away, oblivious"].better.tolist() == ["cprl", "cprl"]
     with Image.open(plot) as image:
         assert image.width > 1000
@@ -207,14 +216,14 @@ def test_a_table_and_a_plot_are_written(records: Records, tmp_path: Path) -> Non
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(UserError, match="choose another --out"):
-        write(duels, blocked)
+        write(comparisons, blocked)
 
 
 def test_attacks_have_a_plot_of_their_effort_where_records_tell(records: Records, tmp_path: Path) -> None:
     for attack in ("pgd", "apgd"):
         for setting in ("oblivious", "adaptive"):
             put(records, BAD, attack=attack, setting=setting, defense="jpeg")
-    duels = compare(records, "pgd", "apgd")
+    comparisons = compare(records, "pgd", "apgd")
     point = {
         "dataset": "demo",
         "norm": "linf",
@@ -228,13 +237,13 @@ def test_attacks_have_a_plot_of_their_effort_where_records_tell(records: Records
         {**point, "attack": attack, "setting": setting, "forwards": forwards, "abs_gain": 0.01 * forwards, "srocc": 0.5}
         for attack in ("pgd", "apgd", "other") for setting in ("oblivious", "adaptive") for forwards in (1, 2, 5)
     )  # fmt: skip
-    paths = write(duels, tmp_path / "out", curves)
+    paths = write(comparisons, tmp_path / "out", curves)
     assert [path.name.split("-")[0] for path in paths] == ["compare", "compare", "effort"]
     figure = effort(defense_aware_curves(curves), "heading", "below")
     lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3]
     assert len(lines) == 3, "one line for each attack, of the adaptive setting"
     assert len(figure.axes) == 2
-    elsewhere = write(duels, tmp_path / "out", curves.assign(eps=0.5))
+    elsewhere = write(comparisons, tmp_path / "out", curves.assign(eps=0.5))
     assert len(elsewhere) == 2
 
 
@@ -255,22 +264,25 @@ def test_flags_are_those_of_the_board(records: Records) -> None:
     put(records, GOOD, defense="cprl", setting="adaptive", finished="2")
     put(records, GOOD, defense="cprl", finished="2")
     put(records, GOOD, defense="cprl", norm="l2", flags=["left-ball"])
-    (duel,) = compare(records, "none", "cprl")
+    (comparison,) = compare(records, "none", "cprl")
     shown = {row.defense: row.signs for track, rows in tracks(records).items() if track.norm == "linf" for row in rows}
-    assert duel.flags == ((), ()) == (shown["none"], shown["cprl"])
+    assert comparison.flags == ((), ()) == (shown["none"], shown["cprl"])
     assert flag_table(records).values.tolist() == [["demo", "m", "cprl", "left-ball", "in pgd, away, oblivious"]]
     put(records, BAD, defense="none", norm="l2")
-    assert [duel.flags[1] for duel in compare(records, "none", "cprl")] == [("left-ball: in pgd, away, oblivious",), ()]
+    assert [comparison.flags[1] for comparison in compare(records, "none", "cprl")] == [
+        ("left-ball: in pgd, away, oblivious",),
+        (),
+    ]
 
 
 def test_chains_of_defenses_can_be_compared_and_are_in_nobodys_way(records: Records) -> None:
     chain = "jpeg[quality=30]+cprl[weights=runs/1.safetensors]"
     put(filled(records), WEAK, defense=chain)
-    (duel,) = compare(records, "none", "cprl")
-    assert duel.seeds == (1, 1), "a chain that ends in it is not it"
+    (comparison,) = compare(records, "none", "cprl")
+    assert comparison.seeds == (1, 1), "a chain that ends in it is not it"
     (chained,) = compare(records, "none", "jpeg[quality=30]+cprl")
     assert chained.names == ("none", "jpeg[quality=30]+cprl")
-    line = next(line for line in chained.rows["srocc"] if line.condition == "pgd, away, oblivious")
-    assert line.values[1][0] == pytest.approx(srocc(WEAK))
+    row = next(row for row in chained.rows["srocc"] if row.condition == "pgd, away, oblivious")
+    assert row.values[1][0] == pytest.approx(srocc(WEAK))
     with pytest.raises(UserError, match="no record of 'cprl"):
         compare(records, "none", "cprl+jpeg[quality=30]")

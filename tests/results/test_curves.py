@@ -31,14 +31,14 @@ SIZES = [2 / 255, 4 / 255, 8 / 255]
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
     """Two linear models, one also behind a defense, three sizes, and attacks from one on the other."""
     root = tmp_path_factory.mktemp("curves")
-    made = Records(root / "out")
+    results = Records(root / "out")
     evaluator = Evaluator(planted_images(root / "images"), None, 24, {"one": Linear("one"), "two": Linear("two", seed=1)})
     suite = {"dataset": "folder", "models": ["one", "two"], "attacks": ["random-noise", "pgd[steps=6]", "fgsm"],
              "threats": [{"eps": eps} for eps in SIZES], "settings": ["oblivious", "transfer"],
              "defenses": ["none", "flip"]}  # fmt: skip
-    outcome = local.run(evaluator, expand(validated(suite)), made, report=lambda *_: None)
+    outcome = local.run(evaluator, expand(validated(suite)), results, report=lambda *_: None)
     assert not outcome.failed
-    return made
+    return results
 
 
 def test_size_curves_begin_where_nothing_is_attacked_and_fall(records: Records) -> None:
@@ -73,10 +73,10 @@ def test_integral_by_hand() -> None:
 
 def test_integrals_are_of_rows_that_have_every_size(records: Records) -> None:
     curves = size_curves(records)
-    found = integrals(curves).set_index(["model", "defense"])
+    result = integrals(curves).set_index(["model", "defense"])
     line = curves[(curves.model == "one") & (curves.defense == "none")]
-    assert found.loc[("one", "none"), "shift_integral"] == pytest.approx(trapezoid(line["shift"], line.eps) / SIZES[-1])
-    assert (found.sizes == 3).all()
+    assert result.loc[("one", "none"), "shift_integral"] == pytest.approx(trapezoid(line["shift"], line.eps) / SIZES[-1])
+    assert (result.sizes == 3).all()
     lacking = curves.drop(line.index[1])
     assert math.isnan(integrals(lacking).set_index(["model", "defense"]).loc[("one", "none"), "srocc_integral"])
     incomplete = curves.assign(complete=curves.index != line.index[2])

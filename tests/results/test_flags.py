@@ -152,15 +152,15 @@ def test_a_longer_run_that_gains_nothing_is_flagged_only_where_another_gets_furt
 
 
 def test_collapse_is_asked_of_large_sizes_in_linf() -> None:
-    held = CLEAN + AWAY * 0.01
-    assert names(cell(held, eps=16 / 255)) == ["no-collapse"]
-    assert names(cell(held, eps=8 / 255)) == []
-    assert names(cell(held, eps=1.0, norm="l2")) == []
+    kept = CLEAN + AWAY * 0.01
+    assert names(cell(kept, eps=16 / 255)) == ["no-collapse"]
+    assert names(cell(kept, eps=8 / 255)) == []
+    assert names(cell(kept, eps=1.0, norm="l2")) == []
     assert names(cell(1 - CLEAN, eps=16 / 255)) == []
     assert names(cell(np.full(COUNT, 0.5), eps=16 / 255)) == []
-    flat = cell(held, eps=4 / 255)
-    assert names(flat, cell(held, eps=8 / 255)) == ["no-collapse"], "twice the size, and no further"
-    assert names(flat, cell(held, eps=6 / 255)) == []
+    flat = cell(kept, eps=4 / 255)
+    assert names(flat, cell(kept, eps=8 / 255)) == ["no-collapse"], "twice the size, and no further"
+    assert names(flat, cell(kept, eps=6 / 255)) == []
     assert names(flat, cell(CLEAN + AWAY * 0.06, eps=8 / 255)) == []
 
 
@@ -188,8 +188,8 @@ def test_clean_qualities_that_differ_between_cells() -> None:
 
 def test_a_flag_of_a_cell_is_kept_also_of_one_that_did_not_end_ok_but_not_of_a_control() -> None:
     assert names(cell(moved(0.2), flags=["zero-gradient"])) == ["zero-gradient"]
-    gone = np.full(COUNT, np.nan)
-    assert names(cell(gone, flags=["left-ball", "no such flag"], status="violation")) == ["left-ball"]
+    missing = np.full(COUNT, np.nan)
+    assert names(cell(missing, flags=["left-ball", "no such flag"], status="violation")) == ["left-ball"]
     assert names(cell(moved(0.2), "random-noise", "none", flags=["zero-gradient"])) == []
     assert names(cell(moved(0.2), setting="oblivious", flags=["zero-gradient"])) == [], "those of the undefended model"
     assert names(cell(moved(0.2), setting="oblivious", defense="none", flags=["zero-gradient"])) == ["zero-gradient"]

@@ -61,9 +61,9 @@ def test_rows_agree_with_the_table(report: Report) -> None:
 
 
 def test_signs_tell_of_a_defense_that_hides_its_gradient(folder: Folder) -> None:
-    found = evaluate(Rounded(Linear("rounded")), ATTACKS, folder, limit=None)
-    assert "zero-gradient" in found.signs.flag.tolist()
-    assert found.rows["flags"][0].split()[0] == "zero-gradient"
+    returned = evaluate(Rounded(Linear("rounded")), ATTACKS, folder, limit=None)
+    assert "zero-gradient" in returned.signs.flag.tolist()
+    assert returned.rows["flags"][0].split()[0] == "zero-gradient"
 
 
 def test_what_is_taken_from_it_is_plain_and_it_can_be_copied_kept_and_joined(report: Report) -> None:
@@ -75,6 +75,6 @@ def test_what_is_taken_from_it_is_plain_and_it_can_be_copied_kept_and_joined(rep
 
 
 def test_a_temporary_folder_leaves_the_frames_whole(folder: Folder) -> None:
-    found = evaluate(Linear(), ["fgsm"], folder, limit=8)
-    assert len(found.images) == 8
-    assert len(found.rows) == 1
+    returned = evaluate(Linear(), ["fgsm"], folder, limit=8)
+    assert len(returned.images) == 8
+    assert len(returned.rows) == 1

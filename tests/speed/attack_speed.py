@@ -115,7 +115,7 @@ class Watched(QualityModel):
 
 
 @dataclass(frozen=True)
-class Scene:
+class Workload:
     """The workload that every attack is run on."""
 
     images: torch.Tensor
@@ -129,26 +129,26 @@ class Scene:
             target = Target(model, len(images), attack.access)
             objective = Objective(kind_of(attack), clean)
             generators = Generators(index.tolist())
-            learnt: dict[str, Any] = {}
+            fit: dict[str, Any] = {}
             if isinstance(attack, FittedAttack):
-                learnt = {"fit": attack.fit(target, images, objective, threat_of(attack), Generators([0]))}
+                fit = {"fit": attack.fit(target, images, objective, threat_of(attack), Generators([0]))}
             if isinstance(attack, SetAttack):
                 seen = attack.look(target, images, objective, threat_of(attack), generators)
                 objective = replace(objective, value=attack.decide(clean, seen, torch.Generator().manual_seed(0)))
-            attack.run(target, images.clone(), objective, threat_of(attack), generators, **learnt)
+            attack.run(target, images.clone(), objective, threat_of(attack), generators, **fit)
 
     def bare(self, model: QualityModel, calls: list[Call], norm: Norm) -> None:
         """Run the same passes, with a step after each backward pass, and nothing else."""
         step = plain_step_l2 if norm == "l2" else plain_step
         for count, backward in calls:
-            some = self.images[:count]
+            batch = self.images[:count]
             if backward:
-                leaf = some.clone().requires_grad_()
+                leaf = batch.clone().requires_grad_()
                 (gradient,) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
-                step(leaf.detach(), gradient, some)
+                step(leaf.detach(), gradient, batch)
             else:
                 with torch.inference_mode():
-                    model.quality(some)
+                    model.quality(batch)
 
 
 def plain_step_l2(images: torch.Tensor, gradient: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -176,34 +176,34 @@ def shortened(name: str) -> Attack:
     return replace(attack, **{key: min(most, getattr(attack, key)) for key, most in SHORTER.items() if hasattr(attack, key)})  # type: ignore[type-var]
 
 
-def measured(name: str, model: QualityModel, scene: Scene, turns: int) -> Row:
+def measured(name: str, model: QualityModel, workload: Workload, turns: int) -> Row:
     """Measure an attack's figure; forwards and backwards are calls of the model, whatever their batch."""
     attack = shortened(name)
     norm = threat_of(attack).norm
     watched = Watched(model)
     started = time.process_time()
-    scene.attack(attack, watched)  # also warms up
+    workload.attack(attack, watched)  # also warms up
     calls = watched.calls[:]
     if not calls:
-        return Row(GROUP, f"`{name}`", 1000 * (time.process_time() - started), "ms", words="asks the model nothing")
+        return Row(GROUP, f"`{name}`", 1000 * (time.process_time() - started), "ms", note="asks the model nothing")
     figures: list[float] = []
     alone: list[float] = []
     seconds: list[float] = []
     for _ in range(turns):
-        bare, in_passes = watched.over_passes(lambda asked: scene.bare(asked, calls, norm))
-        own, _ = watched.over_passes(lambda asked: scene.attack(attack, asked))
+        bare, in_passes = watched.over_passes(lambda asked: workload.bare(asked, calls, norm))
+        own, _ = watched.over_passes(lambda asked: workload.attack(attack, asked))
         figures.append(own / bare)
         alone.append(own)
         seconds.append(in_passes)
     backwards = sum(backward for _, backward in calls)
     own_work = OWN_WORK.get(name, "SSIM" if norm == "ssim" else "")
-    words = [
+    notes = [
         norm, f"{len(calls)} forwards, {backwards} backwards, {statistics.median(seconds):.2f} s",
         f"{statistics.median(alone):.3f} × the passes alone", own_work,
     ]  # fmt: skip
     return Row(
         GROUP, f"`{name}`", statistics.median(figures), "×", "" if own_work else f"≤ {LIMIT}",
-        (min(figures), max(figures)), "; ".join(filter(None, words)),
+        (min(figures), max(figures)), "; ".join(filter(None, notes)),
     )  # fmt: skip
 
 
@@ -211,24 +211,24 @@ def low_precision(name: str, images: torch.Tensor, turns: int) -> Row:
     """Measure the speed-up of gradients in bfloat16 with channels last, and their agreement with those in float32."""
     model = load_model(name)
     fast = Engine().place(copy.deepcopy(model), images[0].mul(255).byte())
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
 
     def full() -> None:
         leaf = images.clone().requires_grad_()
-        (found["full"],) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
+        (gradients["full"],) = torch.autograd.grad(model.quality(leaf).sum(), leaf)
 
     def low() -> None:
         leaf = images.to(memory_format=torch.channels_last).clone().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             qualities = fast.quality(leaf)
-        (found["low"],) = torch.autograd.grad(qualities.float().sum(), leaf)
+        (gradients["low"],) = torch.autograd.grad(qualities.float().sum(), leaf)
 
     with frozen(model), frozen(fast):
         value, spread = ratio(*in_turns([full, low], turns))
-    alike = torch.nn.functional.cosine_similarity(found["full"].flatten(1), found["low"].flatten(1)).mean()
-    signs = (found["full"].sign() == found["low"].sign()).float().mean()
-    words = f"a bare forward and backward; the two gradients' cosine {alike:.3f}, same signs {signs:.1%}"
-    return Row(GROUP, f"gradient in float32 / in bfloat16 with channels last, `{name}`", value, "×", "", spread, words)
+    cosine = torch.nn.functional.cosine_similarity(gradients["full"].flatten(1), gradients["low"].flatten(1)).mean()
+    signs = (gradients["full"].sign() == gradients["low"].sign()).float().mean()
+    note = f"a bare forward and backward; the two gradients' cosine {cosine:.3f}, same signs {signs:.1%}"
+    return Row(GROUP, f"gradient in float32 / in bfloat16 with channels last, `{name}`", value, "×", "", spread, note)
 
 
 def main() -> int:
@@ -246,17 +246,17 @@ def main() -> int:
     broken: list[str] = []
     with frozen(model):
         with torch.inference_mode():
-            scene = Scene(images, model.quality(images).clone())
+            workload = Workload(images, model.quality(images).clone())
         for name in options.attacks or [name for name in ATTACKS.names() if ":" not in name]:
             try:
-                made = ATTACKS.build(name)
-                if isinstance(made, Ensemble):
-                    print(f"{name}: costs what its members cost: {', '.join(str(part.name) for part, _ in made.members)}")
+                attack = ATTACKS.build(name)
+                if isinstance(attack, Ensemble):
+                    print(f"{name}: costs what its members cost: {', '.join(str(part.name) for part, _ in attack.members)}")
                     continue
-                if reason := made.refusal(threat_of(made), images.shape[2], images.shape[3]):
+                if reason := attack.refusal(threat_of(attack), images.shape[2], images.shape[3]):
                     print(f"{name}: cannot run here: {reason}")
                     continue
-                rows.append(measured(name, model, scene, turns))
+                rows.append(measured(name, model, workload, turns))
                 print(page.line(rows[-1]), flush=True)
             except UserError as error:
                 broken.append(str(error))
@@ -265,11 +265,11 @@ def main() -> int:
     for name in ("resnet-iqa", "cnniqa"):
         rows.append(low_precision(name, images, turns))
         print(page.line(rows[-1]), flush=True)
-    for words in broken:
-        print(words, file=sys.stderr)
+    for message in broken:
+        print(message, file=sys.stderr)
     if options.write and not broken:
         rows.sort(key=lambda row: (not row.wanted, row.unit, row.value))
-        page.place(GROUP, page.table(rows, f"python -m tests.speed.attack_speed --turns {turns}", turns))
+        page.write_section(GROUP, page.table(rows, f"python -m tests.speed.attack_speed --turns {turns}", turns))
     return int(bool(broken) or any(row.met is False for row in rows))
 
 

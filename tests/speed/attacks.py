@@ -1,4 +1,4 @@
-"""Speed of the harness' PGD relative to a bare loop and other libraries, and of CPRL's activation relative to its backbone."""
+"""Speed of the harness' PGD against a bare loop and other libraries, and of CPRL's activation against its backbone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pgd_rows(turns: int) -> Iterator[Row]:
             [lambda: harness(placed, pixels), lambda: bare_loop(plain, pixels), lambda: bare_loop(placed, pixels)], turns
         )
     size = f"{IMAGES} images of {pixels.shape[3]}×{pixels.shape[2]}, {STEPS} steps, one thread"
-    for name, other, words in (
+    for name, other, note in (
         (
             "PGD of the harness / bare fp32 loop, `resnet-iqa`",
             times[1],
@@ -48,7 +48,7 @@ def pgd_rows(turns: int) -> Iterator[Row]:
         ("the same / the loop on a model laid out by the harness", times[2], "channels last for both"),
     ):
         value, spread = ratio(times[0], other)
-        yield Row("pgd", name, value, "×", "≤ 1.03", spread, words)
+        yield Row("pgd", name, value, "×", "≤ 1.03", spread, note)
 
 
 def library_rows(turns: int) -> Iterator[Row]:
@@ -65,7 +65,7 @@ def library_rows(turns: int) -> Iterator[Row]:
         fast["bfloat16, compiled"] = lambda: harness(compiled, pixels, "bfloat16")
     others = {"torchattacks": torchattacks_pgd(plain, pixels), "ART": art_pgd(plain, pixels)}
     clean = scores(plain, pixels)
-    gains = {name: float((scores(plain, made()) - clean).mean()) for name, made in {**fast, **others}.items()}
+    gains = {name: float((scores(plain, attack()) - clean).mean()) for name, attack in {**fast, **others}.items()}
     with frozen(plain):
         times = dict(zip([*fast, *others], in_turns([*fast.values(), *others.values()], turns), strict=True))
     best = min((name for name in fast if name != "float32"), key=lambda name: statistics.median(times[name]))
@@ -181,8 +181,8 @@ def torchattacks_pgd(model: QualityModel, images: torch.Tensor) -> Callable[[], 
     labels = torch.tensor([[-1.0, 1.0]]).expand(len(images), -1)
 
     def run() -> torch.Tensor:
-        made: torch.Tensor = attack(images, labels)
-        return made
+        attacked: torch.Tensor = attack(images, labels)
+        return attacked
 
     return run
 

@@ -48,11 +48,11 @@ def fabricate(source: Records, out: Records, count: int, tracks: int) -> None:
         out.write(changed, table)
 
 
-def rendered(folder: Path, told: Any) -> None:
+def rendered(folder: Path, queue: Any) -> None:
     """Render, and put (seconds, CPU seconds, peak MiB) into `queue`."""
     start, core = time.perf_counter(), time.process_time()
     render(Records(folder), folder)
-    told.put(
+    queue.put(
         (time.perf_counter() - start, time.process_time() - core, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     )
 
@@ -68,10 +68,10 @@ def main(
         if not (folder / "cells").is_dir():
             fabricate(Records(results), Records(folder), records, tracks)
         context = multiprocessing.get_context("spawn")
-        told = context.Queue()
-        worker = context.Process(target=rendered, args=(folder, told))
+        queue = context.Queue()
+        worker = context.Process(target=rendered, args=(folder, queue))
         worker.start()
-        seconds, core, peak = told.get()
+        seconds, core, peak = queue.get()
         worker.join()
         pages = [f"{page.stat().st_size / 2**20:.2f} MiB of page" for page in folder.glob("site/index.html")]
         typer.echo(

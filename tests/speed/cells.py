@@ -83,26 +83,26 @@ def record_rows(turns: int) -> Iterator[Row]:
 
 def worker_rows(turns: int) -> Iterator[Row]:
     """Time one and two processes, and two tasks at once on Ray, with one thread each, after start-up."""
-    ways: list[tuple[Executor, int]] = [("processes", 1), ("processes", 2), ("ray", 2)]
+    setups: list[tuple[Executor, int]] = [("processes", 1), ("processes", 2), ("ray", 2)]
     suite = validated(
         {"models": ["resnet-iqa"], "limit": 4, "settings": ["oblivious"],
          "attacks": [f"pgd[steps=20,step_size={0.2 + 0.01 * number:.2f}]" for number in range(25)]}
     )  # fmt: skip
-    whole: dict[tuple[Executor, int], list[float]] = {way: [] for way in ways}
-    steady: dict[tuple[Executor, int], list[float]] = {way: [] for way in ways}
+    whole: dict[tuple[Executor, int], list[float]] = {setup: [] for setup in setups}
+    steady: dict[tuple[Executor, int], list[float]] = {setup: [] for setup in setups}
     for _ in range(turns):
-        for way in ways:
-            seconds, a_cell = timed_run(suite, *way)
-            whole[way].append(seconds)
-            steady[way].append(a_cell)
-    one, two, ray = ways
-    words = f"{len(suite.attacks)} cells of PGD on `resnet-iqa`, one thread a process; not counting the first of each"
+        for setup in setups:
+            seconds, a_cell = timed_run(suite, *setup)
+            whole[setup].append(seconds)
+            steady[setup].append(a_cell)
+    one, two, ray = setups
+    note = f"{len(suite.attacks)} cells of PGD on `resnet-iqa`, one thread a process; not counting the first of each"
     for name, wanted, above, below in (
         ("cells/s of two processes / one", "≥ 1.8", one, two),
         ("time of two tasks on Ray / two processes", "≤ 1.1", ray, two),
     ):
         value, spread = ratio(steady[above], steady[below])
-        yield Row("workers", name, value, "×", wanted, spread, words)
+        yield Row("workers", name, value, "×", wanted, spread, note)
     for (executor, count), times in whole.items():
         yield Row(
             "workers", f"the whole run, `--executor {executor} --workers {count}`", statistics.median(times), "s", "",
@@ -111,7 +111,7 @@ def worker_rows(turns: int) -> Iterator[Row]:
 
 
 def machine_rows(turns: int) -> Iterator[Row]:
-    """Time the bare loop in one and in two independent processes: the most that a second process can gain on this machine."""
+    """Time the bare loop in one and in two independent processes: the most that a second process can gain here."""
     gains = []
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=use_threads, initargs=(1,)) as pool:
         for turn in range(turns + 1):
@@ -153,7 +153,7 @@ def noise_images(folder: Path, count: int) -> Path:
 
 
 def timed_run(suite: Suite, executor: Executor, workers: int) -> tuple[float, float]:
-    """Return the seconds of a run, and the seconds a cell after every process has finished its first, which includes start-up."""
+    """Return the seconds of a run, and the seconds a cell once every process has ended its first, which includes set-up."""
     ends: list[float] = []
 
     def report(event: str, *_: object) -> None:

@@ -15,7 +15,7 @@ from iqarena.bench.registry import ATTACKS
 
 
 @dataclass(frozen=True)
-class Whole:
+class Workload:
     """The workload under one threat model in the settings oblivious and adaptive; `none` counts as a defense.
 
     Attributes:
@@ -59,9 +59,9 @@ class Whole:
 
 
 def usual_passes() -> tuple[float, float, int]:
-    """Return the mean of the largest forward and backward passes of the built-in attacks that state them, and their number."""
-    found = [ATTACKS.build(name).passes for name in ATTACKS.names() if ":" not in name and ATTACKS.entry(name)]
-    known = [passes for passes in found if passes is not None]
+    """Return the mean of the most forward and backward passes of the built-in attacks that state them, and their number."""
+    passes_of_attacks = [ATTACKS.build(name).passes for name in ATTACKS.names() if ":" not in name and ATTACKS.entry(name)]
+    known = [passes for passes in passes_of_attacks if passes is not None]
     return statistics.mean(p[0] for p in known), statistics.mean(p[1] for p in known), len(known)
 
 
@@ -77,14 +77,14 @@ def main(
 ) -> None:
     """Print cells, passes and days."""
     forwards, backwards, known = usual_passes()
-    whole = Whole(datasets, models, defenses, attacks, images, forwards, backwards)
-    attacking, back = whole.crafting_passes
-    days = whole.seconds(forward_ms / 1000, backward_ms / 1000) / 86400
-    typer.echo(f"cells: 2 × {datasets} × {models} × {defenses} × {attacks} = {whole.cells:,}")
-    typer.echo(f"sets of attacked images: {whole.craftings:,}")
+    workload = Workload(datasets, models, defenses, attacks, images, forwards, backwards)
+    attacking, back = workload.crafting_passes
+    days = workload.seconds(forward_ms / 1000, backward_ms / 1000) / 86400
+    typer.echo(f"cells: 2 × {datasets} × {models} × {defenses} × {attacks} = {workload.cells:,}")
+    typer.echo(f"sets of attacked images: {workload.craftings:,}")
     typer.echo(f"passes an image: {forwards:.0f} forward, {backwards:.0f} backward, the mean of {known} built-in attacks")
     typer.echo(
-        f"to attack: {attacking:.3g} forward and {back:.3g} backward passes; to score: {whole.scoring_passes:.3g} forward"
+        f"to attack: {attacking:.3g} forward and {back:.3g} backward passes; to score: {workload.scoring_passes:.3g} forward"
     )
     pace = f"at {forward_ms:g} and {backward_ms:g} ms a pass"
     typer.echo(f"{pace}: {days:,.0f} days of one worker, {days / workers:,.1f} of {workers}")

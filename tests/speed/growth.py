@@ -37,20 +37,20 @@ RENDERED_TURNS = 1
 def growth_rows(turns: int) -> Iterator[Row]:
     """Measure seconds, memory, and milliseconds a cell, each in a separate process."""
     jobs = {"planning": (planned, turns), "resuming, all done": (resumed, turns), "rendering": (rendered, RENDERED_TURNS)}
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    measured: dict[tuple[str, int], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folders = {count: fabricate(suite_of(count), Path(scratch) / str(count)) for count in SIZES}
         for name, (job, times) in jobs.items():
             for _ in range(times):
                 for count, folder in folders.items():
-                    found.setdefault((name, count), []).append(apart(job, count, folder))
+                    measured.setdefault((name, count), []).append(in_new_process(job, count, folder))
             shutil.rmtree(Path(scratch) / "board", ignore_errors=True)
     for name in jobs:
-        seconds = {count: statistics.median(s for s, _ in found[name, count]) for count in SIZES}
-        few, some, many = SIZES
+        seconds = {count: statistics.median(s for s, _ in measured[name, count]) for count in SIZES}
+        few, medium, many = SIZES
         for count in SIZES:
-            own = [s for s, _ in found[name, count]]
-            memory = max(mib for _, mib in found[name, count])
+            own = [s for s, _ in measured[name, count]]
+            memory = max(mib for _, mib in measured[name, count])
             promised = name.startswith("resuming") and count == many
             yield Row(
                 "growth", f"{name}, {count:,} cells", seconds[count], "s", "≤ 5" if promised else "", (min(own), max(own)),
@@ -58,9 +58,9 @@ def growth_rows(turns: int) -> Iterator[Row]:
             )  # fmt: skip
             if promised:
                 yield Row("growth", "memory of that, torch and all", memory * 2**20 / 1e6, "MB", "≤ 500")
-        first, last = (seconds[some] - seconds[few]) / (some - few), (seconds[many] - seconds[some]) / (many - some)
+        first, last = (seconds[medium] - seconds[few]) / (medium - few), (seconds[many] - seconds[medium]) / (many - medium)
         yield Row(
-            "growth", f"{name}: a further cell beyond {some:,} / beyond {few:,}", last / first, "×", "",
+            "growth", f"{name}: a further cell beyond {medium:,} / beyond {few:,}", last / first, "×", "",
             None, f"{1000 * last:.2f} and {1000 * first:.2f} ms",
         )  # fmt: skip
 
@@ -69,7 +69,7 @@ def growth_rows(turns: int) -> Iterator[Row]:
 
 
 def suite_of(count: int) -> Suite:
-    """Return a suite of `count` cells: 5 defenses of 2 models under 5 sizes of ε in both settings, times attacks of other steps."""
+    """Return a suite of `count` cells: 5 defenses of 2 models, 5 sizes of ε, both settings, attacks of different steps."""
     return validated(
         {"models": ["resnet-iqa", "cnniqa"], "defenses": ["none", "jpeg", "flip", "bit-depth", "median-blur"],
          "limit": IMAGES, "threats": [{"eps": (1 + size) / 255} for size in range(5)],
@@ -114,11 +114,11 @@ def fabricate(suite: Suite, folder: Path) -> Path:
     return folder
 
 
-def apart(job: Callable[[int, Path], None], count: int, folder: Path) -> tuple[float, float]:
+def in_new_process(job: Callable[[int, Path], None], count: int, folder: Path) -> tuple[float, float]:
     """Return the seconds of a job and its peak memory in MiB, in a new process whose imports are not counted."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_told, args=(theirs, job, count, folder))
+    process = context.Process(target=_send_cost, args=(theirs, job, count, folder))
     process.start()
     theirs.close()
     seconds, memory = ours.recv()
@@ -126,7 +126,7 @@ def apart(job: Callable[[int, Path], None], count: int, folder: Path) -> tuple[f
     return seconds, memory
 
 
-def _told(pipe: Any, job: Callable[[int, Path], None], count: int, folder: Path) -> None:
+def _send_cost(pipe: Any, job: Callable[[int, Path], None], count: int, folder: Path) -> None:
     started = time.perf_counter()
     job(count, folder)
     pipe.send((time.perf_counter() - started, peak_mib()))

@@ -19,7 +19,7 @@ PATH = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 def line(row: Row) -> str:
     """Format a figure for the terminal."""
     promised = f" ({row.wanted}: {'yes' if row.met else 'NO'})" if row.wanted else ""
-    return f"{row.group:<10} {row.name}: {_number(row.value)} {row.unit}{promised}; {_spread(row)}; {row.words}"
+    return f"{row.group:<10} {row.name}: {_number(row.value)} {row.unit}{promised}; {_spread(row)}; {row.note}"
 
 
 def table(rows: Sequence[Row], command: str, turns: int) -> str:
@@ -33,7 +33,7 @@ def table(rows: Sequence[Row], command: str, turns: int) -> str:
     ]
     body = [
         f"| {row.name} | {_number(row.value)} {row.unit} | {_spread(row)} | "
-        f"{row.wanted + (' ✓' if row.met else ' **missed**') if row.wanted else ''} | {row.words} |"
+        f"{row.wanted + (' ✓' if row.met else ' **missed**') if row.wanted else ''} | {row.note} |"
         for row in rows
     ]
     return "\n".join([*head, *body])
@@ -47,32 +47,32 @@ def write(rows: Sequence[Row], turns: int) -> None:
     """
     for group in dict.fromkeys(row.group for row in rows):
         own = [row for row in rows if row.group == group]
-        place(group, table(own, f"python -m tests.speed {group}", turns))
+        write_section(group, table(own, f"python -m tests.speed {group}", turns))
 
 
-def place(name: str, content: str) -> None:
+def write_section(name: str, content: str) -> None:
     """Replace the content of a section of the page.
 
     Raises:
         UserError: if the page, or that section, is missing.
     """
     text = PATH.read_text(encoding="utf-8") if PATH.is_file() else ""
-    PATH.write_text(put(text, name, content), encoding="utf-8")
+    PATH.write_text(with_section(text, name, content), encoding="utf-8")
 
 
-def put(text: str, name: str, content: str) -> str:
+def with_section(text: str, name: str, content: str) -> str:
     """Return a page's text with other content between ``<!-- name -->`` and ``<!-- /name -->``.
 
     Raises:
         UserError: if the page has no such section.
     """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    made, count = re.subn(
+    replaced, count = re.subn(
         f"{re.escape(start)}.*?{re.escape(end)}", lambda _: f"{start}\n{content}\n{end}", text, flags=re.DOTALL
     )
     if count != 1:
         raise UserError(f"{PATH.name}: has no single place {start} … {end}")
-    return made
+    return replaced
 
 
 def _number(value: float) -> str:

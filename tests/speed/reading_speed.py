@@ -105,7 +105,7 @@ def compare(folder: Path, suffix: str, workers: int, rounds: int) -> None:
         assert seen == len(paths)
 
     turns = [(spent(training), spent(loop)) for _ in range(rounds)]
-    one, two = (len(paths) / statistics.median(turn[place][0] for turn in turns) for place in (0, 1))
+    one, two = (len(paths) / statistics.median(turn[index][0] for turn in turns) for index in (0, 1))
     ratio, of_cpu = (statistics.median(turn[1][kind] / turn[0][kind] for turn in turns) for kind in (0, 1))
     size = sum(path.stat().st_size for path in paths) / len(paths) / 1024
     rates = f"{one:.0f} images/s, a bare Pillow loop {two:.0f}"

@@ -36,7 +36,7 @@ class Row:
     unit: str = "×"
     wanted: str = ""
     spread: tuple[float, float] | None = None
-    words: str = ""
+    note: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -57,20 +57,20 @@ def in_turns(jobs: Sequence[Callable[[], object]], turns: int) -> list[list[floa
     taken: list[list[float]] = [[] for _ in jobs]
     repeats = [1] * len(jobs)
     for turn in range(turns + 1):
-        for place, job in enumerate(jobs):
+        for index, job in enumerate(jobs):
             gc.collect()
             started = time.process_time()
-            for _ in range(repeats[place]):
+            for _ in range(repeats[index]):
                 job()
-            seconds = (time.process_time() - started) / repeats[place]
+            seconds = (time.process_time() - started) / repeats[index]
             if turn == 0:
-                repeats[place] = min(max(math.ceil(SHORTEST / max(seconds, 1e-9)), 1), 10_000)
+                repeats[index] = min(max(math.ceil(SHORTEST / max(seconds, 1e-9)), 1), 10_000)
             else:
-                taken[place].append(seconds)
+                taken[index].append(seconds)
     return taken
 
 
 def ratio(one: Sequence[float], other: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Return median, least and largest of the turns' ratios."""
-    found = [a / b for a, b in zip(one, other, strict=True)]
-    return statistics.median(found), (min(found), max(found))
+    ratios = [a / b for a, b in zip(one, other, strict=True)]
+    return statistics.median(ratios), (min(ratios), max(ratios))

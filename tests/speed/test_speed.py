@@ -41,9 +41,9 @@ def test_a_table_goes_into_its_place_and_nowhere_else() -> None:
     assert "| a cell | 12.3 ms | 11 – 240 | ≤ 20 ✓ | words |" in text
     assert "| more | 1 × |  | ≤ 0.5 **missed** |  |" in text
     before = "a <!-- x -->old<!-- /x --> b <!-- y -->stays<!-- /y -->"
-    assert page.put(before, "x", r"new \1") == "a <!-- x -->\nnew \\1\n<!-- /x --> b <!-- y -->stays<!-- /y -->"
+    assert page.with_section(before, "x", r"new \1") == "a <!-- x -->\nnew \\1\n<!-- /x --> b <!-- y -->stays<!-- /y -->"
     with pytest.raises(UserError, match="no single place"):
-        page.put(before, "z", "new")
+        page.with_section(before, "z", "new")
 
 
 def test_the_page_has_a_place_for_every_table() -> None:
@@ -56,9 +56,9 @@ def test_the_bare_loop_and_the_harness_attack_alike() -> None:
     images = torch.full((2, 3, 16, 16), 128 / 255)
     model = LinearToy()
     with frozen(model):
-        made = [attacks.bare_loop(model, images), attacks.harness(model, images)]
+        attacked_images = [attacks.bare_loop(model, images), attacks.harness(model, images)]
     best = images + attacks.EPS * torch.sign(model.weights(16, 16))
-    for attacked in made:
+    for attacked in attacked_images:
         torch.testing.assert_close(attacked, best, atol=1e-6, rtol=0)  # ε is a whole number of levels
 
 

@@ -45,7 +45,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("iqarena.bench.training.Demo", lambda: Subset(demo, demo.spread(2)))
 
 
-def made(root: Path, out: Path) -> Search:
+def build_search(root: Path, out: Path) -> Search:
     schedule = Schedule(passes=PASSES, crop=32, ema=0.5, workers=0)
     return Search("cnniqa", root, schedule, out, attacks=["pgd[steps=2]", "fgsm"], limit=4)
 
@@ -53,17 +53,17 @@ def made(root: Path, out: Path) -> Search:
 def test_a_search_trains_attacks_and_goes_on_where_it_was(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = list(made(root, tmp_path / "a").rows(RECIPES))
+    whole = list(build_search(root, tmp_path / "a").rows(RECIPES))
     assert [row["recipe"] for row in whole] == RECIPES
     assert {(row["images"], row["passes"]) for row in whole} == {(4, PASSES)}
     assert all(-1 <= row["robust SROCC"] <= 1 for row in whole)
     monkeypatch.setattr(search, "fit", lambda *_, **__: pytest.fail("trained anew"))
-    assert list(made(root, tmp_path / "a").rows(RECIPES)) == whole
+    assert list(build_search(root, tmp_path / "a").rows(RECIPES)) == whole
     assert len(list((tmp_path / "a").glob("*/records/cells/*"))) == 4
 
 
 def test_a_row_is_what_an_evaluation_of_the_weights_says_wherever_they_lie(root: Path, tmp_path: Path) -> None:
-    (row,) = made(root, tmp_path / "a").rows(RECIPES[1:])
+    (row,) = build_search(root, tmp_path / "a").rows(RECIPES[1:])
     (file,) = (tmp_path / "a").glob("*/*.safetensors")
     moved = tmp_path / "elsewhere.safetensors"
     for suffix in (".safetensors", ".yaml"):
@@ -96,10 +96,10 @@ def test_parts_make_up_the_list_and_a_list_has_comments(tmp_path: Path) -> None:
 def test_wrong_use_is_one_line_before_anything_is_trained(root: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(main)
-    for more, words in ((["cprl", "cprl[kept=1]"], "no parameter 'kept'"), ([], "no recipe")):
+    for more, message in ((["cprl", "cprl[kept=1]"], "no parameter 'kept'"), ([], "no recipe")):
         result = CliRunner().invoke(app, ["cnniqa", *more, "--root", str(root), "--out", str(tmp_path / "o")])
         assert (result.exit_code, result.output.count("\n")) == (2, 1), result.output
-        assert words in result.output
+        assert message in result.output
     assert not (tmp_path / "o").exists()
 
 

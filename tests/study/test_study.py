@@ -42,13 +42,13 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
-    made = Records(tmp_path_factory.mktemp("study"))
-    fill(made, HELD)
-    return made
+    results = Records(tmp_path_factory.mktemp("study"))
+    fill(results, HELD)
+    return results
 
 
 @pytest.fixture
-def found(records: Records) -> Findings:
+def study(records: Records) -> Findings:
     (one,) = findings(records, SOME)
     return one
 
@@ -111,16 +111,16 @@ def test_a_suite_can_be_of_the_weights_that_are_there(zoo: Path, tmp_path: Path)
     (zoo / "resnet-iqa+cprl.safetensors").touch()
     file = tmp_path / "some.yaml"
     file.write_text(CliRunner().invoke(app, ["suite", "core", "surrogates", "--at-hand"]).output, encoding="utf-8")
-    found = {variants_by_spec()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
+    variants = {variants_by_spec()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
     cprl = BY_NAME["CPRL"]
-    assert found == {(BY_NAME["no defense"], 1, ""), *((cprl, 0, through) for through in ("", *cprl.surrogates))}
+    assert variants == {(BY_NAME["no defense"], 1, ""), *((cprl, 0, through) for through in ("", *cprl.surrogates))}
 
 
 def test_a_suite_can_be_of_some_seeds(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text(CliRunner().invoke(app, ["suite", "set", "--seed", "1", "--seed", "2"]).output, encoding="utf-8")
-    found = {variants_by_spec()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
-    assert found == {(variant, seed, "") for variant in VARIANTS for seed in (1, 2)}
+    variants = {variants_by_spec()[cell.model, cell.defense] for cell in expand(load_suite(str(file)))}
+    assert variants == {(variant, seed, "") for variant in VARIANTS for seed in (1, 2)}
     refused = CliRunner().invoke(app, ["suite", "core", "--seed", "7"])
     assert str(refused.exception) == "no seed 7; the study has 0, 1, 2"
 
@@ -134,10 +134,10 @@ def test_every_spec_stands_for_one_variant_and_seed() -> None:
 
 
 def test_trainings_are_all_variants_with_all_seeds_in_files_of_their_own(zoo: Path, tmp_path: Path) -> None:
-    found = list(trainings())
-    assert len({training.file(tmp_path) for training in found}) == len(found) == len(VARIANTS) * len(SEEDS)
-    assert [training.seed for training in found[: len(VARIANTS)]] == [0] * len(VARIANTS)
-    first = next(t for t in found if t.variant.name == "CPRL without necessity" and t.seed == 1)
+    all_trainings = list(trainings())
+    assert len({training.file(tmp_path) for training in all_trainings}) == len(all_trainings) == len(VARIANTS) * len(SEEDS)
+    assert [training.seed for training in all_trainings[: len(VARIANTS)]] == [0] * len(VARIANTS)
+    first = next(t for t in all_trainings if t.variant.name == "CPRL without necessity" and t.seed == 1)
     assert first.file(tmp_path).name == "resnet-iqa+cprl@no-necessity-1.safetensors"
     command = first.command(Path("T"), Path("S"), Path("W"))
     assert "-d 'cprl[necessity_weight=0]'" in command
@@ -163,22 +163,26 @@ def test_what_is_searched_can_be_built() -> None:
 # --- numbers
 
 
-def test_a_robust_srocc_is_the_least_over_what_all_met_mean_over_seeds(found: Findings) -> None:
-    assert (found.dataset, found.images, found.references, len(found.sizes)) == ("demo", 24, 12, 2)
-    size = found.sizes[0]
+def test_a_robust_srocc_is_the_least_over_what_all_met_mean_over_seeds(study: Findings) -> None:
+    assert (study.dataset, study.images, study.references, len(study.sizes)) == ("demo", 24, 12, 2)
+    size = study.sizes[0]
     met = {"score-reflection-away", "pgd[steps=40]"}
     assert size.common == {AttackCase(attack, "away", setting) for attack in met for setting in ("adaptive", "oblivious")}
     variant = BY_NAME["CPRL"]
     least = []
     for seed in SEEDS:
-        held = HELD["CPRL"] - 0.02 * seed
-        attacked = [held * CLEAN + 0.15 * NOISE[(seed + 1) % 3], (held + 0.1) * CLEAN + 0.15 * NOISE[(seed + 2) % 3], CLEAN]
+        robustness = HELD["CPRL"] - 0.02 * seed
+        attacked = [
+            robustness * CLEAN + 0.15 * NOISE[(seed + 1) % 3],
+            (robustness + 0.1) * CLEAN + 0.15 * NOISE[(seed + 2) % 3],
+            CLEAN,
+        ]
         least.append(min(stats.spearmanr(MOS, adv).statistic for adv in attacked))
     assert float(size.robust(variant)[0]) == pytest.approx(np.mean(least))
     assert float(size.clean(variant)[0]) == pytest.approx(stats.spearmanr(MOS, CLEAN).statistic)
     # a model without defense is attacked in one setting only, and is whole with it
     assert len(size.of(BY_NAME["no defense"])) == 3
-    assert found.main is size
+    assert study.main is size
 
 
 def test_a_surrogate_counts_against_its_variant_and_other_extra_attacks_do_not(tmp_path: Path) -> None:
@@ -211,14 +215,14 @@ def test_a_run_that_lacks_attacks_is_left_out_and_named(tmp_path: Path) -> None:
             for file in folder.iterdir():
                 file.unlink()
             folder.rmdir()
-    (found,) = findings(records, SOME)
-    assert found.main.left_out == [(BY_NAME["CPRL"], 2)]
-    assert len(found.main.of(BY_NAME["CPRL"])) == 2
-    assert "Left out, because attacks are missing: CPRL (seed 2)." in page([found], None)
+    (study,) = findings(records, SOME)
+    assert study.main.left_out == [(BY_NAME["CPRL"], 2)]
+    assert len(study.main.of(BY_NAME["CPRL"])) == 2
+    assert "Left out, because attacks are missing: CPRL (seed 2)." in page([study], None)
 
 
-def test_differences_are_paired_and_corrected(found: Findings) -> None:
-    size = found.main
+def test_differences_are_paired_and_corrected(study: Findings) -> None:
+    size = study.main
     base = BY_NAME["adversarial training"]
     against = size.against(base, size.variants, size.robust)
     assert set(against) == {"no defense", "CPRL", "CPRL without mask"}
@@ -230,8 +234,8 @@ def test_differences_are_paired_and_corrected(found: Findings) -> None:
     assert not against["CPRL"].significant
 
 
-def test_a_table_has_every_variant_seed_size_and_attack(found: Findings) -> None:
-    table = frame([found])
+def test_a_table_has_every_variant_seed_size_and_attack(study: Findings) -> None:
+    table = frame([study])
     assert len(table) == 3 * 2 * (3 * 6 + 3)
     row = table[(table.variant == "CPRL") & (table.seed == 1) & (table.attack == "random-noise") & (table.eps < 0.01)]
     assert row.srocc_adv.tolist() == row.srocc_clean.tolist()
@@ -248,13 +252,13 @@ def test_a_folder_without_the_study_is_one_line(tmp_path: Path) -> None:
 # --- page
 
 
-def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_has_tables_plots_and_the_search(study: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = tmp_path / "search.csv"
     pd.DataFrame(
         [("cprl", 0.8, 0.2, "score-reflection", 0.1, 100, 50_000), ("cprl[keep=0.3]", 0.7, 0.3, "fgsm", 0.1, 100, 50_000)],
         columns=["recipe", "clean SROCC", "robust SROCC", "worst attack", "largest mean |shift|", "images", "passes"],
     ).to_csv(search, index=False)
-    written = list(write([found], search, tmp_path / "docs"))
+    written = list(write([study], search, tmp_path / "docs"))
     text = (tmp_path / "docs" / "cprl.md").read_text(encoding="utf-8")
     assert text.count("our reconstruction") == 1
     links = re.findall(r"\]\((cprl/[^)]+)\)", text)
@@ -269,30 +273,30 @@ def test_the_page_has_tables_plots_and_the_search(found: Findings, tmp_path: Pat
     assert rows[-1] == "no defense"
     monkeypatch.setattr("iqarena.bench.study.page.draw", lambda *_: [])
     searched = pd.read_csv(search)
-    assert page([found], searched[searched.columns[::-1]]) == text, "by their names, not by their places"
-    list(write([found], None, tmp_path / "docs"))  # the search stays
+    assert page([study], searched[searched.columns[::-1]]) == text, "by their names, not by their places"
+    list(write([study], None, tmp_path / "docs"))  # the search stays
     assert (tmp_path / "docs" / "cprl.md").read_text(encoding="utf-8") == text
 
 
 def test_the_committed_page_is_what_the_committed_records_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numbers, "RESAMPLES", RESAMPLES)
-    found = findings(Records(ROOT / "results" / "cprl"))
-    text = page(found, pd.read_csv(ROOT / "docs" / "cprl" / "search.csv"))
+    study = findings(Records(ROOT / "results" / "cprl"))
+    text = page(study, pd.read_csv(ROOT / "docs" / "cprl" / "search.csv"))
     again = "run python -m iqarena.bench.study page --results results/cprl"
     assert text == (ROOT / "docs" / "cprl.md").read_text(encoding="utf-8"), again
     rows = io.StringIO()
-    frame(found).to_csv(rows, index=False, float_format="%.4f")
+    frame(study).to_csv(rows, index=False, float_format="%.4f")
     assert rows.getvalue() == (ROOT / "docs" / "cprl" / "cells.csv").read_text(encoding="utf-8"), again
 
 
-def test_plots_show_what_was_found(found: Findings) -> None:
-    figures: list[Figure] = [plots.curves(found), plots.bars(found, found.main), plots.attacks(found, found.main)]
+def test_plots_show_what_was_found(study: Findings) -> None:
+    figures: list[Figure] = [plots.curves(study), plots.bars(study, study.main), plots.attacks(study, study.main)]
     lines = {tuple(np.asarray(line.get_ydata())) for line in figures[0].axes[0].lines}
     cprl = BY_NAME["CPRL"]
-    expected = (float(found.main.clean(cprl)[0]), *(float(size.robust(cprl)[0]) for size in found.sizes))
+    expected = (float(study.main.clean(cprl)[0]), *(float(size.robust(cprl)[0]) for size in study.sizes))
     assert expected in lines
     names = [label.get_text() for label in figures[1].axes[0].get_yticklabels()]
     assert names[-1] == "no defense"
     assert len(names) == len(SOME)
     assert len(figures[2].axes[0].get_xticklabels()) == 4
-    assert terms(found.main, cprl)
+    assert terms(study.main, cprl)

@@ -36,11 +36,11 @@ MEMBERS = {
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     manifest = bundle.write(tmp_path / "b.zip", SAID, MEMBERS)
-    with bundle.open_bundle(tmp_path / "b.zip") as found:
-        assert found.manifest == manifest
-        assert {name: found.read(name) for name in MEMBERS} == MEMBERS
-        assert found.names("images/" + "0" * 16) == [f"images/{'0' * 16}/00000.png"]
-        assert torch.equal(found.image(f"images/{'0' * 16}/00000.png", 5, 7), IMAGE)
+    with bundle.open_bundle(tmp_path / "b.zip") as opened:
+        assert opened.manifest == manifest
+        assert {name: opened.read(name) for name in MEMBERS} == MEMBERS
+        assert opened.names("images/" + "0" * 16) == [f"images/{'0' * 16}/00000.png"]
+        assert torch.equal(opened.image(f"images/{'0' * 16}/00000.png", 5, 7), IMAGE)
         assert manifest.members["source/mine.py"].sha256 == hashlib.sha256(b"x = 1\n").hexdigest()
         assert manifest.members["source/mine.py"].bytes == 6
     again = tmp_path / "again.zip"
@@ -68,16 +68,16 @@ def packed(
     return folder / "b.zip"
 
 
-def refused(path: Path, told: str) -> None:
+def refused(path: Path, message: str) -> None:
     with pytest.raises(UserError) as refusal, bundle.open_bundle(path):
         pass
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_one_packed_by_hand_is_no_worse(tmp_path: Path) -> None:
-    with bundle.open_bundle(packed(tmp_path)) as found:
-        assert set(found.manifest.members) == set(MEMBERS)
+    with bundle.open_bundle(packed(tmp_path)) as opened:
+        assert set(opened.manifest.members) == set(MEMBERS)
 
 
 @pytest.mark.parametrize(
@@ -188,13 +188,13 @@ def test_a_zip_bomb_whose_members_overlap_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "most", "told"),
+    ("limit", "most", "message"),
     [("member", 1000, "at most 1,000 are looked at"), ("whole", 1 << 20, "at most 1 are looked at")],
 )
-def test_what_unpacks_to_too_much_is_refused(limit: str, most: int, told: str, tmp_path: Path, monkeypatch) -> None:
+def test_what_unpacks_to_too_much_is_refused(limit: str, most: int, message: str, tmp_path: Path, monkeypatch) -> None:
     content = np.random.default_rng(0).bytes(2 << 20)
     monkeypatch.setitem(bundle.MAX_BYTES, limit, most)
-    refused(packed(tmp_path, MEMBERS | {"weights.safetensors": content}), told)
+    refused(packed(tmp_path, MEMBERS | {"weights.safetensors": content}), message)
 
 
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch) -> None:
@@ -205,8 +205,8 @@ def test_too_many_members_are_refused(tmp_path: Path, monkeypatch) -> None:
 def test_what_is_encrypted_is_refused(tmp_path: Path) -> None:
     path = packed(tmp_path)
     raw = bytearray(path.read_bytes())
-    place = raw.index(b"PK\x01\x02", raw.index(b"PK\x01\x02") + 1)  # the second member in the zip's central directory
-    raw[place + 8] |= 1
+    offset = raw.index(b"PK\x01\x02", raw.index(b"PK\x01\x02") + 1)  # the second member in the zip's central directory
+    raw[offset + 8] |= 1
     path.write_bytes(bytes(raw))
     refused(path, "is encrypted, or packed in another way")
 
@@ -219,7 +219,7 @@ def test_another_packing_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda m: m.update(format=2), "manifest.json: format"),
         (lambda m: m.update(kind="virus"), "manifest.json: kind"),
@@ -236,8 +236,8 @@ def test_another_packing_is_refused(tmp_path: Path) -> None:
         (lambda m: m.update({"\x1b[2J\nall is well": 1}), "manifest.json: ?[2J?all is well: "),
     ],
 )
-def test_a_manifest_that_makes_no_sense_is_refused(change: Callable[[dict[str, Any]], None], told: str, tmp_path) -> None:
-    refused(packed(tmp_path, change=change), told)
+def test_a_manifest_that_makes_no_sense_is_refused(change: Callable[[dict[str, Any]], None], message: str, tmp_path) -> None:
+    refused(packed(tmp_path, change=change), message)
 
 
 def test_what_a_reader_would_refuse_is_not_written(tmp_path: Path) -> None:
@@ -269,8 +269,8 @@ def test_a_bundle_that_was_cut_or_changed_on_the_way_is_refused(tmp_path: Path) 
     raw = packed(tmp_path).read_bytes()
     (tmp_path / "b.zip").write_bytes(raw[: len(raw) // 2])
     refused(tmp_path / "b.zip", "not a zip file")
-    place = raw.index(b"source/mine.py") + len(b"source/mine.py") + 1
-    (tmp_path / "b.zip").write_bytes(raw[:place] + bytes([raw[place] ^ 0xFF]) + raw[place + 1 :])
+    offset = raw.index(b"source/mine.py") + len(b"source/mine.py") + 1
+    (tmp_path / "b.zip").write_bytes(raw[:offset] + bytes([raw[offset] ^ 0xFF]) + raw[offset + 1 :])
     refused(tmp_path / "b.zip", "source/mine.py is ")
 
 
@@ -305,7 +305,7 @@ def jpeg() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (huge(), "not a readable PNG|is 50000×50000, and the clean image 7×5"),
         (png(8, 5), "is 8×5, and the clean image 7×5"),
@@ -319,8 +319,8 @@ def jpeg() -> bytes:
         (png(7, 5)[:45], "not a readable PNG file"),
     ],
 )
-def test_an_image_of_another_kind_is_refused(content: bytes, told: str) -> None:
-    with pytest.raises(UserError, match=told) as refusal:
+def test_an_image_of_another_kind_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
         bundle.decode_png(content, "x.png", 5, 7)
     assert "\n" not in str(refusal.value)
 

@@ -18,8 +18,8 @@ from iqarena.bench.submission.sandbox import Limits, environment, run
 LIMITS = Limits(seconds=120, memory_mib=512, file_mib=8, disk_mib=64, files=64)
 
 
-def go(folder: Path, *words: str, limits: Limits = LIMITS) -> None:
-    run("tests.support.sandboxed", list(words), folder, limits, 1)
+def go(folder: Path, *args: str, limits: Limits = LIMITS) -> None:
+    run("tests.support.sandboxed", list(args), folder, limits, 1)
 
 
 def test_it_knows_nothing_of_this_process_and_lives_in_a_folder_of_its_own(tmp_path: Path, monkeypatch) -> None:
@@ -33,7 +33,7 @@ def test_it_knows_nothing_of_this_process_and_lives_in_a_folder_of_its_own(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("deed", "told"),
+    ("deed", "message"),
     [
         ("take", "its code failed: MemoryError"),
         ("write", "its code (failed: OSError|was|failed: it was ended by SIGXFSZ)"),
@@ -45,11 +45,11 @@ def test_it_knows_nothing_of_this_process_and_lives_in_a_folder_of_its_own(tmp_p
         ("nothing-else", "^$"),
     ],
 )
-def test_what_takes_too_much_is_stopped_and_told_in_a_line(deed: str, told: str, tmp_path: Path) -> None:
+def test_what_takes_too_much_is_stopped_and_told_in_a_line(deed: str, message: str, tmp_path: Path) -> None:
     if deed == "nothing-else":
         go(tmp_path, deed)
         return
-    with pytest.raises(UserError, match=told) as stopped:
+    with pytest.raises(UserError, match=message) as stopped:
         go(tmp_path, deed)
     assert "\n" not in str(stopped.value)
     assert not (tmp_path / "large").exists() or (tmp_path / "large").stat().st_size <= 8 << 20

@@ -70,7 +70,7 @@ def test_only_a_lower_robust_srocc_beats_a_row(board: Path, table: pd.DataFrame,
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"as_claimed": False}, "beats nothing: it is not as claimed"),
         ({"ids": ["0.png", "1.png", "2.png"]}, "the row is of 4 images, these are 3"),
@@ -79,22 +79,22 @@ def test_only_a_lower_robust_srocc_beats_a_row(board: Path, table: pd.DataFrame,
         ({"srocc_adv": float("nan")}, "is not defined"),
     ],
 )
-def test_what_is_of_something_else_is_not_compared(board: Path, table: pd.DataFrame, changed: Any, told: str) -> None:
+def test_what_is_of_something_else_is_not_compared(board: Path, table: pd.DataFrame, changed: Any, message: str) -> None:
     stands = stand(board, table, **{"srocc_adv": -1.0} | changed)
     assert isinstance(stands, BoardStanding)
     assert stands.beats is None
-    assert told in stands.summary
+    assert message in stands.summary
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"),
+    ("cell", "message"),
     [({"eps": 4 / 255}, "cnniqa + jpeg on folder, linf 4/255"), ({"norm": "l2", "eps": 0.5}, "on folder, l2 0.5"),
      ({"defense": "none", "model": "niqe"}, "none of niqe on folder"), ({"dataset": "demo"}, "on demo")],
 )  # fmt: skip
-def test_a_row_that_is_not_there_is_a_line(board: Path, table: pd.DataFrame, cell: dict[str, Any], told: str) -> None:
+def test_a_row_that_is_not_there_is_a_line(board: Path, table: pd.DataFrame, cell: dict[str, Any], message: str) -> None:
     stands = stand(board, table, cell=cell)
     assert isinstance(stands, str)
-    assert told in stands
+    assert message in stands
     assert "\n" not in stands
     assert "has none of" in str(standing(board / "nowhere", cell_of(board), ["0.png"], {}, {}, True))
 
@@ -103,8 +103,8 @@ def test_verify_shows_it(board: Path, table: pd.DataFrame, tmp_path: Path) -> No
     runner, root = CliRunner(), ["--root", str(board.parent / "images")]
     clean, packed = str(tmp_path / "clean"), str(tmp_path / "b.zip")
     assert runner.invoke(app, ["data", "export", "folder", clean, *root]).exit_code == 0
-    words = ["submit", "images", clean, "-m", "cnniqa", "-d", "jpeg", "--dataset", "folder", "--eps", "2/255", *root]
-    assert runner.invoke(app, [*words, "--out", packed]).exit_code == 0
+    args = ["submit", "images", clean, "-m", "cnniqa", "-d", "jpeg", "--dataset", "folder", "--eps", "2/255", *root]
+    assert runner.invoke(app, [*args, "--out", packed]).exit_code == 0
     done = runner.invoke(app, ["verify", packed, *root, "--results", str(board)])
     assert done.exit_code == 0, done.output
     heading = next(line for line in done.output.splitlines() if "listed" in line)

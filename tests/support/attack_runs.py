@@ -58,8 +58,8 @@ def craft(
         objective = Objective(kind, quality)
         generators = Generators(seeds or list(range(len(clean))))
         if isinstance(attack, FittedAttack):
-            learnt = fitted(attack, model, clean, kind, threat)
-            attacked = attack.run(target, images, objective, threat, generators, fit=learnt)
+            fit = fitted(attack, model, clean, kind, threat)
+            attacked = attack.run(target, images, objective, threat, generators, fit=fit)
         else:
             if isinstance(attack, SetAttack):
                 seen = attack.look(target, images, objective, threat, generators)

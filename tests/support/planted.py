@@ -1,6 +1,6 @@
 """Planted faults for the flags: ``python -m tests.support.planted`` prints which flags each raises, as in docs/flags.md.
 
-Each case is a small model or defense with one fault, run through the real evaluator on random images; the first has none. The
+Each case is a small model or defense with one fault, run through the evaluator on random images; the first has none. The
 undefended model is linear, so that everything about it is known.
 """
 
@@ -101,10 +101,10 @@ class Planted(Defense):
     """A defense that is registered for its case only."""
 
     kind: ClassVar[Kind] = "architecture"
-    made: ClassVar[type[Defended]] = Defended
+    cls: ClassVar[type[Defended]] = Defended
 
     def protect(self, model: QualityModel) -> QualityModel:
-        return self.made(model)
+        return self.cls(model)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Case:
 
     what: str
     flag: str | None
-    made: type[Defended] | None = None
+    cls: type[Defended] | None = None
     attacks: Sequence[str] = ATTACKED
     sizes: Sequence[float] = (8 / 255,)
     score_range: tuple[float, float] = (0.0, 1.0)
@@ -168,13 +168,13 @@ def planted_images(root: Path) -> Folder:
 
 def flags_of(case: Case, dataset: Folder, out: Path) -> list[Flag]:
     """Run a case through the evaluator; return the flags of its row."""
-    defense = type("_Planted", (Planted,), {"name": "planted", "made": case.made or Defended})
+    defense = type("_Planted", (Planted,), {"name": "planted", "cls": case.cls or Defended})
     DEFENSES.entries["planted"] = Entry("planted", defense)
     ATTACKS.entries["leaves"] = Entry("leaves", Leaves)
     try:
         models = {"linear": Linear(score_range=case.score_range), "similar": _similar()}
         suite = validated(
-            {"dataset": "folder", "models": ["linear"], "defenses": ["none" if case.made is None else "planted"],
+            {"dataset": "folder", "models": ["linear"], "defenses": ["none" if case.cls is None else "planted"],
              "attacks": [{"attack": a, "objectives": ["away"] if a != "random-noise" else None} for a in case.attacks],
              "threats": [{"eps": eps} for eps in case.sizes], "settings": list(case.settings),
              "transfer_from": ["similar"] if case.transfer else []}
@@ -183,24 +183,24 @@ def flags_of(case: Case, dataset: Folder, out: Path) -> list[Flag]:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # for defenses that draw random numbers without declaring it
             local.run(Evaluator(dataset, None, 24, models), expand(suite), records, report=lambda *_: None)
-        found = flag_table(records)
-        return [Flag(row.flag, row.why) for row in found.itertuples()]
+        rows = flag_table(records)
+        return [Flag(row.flag, row.why) for row in rows.itertuples()]
     finally:
         del DEFENSES.entries["planted"], ATTACKS.entries["leaves"]
 
 
 def _similar() -> Linear:
-    made, other = Linear("similar"), Linear("similar", seed=1)
+    model, other = Linear("similar"), Linear("similar", seed=1)
     with torch.no_grad():
-        made.weight += 0.5 * other.weight
-    return made
+        model.weight += 0.5 * other.weight
+    return model
 
 
 def line(case: Case, raised: Sequence[str]) -> str:
     """Format the row of docs/flags.md."""
-    found = f"`{case.flag}`" if case.flag in raised else "**missed**" if case.flag else "none"
+    result = f"`{case.flag}`" if case.flag in raised else "**missed**" if case.flag else "none"
     others = ", ".join(f"`{name}`" for name in FLAGS if name in raised and name != case.flag)
-    return f"| {case.what} | {found} | {others} |"
+    return f"| {case.what} | {result} | {others} |"
 
 
 def table(cases: Iterable[Case] = CASES) -> str:

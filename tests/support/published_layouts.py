@@ -177,6 +177,6 @@ EXPECTED: dict[str, list[tuple[str, str, float, float]]] = {
 """Image, reference, label and raw label of every image of the layouts above; LIVE's are in its own test."""
 
 READERS: dict[str, type[PublishedSet]] = {
-    made.name: made for made in (LIVE, CSIQ, TID2013, KADID10k, KonIQ10k, CLIVE, VCLFER, SPAQ, CID2013, PIPAL)
+    reader.name: reader for reader in (LIVE, CSIQ, TID2013, KADID10k, KonIQ10k, CLIVE, VCLFER, SPAQ, CID2013, PIPAL)
 }
-assert set(READERS) == {name for name, made in DATASETS.items() if issubclass(made, PublishedSet)}
+assert set(READERS) == {name for name, reader in DATASETS.items() if issubclass(reader, PublishedSet)}

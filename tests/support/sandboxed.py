@@ -15,35 +15,35 @@ from iqarena.bench.submission.sandbox import apply_limits
 
 def main() -> None:  # noqa: PLR0912 - one branch for each deed
     deed, *more = apply_limits(sys.argv[1:])
-    here = Path.cwd()
+    folder = Path.cwd()
     if deed == "look":
-        facts = {"environment": dict(os.environ), "folder": str(here), "home": str(Path.home())}
-        (here / "facts.json").write_text(json.dumps(facts))
+        facts = {"environment": dict(os.environ), "folder": str(folder), "home": str(Path.home())}
+        (folder / "facts.json").write_text(json.dumps(facts))
     elif deed == "sleep":
         time.sleep(3600)
     elif deed == "take":
         bytearray(1 << 30)
     elif deed == "write":
-        with (here / "large").open("wb") as file:
+        with (folder / "large").open("wb") as file:
             for _ in range(64):
                 file.write(bytes(1 << 20))
     elif deed == "fill":
         for number in range(3600 * 5):
-            (here / str(number)).write_bytes(bytes(1 << 20))
+            (folder / str(number)).write_bytes(bytes(1 << 20))
             time.sleep(0.01)
     elif deed == "open":
-        _ = [(here / "facts").open("w") for _ in range(500)]
+        _ = [(folder / "facts").open("w") for _ in range(500)]
     elif deed == "leave":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
         Path(more[0]).write_text(str(child.pid))
     elif deed == "call":
         try:
             socket.create_connection(("127.0.0.1", int(more[0])), timeout=60).close()
-            (here / "reached").touch()
+            (folder / "reached").touch()
         except OSError:
             pass
     elif deed in ("swap", "link"):
-        for file in here.iterdir():  # including the files for its output, if they were in its folder
+        for file in folder.iterdir():  # including the files for its output, if they were in its folder
             if file.is_file():
                 file.unlink()
                 os.mkfifo(file) if deed == "swap" else file.symlink_to("/etc/hostname")

@@ -15,27 +15,27 @@ HELD = {"no defense": -1.5, "adversarial training": 0.5, "CPRL": 0.5, "CPRL with
 
 
 def fill(
-    records: Records, held: dict[str, float], variants: tuple[Variant, ...] = SOME, sizes: tuple[int, ...] = (2, 8),
+    records: Records, robustness: dict[str, float], variants: tuple[Variant, ...] = SOME, sizes: tuple[int, ...] = (2, 8),
     seeds: tuple[int, ...] = SEEDS, clean: dict[str, float] | None = None,
 ) -> None:  # fmt: skip
     """Write records of a small study: qualities get worse with the size of the attack; seeds differ slightly."""
     records.prepare()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)  # most of the time that they would take
-        _fill(records, held, variants, sizes, seeds, clean or {})
+        _fill(records, robustness, variants, sizes, seeds, clean or {})
 
 
 def _fill(
-    records: Records, held: dict[str, float], variants: tuple[Variant, ...], sizes: tuple[int, ...], seeds: tuple[int, ...],
-    clean: dict[str, float],
+    records: Records, robustness: dict[str, float], variants: tuple[Variant, ...], sizes: tuple[int, ...],
+    seeds: tuple[int, ...], clean: dict[str, float],
 ) -> None:  # fmt: skip
     for variant in variants:
         for seed in seeds:
             own = CLEAN + clean.get(variant.name, 0.0) * NOISE[4]
             for size in sizes:
-                for place, attack in enumerate(["random-noise", "score-reflection-away", "pgd[steps=40]"]):
-                    weight = held[variant.name] - (size - 2) / 4 - 0.02 * seed + 0.1 * (place != 1)
-                    adv = own if place == 0 else weight * own + 0.15 * NOISE[(seed + place) % 3]
+                for index, attack in enumerate(["random-noise", "score-reflection-away", "pgd[steps=40]"]):
+                    weight = robustness[variant.name] - (size - 2) / 4 - 0.02 * seed + 0.1 * (index != 1)
+                    adv = own if index == 0 else weight * own + 0.15 * NOISE[(seed + index) % 3]
                     for setting in ["adaptive"] if variant.role == "none" else ["adaptive", "oblivious"]:
                         model, defense = variant.spec(seed)
                         put(
