@@ -7,7 +7,9 @@ import hashlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 from functools import cache
+from pathlib import Path
 
 OWN = ("iqarena.attacks", "iqarena.defenses", "iqarena.models")
 """Packages whose modules are hashed if a plugin's modules import them."""
@@ -54,7 +56,37 @@ def _module_hash(module: str) -> str:
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
     """Return the hash of a module's code, and the modules of `OWN` that it imports; loaded modules do not change."""
     code, named = _hash_of_tree(_tree(module))
-    return code, tuple(name for name in named if f"{name}.".startswith(tuple(f"{p}." for p in OWN)) and _is_module(name))
+    follows = _is_own if module.startswith(_ROOT) else lambda name: _is_own(name) or is_user_code(name)
+    return code, tuple(name for name in dict.fromkeys(named) if follows(name) and _is_module(name))
+
+
+def _is_own(name: str) -> bool:
+    return f"{name}.".startswith(tuple(f"{package}." for package in OWN))
+
+
+@cache
+def is_user_code(module: str) -> bool:
+    """Check whether a module is neither Python's, nor of an installed package, nor of this project.
+
+    Such modules are helpers that lie beside a plugin's file, a script, or what was typed into a notebook.
+    """
+    if module.partition(".")[0] in ("iqarena", *_FOREIGN, *sys.stdlib_module_names - {"__main__"}):
+        return False
+    try:
+        loaded = sys.modules.get(module)
+        spec = None if loaded is not None else importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    file = getattr(loaded, "__file__", None) if loaded is not None else getattr(spec, "origin", None)
+    if file is None:  # a shell's or a notebook's __main__, a class made by exec; what cannot be found is nobody's
+        return loaded is not None or module == "__main__"
+    return not any(Path(file).resolve().is_relative_to(folder) for folder in _installed_folders())
+
+
+@cache
+def _installed_folders() -> tuple[Path, ...]:
+    paths = sysconfig.get_paths()
+    return tuple(Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def _hash_of_tree(tree: ast.Module) -> tuple[str, list[str]]:

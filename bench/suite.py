@@ -149,7 +149,7 @@ class Suite(_Strict):
     threats: Annotated[list[ThreatConfig], Field(min_length=1)] = [ThreatConfig()]
     settings: Annotated[list[Setting], Field(min_length=1)] = ["oblivious", "adaptive"]
     transfer_from: Annotated[list[str], Field(validate_default=True)] = []
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
     draws: Annotated[int, Field(ge=1)] = 8
     seconds: Annotated[float, Field(gt=0)] | None = None

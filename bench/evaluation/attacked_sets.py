@@ -61,7 +61,7 @@ class AttackedSets:
             CannotRun: if the image set has too few references.
         """
         try:
-            return FitCache(self._dataset, [sample.reference_id for sample in self._samples])
+            return FitCache(self._dataset, [sample.reference_id for sample in self._samples], self._pool.answers)
         except UserError as error:
             raise CannotRun(str(error)) from None
 

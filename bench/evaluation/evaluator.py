@@ -16,6 +16,7 @@ from iqarena.bench.evaluation.cell_id import CellIds
 from iqarena.bench.evaluation.record import CellOutcome, record_of
 from iqarena.bench.evaluation.scorer import Scorer
 from iqarena.bench.inference.device import Engine
+from iqarena.bench.inference.identity import Answers, same
 from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, undisturbed
 from iqarena.bench.inference.model_checks import probed
 from iqarena.bench.inference.model_pool import ModelPool
@@ -88,7 +89,19 @@ class Evaluator:
         outcome.seconds = outcome.spent.seconds + self.attacked.seconds_of_others()
         record = record_of(outcome, cell, cell_id, self.pool, self.dataset)
         record["model"]["probe"] = probed(self.pool.bare(cell.model))
+        if answers := self._answers(cell):
+            record["answers"] = answers
         return record, outcome.images
+
+    def _answers(self, cell: Cell) -> dict[str, Answers]:
+        """Return the answers on the probes of the models of a cell that no registry vouches for."""
+        names = dict.fromkeys((cell.model, cell.crafted_on[0]))
+        return {name: answers for name in names if (answers := self.pool.answers(name)) is not None}
+
+    def same_models(self, cell: Cell, record: dict[str, Any]) -> bool:
+        """Check whether a record is of models that answer as those of this run do."""
+        earlier = record.get("answers", {})
+        return all(same(answers, earlier.get(name, {})) for name, answers in self._answers(cell).items())
 
     def _run(self, cell: Cell, outcome: CellOutcome) -> None:
         images, scorer = outcome.images, self.scorer

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.datasets.demo.dataset import Demo, cache_folder
 from iqarena.bench.errors import UserError
+from iqarena.bench.inference.identity import Answers, same
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.models.base import QualityModel
 
@@ -40,10 +41,17 @@ class FitCache:
 
     Images to fit on are drawn from the whole data set except the attacked references. For an image set with only one
     reference they are drawn from the demo images.
+
+    Args:
+        dataset: the data set.
+        references: of the images that are attacked.
+        answers: returns what a model answers on the probes, where more than its code and weights has to identify it.
     """
 
-    def __init__(self, dataset: ImageDataset, references: Sequence[str]) -> None:
-        self.dataset = dataset
+    def __init__(
+        self, dataset: ImageDataset, references: Sequence[str], answers: Callable[[str], Answers | None] = lambda name: None
+    ) -> None:
+        self.dataset, self._answers = dataset, answers
         distinct = sorted(set(references))
         self.folds = {reference: index % FOLDS for index, reference in enumerate(distinct)}
         if len(distinct) > 1:
@@ -74,13 +82,15 @@ class FitCache:
         """
         images, references = self.images(fold, attack.fit_images)
         images_hash = hashlib.sha256(images.numpy().tobytes()).hexdigest()
-        name = digest(cell.crafting, ingredients, images_hash)
+        name, answers = digest(cell.crafting, ingredients, images_hash), self._answers(cell.crafted_on[0])
         path = cache_folder() / "fits" / f"{name[:32]}.safetensors"
         if path.is_file():
             try:
                 with safe_open(path, framework="pt") as file:
                     fit = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is not a mapping
-                    return CachedFit(fit, json.loads(file.metadata()["facts"]))
+                    facts, earlier = (json.loads(file.metadata()[key]) for key in ("facts", "answers"))
+                if answers is None or same(answers, earlier):
+                    return CachedFit(fit, facts)
             except (SafetensorError, OSError, KeyError, TypeError, ValueError):
                 path.unlink(missing_ok=True)  # a damaged file is computed again
         started = time.perf_counter()
@@ -105,7 +115,7 @@ class FitCache:
             save_file(
                 {key: tensor.detach().cpu().contiguous() for key, tensor in fit.items()},
                 temporary,
-                {"facts": json.dumps(facts)},
+                {"facts": json.dumps(facts), "answers": json.dumps(answers or {})},
             )
             temporary.replace(path)
         except OSError:

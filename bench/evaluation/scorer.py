@@ -101,6 +101,8 @@ class Scorer:
             flags = []
             if differ([self.score(model, defense, images, "conduct") for _ in range(2)]):
                 flags.append("undeclared-randomness")
+            if self._pool.depends_on_batch(model, defense):
+                flags.append("depends-on-batch")
             if optimises(deployed, images[0][None].to(self._pool.engine.device).float() / 255):
                 flags.append("optimises-in-forward")
             self._flags[model, defense] = flags

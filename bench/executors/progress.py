@@ -26,9 +26,9 @@ def name_of(cell: Cell) -> str:
 class _Bar:
     """A progress bar on a terminal; where output is piped, `line` prints at most every ten seconds instead."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self.plain = not self.console.is_terminal
+    def __init__(self, shown: bool | None = None) -> None:
+        self.console = Console(stderr=True, force_terminal=True if shown else None)
+        self.plain = not (self.console.is_terminal or self.console.is_jupyter) if shown is None else not shown
         columns = [
             TextColumn("{task.description}", markup=False),  # the brackets of a spec are no markup
             BarColumn(),
@@ -90,6 +90,18 @@ class Reporter(_Bar):
             f"{outcome.done} cells run, {outcome.kept} kept from before, {len(outcome.skipped)} skipped, "
             f"{len(outcome.failed)} not ok · {out / 'summary.csv'}"
         )
+
+
+class CellBar(_Bar):
+    """The progress callback of `evaluate`: a bar with the time left, and nothing else.
+
+    Args:
+        shown: whether there is a bar; None for one in a terminal and in a notebook.
+    """
+
+    def __call__(self, event: str, cell: Cell | None, done: int, total: int, message: str) -> None:
+        if cell is not None:
+            self.update(name_of(cell), done, max(total, 1))
 
 
 class TrainingReporter(_Bar):

@@ -38,6 +38,7 @@ class Outcome:
         kept: number of cells that were finished before.
         skipped: (cell, reason) of invalid combinations.
         failed: (cell, status, first error) of cells whose status is not ok.
+        changed: cells that were finished by another model of the same name and code, and are run anew.
         cell_ids: ids of all cells that have a record, in the order of the plan.
     """
 
@@ -45,6 +46,7 @@ class Outcome:
     kept: int = 0
     skipped: list[tuple[Cell, str]] = field(default_factory=list)
     failed: list[tuple[Cell, str, str]] = field(default_factory=list)
+    changed: list[Cell] = field(default_factory=list)
     cell_ids: list[str] = field(default_factory=list)
 
     def add(self, cell: Cell, record: dict[str, Any]) -> None:
@@ -162,6 +164,9 @@ def missing(
             continue
         outcome.cell_ids.append(cell_id)
         earlier = None if fresh else records.read(cell_id)
+        if earlier is not None and not evaluator.same_models(cell, earlier):
+            outcome.changed.append(cell)
+            earlier = None
         if earlier is not None and earlier["status"] == "ok" and (earlier["attacked_images"] or not keep_images):
             outcome.kept += 1
         else:
@@ -227,6 +232,11 @@ class Ledger:
         self.retry_or_fail(task, f"it took longer than the time limit of {limit:g} s", retries=0)
 
 
+def _counts(outcome: Outcome) -> str:
+    changed = f", {len(outcome.changed)} of another model than before" if outcome.changed else ""
+    return f"{outcome.kept} done before, {len(outcome.skipped)} skipped{changed}"
+
+
 @contextmanager
 def open_ledger(
     evaluator: Evaluator,
@@ -246,7 +256,7 @@ def open_ledger(
         if keep_images:
             ids = [sample.image_id for sample in evaluator.samples]
             records.kept_images.keep_originals(evaluator.dataset.fingerprint, zip(ids, evaluator.images, strict=True))
-        report("plan", None, 0, len(to_do), f"{outcome.kept} done before, {len(outcome.skipped)} skipped")
+        report("plan", None, 0, len(to_do), _counts(outcome))
         yield Ledger(evaluator, records, report, outcome, to_do)
 
 

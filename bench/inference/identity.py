@@ -11,17 +11,15 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import sys
-import sysconfig
 import types
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from iqarena.bench.code_hash import is_user_code
 from iqarena.bench.inference.isolation import seeded, streams_kept
 from iqarena.bench.inference.target import frozen
 from iqarena.models.base import QualityModel
@@ -208,7 +206,8 @@ class _Walk:
             self.hash.update(np.ascontiguousarray(value).tobytes())
 
     def _add_object(self, value: object) -> None:
-        """Add the attributes of an object and the code of its class."""
+        """Add the attributes of an object and the code of its class; of a built-in function, its name."""
+        self._note(getattr(value, "__module__", ""), getattr(value, "__qualname__", getattr(value, "__name__", "")))
         self.add("class", type(value))
         if isinstance(value, torch.jit.ScriptModule):  # it lives outside of Python
             self._note(value.inlined_graph)
@@ -229,6 +228,7 @@ class _Walk:
                 self.add(name, attributes[name])
 
     def _add_code(self, value: Any) -> None:
+        self._note("code", getattr(value, "__module__", ""), getattr(value, "__qualname__", getattr(value, "__name__", "")))
         if isinstance(value, functools.partial):
             self.add("func", value.func)
             self.add("args", value.args)
@@ -237,17 +237,17 @@ class _Walk:
             self.add("self", value.__self__)
             self.add("func", value.__func__)
         elif isinstance(value, types.ModuleType):
-            if _own(value.__name__):
+            if is_user_code(value.__name__):
                 for name in sorted(vars(value)):
                     if not name.startswith("__"):
                         self.add(name, vars(value)[name])
         elif isinstance(value, type):
-            if _own(value.__module__):
+            if is_user_code(value.__module__ or ""):
                 self.add("bases", list(value.__bases__))
                 for name in sorted(vars(value)):
                     if name not in ("__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl"):
                         self._add_member(name, vars(value)[name])
-        elif _own(value.__module__):
+        elif is_user_code(value.__module__ or ""):
             self._add_function(value)
 
     def _add_member(self, name: str, member: object) -> None:
@@ -289,23 +289,3 @@ class _Walk:
 def _slots(cls: type) -> tuple[str, ...]:
     slots = vars(cls).get("__slots__", ())
     return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
-@functools.cache
-def _installed_folders() -> tuple[Path, ...]:
-    paths = sysconfig.get_paths()
-    return tuple(Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-
-
-@functools.cache
-def _own(module_name: str | None) -> bool:
-    """Whether a module is the caller's code: not Python's, not of an installed package, not this project's."""
-    name = module_name or ""
-    if name.partition(".")[0] in ("iqarena", "builtins", "torch", "typing"):
-        return False
-    module = sys.modules.get(name)
-    file = getattr(module, "__file__", None)
-    if module is None or file is None:
-        return name not in sys.builtin_module_names  # a notebook's or a shell's __main__, or a class made by exec
-    path = Path(file).resolve()
-    return not any(path.is_relative_to(folder) for folder in _installed_folders())

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from iqarena.bench.errors import UserError, describe, first_message
+from iqarena.bench.inference.identity import fingerprint
 from iqarena.bench.inference.measured_info import measure_info
 from iqarena.bench.registry import MODELS, parse_spec
 from iqarena.models.base import ModelInfo, QualityModel
@@ -49,6 +50,8 @@ def load_model(spec: str) -> QualityModel:
         if cls.in_zoo or file:
             path = chosen_file(os.path.expandvars(str(file or "")), model.info.name)
             model.info = _with_facts(given, replace(model.info, weights_sha256=load_weights(model, path)))
+        if name.startswith("file:"):  # weights alone do not identify it: attributes and code of helpers count too
+            model.info = replace(model.info, weights_sha256=fingerprint(model))
         elif not model.info.weights_sha256 and model.state_dict():  # weights that its constructor has loaded
             model.info = replace(model.info, weights_sha256=state_sha256(model))
     except WeightsError as error:

@@ -10,8 +10,10 @@ import torch
 
 from iqarena.bench.errors import CannotRun, UserError, describe
 from iqarena.bench.inference.device import Engine
+from iqarena.bench.inference.identity import Answers, ask
 from iqarena.bench.inference.isolation import undisturbed, weights_sum
 from iqarena.bench.inference.loading import load_model
+from iqarena.bench.inference.runtime_flags import depends_on_batch
 from iqarena.bench.registry import DEFENSES
 from iqarena.bench.suite import Batch
 from iqarena.defenses.base import Defense, DoesNotApply
@@ -30,6 +32,7 @@ class _Loaded:
         self.defended: dict[tuple[str, bool], QualityModel] = {}
         self.sums: dict[QualityModel, tuple[int, ...]] = {}
         self.batches: dict[QualityModel, int] = {}
+        self.dependent: dict[QualityModel, bool] = {}
 
     @property
     def bytes(self) -> int:
@@ -56,6 +59,19 @@ class ModelPool:
         self._batch, self._image, self._memory = batch, image, memory
         self._models: OrderedDict[str, _Loaded] = OrderedDict()
         self._infos: dict[tuple[str, str, bool], ModelInfo | CannotRun] = {}
+        self._answers: dict[str, Answers] = {}
+
+    def answers(self, name: str) -> Answers | None:
+        """Return the answers of an undefended model on the probes, asked once; see `iqarena.bench.inference.identity`.
+
+        None of a model that the registry vouches for: its code and weights are part of every id.
+        """
+        if name not in self.extra and not name.startswith("file:"):
+            return None
+        if name not in self._answers:
+            with undisturbed():
+                self._answers[name] = ask(self.ready(name, "none"), self.engine.device)
+        return self._answers[name]
 
     def bare(self, name: str) -> QualityModel:
         """Return the undefended model.
@@ -130,11 +146,22 @@ class ModelPool:
         return model
 
     def batch(self, name: str, defense: str, surrogate: bool = False, halvings: int = 0) -> int:
-        """Return the batch size of a model."""
+        """Return the batch size of a model: one if the score of an image depends on the others in its batch."""
+        if self.depends_on_batch(name, defense, surrogate):
+            return 1
         model, loaded = self.ready(name, defense, surrogate), self._load(name)
         if model not in loaded.batches:
             loaded.batches[model] = self.engine.batch(self._batch, model, self._image, self._memory)
         return max(loaded.batches[model] >> halvings, 1)
+
+    def depends_on_batch(self, name: str, defense: str, surrogate: bool = False) -> bool:
+        """Check whether the score of an image changes with the others in its batch, as by statistics of the batch."""
+        model, loaded = self.ready(name, defense, surrogate), self._load(name)
+        if model not in loaded.dependent:
+            loaded.dependent[model] = not model.info.stochastic and depends_on_batch(
+                model, self._image[None].to(self.engine.device).float() / 255
+            )
+        return loaded.dependent[model]
 
     def changed(self, names: set[str]) -> list[str]:
         """Return the models whose weights have changed since they were loaded, and drop them, so they are loaded again."""

@@ -13,6 +13,9 @@ from iqarena.bench.inference.model_checks import REPEATED
 from iqarena.bench.inference.target import frozen
 from iqarena.models.base import QualityModel
 
+BATCH_TOLERANCE = 1e-3
+"""Quality units: other layouts and kernels that a batch brings change less."""
+
 
 class _GradientsOn(TorchDispatchMode):
     """Detects operations that are computed while gradients are enabled."""
@@ -47,3 +50,20 @@ def differ(scorings: Sequence[torch.Tensor]) -> bool:
     first = scorings[0]
     scale = first.abs().clamp(min=1)
     return any(bool(((other - first).abs() > REPEATED * scale).any()) for other in scorings[1:])
+
+
+def depends_on_batch(model: QualityModel, image: torch.Tensor) -> bool:
+    """Check whether the quality of an image (1, 3, H, W) in [0, 1] changes with the others in its batch.
+
+    It does where a model normalises by statistics or the maximum of the batch. The others are its negative, a flat image and
+    noise, which change both. False if the model cannot score them: its faults show where they are recorded.
+    """
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+    batch = torch.cat([image, 1 - image, torch.full_like(image, 0.5), noise])
+    try:
+        with frozen(model), torch.inference_mode(), streams_kept():
+            together = model.quality(batch.clone())
+            alone = torch.cat([model.quality(batch[i : i + 1].clone()) for i in range(len(batch))])
+    except Exception:
+        return False
+    return bool(((together - alone).abs() > BATCH_TOLERANCE).any())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -187,13 +188,35 @@ def _used_in_loss(qualities: torch.Tensor) -> torch.Tensor:
     return used
 
 
+_checked: WeakSet[QualityModel] = WeakSet()
+"""Models whose first batch came back as it was."""
+
+
+def _quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
+    """Return the model's qualities; check with its first batch that it leaves the images alone.
+
+    A model that writes into them, as by ``x -= mean``, would change the images of an attack, which would be blamed for it.
+    """
+    if model in _checked:
+        return model.quality(images)
+    copy = images.clone()
+    qualities = model.quality(copy)
+    if not torch.equal(copy.detach(), images.detach()):
+        raise ModelError(
+            f"{model.info.name}: writes into the images that it is given, as by x -= mean; "
+            "let it work on values of its own, as by x = x - mean"
+        )
+    _checked.add(model)
+    return qualities
+
+
 def checked_quality(model: QualityModel, images: torch.Tensor) -> torch.Tensor:
     """Return the model's qualities (N,) in float32.
 
     Raises:
         ModelError: if the model returns another shape or an integer type.
     """
-    raw = model.quality(images)
+    raw = _quality(model, images)
     if raw.shape != (len(images),) or not raw.is_floating_point():
         raise ModelError(
             f"{model.info.name}: returned {raw.dtype} of shape {tuple(raw.shape)} for {len(images)} images; "

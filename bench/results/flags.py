@@ -29,6 +29,7 @@ FLAGS = (
     "out-of-range",
     "undeclared-randomness",
     "optimises-in-forward",
+    "depends-on-batch",
 )
 """In the order in which they are shown. The first two and the last two are raised within a cell, see
 `iqarena.bench.evaluation.crafting` and `iqarena.bench.inference.runtime_flags`; the others by comparing cells."""

@@ -67,7 +67,7 @@ def surrogate_error(spec: str, model_name: str) -> float:
 
 
 def strength_table(cells_by_defense: dict[str, Cells], flags: dict[str, list[str]]) -> Iterator[str]:
-    """Yield the lines of a table: SROCC after each attack and, in brackets, the mean |shift| of quality, in both settings."""
+    """Yield the lines of a table: SROCC after each attack and, in brackets, the mean |shift| of quality, by setting."""
     attacks = sorted({attack for cells in cells_by_defense.values() for attack, _ in cells})
     yield f"| defense | surrogate | apart | cost | clean | {' | '.join(attacks)} | flags |"
     yield f"|---|---|--:|--:|--:|{'---|' * len(attacks)}---|"

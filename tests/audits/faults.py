@@ -210,8 +210,8 @@ def disk_full(setup: FaultSetup) -> FaultOutcome:
     return FaultOutcome(
         "the disk is full",
         "a tmpfs of 256 KiB" if mounted else "files of 3,000 bytes at most",
-        f"one line, “{_plain(message, setup)}”; {outcome.kept} records were kept, and the run went on to the same table where "
-        "there was room",
+        f"one line, “{_plain(message, setup)}”; {outcome.kept} records were kept, and the run went on to the same table "
+        "where there was room",
         passed,
     )
 

@@ -13,7 +13,7 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.inference.target import frozen
 from iqarena.bench.suite import validated
 from tests.speed import attacks, cells, page
-from tests.speed.full import Whole, usual_passes
+from tests.speed.full import Workload, usual_passes
 from tests.speed.rows import Row, in_turns, ratio
 
 PLACES = ("pgd", "libraries", "cells", "workers", "growth", "faults")
@@ -74,7 +74,7 @@ def test_the_arithmetic_of_a_whole_evaluation_is_what_the_plan_says() -> None:
         {"models": ["cnniqa", "resnet-iqa"], "defenses": ["none", "jpeg", "flip"], "attacks": ["fgsm", "pgd", "square"]}
     )
     plan = expand(suite)
-    whole = Whole(1, 2, 3, 3, 10, forwards=4, backwards=3)
+    whole = Workload(1, 2, 3, 3, 10, forwards=4, backwards=3)
     assert whole.cells == len(plan)
     assert whole.craftings == len({cell.crafting for cell in plan})
     # 18 sets × 10 images × 4 and 3; 36 cells and 6 clean sets × 10 images to score
