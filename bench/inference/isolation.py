@@ -1,17 +1,30 @@
-"""Isolation of plugins: their changes to the global state of the process are undone, or detected."""
+"""Isolation of plugins: their changes to the global state of the process are undone, or detected.
+
+It is a guard against accidents. A plugin runs in this process, so one that wants to cheat always can; docs/protocol.md says
+what is promised.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import random
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from iqarena.bench.errors import UserError, describe
+from iqarena.bench.inference.namespaces import Namespaces
+from iqarena.bench.inference.torch_settings import settings_kept
+from iqarena.models.base import QualityModel
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 """Messages of torch's RuntimeErrors, in lower case."""
@@ -46,26 +59,54 @@ def streams_kept() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Restore global state when the context ends: random streams, default dtype and device, threads, working folder.
+def undisturbed() -> Iterator[list[str]]:
+    """Put the global state of the process back when the context ends, whatever the plugin inside has done to it.
+
+    Put back without a word are the random streams and the settings of `settings_kept`. What a plugin has no business with
+    is put back too, and described in the list that the context gives: the working folder, if it was removed (it is made
+    again, empty), and functions, classes and modules that were deleted or replaced, see
+    `iqarena.bench.inference.namespaces`. Whoever opens the context lets the cell fail for them.
 
     If the code inside forks and the child process returns, the child is ended here, else it would continue as a second run.
     """
-    process, folder = os.getpid(), Path.cwd()
-    dtype, device, threads = torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads()
+    process, folder = os.getpid(), working_folder()
+    found: list[str] = []
+    names = _NAMES[-1] if _NAMES else Namespaces()  # an inner context compares with the copy of the outer one
+    _NAMES.append(names)
     try:
-        with streams_kept():
-            yield
+        with settings_kept(), streams_kept():
+            yield found
     finally:
+        _NAMES.pop()
+        changed = names.put_back()  # first: all that follows needs functions that may have been deleted
         if os.getpid() != process:
             os._exit(0)
-        torch.set_default_dtype(dtype)
-        if torch.get_default_device() != device:
-            torch.set_default_device(device)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        if Path.cwd() != folder:
-            os.chdir(folder)
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            found.append(f"it changed {', '.join(changed[:3])}{more} in this process; that was put back")
+        if folder is not None and working_folder() != folder:
+            existed = folder.is_dir()
+            go_to(folder)
+            if not existed:
+                found.append(f"it removed the working folder {folder}, which was made again, empty")
+
+
+_NAMES: list[Namespaces] = []
+"""The copies of the contexts `undisturbed` that are open."""
+
+
+def working_folder() -> Path | None:
+    """Return the working folder; None if it was removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+def go_to(folder: Path) -> None:
+    """Make a folder the working folder; it is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chdir(folder)
 
 
 @contextmanager
@@ -81,18 +122,109 @@ def _gpus() -> list[int]:
     return [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
 
 
-def weights_sum(*modules: nn.Module) -> tuple[int, ...]:
-    """Compute a checksum of each weight and buffer: the sum of its bits as integers, which any small change alters.
+@dataclass(frozen=True)
+class ModelState:
+    """What must not change in a model: its weights and buffers, its hooks and its info.
 
-    It is much cheaper than a sha256, so it can be computed before and after every cell.
+    Attributes:
+        tensors: for each parameter, buffer and other entry of the state, by name, the shape and a checksum of the bytes.
+        passing: names of the buffers that are not saved with the weights.
+        hooks: the hooks on its modules.
+        infos: the infos of the model and of the models inside.
     """
-    return tuple(_bits(value) for module in modules for value in module.state_dict().values())
+
+    tensors: dict[str, tuple[tuple[int, ...], int]]
+    passing: frozenset[str]
+    hooks: tuple[object, ...]
+    infos: tuple[object, ...]
+
+    def changes(self, now: ModelState) -> list[str]:
+        """Return what differs in a later state: any of "weights", "hooks" and "info".
+
+        A buffer that is not saved with the weights may come, go and change its shape: models keep in them what depends on
+        the size of an image.
+        """
+        before, after = dict(self.tensors), dict(now.tensors)
+        for name in self.passing | now.passing:
+            old, new = before.get(name), after.get(name)
+            if old is None or new is None or old[0] != new[0]:
+                before.pop(name, None)
+                after.pop(name, None)
+        parts = {"weights": before != after, "hooks": self.hooks != now.hooks, "info": self.infos != now.infos}
+        return [part for part, differs in parts.items() if differs]
 
 
-def _bits(value: torch.Tensor) -> int:
-    value = value.detach()
-    if value.dim() == 4 and not value.is_contiguous():
-        value = value.permute(0, 2, 3, 1)  # makes channels-last tensors contiguous; the order does not matter
-    flat = value.contiguous().reshape(-1).view(torch.uint8)
-    whole = len(flat) // 4 * 4
-    return int(flat[:whole].view(torch.int32).sum(dtype=torch.int64)) + int(flat[whole:].sum(dtype=torch.int64))
+def model_state(model: nn.Module) -> ModelState:
+    """Return the state of a model, by checksums that see every change and the order of the weights.
+
+    CRC-32 of 44 MB takes 6 ms, a seventh of the time of torch's sum of the same bytes, so it can be computed before and
+    after every cell.
+    """
+    saved = model.state_dict()
+    buffers = dict(model.named_buffers())
+    modules = list(model.modules())
+    return ModelState(
+        {name: _checksum(value) for name, value in {**buffers, **saved}.items()},
+        frozenset(buffers) - frozenset(saved),
+        tuple(hook for module in modules for kind in _HOOKS for hook in getattr(module, kind, {}).values()),
+        tuple(module.info for module in modules if isinstance(module, QualityModel)),
+    )
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _checksum(value: object) -> tuple[tuple[int, ...], int]:
+    """Return the shape and the CRC-32 of a tensor's bytes; other entries of a state, as quantised layers have, by their text."""
+    if isinstance(value, tuple | list):
+        parts = [_checksum(part) for part in value]
+        return (len(parts),), zlib.crc32(repr(parts).encode())
+    if not isinstance(value, torch.Tensor):
+        return (), zlib.crc32(repr(value).encode())
+    if value.is_quantized:
+        scales = f"{value.qscheme()} {value.q_scale()}" if value.qscheme() == torch.per_tensor_affine else f"{value.qscheme()}"
+        return tuple(value.shape), zlib.crc32(scales.encode(), _checksum(value.int_repr())[1])
+    flat = value.detach()
+    if flat.dim() == 4 and not flat.is_contiguous():
+        flat = flat.permute(0, 2, 3, 1)  # makes channels-last tensors contiguous
+    flat = flat.contiguous().reshape(-1).view(torch.uint8).cpu()
+    return tuple(value.shape), zlib.crc32(flat.numpy()) if flat.numel() else 0
+
+
+def own_copy(model: QualityModel) -> QualityModel:
+    """Return a copy of a model, which the harness may move, freeze and load again.
+
+    Python's deepcopy refuses computed tensors, which weight normalisation and caches of products keep, and things of the
+    operating system, such as locks. The copy has the values of such tensors, and shares such things.
+
+    Raises:
+        UserError: if the model cannot be copied.
+    """
+    try:
+        with torch.inference_mode(False), torch.no_grad():  # so that the copy of a scripted module has parameters as leaves
+            try:
+                return copy.deepcopy(model)
+            except Exception:
+                return copy.deepcopy(model, _kept_as_they_are(model))
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"model {model.info.name!r} cannot be copied ({describe(error)}); define __deepcopy__ on the class, or evaluate it "
+            "by name: file:path.py:Class"
+        ) from None
+
+
+def _kept_as_they_are(model: nn.Module) -> dict[int, Any]:
+    """Return a memo for deepcopy with the attributes of a model's modules that it would refuse."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+        for name, value in vars(module).items():
+            if name in ("_parameters", "_buffers", "_modules") or id(value) in memo:
+                continue
+            try:
+                copy.deepcopy(value, dict(memo))
+            except Exception:
+                memo[id(value)] = value
+    return memo

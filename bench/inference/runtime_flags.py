@@ -62,8 +62,9 @@ def depends_on_batch(model: QualityModel, image: torch.Tensor) -> bool:
     batch = torch.cat([image, 1 - image, torch.full_like(image, 0.5), noise])
     try:
         with frozen(model), torch.inference_mode(), streams_kept():
-            together = model.quality(batch.clone())
+            together, again = (model.quality(batch.clone()) for _ in range(2))
             alone = torch.cat([model.quality(batch[i : i + 1].clone()) for i in range(len(batch))])
     except Exception:
         return False
-    return bool(((together - alone).abs() > BATCH_TOLERANCE).any())
+    random, dependent = (bool(((together - other).abs() > BATCH_TOLERANCE).any()) for other in (again, alone))
+    return dependent and not random  # randomness that was not declared has a flag of its own

@@ -13,12 +13,12 @@ import pandas as pd
 from iqarena.bench.errors import UserError
 from iqarena.bench.metrics.bootstrap import COMPARED, Interval, holm, over_seeds, p_value
 from iqarena.bench.metrics.weighted import Reals
-from iqarena.bench.registry import links, parse_spec
+from iqarena.bench.registry import links
 from iqarena.bench.results.flags import Flag
-from iqarena.bench.results.formatting import format_eps, short_spec
+from iqarena.bench.results.formatting import format_eps, labelled_name, short_spec, spec_parts
 from iqarena.bench.results.ranking import Family, TrackSample, flags_by_family
 from iqarena.bench.results.store import Records
-from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_images
+from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_images, data_set_labels
 
 Kind = Literal["defense", "attack"]
 Measure = Literal["srocc", "shift"]
@@ -56,6 +56,8 @@ class Comparison:
         rows: by measure: SROCC with the labels (with the clean qualities where there are none), and mean |quality shift|.
         unmatched: conditions that only one of the two was run with, which are not compared.
         flags: raised flags of each of the two, with the reason.
+        unlabelled: number of the images that have no label, which SROCC leaves out.
+        label: tells the data set from others of the same name in the results folder; empty if there is none.
     """
 
     kind: Kind
@@ -68,13 +70,17 @@ class Comparison:
     rows: dict[Measure, list[ComparisonRow]]
     unmatched: tuple[str, ...]
     flags: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    unlabelled: int = 0
+    label: str = ""
 
     @property
     def title(self) -> str:
         """Model, track and number of images of the comparison."""
-        threat = f"{self.track.dataset}, {self.track.norm}, ε = {format_eps(self.track.norm, self.track.eps)}"
+        threat = f"{labelled_name(self.track.dataset, self.label)}, {self.track.norm}"
+        threat += f", ε = {format_eps(self.track.norm, self.track.eps)}"
         images = f"{self.images} images of {self.references} references"
-        return " · ".join(filter(None, [short_spec(self.context), threat, images]))
+        images += f", {self.unlabelled} without a label" if self.unlabelled else ""
+        return " · ".join(filter(None, [short_spec(self.context) if self.context else "", threat, images]))
 
     def winner(self, measure: Measure, row: ComparisonRow) -> int | None:
         """Return the index (0 or 1) of the better defense or the stronger attack; None without a significant difference."""
@@ -111,7 +117,8 @@ def compare(records: Records, first: str, second: str, model: str | None = None)
         for name in sorted({cell.row[0] for cell in chosen}) if kind == "defense" else ():
             of_model = [cell for cell in chosen if cell.row[0] == name]
             candidates.append(_compare_on_track(kind, track, of_model, (first, second), name))
-    comparisons = [comparison for comparison in candidates if comparison is not None]
+    labels = data_set_labels(tracks)
+    comparisons = [replace(found, label=labels[found.track]) for found in candidates if found is not None]
     if not comparisons:
         on = f" on {model}" if model else ""
         raise UserError(f"{records.folder}: nothing was run with both {first} and {second}{on} on the same images")
@@ -127,12 +134,12 @@ def frame(comparisons: Iterable[Comparison]) -> pd.DataFrame:
     for comparison in comparisons:
         for measure, measured in comparison.rows.items():
             for row in measured:
-                keys = (*comparison.track, comparison.context, measure, row.condition, *comparison.names)
+                keys = (*comparison.track[:4], comparison.context, measure, row.condition, *comparison.names)
                 numbers = (*row.values[0], *row.values[1], *row.difference, row.p)
-                rows.append((*keys, *numbers, comparison.better(measure, row)))
+                rows.append((*keys, *numbers, comparison.better(measure, row), comparison.track.fingerprint))
     ends = [f"{value}{end}" for value in ("first_value", "second_value", "difference") for end in ("", "_lo", "_hi")]
     keys_of_row = ["dataset", "label_kind", "norm", "eps", "model", "measure", "what", "first", "second"]
-    return pd.DataFrame(rows, columns=[*keys_of_row, *ends, "p", "better"])
+    return pd.DataFrame(rows, columns=[*keys_of_row, *ends, "p", "better", "fingerprint"])
 
 
 # --- names
@@ -140,7 +147,7 @@ def frame(comparisons: Iterable[Comparison]) -> pd.DataFrame:
 
 def _without_weights(spec: str) -> list[tuple[str, dict[str, Any]]]:
     """Return name and parameters, except for weights, of each link of a chain; one link where the spec is no chain."""
-    parsed = [parse_spec(link) for link in links(spec)]
+    parsed = [spec_parts(link) for link in links(spec)]
     return [(name, {key: value for key, value in given.items() if key != "weights"}) for name, given in parsed]
 
 
@@ -210,6 +217,7 @@ def _compare_on_track(
         sample.references,
         _rows(sample, values),
         tuple(sorted({condition for by_condition in seeds for condition in by_condition} - set(conditions))),
+        unlabelled=int(np.isnan(seeds[0][conditions[0]][0].scores.mos).sum()) if track.labelled else 0,
     )
 
 
@@ -298,7 +306,7 @@ def _rows(sample: TrackSample, sides: Sequence[dict[Measure, _Values]]) -> dict[
 
 
 def _with_flags(comparison: Comparison, flags: Mapping[Family, Sequence[Flag]]) -> Comparison:
-    family = [*comparison.track[:3], comparison.context]
+    family = [*comparison.track.family, comparison.context]
     by_defense = {defense: raised for (*key, defense), raised in flags.items() if key == family}
     first, second = (
         tuple(

@@ -11,6 +11,7 @@ from scipy.integrate import trapezoid
 
 from iqarena.bench.results.ranking import tracks
 from iqarena.bench.results.store import Records
+from iqarena.bench.results.track import tracks_of
 
 KEYS = ["dataset", "norm", "eps", "model", "defense"]
 
@@ -20,17 +21,20 @@ def size_curves(records: Records) -> pd.DataFrame:
 
     Returns:
         One row per model and defense at every size, and at 0, without an attack: dataset, label_kind, norm, eps,
-        model, defense, srocc and shift with their ``_lo`` and ``_hi``, complete (whether no attack is missing there).
+        model, defense, srocc and shift with their ``_lo`` and ``_hi``, complete (whether no attack is missing there),
+        fingerprint (of the data set).
     """
     rows: list[dict[str, Any]] = []
-    for (dataset, label_kind, norm, eps), ranked in tracks(records).items():
+    for (dataset, label_kind, norm, eps, fingerprint), ranked in tracks(records).items():
         for row in ranked:
-            name = {"dataset": dataset, "label_kind": label_kind, "norm": norm, "model": row.model, "defense": row.defense}
+            name = {"dataset": dataset, "label_kind": label_kind, "norm": norm, "fingerprint": fingerprint}
+            name |= {"model": row.model, "defense": row.defense}
             clean = {**ends("srocc", row.clean), **ends("shift", (0.0,) * 3), "complete": True}
             attacked = {**ends("srocc", row.robust), **ends("shift", row.shift), "complete": row.complete}
             rows += [{**name, "eps": 0.0, **clean}, {**name, "eps": eps, **attacked}]
-    order = ["dataset", "label_kind", "norm", "model", "defense", "eps"]
+    order = ["dataset", "label_kind", "norm", "fingerprint", "model", "defense", "eps"]
     columns = [*order[:3], "eps", "model", "defense", *ends("srocc", (0.0,) * 3), *ends("shift", (0.0,) * 3), "complete"]
+    columns.append("fingerprint")
     frame = pd.DataFrame(rows, columns=columns).drop_duplicates(order)
     return frame.sort_values(order, ignore_index=True)
 
@@ -60,18 +64,20 @@ def integrals(curves: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per data set, norm, model and defense: srocc_integral (higher is more robust), shift_integral (lower is more
-        robust), eps_max and sizes. Both integrals are NaN for those that lack an attack or a size that others have, since
+        robust), eps_max, sizes and fingerprint (of the data set). Both integrals are NaN for those that lack an attack or a size that others have, since
         they could not be compared.
     """
     rows = []
-    for track, curves_of_track in curves.groupby(["dataset", "label_kind", "norm"], sort=True):
+    for (*track, fingerprint), curves_of_track in curves.groupby(
+        ["dataset", "label_kind", "norm", "fingerprint"], sort=True
+    ):
         sizes = sorted(set(curves_of_track.eps))
         for name, curve in curves_of_track.sort_values("eps").groupby(["model", "defense"], sort=True):
             complete = list(curve.eps) == sizes and bool(curve.complete.all())
             both = [integral_robustness(sizes, list(curve[m])) if complete else float("nan") for m in ("srocc", "shift")]
-            rows.append((*track, *name, *both, sizes[-1], len(sizes) - 1))
+            rows.append((*track, *name, *both, sizes[-1], len(sizes) - 1, fingerprint))
     columns = ["dataset", "label_kind", "norm", "model", "defense", "srocc_integral", "shift_integral", "eps_max", "sizes"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*columns, "fingerprint"])
 
 
 def effort_curves(records: Records) -> pd.DataFrame:
@@ -79,17 +85,19 @@ def effort_curves(records: Records) -> pd.DataFrame:
 
     Returns:
         One row per checkpoint of every cell whose attack queries its target: dataset, norm, eps, model, defense, attack,
-        objective, setting, source, cell_id, forwards, abs_gain, srocc, stability_srocc (missing is NaN). The measures are
-        those of the model that the attack saw, which in the settings oblivious and transfer is not the deployed one.
+        objective, setting, source, cell_id, forwards, abs_gain, srocc, stability_srocc (missing is NaN), fingerprint (of
+        the data set). The measures are those of the model that the attack saw, which in the settings oblivious and transfer
+        is not the deployed one.
     """
-    rows = []
-    for record in records.all():
+    rows, loaded = [], list(records.all())
+    for record, track in zip(loaded, tracks_of(loaded), strict=True):
         cell, curve = record["cell"], record.get("curve") or {}
         name = [cell[column] for column in KEYS]
         name += [cell["attack"], cell["objective"], cell["setting"], cell.get("source", ""), record["cell_id"]]
         points = zip(*(curve.get(key, []) for key in _POINTS), strict=True)
-        rows += [(*name, *(np.nan if value is None else value for value in point)) for point in points]
-    return pd.DataFrame(rows, columns=[*KEYS, "attack", "objective", "setting", "source", "cell_id", *_POINTS])
+        rows += [(*name, *(np.nan if value is None else value for value in point), track.fingerprint) for point in points]
+    columns = [*KEYS, "attack", "objective", "setting", "source", "cell_id", *_POINTS, "fingerprint"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 _POINTS = ["forwards", "abs_gain", "srocc", "stability_srocc"]
@@ -101,10 +109,10 @@ def transfers(records: Records) -> pd.DataFrame:
     Returns:
         One row per ok cell that was crafted on an undefended model: dataset, norm, eps, model, defense, attack,
         objective, source (the model crafted on, which may be the model itself), srocc_clean, srocc_adv, stability_srocc,
-        abs_gain. Controls are left out, since they are not crafted on any model.
+        abs_gain, fingerprint (of the data set). Controls are left out, since they are not crafted on any model.
     """
-    rows = []
-    for record in records.all():
+    rows, loaded = [], list(records.all())
+    for record, track in zip(loaded, tracks_of(loaded), strict=True):
         cell, measures = record["cell"], record["measures"]
         undefended = cell["setting"] != "adaptive" or cell["defense"] == "none"
         if undefended and record["status"] == "ok" and not record["attack"]["control"]:
@@ -114,11 +122,11 @@ def transfers(records: Records) -> pd.DataFrame:
                 cell["objective"],
                 cell.get("source") or cell["model"],
             ]
-            rows.append((*name, *(measures.get(measure) for measure in _MEASURES)))
-    frame = pd.DataFrame(rows, columns=[*KEYS, "attack", "objective", "source", *_MEASURES])
+            rows.append((*name, *(measures.get(measure) for measure in _MEASURES), track.fingerprint))
+    frame = pd.DataFrame(rows, columns=[*KEYS, "attack", "objective", "source", *_MEASURES, "fingerprint"])
     frame[_MEASURES] = frame[_MEASURES].astype(float)
     # on an undefended model, oblivious and adaptive are the same
-    return frame.drop_duplicates([*KEYS, "attack", "objective", "source"], ignore_index=True)
+    return frame.drop_duplicates([*KEYS, "fingerprint", "attack", "objective", "source"], ignore_index=True)
 
 
 _MEASURES = ["srocc_clean", "srocc_adv", "stability_srocc", "abs_gain"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from iqarena.bench.metrics.bootstrap import interval
 from iqarena.bench.metrics.resampled import ResampledStatistics
-from iqarena.bench.registry import parse_spec
+from iqarena.bench.results.formatting import spec_parts
 from iqarena.bench.results.track import FinishedCell
 
 FLAGS = (
@@ -165,7 +165,7 @@ def _is_longer_run(cell: FinishedCell, other: FinishedCell) -> bool:
 
 
 def _parameters(cell: FinishedCell) -> tuple[str, dict[str, Any]]:
-    return parse_spec(cell.cell["attack"])[0], cell.record["attack"].get("parameters", {})
+    return spec_parts(cell.cell["attack"])[0], cell.record["attack"].get("parameters", {})
 
 
 def _compare_sizes(cells: Sequence[FinishedCell]) -> Iterator[Flag]:
@@ -204,10 +204,12 @@ def _kept_srocc(cells: Sequence[FinishedCell]) -> float:
     """Return the least SROCC after an attack as a share of the clean one; without labels, with the clean qualities."""
     worst = 1.0
     for cell in cells:
-        scores = cell.scores
-        sample = ResampledStatistics(np.ones((1, len(scores.clean))))
-        labels = scores.mos if np.isfinite(scores.mos).all() else scores.clean
-        before, after = (float(srocc[0]) for srocc in sample.spearmans(labels, [scores.clean, scores.adv]))
+        scores, known = cell.scores, np.isfinite(cell.scores.mos)
+        if known.sum() < 2:
+            known = np.ones(len(known), dtype=bool)
+        labels = scores.mos if np.isfinite(scores.mos[known]).all() else scores.clean
+        sample, qualities = ResampledStatistics(np.ones((1, int(known.sum())))), (scores.clean[known], scores.adv[known])
+        before, after = (float(srocc[0]) for srocc in sample.spearmans(labels[known], qualities))
         worst = min(worst, np.nan_to_num(after) / before if before > 0 else 0.0)
     return worst
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iqarena.bench.metrics.bootstrap import RESAMPLES, Interval, interval, shared_ranks
 from iqarena.bench.metrics.resampled import ResampledStatistics
@@ -62,6 +63,8 @@ class Row:
         certified: lower bound of SROCC with the labels over all changes within the threat model; NaN without certificates.
         cost_ratio: seconds per image, defended over undefended, the median over cells.
         missing: reasons why the row is not complete.
+        unlabelled: number of images without a label, which no SROCC with the labels counts.
+        elsewhere: number of its ok cells that do not count, because they are on other images than the track.
         signs: raised flags, from all sizes of the threat model, with their reasons.
         cells: all ok cells, controls last.
         image_ids: ids of the images of all cells.
@@ -90,6 +93,8 @@ class Row:
     references: int
     papers: tuple[str, str]
     weights: tuple[str, str]
+    unlabelled: int = 0
+    elsewhere: int = 0
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -122,8 +127,8 @@ def tracks(records: Records, loaded: Sequence[dict[str, Any]] | None = None) -> 
     return {track: _rows(track, cells, flags) for track, cells in by_track.items()}
 
 
-Family = tuple[str, str, str, str, str]
-"""(dataset, label_kind, norm, model, defense)"""
+Family = tuple[str, str, str, str, str, str]
+"""(dataset, label_kind, norm, fingerprint, model, defense)"""
 
 
 def flags_by_family(by_track: dict[Track, list[FinishedCell]]) -> dict[Family, list[Flag]]:
@@ -131,7 +136,7 @@ def flags_by_family(by_track: dict[Track, list[FinishedCell]]) -> dict[Family, l
     grouped: dict[Family, list[FinishedCell]] = {}
     for track, cells in by_track.items():
         for cell in cells:
-            grouped.setdefault((*track[:3], *cell.row), []).append(cell)
+            grouped.setdefault((*track.family, *cell.row), []).append(cell)
     return {family: diagnose(cells) for family, cells in grouped.items()}
 
 
@@ -142,14 +147,31 @@ class TrackSample:
         self.sample = ResampledStatistics.of(references, resamples) if references else ResampledStatistics(np.ones((1, 0)))
         self.without_resamples = ResampledStatistics(np.ones((1, len(references))))
         self.references = len(set(references))
+        self._references, self._resamples = np.asarray(references, dtype=object), resamples
+        self._parts: dict[bytes, ResampledStatistics] = {}
 
     def sroccs(self, labels: Reals, qualities: Sequence[Reals]) -> list[Reals]:
-        """Compute SROCC with the labels; 0 where all qualities are equal, since an undefined value must not look robust."""
-        sroccs = self.sample.spearmans(labels, qualities)
+        """Compute SROCC with the labels, from the images that have one.
+
+        It is 0 where all qualities are equal, since an undefined value must not look robust.
+        """
+        known = ~np.isnan(labels)
+        if not known.all() and known.sum() > 1:
+            sample, labels, qualities = self._part(known), labels[known], [values[known] for values in qualities]
+        else:
+            sample = self.sample
+        sroccs = sample.spearmans(labels, qualities)
         if any(np.isnan(values).any() for values in sroccs):
-            defined = np.isfinite(self.sample.spearman(labels, labels))
+            defined = np.isfinite(sample.spearman(labels, labels))
             sroccs = [np.where(np.isnan(values) & defined, 0.0, values) for values in sroccs]
         return sroccs
+
+    def _part(self, known: NDArray[np.bool_]) -> ResampledStatistics:
+        """Return the statistics of some of the images alone, as if the others were not there."""
+        key = known.tobytes()
+        if key not in self._parts:
+            self._parts[key] = ResampledStatistics.of(list(self._references[known]), self._resamples)
+        return self._parts[key]
 
     def shift(self, scores: Scored) -> Reals:
         """Compute the mean |quality shift|."""
@@ -173,7 +195,8 @@ def _rows(track: Track, cells: Sequence[FinishedCell], flags: dict[Family, list[
     for cell in cells:
         grouped.setdefault(cell.row, []).append(cell)
     rows = [
-        _row(grouped[name], track.labelled, images, sample, required, flags[(*track[:3], *name)]) for name in sorted(grouped)
+        _row(grouped[name], track.labelled, images, sample, required, flags[(*track.family, *name)])
+        for name in sorted(grouped)
     ]
     complete = [row for row in rows if row.complete]
     ranks = shared_ranks([row.robust for row in complete])
@@ -210,9 +233,10 @@ def _row(
 ) -> Row:
     usable = [cell for cell in cells if cell.ok and cell.images == images]
     attacks = [cell for cell in usable if not cell.control]  # controls come last
-    sroccs, clean = [], []
+    sroccs, clean, unlabelled = [], [], 0
     if usable:
         first = usable[0].scores
+        unlabelled = int(np.isnan(first.mos).sum()) if labelled else 0
         sroccs = sample.sroccs(first.mos if labelled else first.clean, [cell.scores.adv for cell in usable])
         clean = sample.sroccs(first.mos, [first.clean]) if labelled else []
     shifts = [sample.shift(cell.scores) for cell in usable]
@@ -221,6 +245,8 @@ def _row(
     if not missing and not np.isfinite(robust[0]):
         ranked_by = "labels" if labelled else "clean qualities"
         missing = (f"{ranked_by} that differ: SROCC is not defined",)
+        if unlabelled > len(images) - 2:
+            missing = (f"labels: {unlabelled} of {len(images)} images have none, and SROCC needs two",)
     record = cells[0].record
     return Row(
         model=record["cell"]["model"],
@@ -244,6 +270,8 @@ def _row(
         references=sample.references,
         papers=(record["model"].get("paper", ""), record["defense"].get("paper", "")),
         weights=(record["model"].get("weights_sha256", ""), record["defense"].get("weights_sha256", "")),
+        unlabelled=unlabelled,
+        elsewhere=sum(cell.ok and cell.images != images for cell in cells),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,18 +21,32 @@ from iqarena.bench.results.store import Records, Scored
 TRANSFER = "transfer from "
 
 
+TrackFamily = tuple[str, str, str, str]
+"""(dataset, label_kind, norm, fingerprint)"""
+
+
 class Track(NamedTuple):
-    """The settings that rows must have in common to be compared."""
+    """The settings that rows must have in common to be compared.
+
+    `fingerprint` is that of the data set, and of the images and labels too where these differ under one fingerprint, see
+    `tracks_of`.
+    """
 
     dataset: str
     label_kind: str
     norm: str
     eps: float
+    fingerprint: str = ""
 
     @property
     def labelled(self) -> bool:
         """Whether robust SROCC is with the labels; otherwise it is with the clean qualities."""
         return self.label_kind != "none"
+
+    @property
+    def family(self) -> TrackFamily:
+        """What it shares with tracks that differ in ε alone."""
+        return self.dataset, self.label_kind, self.norm, self.fingerprint
 
 
 class Condition(NamedTuple):
@@ -131,12 +147,66 @@ def cells_of(records: Records, loaded: Sequence[dict[str, Any]] | None = None) -
         records: a results folder.
         loaded: all its records, if they are already loaded.
     """
+    loaded = list(records.all()) if loaded is None else loaded
     grouped: dict[Track, list[dict[str, Any]]] = {}
-    for record in records.all() if loaded is None else loaded:
-        cell = record["cell"]
-        track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
+    for record, track in zip(loaded, tracks_of(loaded), strict=True):
         grouped.setdefault(track, []).append(record)
-    return {track: _cells(records, grouped[track]) for track in sorted(grouped)}
+    by_track = {track: _cells(records, grouped[track]) for track in sorted(grouped)}
+    return {track: cells for track, cells in by_track.items() if cells}
+
+
+def tracks_of(records: Sequence[dict[str, Any]]) -> list[Track]:
+    """Return the track of each record.
+
+    Data sets of one name are told apart by their fingerprints. Where the records say that equally many images of one data
+    set had other labels or pixels, though its fingerprint is the same, these are different tracks too.
+    """
+    contents: dict[tuple[str, str, str, int], set[str]] = {}
+    for record in records:
+        if content := record["dataset"].get("content_sha256"):
+            contents.setdefault((*_data_set(record), record["n_images"]), set()).add(content)
+    ambiguous = {key[:3] for key, several in contents.items() if len(several) > 1}
+    tracks = []
+    for record in records:
+        cell, (dataset, label_kind, fingerprint) = record["cell"], _data_set(record)
+        if (dataset, label_kind, fingerprint) in ambiguous:
+            fingerprint = content_fingerprint(fingerprint, record["dataset"].get("content_sha256", ""))
+        tracks.append(Track(dataset, label_kind, cell["norm"], float(cell["eps"]), fingerprint))
+    return tracks
+
+
+def content_fingerprint(fingerprint: str, content: str) -> str:
+    """Return the fingerprint of a data set together with that of some of its images and labels."""
+    return f"{fingerprint}+{content}"
+
+
+def _data_set(record: dict[str, Any]) -> tuple[str, str, str]:
+    return record["cell"]["dataset"], record["dataset"]["label_kind"], record["dataset"].get("fingerprint", "")
+
+
+def data_set_labels(tracks: Iterable[Track]) -> dict[Track, str]:
+    """Return a short label for the data set of each track; empty where no other data set bears its name.
+
+    It is the beginning of the fingerprint, or of a hash of it where the beginning says too little.
+    """
+    tracks = list(tracks)
+    of_name: dict[str, set[str]] = {}
+    for track in tracks:
+        of_name.setdefault(track.dataset, set()).add(track.fingerprint)
+    return {track: _label(track.fingerprint, of_name[track.dataset]) for track in tracks}
+
+
+def _label(fingerprint: str, of_name: set[str]) -> str:
+    if len(of_name) == 1:
+        return ""
+    short = _beginning(fingerprint)
+    if re.fullmatch(r"[0-9a-f]{8}(\+[0-9a-f]{8})?", short) and [_beginning(other) for other in of_name].count(short) == 1:
+        return short
+    return hashlib.sha256(fingerprint.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+
+
+def _beginning(fingerprint: str) -> str:
+    return "+".join(part[:8] for part in fingerprint.split("+"))
 
 
 def common_images(cells: Iterable[FinishedCell]) -> tuple[tuple[str, str], ...]:
@@ -154,7 +224,8 @@ def _cells(records: Records, of_track: Sequence[dict[str, Any]]) -> list[Finishe
         variant = " ".join(f"{name}={cell.get(name)}" for name in differing)
         setting = TRANSFER + cell["source"] if cell.get("source") else cell["setting"]
         key = Condition(cell["attack"], cell["objective"], setting, variant)
-        cells.append(FinishedCell(key, record, records.scores(record["cell_id"])))
+        if (scores := records.usable_scores(record)) is not None:
+            cells.append(FinishedCell(key, record, scores))
     return sorted(_newest(cells), key=lambda cell: (cell.control, cell.key, cell.record["cell_id"]))
 
 

@@ -297,3 +297,23 @@ def test_attacking_leaves_running_statistics_and_weight_gradients_alone():
         target.module(identity)(leaf).sum().backward()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
+
+
+class Overwrites(QualityModel):
+    """The mean pixel, of images that are centred in place."""
+
+    info = ModelInfo("overwrites", min_size=1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        images -= 0.5
+        return images.mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("access", ["score", "gradient"])
+def test_a_model_that_writes_into_its_images_is_named_and_the_images_stay(access):
+    images = torch.rand(2, 3, 8, 8)
+    before = images.clone()
+    target = Target(Overwrites(), 2, access)
+    with pytest.raises(ModelError, match="overwrites: writes into the images that it is given"):
+        target.quality(images) if access == "score" else target.quality_and_grad(images, lambda quality: quality)
+    assert torch.equal(images, before)

@@ -96,6 +96,12 @@ class Optimises(Defended):
         return self.model(images - 1e-4 * slope.detach())
 
 
+class Centred(Defended):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = self.model(images)
+        return scores + 0.1 * scores.mean()
+
+
 @dataclass(frozen=True)
 class Planted(Defense):
     """A defense that is registered for its case only."""
@@ -149,6 +155,7 @@ CASES = (
     Case("a score range much narrower than the scores are spread", "out-of-range", score_range=(0.4, 0.6)),
     Case("random numbers added to scores, and not said", "undeclared-randomness", Noisy),
     Case("a gradient step on the image before it is scored", "optimises-in-forward", Optimises),
+    Case("a tenth of the batch's mean added to each score", "depends-on-batch", Centred),
 )  # fmt: skip
 
 
