@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from iqarena.attacks.objective import Kind
-from iqarena.bench.cells import expand
+from iqarena.bench.cells import canonical, expand
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import UserError
@@ -22,9 +22,10 @@ from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import local
 from iqarena.bench.executors.progress import CellBar
 from iqarena.bench.inference.identity import fingerprint
+from iqarena.bench.inference.process_state import settled
 from iqarena.bench.results.report import Report
 from iqarena.bench.results.store import Records
-from iqarena.bench.suite import Setting, Suite, validated
+from iqarena.bench.suite import Setting, Suite, size_hints, validated
 from iqarena.models.base import Custom, ModelInfo, QualityModel
 
 
@@ -79,8 +80,8 @@ def evaluate(
         >>> float(report.linf_max[0]) <= 2 / 255
         True
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        records = Records(Path(out).expanduser() if out else Path(scratch))
+    with settled(), tempfile.TemporaryDirectory() as scratch:
+        records = Records(Path(out).expanduser().absolute() if out else Path(scratch))
         extra: dict[str, QualityModel] = {}
         if isinstance(model, str):
             if name is not None:
@@ -88,7 +89,7 @@ def evaluate(
             chosen = model
         else:
             chosen, own = _prepare(model, score_range, higher_is_better, name, records if out else None)
-            extra[chosen] = own
+            extra[canonical("model", chosen)] = own
         kinds = _list(objectives, "objectives") if objectives is not None else None
         suite: Suite = validated(
             {
@@ -104,6 +105,8 @@ def evaluate(
             },
             lambda location: "evaluate",
         )
+        for hint in size_hints(suite):
+            warnings.warn(hint, stacklevel=2)
         opened = dataset if isinstance(dataset, ImageDataset) else open_dataset(dataset)
         evaluator = Evaluator(opened, suite.limit, suite.batch, extra)
         with CellBar(progress) as report:

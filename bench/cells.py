@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any
 
 from iqarena.attacks.objective import Kind
 from iqarena.attacks.threat import Norm, Threat
-from iqarena.bench.registry import ATTACKS
-from iqarena.bench.suite import Part, Precision, Setting, Suite
+from iqarena.bench.errors import UserError
+from iqarena.bench.registry import ATTACKS, REGISTRIES, links, parse_spec, spec_of, spec_texts
+from iqarena.bench.suite import SUITES, Part, Precision, Setting, Suite
 
 PROTOCOL = 2
 """Version of the protocol: to be raised with every change of `bench`, or of a base class, that changes a cell's numbers.
@@ -23,7 +27,7 @@ It is part of every cell's id. A test compares the numbers of some small cells w
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of data set, model, defense, attack, threat model and setting; specs as written in the suite."""
+    """One combination of data set, model, defense, attack, threat model and setting; specs as `canonical` spells them."""
 
     dataset: str
     model: str
@@ -97,12 +101,119 @@ def expand(suite: Suite) -> list[Cell]:
         [('none', 'oblivious'), ('none', 'adaptive'), ('jpeg', 'oblivious'), ('jpeg', 'adaptive')]
     """
     parts = [suite, *(suite.model_copy(update=_given(part)) for part in suite.parts)]
-    cells = [cell for part in parts for cell in _product(part)]
+    cells = [cell for part in parts for cell in _product(_spelled(part))]
     first: dict[object, int] = {}
     for index, cell in enumerate(cells):
         for group in (cell.model_and_threat, cell.crafting):
             first.setdefault(group, index)
     return sorted(dict.fromkeys(cells), key=lambda cell: (first[cell.model_and_threat], first[cell.crafting]))
+
+
+def _spelled(suite: Suite) -> Suite:
+    """Return a suite with the canonical spelling of its specs, each once."""
+    spelled: dict[str, Any] = {
+        "dataset": canonical("data set", suite.dataset),
+        "attacks": [attack.model_copy(update={"attack": canonical("attack", attack.attack)}) for attack in suite.attacks],
+    }
+    for name in ("models", "defenses", "transfer_from"):
+        kind = "defense" if name == "defenses" else "model"
+        spelled[name] = list(dict.fromkeys(canonical(kind, spec) for spec in getattr(suite, name)))
+    return suite.model_copy(update=spelled)
+
+
+def canonical(kind: str, spec: str) -> str:
+    """Return the one spelling of all specs that mean the same: those of a shipped suite, else without blanks and defaults.
+
+    So ``pgd[steps=2, restarts=1]`` and ``pgd[restarts=1,steps=2]`` are one cell. A spec that names nothing is returned as it
+    is, since its error belongs to where it is used.
+
+    Args:
+        kind: "model", "defense", "attack" or "data set".
+        spec: the spec.
+
+    Example:
+        >>> canonical("attack", "pgd[restarts=2, steps=10]")
+        'pgd[restarts=2]'
+    """
+    parts = links(spec) if kind == "defense" else [spec]
+    if len(parts) > 1:
+        return "+".join(canonical(kind, part) for part in parts)
+    if kind == "attack" and spec in ATTACKS.stand_ins:  # spelled by the process that has the plugin
+        return spec
+    try:
+        plain = _plain_spec(kind, spec)
+        return _shipped_spellings(kind, spec_texts(plain)[0]).get(plain, plain) if "[" in plain else plain
+    except UserError:
+        return spec
+
+
+@functools.cache
+def _shipped_spellings(kind: str, name: str) -> dict[str, str]:
+    """Return the specs with parameters of one name in the shipped suites, by what `_plain_spec` would make of them."""
+    found: dict[str, str] = {}
+    for file in sorted(SUITES.glob("*.yaml")):
+        for spec in re.findall(rf"(?<![\w:.-]){re.escape(name)}\[[^\[\]]*=[^\[\]]*\]", file.read_text(encoding="utf-8")):
+            found.setdefault(_plain_spec(kind, spec), spec)
+    return found
+
+
+def _plain_spec(kind: str, spec: str) -> str:
+    """Return a spec with its parameters in the order of their class, in their shortest form, and without defaults.
+
+    Raises:
+        UserError: for a spec that names nothing.
+    """
+    name, texts = spec_texts(spec)
+    if name.startswith("file:"):
+        name = _plain_path(name.removeprefix("file:"), "file:")
+    if kind in ("model", "data set"):  # a model is not built here, and a data set has an order of its own
+        keys = texts if kind == "data set" else sorted(texts, key=lambda key: (key != "weights", key))
+        return spec_of(name, {key: texts[key] if kind == "data set" else _short(spec, key) for key in keys})
+    built = REGISTRIES[kind].build(spec)
+    if not is_dataclass(built) or not texts:
+        return name
+    own = {field.name: field.default for field in fields(built) if field.init}
+    if set(texts) <= set(own):
+        values = {key: getattr(built, key) for key in own if key in texts}
+        written = {key: _short(spec, key, value) for key, value in values.items() if not _same(value, own[key])}
+    else:  # a bridge hands its parameters on
+        written = {key: _short(spec, key) for key in sorted(texts)}
+    plain = spec_of(name, written)
+    return plain if REGISTRIES[kind].build(plain) == built else spec_of(name, texts)
+
+
+def _plain_path(path: str, prefix: str = "") -> str:
+    """Return a path without the parts that lead nowhere, such as ``./``."""
+    parts = [part for index, part in enumerate(path.split("/")) if part != "." and (part or index == 0)]
+    return prefix + "/".join(parts)
+
+
+def _same(value: object, other: object) -> bool:
+    return type(value) is type(other) and value == other
+
+
+def _short(spec: str, key: str, value: object = None) -> str:
+    """Return the shortest text of a parameter's value, the one that was parsed if no other is given."""
+    text = spec_texts(spec)[1][key]
+    parsed = parse_spec(spec)[1][key]
+    own = value is not None
+    value = value if own else parsed
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):  # of a bridge, 3.0 may differ from 3, and 1e-05 would be a word
+        return repr(value).removesuffix(".0") if own else re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
+    if key == "weights" and isinstance(value, str) and ("/" in (path := _plain_path(value)) or PurePath(path).suffix):
+        value = path  # and not ./label, which would become a label
+    if isinstance(value, str) and re.fullmatch(r"[\w./$~@-]+", value) and isinstance(parsed, str) and _is_word(value):
+        return value
+    return text
+
+
+def _is_word(text: str) -> bool:
+    """Check whether a text without quotes is read as itself, not as a number, a boolean or nothing."""
+    return isinstance(parse_spec(f"_[_={text}]")[1]["_"], str)
 
 
 def _given(part: Part) -> dict[str, Any]:

@@ -36,3 +36,8 @@ def project_file(path: Path, seen_from: Path) -> Path | None:
     """
     roots = [root for root in (checkout_around(seen_from), ROOT) if root is not None]
     return next((root / path.relative_to(ROOT) for root in roots if (root / path.relative_to(ROOT)).is_file()), None)
+
+
+def with_home(path: Path) -> Path:
+    """Return a path with the home folder for a leading ``~``, which a shell leaves in ``--out=~/x`` and in quotes."""
+    return path.expanduser() if path.parts[:1] == ("~",) else path

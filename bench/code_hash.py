@@ -30,11 +30,22 @@ _ROOT = "iqarena."
 _FOREIGN = ("builtins", "abc", "typing", "torch")
 
 
+_ELSEWHERE: dict[type, str] = {}
+"""The hashes of classes that stand in for code that this process has not loaded."""
+
+
+def set_source_hash(cls: type, value: str) -> None:
+    """Set the hash of a class that stands in for code that this process has not loaded."""
+    _ELSEWHERE[cls] = value
+
+
 def source_hash(thing: object) -> str:
     """Return the hash of the code of an object: the modules of its class and its base classes, and their imports from `OWN`.
 
     Comments, docstrings and formatting do not matter. Other libraries are not hashed; a record has their versions.
     """
+    if type(thing) in _ELSEWHERE:
+        return _ELSEWHERE[type(thing)]
     found = [cls.__module__ for part in (thing, *getattr(thing, "links", ())) for cls in type(part).__mro__]
     modules = [name for name in dict.fromkeys(found) if name.partition(".")[0] not in _FOREIGN and name not in APART]
     return "-".join(_module_hash(name) for name in modules)

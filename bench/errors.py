@@ -24,7 +24,11 @@ def describe(error: BaseException) -> str:
         >>> describe(ValueError("no  number"))
         'ValueError: no number'
     """
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    try:
+        message = str(error)
+    except Exception:  # an exception of a plugin may fail to say what it is
+        message = "its message cannot be made"
+    return f"{type(error).__name__}: {' '.join(message.split())}"
 
 
 def first_message(error: ValidationError) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import socket
@@ -51,6 +52,13 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+def print_what_fits() -> None:
+    """Let stdout and stderr print ``?`` for what their encoding lacks, as ε in cp1252, or a file name that is not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def keep_freed_memory() -> None:
     """Make the process reuse freed memory, so the activations of each pass are allocated where the previous ones were.
 
@@ -70,6 +78,21 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.code = 128 + number
+
+
+_stops: list[object] = []
+"""One entry for each open context `stoppable`."""
+
+
+def asks_to_stop(error: BaseException) -> bool:
+    """Check whether an exception is the user's wish to stop, not an error of a plugin.
+
+    Where signals raise `Stopped`, and in a worker process, which ignores them, a plain KeyboardInterrupt is the plugin's.
+    """
+    if isinstance(error, Stopped):
+        return True
+    by_signal = not _stops and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    return isinstance(error, KeyboardInterrupt) and by_signal
 
 
 @contextmanager
@@ -102,9 +125,11 @@ def stoppable() -> Iterator[None]:
     earlier = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
+    _stops.append(thread)
     try:
         yield
     finally:
+        _stops.pop()
         ended.set()
         signal.set_wakeup_fd(earlier)
         for handled, handler in handlers.items():

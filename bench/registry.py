@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import pkgutil
 import re
 import sys
@@ -29,16 +30,22 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from iqarena.attacks.base import Attack
-from iqarena.bench.errors import UserError, describe, first_message
+from iqarena.bench.checkout import with_home
+from iqarena.bench.errors import UserError, describe, first_message, printable
+from iqarena.bench.process import asks_to_stop
 from iqarena.defenses.base import Defense
 from iqarena.defenses.chain import Chain
 from iqarena.models.base import QualityModel
+from iqarena.models.zoo.plain_yaml import read_yaml
 
 T = TypeVar("T")
 
 _SPEC = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<parameters>.*)\])?", re.DOTALL)
 _LINK = re.compile(r"\+(?![^\[]*\])(?!(?:(?!file:).)*\.py:)")
 """The + between the links of a chain, but not one in brackets or in the path of a file."""
+
+MAX_SPEC = 4000
+"""Letters of the longest spec."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 """Pattern for the names of new plugins."""
@@ -60,14 +67,14 @@ def links(spec: str) -> list[str]:
         >>> links("jpeg[quality=30]+flip")
         ['jpeg[quality=30]', 'flip']
     """
-    return _LINK.split(spec)
+    return _LINK.split(spec) if len(spec) <= MAX_SPEC else [spec]
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     """Parse the spec of one link, such as ``pgd[steps=40,restarts=5]``, into name and parameters, which are YAML scalars.
 
     Raises:
-        UserError: if the brackets or the ``key=value`` pairs are malformed.
+        UserError: if the brackets or the ``key=value`` pairs are malformed, or if a number is not finite or beyond 64 bits.
 
     Example:
         >>> parse_spec("pgd[steps=40,restarts=5]")
@@ -80,19 +87,73 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 @functools.cache
 def _parsed(spec: str) -> tuple[str, dict[str, Any]]:
     """Parse a spec; cached, since a plan of thousands of cells has only a few specs."""
-    match = _SPEC.fullmatch(spec.strip())
-    if match is None:
-        raise UserError(f"{spec!r} is not of the form name or name[parameter=value,…]")
-    parameters: dict[str, Any] = {}
-    for pair in filter(None, (match["parameters"] or "").split(",")):
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"{spec!r}: {pair!r} is not parameter=value")
+    name, texts = spec_texts(spec)
+    parameters = {}
+    for key, text in texts.items():
+        parameters[key] = value = _yaml(spec, text)[1]
         try:
-            parameters[key.strip()] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise UserError(f"{spec!r}: {value!r} is not a value") from None
-    return match["name"], parameters
+            usable = math.isfinite(float(value)) and abs(float(value)) < 2**63
+        except (TypeError, ValueError):
+            usable = True  # a word
+        except OverflowError:
+            usable = False
+        if not usable:
+            raise UserError(f"{_shown(spec)}: {key} must be finite and below 2^63, not {_shown(text)}")
+    return name, parameters
+
+
+def spec_texts(spec: str) -> tuple[str, dict[str, str]]:
+    """Split the spec of one link into its name and its parameters as they are written.
+
+    Raises:
+        UserError: if the brackets or the ``key=value`` pairs are malformed.
+
+    Example:
+        >>> spec_texts("folder[image=007, mos='a b']")
+        ('folder', {'image': '007', 'mos': "'a b'"})
+    """
+    match = _SPEC.fullmatch(spec.strip()) if len(spec) <= MAX_SPEC else None
+    if match is None:
+        raise UserError(f"{_shown(spec)} is not of the form name or name[parameter=value,…]")
+    texts: dict[str, str] = {}
+    for pair in filter(str.strip, (match["parameters"] or "").split(",")):
+        key, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
+            raise UserError(f"{_shown(spec)}: {_shown(pair)} is not parameter=value")
+        if key in texts:
+            raise UserError(f"{_shown(spec)}: {key} is there twice")
+        texts[key] = text
+    return match["name"].strip(), texts
+
+
+def spec_words(spec: str) -> dict[str, str]:
+    """Return the parameters of a spec as text without quotes, where YAML would take some words for numbers or booleans.
+
+    Raises:
+        UserError: if the spec is malformed, or a value is no scalar of YAML.
+
+    Example:
+        >>> spec_words("folder[image=007, mos='a b',split=]")
+        {'image': '007', 'mos': 'a b', 'split': ''}
+    """
+    words = {}
+    for key, text in spec_texts(spec)[1].items():
+        node, _ = _yaml(spec, text)
+        if not isinstance(node, yaml.ScalarNode | None):
+            raise UserError(f"{_shown(spec)}: {_shown(text)} is not a word; put it in quotes")
+        words[key] = node.value if node is not None else ""
+    return words
+
+
+def _yaml(spec: str, text: str) -> tuple[yaml.Node | None, Any]:
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError:
+        raise UserError(f"{_shown(spec)}: {_shown(text)} is not a value; put it in quotes") from None
+
+
+def _shown(text: str) -> str:
+    return repr(printable(text, 200))
 
 
 def spec_of(name: str, parameters: Mapping[str, Any]) -> str:
@@ -113,7 +174,9 @@ def nearest(word: str, known: list[str]) -> str:
         >>> nearest("pdg", ["pgd", "fgsm"])
         'did you mean pgd?'
     """
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    lower = {name.lower(): name for name in known}
+    matches = difflib.get_close_matches(word.lower()[:100], list(lower), n=3, cutoff=0.5)
+    close = [lower[word.lower()]] if word.lower() in lower else [lower[match] for match in matches]
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
 
 
@@ -124,9 +187,9 @@ def class_in_file(name: str) -> type[Any] | None:
         UserError: if there is no such file, or it cannot be imported.
     """
     path, _, class_name = name.removeprefix("file:").rpartition(":")
-    file = Path(path)
-    if not file.is_file() or file.suffix != ".py":
-        raise UserError(f"{name!r}: give it as file:path.py:Class, with a file that exists")
+    file = with_home(Path(path))
+    if len(file.name.encode(errors="replace")) > 255 or not file.is_file() or file.suffix != ".py":
+        raise UserError(f"{_shown(name)}: give it as file:path.py:Class, with a file that exists")
     module_name = f"iqarena_file_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]}"
     if module_name not in sys.modules:
         import_spec = importlib.util.spec_from_file_location(module_name, file)
@@ -138,7 +201,9 @@ def class_in_file(name: str) -> type[Any] | None:
             sys.path.insert(0, folder)  # so that it finds the modules beside it, as with `python path.py`
         try:
             import_spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             del sys.modules[module_name]
             raise UserError(f"{file}: cannot be imported ({describe(error)})") from None
     cls = vars(sys.modules[module_name]).get(class_name)
@@ -154,15 +219,28 @@ def by_name(kind: str, entries: Iterable[Entry[T]]) -> dict[str, Entry[T]]:
     return indexed
 
 
+_admitted: list[set[str]] = []
+"""If it is not empty, its last entry has the names of the only plugins of other packages that are loaded."""
+
+
+def admit_only(names: set[str]) -> None:
+    """Load no plugins of other packages from now on but those of these names, in this process."""
+    _admitted.append(names)
+
+
 def installed(group: str, base: type[T]) -> Iterator[Entry[T]]:
     """Yield the entries of other packages in a group of entry points; one that cannot be loaded comes with its error."""
     for point in entry_points(group=group):
+        if _admitted and point.name not in _admitted[-1]:
+            continue
         try:
             cls = point.load()
             if not (inspect.isclass(cls) and issubclass(cls, base)):
                 raise TypeError(f"{point.value} is no {base.__name__}")
             yield Entry(point.name, cls)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             yield Entry(point.name, None, describe(error))
 
 
@@ -178,6 +256,7 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, package: str, base: type[T], chained: Callable[[tuple[T, ...]], T] | None = None) -> None:
         self.kind, self.package, self.base, self.chained = kind, package, base, chained
+        self.stand_ins: dict[str, T] = {}  # by spec, for plugins that run in another process
         self._built: dict[tuple[type[T], str], T] = {}  # frozen objects, which every cell builds
 
     @cached_property
@@ -190,7 +269,9 @@ class Registry(Generic[T]):
         for module_info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=lambda name: None):
             try:
                 module = importlib.import_module(module_info.name)
-            except (Exception, SystemExit) as error:  # a broken plugin must not take the others with it
+            except BaseException as error:  # a broken plugin must not take the others with it
+                if asks_to_stop(error):
+                    raise
                 yield Entry(module_info.name.rpartition(".")[2].replace("_", "-"), None, describe(error))
                 continue
             yield from (Entry(_name(cls), cls) for cls in self._classes(module))
@@ -220,7 +301,7 @@ class Registry(Generic[T]):
             return self._from_file(name)
         entry = self.entry(name)
         if entry is None:
-            raise UserError(f"unknown {self.kind} {name!r}; {nearest(name, self.names())}")
+            raise UserError(f"unknown {self.kind} {_shown(name)}; {nearest(name, self.names())}")
         if entry.cls is None:
             raise UserError(f"{self.kind} {name!r} is broken: {entry.error}")
         return entry.cls
@@ -236,6 +317,10 @@ class Registry(Generic[T]):
         """Register a class in this process; it replaces an entry of the same name."""
         self.entries[name] = Entry(name, cls)
 
+    def stand_in(self, spec: str, built: T) -> None:
+        """Return an object for a spec from now on, without loading the plugin."""
+        self.stand_ins[spec] = built
+
     def names(self) -> list[str]:
         """Return all names that can be used in specs, sorted; a bridge is listed by each of its variants."""
         out = []
@@ -250,6 +335,8 @@ class Registry(Generic[T]):
         Raises:
             UserError: for unknown names or parameters, or values of the wrong type.
         """
+        if spec in self.stand_ins:
+            return self.stand_ins[spec]
         if self.chained and len(parts := links(spec)) > 1:
             try:
                 return self.chained(tuple(map(self.build, parts)))
@@ -281,7 +368,9 @@ class Registry(Generic[T]):
     def _instantiate(self, spec: str, cls: type[T]) -> T:
         try:
             return cls()
-        except Exception as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             raise UserError(f"{self.kind} {spec!r} cannot be made ({describe(error)})") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +22,9 @@ from pydantic import (
 
 from iqarena.attacks.objective import Kind
 from iqarena.attacks.threat import Norm
-from iqarena.bench.errors import UserError, first_message
+from iqarena.bench.checkout import with_home
+from iqarena.bench.errors import UserError, first_message, printable
+from iqarena.models.zoo.plain_yaml import read_yaml
 
 SUITES = Path(__file__).parent / "suites"
 Setting = Literal["oblivious", "adaptive", "transfer"]
@@ -34,12 +37,23 @@ def parse_size(value: object) -> object:
         >>> parse_size("51/255")
         0.2
     """
+    if isinstance(value, bool):
+        raise ValueError("neither a number nor a fraction like 2/255")
     if isinstance(value, str):
+        text = value.replace(" ", "")
         try:
-            return float(Fraction(value.replace(" ", "")))
+            # a Fraction would write out all digits of 1e999999999
+            size = float(Fraction(text)) if "/" in text else float(text)
         except (ValueError, ZeroDivisionError, OverflowError):
-            raise ValueError(f"{value!r} is neither a number nor a fraction like 2/255") from None
+            size = math.nan
+        if not math.isfinite(size):
+            raise ValueError(f"{value[:80]!r} is neither a number nor a fraction like 2/255")
+        return size
     return value
+
+
+Count = Field(ge=0, lt=2**63)
+"""Of seeds and queries: what fits into 64 bits."""
 
 
 class _Strict(BaseModel):
@@ -51,7 +65,7 @@ class ThreatConfig(_Strict):
 
     norm: Norm = "linf"
     eps: Annotated[float, BeforeValidator(parse_size), Field(gt=0, allow_inf_nan=False)] = 2 / 255
-    queries: Annotated[int, Field(ge=0)] | None = None
+    queries: Annotated[int, Count] | None = None
 
     @field_validator("eps")
     @classmethod
@@ -72,7 +86,7 @@ class AttackConfig(_Strict):
 
     attack: str
     objectives: list[Kind] | None = None
-    target: float = 1.0
+    target: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
 def _attack(value: object) -> object:
@@ -142,7 +156,7 @@ class Suite(_Strict):
 
     name: str = "custom"
     dataset: str = "demo"
-    limit: Annotated[int, Field(ge=2)] | None = None
+    limit: Annotated[int, Field(ge=2, lt=2**31)] | None = None
     models: Names
     defenses: Names = ["none"]
     attacks: Attacks
@@ -150,11 +164,11 @@ class Suite(_Strict):
     settings: Annotated[list[Setting], Field(min_length=1)] = ["oblivious", "adaptive"]
     transfer_from: Annotated[list[str], Field(validate_default=True)] = []
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 16
-    draws: Annotated[int, Field(ge=1)] = 8
-    seconds: Annotated[float, Field(gt=0)] | None = None
-    memory_mib: Annotated[int, Field(ge=1)] | None = None
-    gpus: Annotated[float, Field(ge=0)] = 0.0
+    batch: Annotated[int, Field(ge=1, lt=2**31)] | Literal["auto"] = 16
+    draws: Annotated[int, Field(ge=1, lt=2**31)] = 8
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    memory_mib: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    gpus: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     device: str = "cpu"
     precision: Precision = "float32"
     compile: bool = False
@@ -177,24 +191,23 @@ def load_suite(name_or_file: str) -> Suite:
         >>> load_suite("quick").dataset
         'demo'
     """
-    path = Path(name_or_file)
+    path = with_home(Path(name_or_file))
     if not path.suffix and (SUITES / f"{name_or_file}.yaml").is_file():
         path = SUITES / f"{name_or_file}.yaml"
     try:
-        text = path.read_text()
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
+        if path.exists() and not path.is_file():
+            raise OSError(0, "not a file")  # a pipe would never end
+        node, content = read_yaml(path.read_bytes())
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         known = ", ".join(sorted(file.stem for file in SUITES.glob("*.yaml")))
-        reason = getattr(error, "strerror", None) or "not text"
-        raise UserError(f"{path}: cannot be read ({reason}); give a YAML file or one of the suites {known}") from None
+        reason = getattr(error, "strerror", None) or "no name of a file"
+        shown = printable(str(path))
+        raise UserError(f"{shown}: cannot be read ({reason}); give a YAML file or one of the suites {known}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{mark.line + 1}: " if mark else " "
         message = " ".join(str(getattr(error, "problem", error)).split())
-        raise UserError(f"{path}:{line}not valid YAML: {message}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        raise UserError(f"{path}:{line}not valid YAML: {printable(message)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}:1: a suite is a mapping with models, defenses, attacks, …")
     return validated(content, lambda loc: f"{path}:{_line(node, loc)}")
@@ -208,8 +221,33 @@ def validated(content: dict[str, Any], location: Any = lambda loc: "suite") -> S
         first, (field, message) = error.errors()[0], first_message(error)
         if first["type"] == "extra_forbidden":
             message = "no such field"
-        given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {first['input']!r}"
-        raise UserError(f"{location(first['loc'])}: field {field}: {message}{given}") from None
+        given = "" if first["type"] in ("missing", "extra_forbidden") else f", not {_shown(first['input'])}"
+        raise UserError(f"{location(first['loc'])}: field {printable(field)}: {printable(message)}{given}") from None
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message; it may be a number of a million digits, which Python refuses to write."""
+    try:
+        return printable(repr(value))
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too long to be shown"
+
+
+def size_hints(suite: Suite) -> list[str]:
+    """Return a line for each size in ℓ∞ that is no whole number of levels of an 8-bit image, which is then rounded down.
+
+    Example:
+        >>> size_hints(validated({"models": ["cnniqa"], "attacks": ["fgsm"], "threats": [{"eps": 0.00784}]}))
+        ['eps 0.00784 is 1.9992 levels of 255, of which 1 can be used: write 1/255 or 2/255']
+    """
+    threats = [*suite.threats, *(threat for part in suite.parts for threat in part.threats or ())]
+    levels = {threat.eps: threat.eps * 255 for threat in threats if threat.norm == "linf"}
+    whole = {eps: math.floor(level * (1 + 1e-9)) for eps, level in levels.items()}
+    return [
+        f"eps {eps:g} is {levels[eps]:.8g} levels of 255, of which {used} can be used: write {used}/255 or {used + 1}/255"
+        for eps, used in whole.items()
+        if levels[eps] - used > 1e-6
+    ]
 
 
 def changed(suite: Suite, changes: dict[str, Any], more: Mapping[str, Sequence[str] | None] | None = None) -> Suite:

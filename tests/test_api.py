@@ -148,3 +148,10 @@ def test_progress_is_shown_where_it_is_wanted(
     out, err = capsys.readouterr()
     assert out == ""
     assert ("1/1" in err) == bool(shown)
+
+
+def test_a_size_between_two_levels_is_said_and_a_name_may_look_like_a_spec(small: ImageDataset) -> None:
+    with pytest.warns(UserWarning, match="of which 1 can be used: write 1/255 or 2/255"):
+        report = evaluate(Scaled(1.0), "fgsm", small, limit=2, eps=0.00784, name=" mine[size=1, seed=2] ")
+    assert list(report.status) == ["ok"]
+    assert report.linf_max[0] == pytest.approx(1 / 255)

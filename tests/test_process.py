@@ -76,3 +76,11 @@ def test_programs_say_how_threads_wait_before_torch_is_loaded(module: str) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split()[-2:] == ["1000", "False"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_stream_prints_what_its_encoding_has_and_question_marks_for_the_rest(encoding: str) -> None:
+    code = "from iqarena.bench.process import print_what_fits; print_what_fits(); print('a ε ℓ \\udcff b')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+    assert done.stdout.decode(encoding).strip() == ("a ε ℓ ? b" if encoding == "utf-8" else "a ? ? ? b")

@@ -225,3 +225,11 @@ def test_training_refuses_what_it_cannot_do(noisy: Folder, tmp_path: Path) -> No
         fit("tiny", "none", noisy, schedule(3), tmp_path)
     with pytest.raises(UserError, match="cnniqa has none"):
         fit("cnniqa", "cprl-sortmask", noisy, schedule(160), tmp_path)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 19, 20, 21, 40])
+def test_a_training_may_have_any_number_of_steps(noisy: Folder, tmp_path: Path, steps: int) -> None:
+    """The warm-up is 5 % of the steps; where that is one step, its ramp has no length."""
+    schedule = Schedule(passes=2 * steps, batch=2, crop=32, workers=0)
+    written = fit("tiny", "none", noisy, schedule, tmp_path / "weights")
+    assert yaml.safe_load(written.with_suffix(".yaml").read_text())["budget"]["steps"] == steps

@@ -23,6 +23,7 @@ from iqarena.bench.checks.toy_run import LinearToy, ToyRun, run_on_toy_model
 from iqarena.bench.evaluation.judge import inside_threat
 from iqarena.bench.inference.finding import Finding
 from iqarena.bench.inference.isolation import streams_kept
+from iqarena.bench.inference.process_state import settled
 
 SIDE = 24
 ODD = (33, 47)
@@ -337,7 +338,7 @@ def check_attack(attack: Attack) -> list[Finding]:
     findings = [*declared(attack, paper_wanted=not attack.control), _class_attributes(attack)]
     if not findings[-1].ok:
         return findings
-    with streams_kept():
+    with settled(), streams_kept():
         subject = _Subject(attack)
     for name, check, advice in _CHECKS:
         ok, measured = check(subject)

@@ -22,6 +22,7 @@ from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.evaluation.judge import quantize
 from iqarena.bench.inference.finding import Finding
 from iqarena.bench.inference.isolation import OutOfMemory
+from iqarena.bench.process import asks_to_stop
 from iqarena.bench.registry import ATTACKS
 from iqarena.bench.suite import validated
 
@@ -57,7 +58,9 @@ def _plugin_errors_as_reasons() -> Iterator[None]:
         raise
     except OutOfMemory as error:
         raise CannotRun(f"out of memory: {error}") from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if asks_to_stop(error):
+            raise
         raise CannotRun(describe(error)) from None
 
 

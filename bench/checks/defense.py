@@ -16,6 +16,7 @@ from iqarena.bench.inference.finding import Finding
 from iqarena.bench.inference.isolation import streams_kept
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.model_checks import NAMES, REPEATED, SIDE, natural, probe
+from iqarena.bench.inference.process_state import settled
 from iqarena.bench.inference.target import frozen
 from iqarena.defenses.base import Defense, DoesNotApply, Kind, TrainedDefense
 from iqarena.defenses.certified.base import CertifiedDefense
@@ -63,7 +64,7 @@ def check_defense(defense: Defense, models: tuple[str, ...]) -> list[Finding]:
     findings = [*declaration, _class_attributes(defense)]
     if not findings[-1].ok:
         return findings
-    with streams_kept():
+    with settled(), streams_kept():
         findings.extend(_check_applied(defense, models))
     return findings
 

@@ -17,12 +17,14 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.inference.finding import Finding
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.model_checks import probe
+from iqarena.bench.inference.process_state import settled
 from iqarena.bench.registry import ATTACKS, DEFENSES, REGISTRIES, class_in_file, links, nearest, parse_spec
 
 NETWORKS = {".pt": "torchscript:", ".ts": "torchscript:", ".onnx": "onnx:"}
 """Suffixes of files that hold a model, with the bridge that loads them."""
 
 
+@settled()
 def check(spec: str, models: Sequence[str] = (), limit: int | None = None) -> list[CheckReport]:
     """Check the plugin registered under a name, or each plugin in a file.
 

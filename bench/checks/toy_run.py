@@ -17,8 +17,9 @@ from iqarena.attacks.threat import Threat
 from iqarena.attacks.whole_set import SetAttack
 from iqarena.bench.errors import describe
 from iqarena.bench.evaluation.judge import Stored, quantize
-from iqarena.bench.inference.isolation import random_streams
+from iqarena.bench.inference.isolation import random_streams, watched
 from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.process import asks_to_stop
 from iqarena.models.base import ModelInfo, QualityModel
 
 TILE = 16
@@ -41,7 +42,6 @@ class LinearToy(QualityModel):
         drawn = torch.randn(3, TILE, TILE, generator=torch.Generator().manual_seed(0))
         self.tile = torch.nn.Parameter(drawn + 0.05 * drawn.sign())
         self.reach = reach
-        self.images_scored = 0  # through a target or not
 
     def weights(self, height: int, width: int) -> torch.Tensor:
         """Return w for images of a size, (3, height, width)."""
@@ -49,7 +49,6 @@ class LinearToy(QualityModel):
         return whole * (self.reach / whole.abs().sum())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.images_scored += len(images)
         quality = 0.5 + (self.weights(*images.shape[2:]) * (images - 0.5)).sum(dim=(1, 2, 3))
         return 100 * (quality if self.info.higher_is_better else 1 - quality)
 
@@ -115,20 +114,20 @@ def run_on_toy_model(
         return _merged(runs)
     toy_run = ToyRun(clean, threat)
     model.to(device)
-    with frozen(model), _monitored(attack, model, toy_run):
+    with frozen(model), _monitored(attack, model, toy_run), watched(model) as past:
         images = (clean.float() / 255).to(device)
         before = images.clone()
         target = Target(model, len(clean), attack.access, queries=threat.queries)
-        scored = getattr(model, "images_scored", 0)
         try:
             objective, returned = _run(attack, model, target, images, kind, threat, Generators(seeds))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             toy_run.error = describe(error)
         if not torch.equal(images, before) or images.requires_grad:
             toy_run.touched.add("the images")
         toy_run.forwards, toy_run.backwards = target.counts.forwards, target.counts.backwards
-        if not isinstance(attack, FittedAttack):  # the queries of the fit are counted elsewhere
-            toy_run.uncounted = getattr(model, "images_scored", 0) - scored - int(toy_run.forwards.sum())
+        toy_run.uncounted = past.images
         if toy_run.error:
             return toy_run
         toy_run.returned = returned

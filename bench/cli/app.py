@@ -9,14 +9,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
+from iqarena.bench.checkout import with_home
 from iqarena.bench.cli import contribute as cli_contribute
 from iqarena.bench.cli import results
 from iqarena.bench.errors import UserError, exit_on_user_error
-from iqarena.bench.process import keep_freed_memory, shorten_waiting
+from iqarena.bench.process import keep_freed_memory, print_what_fits, shorten_waiting
+
+
+class _Group(typer.core.TyperGroup):
+    """The commands, for which ``~`` in a path is the home folder, also where the shell leaves it, as in ``--out=~/x``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [_with_home(arg) for arg in args])
+
+
+def _with_home(argument: str) -> str:
+    """Return an argument, or the value of ``--option=value``, with the home folder for a leading ``~``."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{equals}{with_home(Path(value))}" if value.startswith("~") else argument
+
 
 app = typer.Typer(
     name="iqarena",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +45,7 @@ def main() -> None:
     """Run the command line; a user error is reported in one line, without a traceback."""
     shorten_waiting()
     keep_freed_memory()
+    print_what_fits()
     with exit_on_user_error("iqarena"):
         app()
 
@@ -106,16 +124,26 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps, instead of the suite's")] = None,
     keep_images: Annotated[bool, typer.Option("--keep-images", help="store attacked images as 8-bit PNG")] = False,
     fresh: Annotated[bool, typer.Option(help="run finished cells again")] = False,
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            "--isolate", help="craft in other processes, judge in one without attacks of others: for published numbers"
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only estimate the work and the time")] = False,
 ) -> None:
     """Run the missing cells of a suite. Exit 0 if all cells are ok, 3 if some failed."""
     if address is not None and executor is not Executor.ray:
         raise UserError(f"--address is of a Ray cluster, and --executor {executor.value} uses none; add --executor ray")
+    if isolate and executor is not Executor.local:
+        raise UserError(
+            f"--isolate runs one cell after another in processes of its own; leave out --executor {executor.value}"
+        )
     from iqarena.bench.executors import execute
     from iqarena.bench.executors.progress import Reporter
     from iqarena.bench.process import GO_ON, Stopped, stoppable
     from iqarena.bench.results.store import Records
-    from iqarena.bench.suite import changed, load_suite
+    from iqarena.bench.suite import changed, load_suite, size_hints
 
     overrides = {
         "models": model,
@@ -131,17 +159,19 @@ def run(
     chosen_suite = changed(
         load_suite(suite), changes, {"models": also_model, "defenses": also_defense, "attacks": also_attack}
     )
+    for hint in size_hints(chosen_suite):
+        typer.echo(f"iqarena: {hint}", err=True)
     if dry_run:
         from iqarena.bench.executors.dry_run import dry_run as estimated
 
-        for line in estimated(chosen_suite, root, Records(out), fresh, keep_images):
+        for line in estimated(chosen_suite, root, Records(out), fresh, keep_images, isolate):
             typer.echo(line)
         return
     with Reporter() as report:
         try:
             with stoppable():
                 outcome = execute(
-                    chosen_suite, root, Records(out), report, executor.value, workers, fresh, address, keep_images
+                    chosen_suite, root, Records(out), report, executor.value, workers, fresh, address, keep_images, isolate
                 )
         except Stopped as stopped:
             typer.echo(GO_ON, err=True)

@@ -13,6 +13,7 @@ from iqarena.attacks.fitted import FittedAttack
 from iqarena.bench.datasets import registered
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.errors import UserError, describe
+from iqarena.bench.process import asks_to_stop
 from iqarena.bench.registry import ATTACKS, DEFENSES, MODELS, REGISTRIES, Entry
 from iqarena.defenses.base import TrainedDefense
 from iqarena.models.base import FeatureModel, QualityModel
@@ -43,7 +44,9 @@ def _entry(name: str, entry: Entry[Any], facts: Callable[[str, type[Any]], dict[
         return {"name": name, "error": entry.error}
     try:
         return {"name": name, **facts(name, entry.cls), "error": None}
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if asks_to_stop(error):
+            raise
         return {"name": name, "error": str(error) if isinstance(error, UserError) else describe(error)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,12 +18,15 @@ from rich.text import Text
 from iqarena.bench.errors import UserError
 from iqarena.bench.leaderboard.plots.compare import comparison_figure
 from iqarena.bench.leaderboard.plots.effort import defense_aware_curves, effort
+from iqarena.bench.leaderboard.plots.letters import draw as draw_letters
 from iqarena.bench.leaderboard.plots.style import styled
 from iqarena.bench.results.comparison import MEASURES, WORST, Comparison, Measure, frame, matches_spec
 from iqarena.bench.results.formatting import format_interval, format_number, short_spec
 from iqarena.bench.results.ranking import FEW_REFERENCES
 from iqarena.bench.terminal import text_table
 
+MAX_SLUG = 100
+"""Largest number of characters of a part of a file name, which has 255 bytes at most."""
 HOW_TO_READ = """\
 SROCC is the rank correlation with the labels: 1 is the right order, 0 none, −1 the reverse. Mean |shift| is how far quality
 moves on a scale of 1. Brackets are 95 % intervals of a bootstrap over reference images, the same for both. p is the chance
@@ -84,10 +88,12 @@ def write(comparisons: Sequence[Comparison], out: Path, curves: pd.DataFrame | N
     try:
         out.mkdir(parents=True, exist_ok=True)
         paths = [out / f"compare-{pair}.csv"]
-        frame(comparisons).to_csv(paths[0], index=False)
+        frame(comparisons).to_csv(paths[0], index=False, errors="backslashreplace")
         for comparison in comparisons:
-            dataset, label_kind, norm, eps = comparison.track
-            suffix = _slug("-".join(filter(None, [short_spec(comparison.context), dataset, label_kind, norm, f"{eps:.6f}"])))
+            dataset, label_kind, norm, eps, _ = comparison.track
+            context = short_spec(comparison.context) if comparison.context else ""
+            parts = [context, dataset, comparison.label, label_kind, norm, f"{eps:.6f}"]
+            suffix = _slug("-".join(filter(None, parts)))
             paths.append(_save(partial(comparison_figure, comparison), out / f"compare-{pair}-{suffix}.png"))
             shown = _curves(comparison, curves) if curves is not None and comparison.kind == "attack" else pd.DataFrame()
             if len(shown):
@@ -106,17 +112,24 @@ def _curves(comparison: Comparison, curves: pd.DataFrame) -> pd.DataFrame:
         & (curves.norm == comparison.track.norm)
         & (curves.eps == comparison.track.eps)
     )
+    if "fingerprint" in curves:
+        track &= curves.fingerprint == comparison.track.fingerprint
     return defense_aware_curves(curves[track & curves.attack.isin(attacks)])
 
 
 def _save(draw: Callable[[], Figure], path: Path) -> Path:
     with styled():
-        draw().savefig(path, metadata={"Software": None})
+        figure = draw_letters(draw)
+        assert figure is not None
+        figure.savefig(path, metadata={"Software": None})
     return path
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+    if len(slug) <= MAX_SLUG:
+        return slug
+    return f"{slug[:MAX_SLUG]}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def headline(comparison: Comparison) -> str:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from iqarena.attacks import dists as dists_
 from iqarena.bench.datasets import open_dataset
 from iqarena.bench.datasets.base import ImageDataset
+from iqarena.bench.datasets.pixels import rgb_image
 from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.results.store import Records
 
@@ -154,7 +155,7 @@ def _fill(clean: dict[str, torch.Tensor], ids: Sequence[str], dataset: ImageData
         if image_id not in indices:
             raise UserError(f"{dataset.name} has no image {image_id}; give the folder that the run was made with as --root")
         if image_id not in clean:
-            clean[image_id] = dataset.image(indices[image_id])
+            clean[image_id] = rgb_image(dataset, indices[image_id])
 
 
 def _distances(attacked: torch.Tensor, clean: torch.Tensor, distances: Mapping[str, Distance]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from iqarena.bench.checkout import with_home
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.datasets.folder import Folder
@@ -24,7 +25,7 @@ from iqarena.bench.datasets.published.vclfer import VCLFER
 from iqarena.bench.datasets.tid2013_reconstructed.dataset import TID2013Reconstructed
 from iqarena.bench.datasets.unlabelled import Images
 from iqarena.bench.errors import UserError
-from iqarena.bench.registry import Entry, by_name, installed, nearest, parse_spec
+from iqarena.bench.registry import Entry, by_name, installed, nearest, parse_spec, spec_texts, spec_words
 
 DATASETS: dict[str, type[ImageDataset]] = {
     cls.name: cls
@@ -60,7 +61,7 @@ def dataset_class(spec: str) -> type[ImageDataset]:
     Raises:
         UserError: for an unknown or broken data set.
     """
-    name, _ = parse_spec(spec)
+    name, _ = spec_texts(spec)
     entry = registered().get(name)
     if entry is None:
         raise UserError(f"unknown data set {name!r}; {nearest(name, list(registered()))}")
@@ -79,4 +80,5 @@ def open_dataset(spec: str, root: Path | None = None) -> ImageDataset:
         >>> open_dataset("demo").label_kind
         'pseudo-MOS'
     """
-    return dataset_class(spec).open_with(root, parse_spec(spec)[1])
+    cls = dataset_class(spec)
+    return cls.open_with(root and with_home(root), spec_words(spec) if cls.verbatim else parse_spec(spec)[1])

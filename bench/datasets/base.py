@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
+from iqarena.bench.datasets.complete import ends_early
+from iqarena.bench.datasets.pixels import as_rgb, rgb_image
 from iqarena.bench.errors import UserError
 
 
@@ -60,6 +62,7 @@ class ImageDataset(ABC):
         raw_range: (low, high) of the published labels, which are mapped to 0 and 1, or to 1 and 0.
         higher_is_better: direction of the published labels.
         count: number of labelled images in the complete data set.
+        verbatim: whether `open_with` gets its parameters as they are written, since a column may be called 007 or true.
     """
 
     name: str
@@ -74,6 +77,7 @@ class ImageDataset(ABC):
     raw_range: tuple[float, float] | None = None
     higher_is_better: bool = True
     count: int | None = None
+    verbatim: bool = False
 
     @classmethod
     @abstractmethod
@@ -120,7 +124,7 @@ class ImageDataset(ABC):
 
     def part(self, index: int, choose: Choose) -> torch.Tensor:
         """Return a crop of an image as (3, height, width) uint8 RGB; for files faster than decoding the whole image."""
-        image = self.image(index)
+        image = rgb_image(self, index)
         top, left, height, width = choose(image.shape[1], image.shape[2])
         return image[:, top : top + height, left : left + width]
 
@@ -205,10 +209,11 @@ class Subset:
         return len(self.indices)
 
     def image(self, index: int) -> torch.Tensor:
-        return self.whole.image(self.indices[index])
+        return rgb_image(self.whole, self.indices[index])
 
     def part(self, index: int, choose: Choose) -> torch.Tensor:
-        return self.whole.part(self.indices[index], choose)
+        part = self.whole.part(self.indices[index], choose)
+        return as_rgb(part, f"data set {self.whole.name!r}, image {self.indices[index]}")
 
     def mos(self, index: int) -> float:
         return self.whole.mos(self.indices[index])
@@ -238,6 +243,8 @@ def read_image(path: Path, published: bool = False, choose: Choose | None = None
             orientation asks for a rotation, since it is then ambiguous what is to be scored.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a file")  # a pipe would never end
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # below twice the limit Pillow only warns
             opened = Image.open(path)
@@ -252,12 +259,16 @@ def read_image(path: Path, published: bool = False, choose: Choose | None = None
                 raise UserError(f"{path}: EXIF says to turn it (orientation {orientation}); store its pixels upright first")
             rgb = opened if opened.mode == "RGB" else _in_rgb(opened, path, published)
             rgb.load()
+            if ends_early(path, opened):
+                raise ValueError("it ends before its last line")
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"{path}: {error}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from None
+    except Exception as error:  # damaged tags of a TIFF file raise almost anything
+        raise UserError(f"{path}: not a readable image ({' '.join(str(error).split())})") from None
     if choose is not None:
         top, left, height, width = choose(rgb.height, rgb.width)
         rgb = rgb.crop((left, top, left + width, top + height))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
-from iqarena.bench.errors import UserError
+from iqarena.bench.errors import UserError, printable
 
 DEPTH = 5
 """Levels of folders that are searched; the deepest official layout, CID2013 in a folder of its own, needs 3."""
@@ -59,3 +62,54 @@ class Tree:
         """Return the files that match an official path below one of these folders, sorted."""
         pattern = re.compile(re.escape(f"{folder}{path}".lower()).replace(r"\*", "[^/]*"))
         return [self.root / self.files[low] for low in sorted(self.files) if pattern.fullmatch(low)]
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Check that ids of images can be written in a table: text that is not empty, on one line, each once.
+
+    Raises:
+        UserError: for the first that cannot.
+    """
+    seen: set[str] = set()
+    for image_id in ids:
+        reason = "is no text" if not isinstance(image_id, str) else _odd(image_id)
+        if not reason and image_id in seen:
+            reason = "is there twice"
+        if reason:
+            raise UserError(f"image {printable(str(image_id))!r}: its name {reason}; give it another one")
+        seen.add(image_id)
+
+
+def _odd(name: str) -> str:
+    """Return why a name cannot be written in a table; empty if it can."""
+    if not name:
+        return "is empty"
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+        return "has a line break or another control character"
+    return "is not UTF-8" if any(unicodedata.category(letter) == "Cs" for letter in name) else ""
+
+
+def path_below(written: str) -> str:
+    """Return a path that a table gives, with forward slashes, composed letters, and without parts that lead nowhere.
+
+    Raises:
+        ValueError: with the reason, if it is no path below the folder of the table.
+    """
+    if reason := _odd(written):
+        raise ValueError(reason)
+    path = posixpath.normpath(unicodedata.normalize("NFC", written.replace("\\", "/")))
+    if path.startswith("/") or path in (".", "..") or path.startswith("../") or re.match("[A-Za-z]:", path):
+        raise ValueError("leads out of the folder; give a path below it")
+    if any(len(part.encode()) > 255 for part in path.split("/")) or len(path) > 4000:
+        raise ValueError("is longer than any name of a file")
+    return path
+
+
+def spelled_file(root: Path, written: str) -> Path:
+    """Return the file that a path below a folder means, which Windows writes with backslashes and macOS with split accents.
+
+    If there is none, the path where it should be.
+    """
+    path = path_below(written)
+    spellings = (path, written, unicodedata.normalize("NFD", path), unicodedata.normalize("NFC", written))
+    return next((root / name for name in spellings if (root / name).exists()), root / path)

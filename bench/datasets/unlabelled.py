@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from iqarena.bench.datasets.base import ImageFiles, Sample
-from iqarena.bench.datasets.tree import Tree
+from iqarena.bench.datasets.tree import Tree, check_ids
 from iqarena.bench.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".jp2")
@@ -31,6 +31,7 @@ class Images(ImageFiles):
         names = sorted(name for name in Tree(root).files.values() if name.lower().endswith(SUFFIXES))
         if not names:
             raise UserError(f"{root}: holds no image ({', '.join(SUFFIXES)})")
+        check_ids(names)
         self.samples = [Sample(name, name) for name in names]
         # the sizes stand in for the pixels, which every cell hashes anyway
         listing = "\n".join(f"{name} {(root / name).stat().st_size}" for name in names)

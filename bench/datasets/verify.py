@@ -9,6 +9,7 @@ from pathlib import Path
 from iqarena.bench.datasets import dataset_class, open_dataset
 from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.datasets.decoding import decoders, each
+from iqarena.bench.datasets.pixels import rgb_image
 from iqarena.bench.datasets.published.base import Problem, PublishedSet
 from iqarena.bench.datasets.tid2013_reconstructed.dataset import Originals, TID2013Reconstructed
 from iqarena.bench.datasets.unlabelled import SUFFIXES
@@ -64,7 +65,7 @@ class _SizeOrError:
 
     def __call__(self, index: int) -> tuple[Size | None, str]:
         try:
-            image = self.dataset.image(index)
+            image = rgb_image(self.dataset, index)
         except UserError as error:
             return None, str(error)
         return (image.shape[2], image.shape[1]), ""
@@ -83,7 +84,7 @@ def _problem(dataset: ImageDataset, index: int, message: str) -> Problem:
     if "not the image" in reason:
         return Problem("changed", image_id, reason)
     # Pillow's messages for a file that ends too early, by format
-    early = ("truncated", "Truncated", "broken PNG", "unexpected end")
+    early = ("truncated", "Truncated", "broken PNG", "unexpected end", "ends before its last line")
     return Problem("truncated" if any(text in reason for text in early) else "unreadable", image_id, reason)
 
 

@@ -79,7 +79,7 @@ class AttackedSets:
 
     def crafted(self, cell: Cell) -> Crafted:
         """Return the attacked images of a cell, crafted once for all cells that share them."""
-        if cell.crafting in self._cache:
+        if cell.crafting in self._cache and self._cache[cell.crafting].pixels.intact():
             self._seconds_of_others.setdefault(cell.crafting, self._cache[cell.crafting].seconds)
         else:
             self._cache[cell.crafting] = self._craft(cell)

@@ -9,8 +9,9 @@ from iqarena.attacks.ensemble import Ensemble
 from iqarena.bench.cells import PROTOCOL, Cell, digest
 from iqarena.bench.code_hash import source_hash
 from iqarena.bench.datasets.image_store import CleanImages
-from iqarena.bench.errors import CannotRun
+from iqarena.bench.errors import CannotRun, describe
 from iqarena.bench.inference.model_pool import ModelPool
+from iqarena.bench.process import asks_to_stop
 from iqarena.bench.registry import ATTACKS, DEFENSES
 
 
@@ -87,6 +88,11 @@ class CellIds:
             for name, least in needs:
                 if min(height, width) < least:
                     raise CannotRun(f"{image_id} is {width}×{height}; {name} needs {least}×{least}")
-            reason = attack.refusal(cell.threat, height, width)
+            try:
+                reason = attack.refusal(cell.threat, height, width)
+            except BaseException as error:
+                if asks_to_stop(error):
+                    raise
+                reason = f"{cell.attack} cannot say whether it takes these images ({describe(error)})"
             if reason:
                 raise CannotRun(reason)

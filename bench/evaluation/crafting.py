@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ from iqarena.bench.datasets.image_store import AttackedImages, CleanImages
 from iqarena.bench.errors import describe
 from iqarena.bench.evaluation.fit_cache import CachedFit, FitCache
 from iqarena.bench.evaluation.judge import inside_threat, quantize
-from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, undisturbed
+from iqarena.bench.inference.isolation import OutOfMemory, PastTarget, out_of_memory, undisturbed, watched
 from iqarena.bench.inference.query_trace import CHECKPOINTS, QueryTrace, curve
 from iqarena.bench.inference.target import ModelError, Target, frozen
 from iqarena.bench.metrics.image_distances import distances
+from iqarena.bench.process import asks_to_stop
 from iqarena.models.base import QualityModel
 
 DEAD_SHARE = 0.05
@@ -110,6 +111,8 @@ class Crafter:
         self.fits, self.ingredients = fits, ingredients
         self.flags: set[str] = set()
         self.errors: list[str] = []
+        self.past = PastTarget()
+        self.disturbed: list[str] = []  # what the attack did to this process and must not do
 
     def craft(self) -> Crafted:
         """Attack all images; an error in a batch becomes the status of its images."""
@@ -118,8 +121,9 @@ class Crafter:
         tables: list[pd.DataFrame] = []
         gradients = dead = 0
         with frozen(self.seen):
-            batches = list(self._batches())
-            targets = self._target_qualities(batches)
+            with undisturbed() as self.disturbed:
+                batches = list(self._batches())
+                targets = self._target_qualities(batches)
             for batch in batches:
                 stored, table = self._attack_and_store(batch, None if targets is None else targets[batch.indices])
                 gradients += int(batch.target.counts.gradients.sum())
@@ -127,6 +131,7 @@ class Crafter:
                 for row, index in enumerate(batch.indices):
                     pixels.put(index, stored[row])
                 tables.append(table.set_axis(batch.indices))
+        self.errors += sorted({reason for batch in batches if (reason := self._past_target(batch))})
         if dead > DEAD_SHARE * gradients:
             self.flags.add("zero-gradient")
         whole = pd.concat(tables).sort_index()
@@ -195,11 +200,12 @@ class Crafter:
         seen: dict[int, torch.Tensor] = {}
         for batch in batches:
             objective = self._objective(batch, None)
-            facts = self.attack.look(batch.target, batch.images, objective, self.cell.threat, batch.generators)
+            with watched(self.seen, self.past):
+                facts = self.attack.look(batch.target, batch.images, objective, self.cell.threat, batch.generators)
             seen |= dict(zip(batch.indices, facts.cpu(), strict=True))
         facts = torch.stack([seen[i] for i in range(len(self.images))])
         generator = torch.Generator().manual_seed(seed_of(self.cell.crafting, "the whole set"))
-        return self.attack.decide(self.clean, facts, generator)
+        return self.attack.decide(self.clean.clone(), facts, generator)
 
     def _attack_and_store(self, batch: _Batch, targets: torch.Tensor | None) -> tuple[torch.Tensor, pd.DataFrame]:
         """Attack a batch; return the stored pixels (N, 3, H, W) uint8 and a table with one row per image."""
@@ -207,15 +213,22 @@ class Crafter:
         threat, clean = self.cell.threat, batch.clean
         try:
             attacked = self._attack(batch, targets)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             if out_of_memory(error):  # the cell is run again with a smaller batch
                 raise OutOfMemory(describe(error)) from None
             self.errors.append(describe(error))
             status[:] = "failed"
             attacked = clean.float() / 255
+        self.errors += [reason for reason in self.disturbed if reason not in self.errors]
+        if self.disturbed:
+            status[:] = "failed"
         stored = quantize(attacked, clean, threat)
         status[(stored.left_ball & (torch.from_numpy(status == "ok"))).numpy()] = "violation"
-        status[stored.not_finite.numpy()] = "not-finite"
+        if self._past_target(batch):
+            status[status == "ok"] = "violation"
+        status[stored.not_finite.numpy() & (status != "failed")] = "not-finite"
         inside = inside_threat(stored.pixels, clean, threat).numpy()
         if not inside.all():  # quantize and this check disagree, which is a bug of the benchmark; it must show
             status[~inside] = "violation"
@@ -230,12 +243,28 @@ class Crafter:
         table["status"] = status
         return stored.pixels, table
 
+    def _past_target(self, batch: _Batch) -> str:
+        """Return what the attack, or its fit, has asked past the target so far; empty if nothing."""
+        fitted = str(batch.cached_fit.facts.get("past_target", "")) if batch.cached_fit else ""
+        return self.past.reason or fitted
+
     def _attack(self, batch: _Batch, targets: torch.Tensor | None) -> torch.Tensor:
-        images, fit = batch.images, {"fit": batch.cached_fit.fit} if batch.cached_fit else {}
+        images, fit = batch.images, {}
+        if batch.cached_fit:  # a copy, since the fit is used for the next batch too
+            fit = {"fit": {name: value.clone() for name, value in batch.cached_fit.fit.items()}}
         objective = self._objective(batch, targets)
-        batch.target.trace = QueryTrace(objective)
-        with undisturbed():  # an attack must not affect the next batch, or the scoring of its images
-            attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **fit)
+        batch.target.trace = QueryTrace(replace(objective, clean=objective.clean.clone()))
+        try:
+            with (
+                watched(self.seen, self.past),
+                undisturbed() as disturbed,
+            ):  # an attack must not affect the next batch, or the scoring of its images
+                attacked = self.attack.run(batch.target, images, objective, self.cell.threat, batch.generators, **fit)
+        finally:
+            self.disturbed += disturbed
+            if any(module.training for module in self.seen.modules()):
+                self.seen.eval()
+                self.disturbed.append("it left the model in training mode; that was put back")
         if not isinstance(attacked, torch.Tensor) or attacked.shape != images.shape:
             shape = tuple(attacked.shape) if isinstance(attacked, torch.Tensor) else type(attacked).__name__
             raise ModelError(f"{self.cell.attack}: returned {shape} for images of shape {tuple(images.shape)}")

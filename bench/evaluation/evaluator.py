@@ -20,6 +20,7 @@ from iqarena.bench.inference.identity import Answers, same
 from iqarena.bench.inference.isolation import OutOfMemory, out_of_memory, undisturbed
 from iqarena.bench.inference.model_checks import probed
 from iqarena.bench.inference.model_pool import ModelPool
+from iqarena.bench.process import asks_to_stop
 from iqarena.bench.results.columns import IMAGE_COLUMNS
 from iqarena.bench.results.provenance import measure_costs
 from iqarena.bench.suite import Batch
@@ -39,6 +40,7 @@ class Evaluator:
 
     Attributes:
         samples, images: the image set.
+        content_sha256: hash of its ids, references, labels and pixels.
         pool: the models.
         ids: computes the ids of cells.
         scorer: scores images with deployed models.
@@ -64,6 +66,8 @@ class Evaluator:
         self.ids = CellIds(self.pool, self.images, [sample.image_id for sample in self.samples], dataset.fingerprint)
         self.scorer = Scorer(self.pool, self.samples, self.images)
         self.attacked = AttackedSets(dataset, self.samples, self.images, self.pool, self.ids, self.scorer)
+        described = [(sample.image_id, sample.reference_id, sample.mos) for sample in self.samples]
+        self.content_sha256 = digest(described, self.images.hashes)
 
     def run(self, cell: Cell, cell_id: str, halvings: int = 0) -> tuple[dict[str, Any], pd.DataFrame]:
         """Run a cell; errors of plugins are recorded as statuses.
@@ -81,13 +85,20 @@ class Evaluator:
         self.scorer.halvings = halvings
         self.attacked.start_cell()
         outcome = self._empty(cell)
-        with undisturbed(), measure_costs() as outcome.spent:
+        with undisturbed() as disturbed, measure_costs() as outcome.spent:
             self._run(cell, outcome)
+        for reason in disturbed:
+            outcome.fail(f"model or defense: {reason}")
+        if self.images.drop_changed():
+            outcome.fail("clean images were changed in memory meanwhile; they are decoded anew")
+            self.attacked.clear()
+            self.scorer.clear()
         if changed := self.pool.changed({cell.model, cell.crafted_on[0]}):
-            outcome.fail(f"the weights of {' and '.join(changed)} were changed meanwhile; they were loaded anew")
+            outcome.fail(f"{' and '.join(changed)} were changed meanwhile; the models were loaded anew")
             self.attacked.clear()
         outcome.seconds = outcome.spent.seconds + self.attacked.seconds_of_others()
         record = record_of(outcome, cell, cell_id, self.pool, self.dataset)
+        record["dataset"]["content_sha256"] = self.content_sha256
         record["model"]["probe"] = probed(self.pool.bare(cell.model))
         if answers := self._answers(cell):
             record["answers"] = answers
@@ -125,7 +136,9 @@ class Evaluator:
             outcome.purified = scorer.filter_fidelity(cell, crafted)
         except OutOfMemory:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             if out_of_memory(error):
                 raise OutOfMemory(describe(error)) from None
             outcome.fail(describe(error))
@@ -134,7 +147,9 @@ class Evaluator:
         """Return the record and the rows of a cell that was stopped from outside."""
         outcome = self._empty(cell)
         outcome.fail(reason)
-        return record_of(outcome, cell, cell_id, self.pool, self.dataset), outcome.images
+        record = record_of(outcome, cell, cell_id, self.pool, self.dataset)
+        record["dataset"]["content_sha256"] = self.content_sha256
+        return record, outcome.images
 
     def _empty(self, cell: Cell) -> CellOutcome:
         """Return the outcome of a cell before it has run: all images are failed."""

@@ -22,6 +22,7 @@ from iqarena.bench.datasets.base import ImageDataset
 from iqarena.bench.datasets.demo.dataset import Demo, cache_folder
 from iqarena.bench.errors import UserError
 from iqarena.bench.inference.identity import Answers, same
+from iqarena.bench.inference.isolation import watched
 from iqarena.bench.inference.target import Target, frozen
 from iqarena.models.base import QualityModel
 
@@ -100,7 +101,8 @@ class FitCache:
             target = Target(seen, len(images), attack.access, draws=cell.draws, seed=seed, precision=cell.precision)
             clean = torch.cat([target.part(part).quality(images[part]) for part in torch.arange(len(images)).split(8)])
             objective = Objective(cell.objective, clean, float(clean.mean()), value=cell.target)
-            fit = attack.fit(target, images, objective, cell.threat, Generators([seed]))
+            with watched(seen) as past:
+                fit = attack.fit(target, images, objective, cell.threat, Generators([seed]))
         facts = {
             "sha256": _hash(fit),
             "images": len(images),
@@ -108,6 +110,7 @@ class FitCache:
             "forwards": int(target.counts.forwards.sum()),
             "backwards": int(target.counts.backwards.sum()),
             "seconds": time.perf_counter() - started,
+            **({"past_target": past.reason} if past.reason else {}),
         }
         temporary = path.with_suffix(f".{os.getpid()}.part")
         try:

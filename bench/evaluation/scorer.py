@@ -48,6 +48,10 @@ class Scorer:
         self._flags: dict[tuple[str, str], list[str]] = {}
         self._certified: dict[tuple[str, str, float, int], Certified] = {}
 
+    def clear(self) -> None:
+        """Forget the clean scores."""
+        self._clean.clear()
+
     def score(self, model: str, defense: str, pixels: Sequence[torch.Tensor], seed: str) -> torch.Tensor:
         """Score the first N stored images, uint8, and return qualities (N,) in float32; NaN and infinities are kept."""
         scores, deployed = torch.empty(len(pixels)), self._pool.ready(model, defense)

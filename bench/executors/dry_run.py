@@ -20,7 +20,9 @@ from iqarena.bench.evaluation.cell_id import attacked_model
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors.schedule import missing
 from iqarena.bench.inference.device import Engine
+from iqarena.bench.inference.process_state import settled
 from iqarena.bench.inference.target import Target, frozen
+from iqarena.bench.process import asks_to_stop
 from iqarena.bench.registry import ATTACKS
 from iqarena.bench.results.store import Records
 from iqarena.bench.suite import Suite
@@ -53,7 +55,12 @@ class Estimate:
 
 
 def estimate(
-    evaluator: Evaluator, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False
+    evaluator: Evaluator,
+    cells: list[Cell],
+    records: Records,
+    fresh: bool = False,
+    keep_images: bool = False,
+    isolated: bool = False,
 ) -> Estimate:
     """Estimate the cost of the missing cells by timing a forward and a backward pass of every attacked model.
 
@@ -61,12 +68,12 @@ def estimate(
         evaluator: evaluator of the cells' image set.
         cells: the planned cells.
         records: where finished cells are.
-        fresh, keep_images: options of the run, see `iqarena.bench.executors.schedule.missing`.
+        fresh, keep_images, isolated: options of the run, see `iqarena.bench.executors.schedule.missing`.
 
     Raises:
         UserError: for unknown names and unusable weights, and for a model that raises when it is timed.
     """
-    outcome, to_do = missing(evaluator, cells, records, fresh, keep_images)
+    outcome, to_do = missing(evaluator, cells, records, fresh, keep_images, isolated)
     count = len(evaluator.samples)
     craftings = {cell.crafting: cell for cell, _ in to_do}
     forwards = backwards = 0
@@ -98,18 +105,26 @@ def estimate(
     )
 
 
-def dry_run(suite: Suite, root: Path | None, records: Records, fresh: bool = False, keep_images: bool = False) -> list[str]:
+@settled()
+def dry_run(
+    suite: Suite,
+    root: Path | None,
+    records: Records,
+    fresh: bool = False,
+    keep_images: bool = False,
+    isolate: bool = False,
+) -> list[str]:
     """Return the lines that describe the estimate.
 
     Args:
-        suite, root, records, fresh, keep_images: arguments of the run, see `iqarena.bench.executors.execute`.
+        suite, root, records, fresh, keep_images, isolate: arguments of the run, see `iqarena.bench.executors.execute`.
 
     Raises:
         UserError: for errors that the caller can fix.
     """
     engine = Engine(suite.device, suite.compile).checked()
     evaluator = Evaluator(open_dataset(suite.dataset, root), suite.limit, suite.batch, engine=engine)
-    cost = estimate(evaluator, expand(suite), records, fresh, keep_images)
+    cost = estimate(evaluator, expand(suite), records, fresh, keep_images, isolate)
     lines = [
         f"{cost.to_do} cells to run, {cost.done} done before, {cost.skipped} skipped; {len(evaluator.samples)} images each",
         f"{cost.craftings} sets of attacked images to make: at most {cost.forwards:,} forward and "
@@ -137,7 +152,9 @@ def _seconds(evaluator: Evaluator, cell: Cell, gradient: bool) -> tuple[float, f
             seconds = [_timed(lambda: target.quality(images))]
             if gradient:
                 seconds.append(_timed(lambda: target.quality_and_grad(images, lambda quality: quality)) - seconds[0])
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if asks_to_stop(error):
+            raise
         defense = "" if cell.crafted_on[1] == "none" else f" behind {cell.crafted_on[1]}"
         raise UserError(f"{cell.crafted_on[0]}{defense} cannot be timed ({describe(error)})") from None
     return seconds[0] / len(images), max(seconds[-1], 0.0) / len(images)

@@ -25,6 +25,7 @@ from iqarena.bench.cells import Cell
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors.schedule import Ledger, Outcome, ProgressCallback, Task, WorkerSettings, open_ledger
 from iqarena.bench.executors.worker import serve
+from iqarena.bench.inference.isolation import go_to, working_folder
 from iqarena.bench.results.store import Records
 
 _PATIENCE = 0.2
@@ -63,7 +64,7 @@ class _Worker:
     """A worker process with its current task and the start time of its current cell."""
 
     def __init__(self, settings: WorkerSettings, ledger: Ledger) -> None:
-        context = _context()
+        context = new_context()
         self.pipe, child_end = context.Pipe()
         self.process = context.Process(target=serve, args=(child_end, settings, ledger.records.folder))
         self.process.start()
@@ -105,6 +106,7 @@ class _WorkerPool:
     def __init__(self, settings: WorkerSettings, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
         self.workers: list[_Worker] = []
+        self.folder = working_folder()
 
     def run_all(self, count: int) -> None:
         """Run with at most `count` processes until every cell has a record."""
@@ -119,6 +121,12 @@ class _WorkerPool:
         finally:
             for worker in self.workers:
                 worker.kill()
+            self.keep_folder()
+
+    def keep_folder(self) -> None:
+        """Make the working folder again, if a plugin in another process has removed it."""
+        if self.folder is not None and working_folder() is None:
+            go_to(self.folder)
 
     def _idle_worker(self, count: int) -> _Worker | None:
         """Return a worker without a task, a new one if fewer than `count` exist; None if all are busy."""
@@ -130,6 +138,7 @@ class _WorkerPool:
         taken = {worker.settings.engine.device for worker in self.workers}
         devices = self.settings.engine.devices()  # one GPU per worker, in turn
         device = next((d for d in devices if d not in taken), devices[len(self.workers) % len(devices)])
+        self.keep_folder()
         settings = replace(self.settings, engine=replace(self.settings.engine, device=device))
         self.workers.append(_Worker(settings, self.ledger))
         return self.workers[-1]
@@ -157,7 +166,7 @@ class _WorkerPool:
             self.ledger.on_out_of_memory(task, out_of_memory)
         elif worker.dead:
             self._remove(worker)
-            self.ledger.on_crash(task, _exit_reason(worker.process.exitcode))
+            self.ledger.on_crash(task, exit_reason(worker.process.exitcode))
         elif limit is not None and time.monotonic() - worker.cell_started > limit:
             self._remove(worker)
             self.ledger.on_timeout(task, limit)
@@ -168,7 +177,7 @@ class _WorkerPool:
 
 
 @functools.cache
-def _context() -> SpawnContext | ForkServerContext:
+def new_context() -> SpawnContext | ForkServerContext:
     """Return the context for new processes: forked from a clean server that has imported torch, or spawned."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
@@ -177,6 +186,6 @@ def _context() -> SpawnContext | ForkServerContext:
     return context
 
 
-def _exit_reason(code: int | None) -> str:
+def exit_reason(code: int | None) -> str:
     """Describe the exit code of a process in parentheses."""
     return "" if code is None else f" (signal {-code})" if code < 0 else f" (exit status {code})"

@@ -141,7 +141,12 @@ def _members(cell: Cell) -> list[str]:
 
 
 def missing(
-    evaluator: Evaluator, cells: list[Cell], records: Records, fresh: bool = False, keep_images: bool = False
+    evaluator: Evaluator,
+    cells: list[Cell],
+    records: Records,
+    fresh: bool = False,
+    keep_images: bool = False,
+    isolated: bool = False,
 ) -> tuple[Outcome, list[Work]]:
     """Return an outcome with the cells skipped and done before, and the cells that have to be run, in the order of the plan.
 
@@ -151,6 +156,7 @@ def missing(
         records: where finished cells are.
         fresh: whether finished cells count as missing too.
         keep_images: whether finished cells without stored images count as missing too.
+        isolated: whether finished cells that were not run in isolation count as missing too.
 
     Raises:
         UserError: for unknown names and unusable weights.
@@ -164,6 +170,8 @@ def missing(
             continue
         outcome.cell_ids.append(cell_id)
         earlier = None if fresh else records.read(cell_id)
+        if earlier is not None and isolated and not earlier["provenance"].get("isolated"):
+            earlier = None
         if earlier is not None and not evaluator.same_models(cell, earlier):
             outcome.changed.append(cell)
             earlier = None
@@ -245,13 +253,14 @@ def open_ledger(
     report: ProgressCallback,
     fresh: bool = False,
     keep_images: bool = False,
+    isolated: bool = False,
 ) -> Iterator[Ledger]:
     """Open the ledger of the missing cells and lock the results folder; on exit its summary is rebuilt.
 
     Raises:
         UserError: for unknown names (before any work), a results folder that another run writes to, a full disk.
     """
-    outcome, to_do = missing(evaluator, cells, records, fresh, keep_images)
+    outcome, to_do = missing(evaluator, cells, records, fresh, keep_images, isolated)
     with records.writing():
         if keep_images:
             ids = [sample.image_id for sample in evaluator.samples]

@@ -28,7 +28,7 @@ def serve(pipe: Connection, settings: WorkerSettings, folder: Path) -> None:
     """Run tasks until the pipe closes; the entry point of a new process."""
     os.setpgrp()  # killed together with whatever plugins start; Ctrl-C is handled by the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     use_threads(settings.threads)
     keep_freed_memory()
     limit_memory(settings)
@@ -65,7 +65,8 @@ def limit_memory(settings: WorkerSettings) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (settings.memory, settings.memory))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process and what it started when its parent ends."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -22,6 +22,7 @@ from torch import nn
 from iqarena.bench.code_hash import is_user_code
 from iqarena.bench.inference.isolation import seeded, streams_kept
 from iqarena.bench.inference.target import frozen
+from iqarena.bench.process import asks_to_stop
 from iqarena.models.base import QualityModel
 
 SIZES = ((224, 224), (256, 320))
@@ -56,7 +57,9 @@ def ask(model: QualityModel, device: str = "cpu") -> Answers:
     with frozen(model), streams_kept():
         try:
             answers: Answers = {"scores": [_number(score) for score in _scores(model, probes)]}
-        except Exception as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             return {"error": type(error).__name__}
         if model.info.differentiable:
             try:
@@ -65,7 +68,9 @@ def ask(model: QualityModel, device: str = "cpu") -> Answers:
                     "products": [_number((gradient * direction.to(gradient)).sum()) for direction in _directions()],
                     "norm": _number(gradient.norm()),
                 }
-            except Exception as error:
+            except BaseException as error:
+                if asks_to_stop(error):
+                    raise
                 answers["gradient_error"] = type(error).__name__
     return answers
 

@@ -10,8 +10,9 @@ import copy
 import os
 import pickle
 import random
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,7 @@ import torch
 from torch import nn
 
 from iqarena.bench.errors import UserError, describe
-from iqarena.bench.inference.namespaces import Namespaces
-from iqarena.bench.inference.torch_settings import settings_kept
+from iqarena.bench.inference.process_state import Namespaces, settings_kept
 from iqarena.models.base import QualityModel
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
@@ -65,7 +65,7 @@ def undisturbed() -> Iterator[list[str]]:
     Put back without a word are the random streams and the settings of `settings_kept`. What a plugin has no business with
     is put back too, and described in the list that the context gives: the working folder, if it was removed (it is made
     again, empty), and functions, classes and modules that were deleted or replaced, see
-    `iqarena.bench.inference.namespaces`. Whoever opens the context lets the cell fail for them.
+    `iqarena.bench.inference.process_state`. Whoever opens the context lets the cell fail for them.
 
     If the code inside forks and the child process returns, the child is ended here, else it would continue as a second run.
     """
@@ -107,6 +107,84 @@ def go_to(folder: Path) -> None:
     """Make a folder the working folder; it is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
+
+
+class _Asking(threading.local):
+    """How many questions of a target a model is answering in this thread."""
+
+    depth = 0
+
+
+_ASKING = _Asking()
+
+
+@contextmanager
+def through_target() -> Iterator[None]:
+    """Mark what happens inside as a question that a target asks and counts, see `watched`."""
+    _ASKING.depth += 1
+    try:
+        yield
+    finally:
+        _ASKING.depth -= 1
+
+
+class PastTarget:
+    """What an attack asked a model past the target, where it is neither counted nor limited.
+
+    Attributes:
+        images: number of images that were scored.
+        gradients: whether it asked for their gradient.
+    """
+
+    def __init__(self) -> None:
+        self.images, self.gradients = 0, False
+        self._inside = 0
+
+    @property
+    def reason(self) -> str:
+        """Describe it in one line; empty if there was nothing."""
+        with_gradients = ", and could take their gradients" if self.gradients else ""
+        return f"it scored {self.images} images past the target{with_gradients}" if self.images else ""
+
+    def forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the forward function of a module that notes a call which did not come through a target."""
+
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            if _ASKING.depth or self._inside or torch._C._current_graph_task_id() != -1:  # -1: no backward pass is running
+                return original(*args, **kwargs)
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+            self.images += max((len(value) for value in tensors if value.dim()), default=1)
+            self.gradients |= torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
+            self._inside += 1
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._inside -= 1
+
+        return noting
+
+
+@contextmanager
+def watched(model: nn.Module, past: PastTarget | None = None) -> Iterator[PastTarget]:
+    """Note while the context lasts what is asked of a model, or of a module inside it, past the target.
+
+    A backward pass may compute activations again and is not noted, and neither is a scripted module inside. A compiled model
+    is not watched, since it would be compiled again.
+    """
+    past, kept = past or PastTarget(), []
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    if not any(getattr(module, "_compiled_call_impl", None) is not None for module in modules):
+        for module in modules:
+            kept.append((module, vars(module).get("forward")))
+            vars(module)["forward"] = past.forward(module.forward)
+    try:
+        yield past
+    finally:
+        for module, forward in kept:
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                vars(module)["forward"] = forward
 
 
 @contextmanager
@@ -175,20 +253,20 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _checksum(value: object) -> tuple[tuple[int, ...], int]:
-    """Return the shape and the CRC-32 of a tensor's bytes; other entries of a state, as quantised layers have, by their text."""
+    """Return the shape and the CRC-32 of a tensor's bytes; other entries, as of quantised layers, by their text."""
     if isinstance(value, tuple | list):
         parts = [_checksum(part) for part in value]
         return (len(parts),), zlib.crc32(repr(parts).encode())
     if not isinstance(value, torch.Tensor):
         return (), zlib.crc32(repr(value).encode())
     if value.is_quantized:
-        scales = f"{value.qscheme()} {value.q_scale()}" if value.qscheme() == torch.per_tensor_affine else f"{value.qscheme()}"
+        scales = (
+            f"{value.qscheme()} {value.q_scale()}" if value.qscheme() == torch.per_tensor_affine else f"{value.qscheme()}"
+        )
         return tuple(value.shape), zlib.crc32(scales.encode(), _checksum(value.int_repr())[1])
-    flat = value.detach()
-    if flat.dim() == 4 and not flat.is_contiguous():
-        flat = flat.permute(0, 2, 3, 1)  # makes channels-last tensors contiguous
-    flat = flat.contiguous().reshape(-1).view(torch.uint8).cpu()
-    return tuple(value.shape), zlib.crc32(flat.numpy()) if flat.numel() else 0
+    # in one order for both memory layouts, since another version of a model may bring its weights into another layout
+    flat = value.detach().contiguous().reshape(-1).view(torch.uint8).cpu()
+    return tuple(value.shape), zlib.crc32(flat.numpy().data) if flat.numel() else 0
 
 
 def own_copy(model: QualityModel) -> QualityModel:
@@ -208,8 +286,8 @@ def own_copy(model: QualityModel) -> QualityModel:
                 return copy.deepcopy(model, _kept_as_they_are(model))
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"model {model.info.name!r} cannot be copied ({describe(error)}); define __deepcopy__ on the class, or evaluate it "
-            "by name: file:path.py:Class"
+            f"model {model.info.name!r} cannot be copied ({describe(error)}); define __deepcopy__ on its "
+            "class, or evaluate it by name: file:path.py:Class"
         ) from None
 
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from iqarena.bench.errors import UserError, describe, first_message
 from iqarena.bench.inference.identity import fingerprint
 from iqarena.bench.inference.measured_info import measure_info
+from iqarena.bench.process import asks_to_stop
 from iqarena.bench.registry import MODELS, parse_spec
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.bridges import Bridge, Facts
@@ -56,7 +57,9 @@ def load_model(spec: str) -> QualityModel:
             model.info = replace(model.info, weights_sha256=state_sha256(model))
     except WeightsError as error:
         raise UserError(str(error)) from None
-    except Exception as error:
+    except BaseException as error:
+        if asks_to_stop(error):
+            raise
         raise UserError(f"model {spec!r} cannot be made ({describe(error)})") from None
     return model.eval()
 
@@ -67,7 +70,9 @@ def _load_bridged(spec: str, cls: type[Bridge], variant: str, parameters: dict[s
         model = cls(variant, **options).eval()
     except ValueError as error:
         raise UserError(str(error)) from None
-    except Exception as error:
+    except BaseException as error:
+        if asks_to_stop(error):
+            raise
         raise UserError(f"model {spec!r} cannot be made ({describe(error)})") from None
     model.info = measure_info(model, facts)
     return model

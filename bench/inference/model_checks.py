@@ -22,7 +22,9 @@ from iqarena.bench.datasets.demo.distortions import DISTORTIONS
 from iqarena.bench.errors import describe
 from iqarena.bench.inference.finding import Finding, for_record
 from iqarena.bench.inference.isolation import random_streams, streams_kept
+from iqarena.bench.inference.process_state import settled
 from iqarena.bench.inference.target import frozen
+from iqarena.bench.process import asks_to_stop
 from iqarena.models.base import ModelInfo, QualityModel
 from iqarena.models.zoo import state_sha256
 
@@ -336,12 +338,14 @@ def probe(model: QualityModel, checks: Collection[str] = NAMES, agrees: float = 
         checks: names of the checks to run.
         agrees: tolerance in place of `AGREES`.
     """
-    with streams_kept(), frozen(model):
+    with settled(), streams_kept(), frozen(model):
         subject = _Subject(model, agrees)
         height, width = subject.images.shape[-2:]
         try:
             subject.scores(subject.images[:1])
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             return [
                 Finding(
                     "runs",
@@ -368,7 +372,9 @@ def probed(model: QualityModel) -> dict[str, Any]:
 def _run_check(subject: _Subject, name: str, check: Callable[[_Subject], _Measured], advice: str) -> Finding:
     try:
         ok, measured = check(subject)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if asks_to_stop(error):
+            raise
         ok, measured = False, describe(error)[:_LONGEST]
     subject.model.eval()  # one check must not affect the next
     return Finding(name, ok, measured, advice)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -11,9 +10,10 @@ import torch
 from iqarena.bench.errors import CannotRun, UserError, describe
 from iqarena.bench.inference.device import Engine
 from iqarena.bench.inference.identity import Answers, ask
-from iqarena.bench.inference.isolation import undisturbed, weights_sum
+from iqarena.bench.inference.isolation import ModelState, model_state, own_copy, undisturbed
 from iqarena.bench.inference.loading import load_model
 from iqarena.bench.inference.runtime_flags import depends_on_batch
+from iqarena.bench.process import asks_to_stop
 from iqarena.bench.registry import DEFENSES
 from iqarena.bench.suite import Batch
 from iqarena.defenses.base import Defense, DoesNotApply
@@ -30,7 +30,7 @@ class _Loaded:
     def __init__(self, model: QualityModel) -> None:
         self.model = model
         self.defended: dict[tuple[str, bool], QualityModel] = {}
-        self.sums: dict[QualityModel, tuple[int, ...]] = {}
+        self.states: dict[QualityModel, ModelState] = {}
         self.batches: dict[QualityModel, int] = {}
         self.dependent: dict[QualityModel, bool] = {}
 
@@ -115,7 +115,7 @@ class ModelPool:
         if name not in self._models:
             extra = self.extra.get(name)
             with undisturbed():  # a new model draws random weights before it gets its own
-                self._models[name] = _Loaded(load_model(name) if extra is None else copy.deepcopy(extra))
+                self._models[name] = _Loaded(load_model(name) if extra is None else own_copy(extra))
             while len(self._models) > 2 and sum(loaded.bytes for loaded in self._models.values()) > HELD_BYTES:
                 self._models.popitem(last=False)
         self._models.move_to_end(name)
@@ -131,18 +131,20 @@ class ModelPool:
             raise CannotRun(str(error)) from None
         except WeightsError as error:
             raise UserError(str(error)) from None
-        except Exception as error:
+        except BaseException as error:
+            if asks_to_stop(error):
+                raise
             raise UserError(f"defense {spec!r} on {name!r}: {describe(error)}") from None
         if defense.stochastic and defended is not base:
             defended.info = replace(defended.info, stochastic=True)
         return defended
 
     def ready(self, name: str, defense: str, surrogate: bool = False) -> QualityModel:
-        """Return the model of `defended`, on the device; a checksum of its weights is kept for `changed`."""
+        """Return the model of `defended`, on the device; its state is kept for `changed`."""
         model, loaded = self.defended(name, defense, surrogate), self._load(name)
-        if model not in loaded.sums:
+        if model not in loaded.states:
             self.engine.place(model, self._image)
-            loaded.sums[model] = weights_sum(model)
+            loaded.states[model] = model_state(model)
         return model
 
     def batch(self, name: str, defense: str, surrogate: bool = False, halvings: int = 0) -> int:
@@ -164,10 +166,13 @@ class ModelPool:
         return loaded.dependent[model]
 
     def changed(self, names: set[str]) -> list[str]:
-        """Return the models whose weights have changed since they were loaded, and drop them, so they are loaded again."""
+        """Return what has changed in models since they were loaded, as "the weights of NAME"; they are loaded anew."""
         changed = []
         for name in sorted(names & set(self._models)):
-            if any(weights_sum(model) != sums for model, sums in self._models[name].sums.items()):
-                changed.append(name)
+            found = {
+                part for model, state in self._models[name].states.items() for part in state.changes(model_state(model))
+            }
+            if found:
+                changed.append(f"the {' and '.join(sorted(found))} of {name}")
                 del self._models[name]
         return changed

@@ -60,8 +60,8 @@ def curve(clean: torch.Tensor, seen: torch.Tensor, forwards: torch.Tensor, label
 
     Returns:
         ``forwards`` (the last entry is the maximum over the images), and for each entry ``abs_gain`` (mean |quality −
-        clean|), ``srocc`` (with the labels; null without labels) and ``stability_srocc`` (with the clean qualities) of the
-        qualities with the least loss so far.
+        clean|), ``srocc`` (with the labels, of the images that have one; null without labels) and ``stability_srocc`` (with
+        the clean qualities) of the qualities with the least loss so far.
     """
     most = int(forwards.max()) if len(forwards) else 0
     if most == 0 or not (clean.isfinite().all() and seen.isfinite().all()):
@@ -72,10 +72,12 @@ def curve(clean: torch.Tensor, seen: torch.Tensor, forwards: torch.Tensor, label
     sample = ResampledStatistics(np.ones((1, len(clean))))
     before, y = clean.double().cpu().numpy(), labels.double().cpu().numpy()
     columns = list(seen[:, indices].double().cpu().numpy().T)
+    known = ~np.isnan(y) if (~np.isnan(y)).sum() > 1 else np.ones(len(y), dtype=bool)
+    labelled = ResampledStatistics(np.ones((1, int(known.sum()))))
     return {
         "forwards": counts,
         "abs_gain": [float(np.abs(column - before).mean()) for column in columns],
-        "srocc": [_number(value) for value in sample.spearmans(y, columns)],
+        "srocc": [_number(value) for value in labelled.spearmans(y[known], [column[known] for column in columns])],
         "stability_srocc": [_number(value) for value in sample.spearmans(before, columns)],
     }
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from iqarena.attacks.base import Access
 from iqarena.bench.inference.device import gradient_precision
-from iqarena.bench.inference.isolation import seeded
+from iqarena.bench.inference.isolation import seeded, through_target
 from iqarena.bench.inference.query_trace import QueryTrace
 from iqarena.bench.suite import Precision
 from iqarena.models.base import QualityModel
@@ -148,6 +148,10 @@ class Target:
         if self.queries_left == 0:
             raise TargetError(f"the query limit of {self.queries} forward passes an image is used up")
         self.counts.forwards[self.index] += self.draws
+        with through_target():
+            return self._asked(images)
+
+    def _asked(self, images: torch.Tensor) -> torch.Tensor:
         if not self.model.info.stochastic:
             return checked_quality(self.model, images)
         with seeded(self.seed + int(self.counts.forwards.max())):

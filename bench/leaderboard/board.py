@@ -6,17 +6,20 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from iqarena.bench.checkout import project_file
 from iqarena.bench.leaderboard.examples import Example
 from iqarena.bench.leaderboard.rerun import Rerun
-from iqarena.bench.results.formatting import format_eps, short_spec
+from iqarena.bench.results.formatting import format_eps, labelled_name, short_spec
 from iqarena.bench.results.ranking import CellValue, Row
 from iqarena.bench.results.track import TRANSFER, Track
-from iqarena.models.zoo import card_of, weight_file
+from iqarena.models.zoo import ZOO, WeightsError, card_of, weight_file
 
+MAX_SLUG = 100
+"""Largest number of characters of a slug; a file name has 255 bytes at most."""
 MAX_ROWS_WITH_IMAGES = 12
 """Largest number of rows of a track whose images are shown."""
 
@@ -30,6 +33,7 @@ class Board:
         rows: complete rows first, by falling robust SROCC.
         reruns: suites that run its cells again.
         examples: clean and attacked images to show, if a run kept any.
+        label: tells the data set from others of the same name; empty if there is none.
     """
 
     track: Track
@@ -37,17 +41,27 @@ class Board:
     rows: tuple[Row, ...]
     reruns: tuple[Rerun, ...]
     examples: tuple[Example, ...] = ()
+    label: str = ""
 
     @property
     def title(self) -> str:
         """Data set and threat model in words."""
-        return f"{self.track.dataset}, {self.track.norm}, ε = {format_eps(self.track.norm, self.track.eps)}"
+        name = labelled_name(self.track.dataset, self.label)
+        return f"{name}, {short_spec(self.track.norm)}, ε = {format_eps(self.track.norm, self.track.eps)}"
+
+    @property
+    def family(self) -> str:
+        """The name that it shares with tracks that differ in ε alone."""
+        name = f"{self.track.dataset}/{self.track.label_kind}/{self.track.norm}"
+        return f"{name}/{self.label}" if self.label else name
 
     @property
     def images(self) -> str:
-        """The number of images and of reference images in words."""
+        """The number of images and of reference images in words, and of those without a label where there are some."""
         images, references = self.rows[0].images, self.rows[0].references
-        return f"{images} images" if images == references else f"{images} images of {references} references"
+        text = f"{images} images" if images == references else f"{images} images of {references} references"
+        unlabelled = max(row.unlabelled for row in self.rows)
+        return f"{text}, {unlabelled} of them without a label and in no SROCC with labels" if unlabelled else text
 
     @property
     def measure(self) -> str:
@@ -109,8 +123,10 @@ def card(row: Row) -> Path | None:
     """
     for defense, sha256 in ((row.defense, row.weights[1]), ("none", row.weights[0])):
         path = weight_file(row.model, defense)
-        if sha256 and path.is_file() and card_of(path).get("sha256") == sha256:
-            return path.with_suffix(".yaml")
+        with suppress(OSError, ValueError, WeightsError):  # a name may be too long for a file, or no name of one
+            in_zoo = sha256 and path.parent == ZOO
+            if in_zoo and path.is_file() and card_of(path).get("sha256") == sha256:
+                return path.with_suffix(".yaml")
     return None
 
 
@@ -122,4 +138,4 @@ def link(path: Path, out: Path) -> str | None:
 
 def slugify(text: str) -> str:
     """Return a text as part of a file name: lower case, with hyphens for all but letters and digits."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:MAX_SLUG]

@@ -40,6 +40,15 @@ class Example:
     before: Path
     after: Path
 
+    @property
+    def readable(self) -> bool:
+        """Whether both files are images of one size; a damaged one must not take the board with it."""
+        try:
+            self.pixels()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return False
+        return True
+
     def pixels(self) -> tuple[Pixels, Pixels, Pixels]:
         """Return the clean image, the attacked image and their amplified difference, (H, W, 3) each."""
         before, after = (_read(path) for path in (self.before, self.after))
@@ -73,7 +82,8 @@ def _row_examples(records: Records, row: Row) -> list[Example]:
         if candidates:
             least, most = min(candidates), max(candidates)
             chosen = [most, least] if most[1] != least[1] else [most]
-            return [_example(row, cell, candidate, candidate is most) for candidate in chosen]
+            shown = [_example(row, cell, candidate, candidate is most) for candidate in chosen]
+            return [example for example in shown if example.readable]
     return []
 
 

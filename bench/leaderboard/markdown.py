@@ -19,8 +19,8 @@ from iqarena.bench.leaderboard import plots
 from iqarena.bench.leaderboard.board import Board, link, links
 from iqarena.bench.leaderboard.content import Content
 from iqarena.bench.leaderboard.size_curves import Family
-from iqarena.bench.registry import MODELS, parse_spec
-from iqarena.bench.results.formatting import format_interval, format_number, short_spec
+from iqarena.bench.registry import MODELS
+from iqarena.bench.results.formatting import format_interval, format_number, short_spec, shown, spec_parts
 from iqarena.bench.results.ranking import FEW_REFERENCES, Row
 from iqarena.bench.results.store import Records
 from iqarena.bench.templates import render_markdown
@@ -50,9 +50,16 @@ class Section:
     alt_texts: Mapping[str, str]
 
 
-def markdown(records: Records, out: Path, content: Content) -> str:
-    """Render the page, with links relative to the folder `out`."""
-    results = Path(os.path.relpath(records.folder, out)).as_posix()
+def markdown(records: Records, out: Path, content: Content, drawn: Path | None = None) -> str:
+    """Render the page, with links relative to the folder `out`.
+
+    Args:
+        records: the results folder.
+        out: the folder of the page.
+        content: what is shown.
+        drawn: the folder of plots and suites; the results folder if left out.
+    """
+    results = Path(os.path.relpath(drawn or records.folder, out)).as_posix()
     boards = content.boards
     unshipped = [board for board in boards if _is_unshipped(board)]
     return render_markdown(
@@ -65,7 +72,7 @@ def markdown(records: Records, out: Path, content: Content) -> str:
             "url": lambda path: quote(posixpath.normpath(path)),
         },
         results=results,
-        command_results=shlex.quote(results),
+        command_results=shlex.quote(Path(os.path.relpath(records.folder, out)).as_posix()),
         boards=boards,
         pseudo_label_kinds=sorted({b.track.label_kind for b in boards if b.track.label_kind.startswith("pseudo")}),
         few_references=FEW_REFERENCES,
@@ -75,6 +82,7 @@ def markdown(records: Records, out: Path, content: Content) -> str:
         unshipped=[_section(board, out, results) for board in unshipped],
         weight_files=_weight_files(unshipped),
         papers=content.papers,
+        left_out=content.left_out,
     )
 
 
@@ -147,7 +155,7 @@ def _links(row: Row, out: Path) -> str:
 
 def _plain(text: str) -> str:
     """Return text of plugins on one line, with the characters escaped that Markdown would read as markup."""
-    return re.sub(r"([\\`*<|$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*<|$])", r"\\\1", shown(text))
 
 
 def _anchor(title: str) -> str:
@@ -195,13 +203,14 @@ def _curves_alt_text(family: Family) -> str:
 
 def _is_unshipped(board: Board) -> bool:
     """Check whether all models of a track have weights that have to be obtained elsewhere."""
-    return all(parse_spec(row.model)[1].get("weights") for row in board.rows)
+    return all(spec_parts(row.model)[1].get("weights") for row in board.rows)
 
 
 def _weight_files(boards: Sequence[Board]) -> dict[str, str]:
     """Return a description of the weight file of each model of some tracks, by the model's spec; empty where unknown."""
     files = {}
     for spec in sorted({row.model for board in boards for row in board.rows}):
-        entry = MODELS.entry(parse_spec(spec)[0])
+        name = spec_parts(spec)[0]
+        entry = None if name.startswith("file:") else MODELS.entry(name)  # a board must not run the code in a file
         files[spec] = getattr(entry.cls, "weights_wanted", "") if entry else ""
     return files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
@@ -24,7 +25,6 @@ from iqarena.bench.leaderboard.size_curves import Curve, Family
 from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.formatting import format_eps, short_spec
 from iqarena.bench.results.ranking import CellValue, Row
-from iqarena.bench.results.store import Records
 from iqarena.bench.results.track import Condition
 
 SITE = Path(__file__).with_name("site")
@@ -33,13 +33,20 @@ MAX_IMAGE_CHARACTERS = 2_500_000
 SCRIPTS = ("common.js", "charts.js", "detail.js", "table.js", "main.js")
 
 
-def page(records: Records, out: Path, content: Content) -> str:
-    """Render the page; `out` is the folder of leaderboard.md, in which the commands are run."""
+def page(out: Path, drawn: Path, content: Content) -> str:
+    """Render the page.
+
+    Args:
+        out: the folder of leaderboard.md, in which the commands are run.
+        drawn: the folder of plots, suites and the page.
+        content: what is shown.
+    """
+    left_out = "".join(f"\n- {html.escape(line)}" for line in content.left_out)
     template = string.Template((SITE / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         style=(SITE / "style.css").read_text(encoding="utf-8"),
-        about=MarkdownIt().render(introduction()).strip(),
-        data=_json(data(records, out, content)),
+        about=MarkdownIt().render(f"{introduction()}\n{left_out}").strip(),
+        data=_json(data(out, drawn, content)),
         vendor=(SITE / "vendor/chart.umd.min.js").read_text(encoding="utf-8"),
         script="\n".join((SITE / name).read_text(encoding="utf-8") for name in SCRIPTS),
     )
@@ -50,15 +57,15 @@ def without_images(text: str) -> str:
     return re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]*", "data:image", text)
 
 
-def data(records: Records, out: Path, content: Content) -> dict[str, Any]:
+def data(out: Path, drawn: Path, content: Content) -> dict[str, Any]:
     """Return the data of the page for its scripts; missing values are None, numbers are rounded to four decimals."""
-    results = Path(os.path.relpath(records.folder, out)).as_posix()
+    results = Path(os.path.relpath(drawn, out)).as_posix()
     images: dict[str, str] = {}
     return {
         "colors": COLORS | {"other": OTHER},
-        "tracks": [_track(board, records.folder / "site", results, images) for board in content.boards],
+        "tracks": [_track(board, drawn / "site", results, images) for board in content.boards],
         "images": images,
-        "flags": link(ROOT / "docs/flags.md", records.folder / "site"),
+        "flags": link(ROOT / "docs/flags.md", drawn / "site"),
         "families": [_family(family) for family in content.families],
     }
 
@@ -76,7 +83,7 @@ def _track(board: Board, folder: Path, results: str, images: dict[str, str]) -> 
         "measure": board.measure,
         "robust": board.robust,
         "size": format_eps(track.norm, track.eps),
-        "family": f"{track.dataset}/{track.label_kind}/{track.norm}",
+        "family": board.family,
         "references": board.rows[0].references,
         "attacks": [
             {

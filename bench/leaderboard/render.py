@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from iqarena.bench.errors import UserError
@@ -12,9 +13,13 @@ from iqarena.bench.leaderboard.markdown import markdown
 from iqarena.bench.leaderboard.page import page, without_images
 from iqarena.bench.results.store import Records
 
+PAGE = "site/index.html"
+
 
 def render(records: Records, out: Path) -> list[Path]:
     """Write ``leaderboard.md`` to `out`, and ``plots/``, ``suites/`` and ``site/index.html`` to the results folder.
+
+    Where the results folder is read-only, all is written to `out`.
 
     Returns:
         The written files.
@@ -22,14 +27,14 @@ def render(records: Records, out: Path) -> list[Path]:
     Raises:
         UserError: if there are no records, or a file cannot be written.
     """
-    board_content = content(records)
+    board_content, drawn = content(records), records.folder if _writable(records.folder) else out
     written = []
     try:
-        for path, text in _texts(records, out, board_content).items():
+        for path, text in _texts(records, out, drawn, board_content).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
             written.append(path)
-        folder = records.folder / "plots"
+        folder = drawn / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         written += plots.draw(board_content.boards, board_content.families, folder)
     except OSError as error:
@@ -45,18 +50,20 @@ def check(records: Records, out: Path) -> list[str]:
     Raises:
         UserError: if there are no records.
     """
-    board_content = content(records)
-    texts, messages = _texts(records, out, board_content), []
+    board_content, drawn = content(records), records.folder
+    if not _writable(drawn) and (out / PAGE).is_file():
+        drawn = out
+    texts, messages = _texts(records, out, drawn, board_content), []
     for path, text in texts.items():
         if not path.is_file():
             messages.append(f"{path}: missing")
         elif without_images(path.read_text(encoding="utf-8")) != without_images(text):
             messages.append(f"{path}: differs from what the records give")
-    folder = records.folder / "plots"
+    folder = drawn / "plots"
     names = plots.file_names(board_content.boards, board_content.families)
     messages += [f"{folder / name}: missing" for name in names if not (folder / name).is_file()]
     known = {*(folder / name for name in names), *texts}
-    existing = [path for kind in ("plots", "suites") for path in sorted((records.folder / kind).glob("*"))]
+    existing = [path for kind in ("plots", "suites") for path in sorted((drawn / kind).glob("*"))]
     return messages + [f"{path}: not of these records; delete it" for path in existing if path not in known]
 
 
@@ -68,10 +75,16 @@ def prune_images(records: Records) -> int:
     return prune(records, [example for board in content(records).boards for example in board.examples])
 
 
-def _texts(records: Records, out: Path, board_content: Content) -> dict[Path, str]:
+def _writable(folder: Path) -> bool:
+    """Check whether files can be written to a folder, its plots and its page."""
+    return all(os.access(path, os.W_OK) for path in (folder, folder / "plots", folder / "site") if path.exists())
+
+
+def _texts(records: Records, out: Path, drawn: Path, board_content: Content) -> dict[Path, str]:
     reruns = [rerun for board in board_content.boards for rerun in board.reruns]
-    pages = {
-        out / "leaderboard.md": markdown(records, out, board_content),
-        records.folder / "site/index.html": page(records, out, board_content),
+    texts = {
+        out / "leaderboard.md": markdown(records, out, board_content, drawn),
+        drawn / PAGE: page(out, drawn, board_content),
+        **{drawn / "suites" / rerun.name: rerun.text for rerun in reruns},
     }
-    return pages | {records.folder / "suites" / rerun.name: rerun.text for rerun in reruns}
+    return {path: text.encode("utf-8", "replace").decode() for path, text in texts.items()}  # a lone surrogate becomes a ?

@@ -13,7 +13,7 @@ import yaml
 from iqarena.bench.datasets import dataset_class
 from iqarena.bench.errors import UserError
 from iqarena.bench.results.ranking import Row
-from iqarena.bench.results.track import Track
+from iqarena.bench.results.track import Track, tracks_of
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,8 @@ def reruns(records: Sequence[dict[str, Any]], slugs: Mapping[Track, str]) -> dic
         slugs: parts of the names of the tracks' files.
     """
     grouped: dict[Track, dict[tuple[Any, ...], list[dict[str, Any]]]] = {track: {} for track in slugs}
-    for record in records:
+    for record, track in zip(records, tracks_of(records), strict=True):
         cell = record["cell"]
-        track = Track(cell["dataset"], record["dataset"]["label_kind"], cell["norm"], float(cell["eps"]))
         settings = (*(cell.get(name) for name in ("seed", "draws", "queries", "precision")), record["n_images"])
         grouped[track].setdefault(settings, []).append(record)
     suites = {}

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from iqarena.bench.leaderboard.board import Board, slugify
-from iqarena.bench.results.formatting import format_eps
+from iqarena.bench.results.formatting import format_eps, labelled_name
 from iqarena.bench.results.ranking import Row
-from iqarena.bench.results.track import TRANSFER, Condition
+from iqarena.bench.results.track import TRANSFER, Condition, TrackFamily
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Family:
     """Tracks that differ in ε alone, and the curves over ε.
 
     Attributes:
-        name: data set, label kind and norm, which all its tracks share.
+        name: see `Board.family`.
         sizes: "clean", then the formatted values of ε, rising.
         attacks: the number of attacks that were run at every size. Only these count, so that a curve falls because of ε
             alone.
@@ -57,11 +57,11 @@ class Family:
 
 def families(boards: Sequence[Board]) -> list[Family]:
     """Return a family for each data set and norm that has tracks of several ε."""
-    grouped: dict[tuple[str, str, str], list[Board]] = {}
+    grouped: dict[TrackFamily, list[Board]] = {}
     for board in boards:
-        grouped.setdefault((board.track.dataset, board.track.label_kind, board.track.norm), []).append(board)
+        grouped.setdefault(board.track.family, []).append(board)
     result: list[Family] = []
-    for (dataset, label_kind, norm), group in grouped.items():
+    for (dataset, label_kind, norm, _), group in grouped.items():
         members = _comparable(group)
         keys = [
             {cell.key for row in board.rows if row.complete for cell in row.cells if not cell.control} for board in members
@@ -73,9 +73,8 @@ def families(boards: Sequence[Board]) -> list[Family]:
         slug = members[0].slug.removesuffix(slugify(format_eps(norm, members[0].track.eps))).strip("-")
         sizes = ("clean", *(format_eps(norm, board.track.eps) for board in members))
         slug = slug if slug not in {family.slug for family in result} else f"{slug}-{slugify(label_kind)}"
-        name = f"{dataset}/{label_kind}/{norm}"
-        title, measure = f"{dataset}, {norm}", members[0].measure
-        result.append(Family(slug, name, title, norm, measure, sizes, len(common), tuple(curves)))
+        title, measure = f"{labelled_name(dataset, members[0].label)}, {norm}", members[0].measure
+        result.append(Family(slug, members[0].family, title, norm, measure, sizes, len(common), tuple(curves)))
     return result
 
 

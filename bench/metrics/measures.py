@@ -2,8 +2,8 @@
 
 In all formulas q is the clean and q′ the attacked quality of the deployed model (1 = best, not clamped), u the clean quality
 of the undefended model, and y the label. A measure is computed for the images themselves and for every resample of a
-bootstrap by the same code, see `iqarena.bench.metrics.resampled`. It is NaN where it is not defined: a correlation of scores
-that are all equal, or any measure with labels if an image has none.
+bootstrap by the same code, see `iqarena.bench.metrics.resampled`. It is NaN where it is not defined, such as a correlation
+of scores that are all equal. Measures with labels are of the images that have a label, and NaN if fewer than two have one.
 
 The docstring of a measure has three paragraphs: description, formula, and range, direction and source.
 """
@@ -368,6 +368,13 @@ MEASURES: tuple[Measure, ...] = (
 """All measures in the order of their columns in summary.csv. New ones are appended, so the columns keep their positions."""
 
 
+WITH_LABELS: set[Measure] = {
+    *(srocc_clean, srocc_adv, plcc_clean, plcc_adv, krocc_adv, rmse_adv, krocc_clean, rmse_clean),
+    *(plcc_clean_fitted, plcc_adv_fitted, rmse_clean_fitted, rmse_adv_fitted),
+}
+"""The measures that compare qualities with labels; images without a label are left out of them."""
+
+
 def columns(measures: tuple[Measure, ...] = MEASURES) -> list[str]:
     """Return the columns of summary.csv for measures: each measure and the ends of its interval."""
     return [f"{measure.__name__}{end}" for measure in measures for end in ("", "_lo", "_hi")]
@@ -388,5 +395,6 @@ def measure_cell(images: pd.DataFrame) -> dict[str, float]:
     if len(table["clean"]) < 2:
         return dict.fromkeys(columns(), float("nan"))
     scores = Scores(table, ResampledStatistics.of(list(table["reference_id"])))
-    triples = intervals(np.stack([measure(scores) for measure in MEASURES]))
+    values = [measure(scores.labelled if measure in WITH_LABELS else scores) for measure in MEASURES]
+    triples = intervals(np.stack(values))
     return dict(zip(columns(), [number for triple in triples for number in triple], strict=True))

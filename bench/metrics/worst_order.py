@@ -46,12 +46,14 @@ def certified_srocc(lower: Reals, upper: Reals, labels: Reals) -> CertifiedSrocc
 
     Args:
         lower, upper: (n,) ends of the intervals; ∓∞ and NaN mean that there is no bound.
-        labels: (n,).
+        labels: (n,); images whose label is NaN are left out.
 
     Returns:
-        The bounds; both are NaN for fewer than two images, labels that are all equal, or a missing label.
+        The bounds; both are NaN for fewer than two images with a label, or labels that are all equal.
     """
-    if len(labels) < 2 or np.isnan(labels).any() or np.ptp(labels) == 0:
+    known = ~np.isnan(labels)
+    lower, upper, labels = lower[known], upper[known], labels[known]
+    if len(labels) < 2 or np.ptp(labels) == 0:
         return CertifiedSrocc(float("nan"), float("nan"))
     lower, upper = _finite(lower, upper)
     weights = stats.rankdata(labels)

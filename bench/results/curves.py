@@ -64,8 +64,8 @@ def integrals(curves: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per data set, norm, model and defense: srocc_integral (higher is more robust), shift_integral (lower is more
-        robust), eps_max, sizes and fingerprint (of the data set). Both integrals are NaN for those that lack an attack or a size that others have, since
-        they could not be compared.
+        robust), eps_max, sizes and fingerprint (of the data set). Both integrals are NaN for those that lack an attack or a
+        size that others have, since they could not be compared.
     """
     rows = []
     for (*track, fingerprint), curves_of_track in curves.groupby(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,8 +49,9 @@ class KeptImages:
 
     def original(self, fingerprint: str, image_id: str) -> Path:
         """Return the path of a clean image of a data set, kept or not."""
-        name = hashlib.sha256(image_id.encode()).hexdigest()[:16]
-        return self.folder / f"originals-{fingerprint[:16]}" / f"{name}.png"
+        name = hashlib.sha256(image_id.encode("utf-8", "backslashreplace")).hexdigest()[:16]
+        folder = re.sub(r"[^\w-]", "_", fingerprint[:16])
+        return self.folder / f"originals-{folder}" / f"{name}.png"
 
     def keep(self, crafting: str, images: Iterable[torch.Tensor]) -> list[str]:
         """Store attacked images (3, H, W) uint8, unless a cell that shares them has; return the sha256 of their pixels.

@@ -135,7 +135,7 @@ class PackedCells:
 def _track(record: dict[str, Any]) -> str:
     cell = record["cell"]
     name = f"{cell['dataset']} {cell['norm']} {format_eps(cell['norm'], float(cell['eps']))}"
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:120]  # a file name has 255 bytes at most
 
 
 def _logical_lines(text: bytes) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -12,13 +13,33 @@ from iqarena.bench.results.store import Records
 from iqarena.bench.results.track import cells_of
 
 
-class Report(pd.DataFrame):
+class Table(pd.DataFrame):
+    """A data frame whose attribute `flags` is its column of that name, as its other columns are attributes."""
+
+    @property
+    def flags(self) -> pd.Series:
+        """The column `flags`; where there is none, the flags that pandas keeps of every frame."""
+        frame = pd.DataFrame(self)
+        if "flags" not in frame:
+            return frame.flags
+        column = frame["flags"]
+        object.__setattr__(column, "allows_duplicate_labels", True)  # pandas asks `flags` of every frame for it
+        return column
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled; pandas writes its own flags too, which it looks for in `flags`."""
+        own = {"_metadata": self._metadata, "attrs": self.attrs, **{name: getattr(self, name) for name in self._metadata}}
+        frame: dict[str, Any] = dict(pd.DataFrame(self).__getstate__())  # type: ignore[call-overload]
+        return frame | own
+
+
+class Report(Table):
     """A data frame with the columns of summary.csv, one row per cell. Slices and results are plain data frames.
 
     Attributes:
         images: one row per image and cell: cell_id and the columns of images.csv.
         rows: one row per model and defense at each size: robust SROCC and worst mean |shift| with their intervals, the
-            attacks that caused them, rank, flags, what is missing.
+            attacks that caused them, rank, flags, what is missing, the number of images without a label.
         signs: flags, signs that a robustness is not real: dataset, model, defense, flag, why; see docs/flags.md.
         sizes: robustness against ε, see `iqarena.bench.results.curves.size_curves`.
         integrals: the same as one number, see `iqarena.bench.results.curves.integrals`.
@@ -67,13 +88,13 @@ class _SelectedRecords(Records):
         return [cell_id for cell_id in super().cell_ids() if cell_id in self._selected]
 
 
-def _rows(records: Records) -> pd.DataFrame:
+def _rows(records: Records) -> Table:
     table = []
     for track, rows in tracks(records).items():
         for row in rows:
             table.append(
                 {
-                    **track._asdict(),
+                    **{name: value for name, value in track._asdict().items() if name != "fingerprint"},
                     "model": row.model,
                     "defense": row.defense,
                     "rank": row.rank,
@@ -87,14 +108,16 @@ def _rows(records: Records) -> pd.DataFrame:
                     "cost_ratio": row.cost_ratio,
                     "flags": " ".join(row.flags),
                     "missing": "; ".join(row.missing),
+                    "unlabelled": row.unlabelled,
+                    "fingerprint": track.fingerprint,
                 }
             )
-    return pd.DataFrame(table)
+    return Table(table)
 
 
 def flag_table(records: Records) -> pd.DataFrame:
     """Return all flags of a results folder, in the order of its board: dataset, model, defense, flag, why."""
     flags = flags_by_family(cells_of(records))
-    families = sorted(flags, key=lambda family: (family[0], *family[3:], *family[1:3]))
-    rows = [(family[0], *family[3:], *flag) for family in families for flag in flags[family]]
+    families = sorted(flags, key=lambda family: (family[0], *family[4:], *family[1:4]))
+    rows = [(family[0], *family[4:], *flag) for family in families for flag in flags[family]]
     return pd.DataFrame(rows, columns=["dataset", "model", "defense", "flag", "why"])

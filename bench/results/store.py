@@ -8,7 +8,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +22,10 @@ from iqarena.bench.errors import UserError
 from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.columns import (
     CELL_COLUMNS,
-    IMAGE_COLUMNS,
     SUMMARY_COLUMNS,
     csv_line,
+    image_lines,
+    odd_field,
     read_images,
     read_summary,
     summary_line,
@@ -37,6 +38,7 @@ from iqarena.bench.results.files import (
     sync_folder,
     write_synced,
 )
+from iqarena.bench.results.formatting import shown
 from iqarena.bench.results.packed import CellFiles, PackedCells
 
 VERSION = 4
@@ -45,7 +47,8 @@ VERSION = 4
 _HASH = b',\n "record_sha256": "'
 """Between all that a record says and the hash of that text."""
 
-_NEEDED = {"version", "cell", "status", "n_images", "measures", "costs", "flags", "attack", "defense", "model", "dataset"}
+_MOST_ERRORS, _MOST_CHARACTERS = 100, 2000
+"""Messages of a record, and characters of each: plugins write them."""
 
 
 class Scored(NamedTuple):
@@ -81,12 +84,14 @@ class Records:
         folder: the results folder.
         cells: its folder of cells.
         kept_images: images of cells, where they were kept.
+        left_out: cells whose files were read and cannot be used, by id, with the reason.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cells = folder / "cells"
         self.kept_images = KeptImages(folder / "images")
+        self.left_out: dict[str, str] = {}
         self._packed = PackedCells(folder / "packed")
         self._checked: dict[str, _Checked] = {}  # by cell id; text, since ten thousand cells have a million values
 
@@ -140,6 +145,8 @@ class Records:
         folder = self.cells / cell_id
         if not folder.is_dir() and (packed := self._packed.cells().get(cell_id)) is not None:
             return packed
+        if any(path.exists() and not path.is_file() for path in (folder / "record.json", folder / "images.csv")):
+            raise OSError(f"{folder}: holds what is not a file")  # a pipe would never end
         return CellFiles((folder / "record.json").read_bytes(), (folder / "images.csv").read_bytes())
 
     def _state(self, cell_id: str) -> object:
@@ -157,13 +164,16 @@ class Records:
             files = self.files(cell_id)
             record: dict[str, Any] = json.loads(files.record)
             if self._known(cell_id, state) is None:  # the same files need not be checked twice
-                whole = record["images_sha256"] == hashlib.sha256(files.images).hexdigest() and record["cell_id"] == cell_id
-                whole = whole and set(record) >= _NEEDED and set(CELL_COLUMNS) <= set(record["cell"])
-                if not (whole and record["version"] == VERSION and _hash_holds(files.record)):
+                if reason := _unusable(record, cell_id, files):
+                    self.left_out[cell_id] = reason
                     return None
                 self._checked[cell_id] = _Checked(state, _sort_key(record), summary_line(record))
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
             return None
+        except (OSError, ValueError, RecursionError):
+            self.left_out[cell_id] = "damaged: it cannot be read"
+            return None
+        self.left_out.pop(cell_id, None)
         return {"crafting": "", "attacked_images": []} | record
 
     def images(self, cell_id: str) -> pd.DataFrame:
@@ -178,6 +188,22 @@ class Records:
         rows = sorted([line[column] for column in wanted] for line in lines)
         numbers = np.array([[value or "nan" for value in row[2:]] for row in rows], dtype=np.float64).reshape(-1, 3)
         return Scored(tuple((row[0], row[1]) for row in rows), *numbers.T)
+
+    def usable_scores(self, record: dict[str, Any]) -> Scored | None:
+        """Return the scores of a record's cell; None, with a reason in `left_out`, where its images.csv cannot be used."""
+        cell_id, reason = str(record["cell_id"]), ""
+        try:
+            scores = self.scores(cell_id)
+        except (ValueError, IndexError, KeyError, StopIteration, csv.Error):
+            self.left_out[cell_id] = "images.csv: not a table of numbers with the columns that it needs"
+            return None
+        if len(scores.images) != record["n_images"]:
+            reason = f"images.csv: {len(scores.images)} images, but the record says {record['n_images']}"
+        elif record["status"] == "ok" and not (np.isfinite(scores.clean).all() and np.isfinite(scores.adv).all()):
+            reason = "images.csv: lacks a quality, but the record says ok"
+        if reason:
+            self.left_out[cell_id] = reason
+        return None if reason else scores
 
     def all(self) -> Iterator[dict[str, Any]]:
         """Yield all whole records, in the order of the table."""
@@ -196,11 +222,13 @@ class Records:
         """
         folder = self.cells / str(record["cell_id"])
         try:
+            self.cells.mkdir(parents=True, exist_ok=True)  # a plugin may have removed the working folder and all in it
             kept = {}
             if attacked is not None:
                 kept = {"attacked_images": self.kept_images.keep(str(record["crafting"]), attacked)}
-            table = images[IMAGE_COLUMNS].to_csv(index=False).encode()
+            table = image_lines(images).encode("utf-8", "backslashreplace")
             record = {"version": VERSION, **record, **kept, "images_sha256": hashlib.sha256(table).hexdigest()}
+            record["errors"] = _shortened(record.get("errors", []))
             with replaced_at_once(folder) as part:
                 write_synced(part / "images.csv", table)
                 write_synced(part / "record.json", _with_hash(record))
@@ -265,31 +293,59 @@ class Records:
                 return known
         return self._checked[cell_id] if self.read(cell_id) else None
 
+    def _summary_text(self) -> str:
+        whole = [known for cell_id in self.cell_ids() if (known := self._remembered(cell_id))]
+        lines = [csv_line(SUMMARY_COLUMNS), *(known.line for known in sorted(whole, key=lambda known: known.sort_key))]
+        return "".join(lines).encode("utf-8", "backslashreplace").decode()
+
     def rebuild_summary(self) -> None:
         """Write ``summary.csv`` from the records, one row a cell.
 
         Raises:
             UserError: where the disk is full or read-only.
         """
-        whole = [known for cell_id in self.cell_ids() if (known := self._remembered(cell_id))]
-        lines = [csv_line(SUMMARY_COLUMNS), *(known.line for known in sorted(whole, key=lambda known: known.sort_key))]
         path = self.folder / "summary.csv"
         try:
-            replace_synced(path, "".join(lines).encode())
+            replace_synced(path, self._summary_text().encode())
             sync_folder(self.folder)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
 
     def summary(self) -> pd.DataFrame:
-        """Return ``summary.csv``, rebuilt, with empty text where a text is missing and NaN where a number is."""
-        self.rebuild_summary()
-        return read_summary(self.folder / "summary.csv")
+        """Return the table of ``summary.csv``, with empty text where a text is missing and NaN where a number is.
+
+        The file is rebuilt too, unless the folder is read-only.
+        """
+        with suppress(UserError):
+            self.rebuild_summary()
+        return read_summary(io.StringIO(self._summary_text(), newline=""))
 
 
 def _with_hash(record: dict[str, Any]) -> bytes:
     """Return a record's file: JSON, whose last value is the sha256 of all the text before that."""
-    text = json.dumps(record, indent=1, ensure_ascii=False, default=str).encode().removesuffix(b"\n}")
-    return text + _HASH + _hash_of(text)
+    text = json.dumps(record, indent=1, ensure_ascii=False, default=str)
+    before = text.encode("utf-8", "backslashreplace").removesuffix(b"\n}")  # a lone surrogate becomes an escape of JSON
+    return before + _HASH + _hash_of(before)
+
+
+def _shortened(messages: Sequence[str]) -> list[str]:
+    """Return messages without what cannot be shown, and without the end where they are long or many."""
+    kept = []
+    for message in messages[:_MOST_ERRORS]:
+        cut = len(message) - _MOST_CHARACTERS
+        kept.append(shown(message[:_MOST_CHARACTERS]) + (f" … and {cut} more characters" if cut > 0 else ""))
+    more = len(messages) - len(kept)
+    return [*kept, f"… and {more} more messages"] if more else kept
+
+
+def _unusable(record: dict[str, Any], cell_id: str, files: CellFiles) -> str:
+    """Return why a record cannot be used; empty if it can."""
+    if not isinstance(record, dict) or record.get("version") != VERSION:
+        return f"no record of format {VERSION}, the only one that is read"
+    whole = record.get("images_sha256") == hashlib.sha256(files.images).hexdigest() and record.get("cell_id") == cell_id
+    if not (whole and _hash_holds(files.record)):
+        return "damaged or edited: its hash does not hold"
+    return odd_field(record)
 
 
 def _hash_of(text: bytes) -> bytes:

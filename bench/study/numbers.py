@@ -20,7 +20,7 @@ from iqarena.bench.metrics.weighted import Reals
 from iqarena.bench.results.comparison import SIGNIFICANCE
 from iqarena.bench.results.ranking import TrackSample
 from iqarena.bench.results.store import Records
-from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_images
+from iqarena.bench.results.track import FinishedCell, Track, cells_of, common_images, data_set_labels
 from iqarena.bench.study.suite import MAIN
 from iqarena.bench.study.variants import VARIANTS, Variant, variants_by_spec
 
@@ -152,7 +152,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Findings:
-    """The results of the study on one data set, at all sizes."""
+    """The results of the study on one data set, at all sizes.
+
+    `dataset` ends in a label of its fingerprint where several data sets bear its name.
+    """
 
     dataset: str
     label_kind: str
@@ -183,10 +186,13 @@ def findings(records: Records, variants: tuple[Variant, ...] = VARIANTS) -> list
     """
     known = variants_by_spec(variants)
     grouped: dict[tuple[str, str], dict[Track, list[FinishedCell]]] = {}
-    for track, cells in cells_of(records).items():
+    by_track = cells_of(records)
+    labels = data_set_labels(by_track)
+    for track, cells in by_track.items():
         study_cells = [cell for cell in cells if cell.ok and cell.row in known]
         if study_cells and track.norm == "linf" and track.labelled:
-            grouped.setdefault((track.dataset, track.label_kind), {})[track] = study_cells
+            name = f"{track.dataset}-{labels[track]}" if labels[track] else track.dataset
+            grouped.setdefault((name, track.label_kind), {})[track] = study_cells
     if not grouped:
         raise UserError(f"{records.folder}: no record of the study is in it; run the suite cprl with --out {records.folder}")
     return [_findings(*key, tracks, variants) for key, tracks in sorted(grouped.items())]

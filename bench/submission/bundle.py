@@ -53,7 +53,7 @@ class Member(_Strict):
     """Size and hash of one file of a bundle."""
 
     sha256: Sha256
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, le=MAX_BYTES["member"])]
 
 
 class CellClaim(_Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field as dataclass_field
@@ -52,8 +53,10 @@ def checked_cell(claimed: Mapping[str, Any], submitted: Mapping[str, str] | None
         raise UserError(f"no cell: {': '.join(first_message(error))}") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"no cell: {error}") from None
-    if cell.seed < 0 or not 1 <= cell.draws <= 10_000:
-        raise UserError("no cell: seed and draws must be at least 0 and 1")
+    if not 0 <= cell.seed < 2**63 or not 1 <= cell.draws <= 10_000 or not math.isfinite(cell.target):
+        raise UserError("no cell: seed and draws must be at least 0 and 1, and the target a finite number")
+    if cell.queries is not None and cell.queries >= 2**63:
+        raise UserError("no cell: its limit of queries is beyond 64 bits")
     if (cell.setting == "transfer") != bool(cell.source) or cell.source == cell.model:
         raise UserError("no cell: a source is the other model that a transfer is crafted on")
     named = {"model": cell.model, "defense": cell.defense, "attack": cell.attack}

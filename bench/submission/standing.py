@@ -12,6 +12,7 @@ from iqarena.bench.cells import Cell
 from iqarena.bench.results.formatting import format_eps
 from iqarena.bench.results.ranking import Row, tracks
 from iqarena.bench.results.store import Records
+from iqarena.bench.results.track import content_fingerprint
 
 SAME_RANKS = 5e-3
 """Largest difference of SROCC of the same stored images: nearly equal qualities may swap ranks on another machine."""
@@ -57,6 +58,8 @@ def standing(
     claimed: Mapping[str, float | None],
     measured: Mapping[str, float],
     as_claimed: bool,
+    fingerprint: str = "",
+    content: str = "",
 ) -> BoardStanding | str:
     """Compare attacked images of a listed model and defense with their row.
 
@@ -66,12 +69,14 @@ def standing(
         image_ids: ids of the images.
         claimed, measured: measures by their names in summary.csv.
         as_claimed: whether the submission has been as claimed so far; otherwise it beats nothing.
+        fingerprint, content: of the data set and of its images and labels, as in a record; a row of another data set of
+            that name is none to compare with.
 
     Returns:
         The comparison, or a line of text where there is no such row.
     """
     track = f"{cell.dataset}, {cell.norm} {format_eps(cell.norm, cell.eps)}"
-    row, labelled = _find(results, cell)
+    row, labelled = _find(results, cell, fingerprint, content)
     if row is None:
         return f"not set beside a listed row: {results} has none of {cell.defended} on {track}"
     names = ("srocc_clean", "srocc_adv" if labelled else "stability_srocc", "abs_gain")
@@ -86,11 +91,13 @@ def standing(
     return BoardStanding(f"{row.name}, {track}", numbers, beats, summary)
 
 
-def _find(results: Path, cell: Cell) -> tuple[Row | None, bool]:
+def _find(results: Path, cell: Cell, fingerprint: str, content: str) -> tuple[Row | None, bool]:
     """Return the row of a cell, and whether its data set has labels."""
+    known = {fingerprint, content_fingerprint(fingerprint, content), ""}
     for track, rows in tracks(Records(results)).items():
         same_size = math.isclose(track.eps, cell.eps, rel_tol=1e-9)
-        if (track.dataset, track.norm) == (cell.dataset, cell.norm) and same_size:
+        same_data = not fingerprint or track.fingerprint in known
+        if (track.dataset, track.norm) == (cell.dataset, cell.norm) and same_size and same_data:
             for row in rows:
                 if (row.model, row.defense) == (cell.model, cell.defense):
                     return row, track.labelled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -13,8 +13,10 @@ import pandas as pd
 from iqarena.attacks.threat import Norm
 from iqarena.bench.cells import Cell, digest
 from iqarena.bench.datasets import open_dataset
-from iqarena.bench.datasets.base import ImageDataset
-from iqarena.bench.errors import CannotRun, UserError
+from iqarena.bench.datasets.base import ImageDataset, ImageFiles
+from iqarena.bench.datasets.pixels import rgb_image
+from iqarena.bench.datasets.tree import check_ids
+from iqarena.bench.errors import CannotRun, UserError, printable
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors import execute
 from iqarena.bench.executors.schedule import ProgressCallback
@@ -270,17 +272,48 @@ def export(dataset: ImageDataset, limit: int | None, out: Path) -> int:
     """Write clean images as PNG files, named as `submit_images` expects the attacked ones; return their number.
 
     Raises:
-        UserError: where an image cannot be read or written.
+        UserError: where an image cannot be read or written, or where its file would lie outside `out` or replace an image of
+            the data set; in the latter cases nothing is written.
     """
     indices = dataset.spread(limit)
-    for index in indices:
-        file = out / image_name(dataset.samples[index].image_id)
+    files = _export_files(dataset, indices, out)
+    for index, file in zip(indices, files, strict=True):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encode_png(dataset.image(index)))
+            file.write_bytes(encode_png(rgb_image(dataset, index)))
         except OSError as error:
             raise UserError(f"{file}: cannot be written ({error.strerror})") from None
     return len(indices)
+
+
+def _export_files(dataset: ImageDataset, indices: Sequence[int], out: Path) -> list[Path]:
+    """Return the files of exported images.
+
+    Raises:
+        UserError: for the first that lies outside `out`, also by a link, is an image of the data set or of another id.
+    """
+    ids = [dataset.samples[index].image_id for index in indices]
+    check_ids(ids)
+    originals = (
+        {dataset.file(index).resolve() for index in range(len(dataset))} if isinstance(dataset, ImageFiles) else set()
+    )
+    files: dict[Path, Path] = {}
+    for image_id in ids:
+        file = out / image_name(image_id)
+        try:
+            place = file.resolve()
+        except (OSError, RuntimeError) as error:  # a loop of links
+            raise UserError(f"{file}: cannot be written ({error})") from None
+        if not place.is_relative_to(out.resolve()) or PurePosixPath(image_id).is_absolute():
+            raise UserError(f"{out}: the image {printable(image_id)} would be written outside of it; give it another name")
+        if place in originals:
+            raise UserError(
+                f"{out}: holds the data set's own {printable(image_id)}, which is not replaced; choose another DIR"
+            )
+        if place in files:
+            raise UserError(f"{file}: two images would be written to it; give one another name")
+        files[place] = file
+    return list(files.values())
 
 
 def _bytes(file: Path) -> bytes:

@@ -187,10 +187,11 @@ class _Verifier:
                 if all_images:
                     measured = measure_cell(scores)
                     self._compare(cell, claim, measured, SAME_RANKS)
-                    scored.append((cell, claim, list(scores.image_id), measured))
+                    data_set = (evaluator.dataset.fingerprint, evaluator.content_sha256)
+                    scored.append((cell, claim, list(scores.image_id), measured, data_set))
             images += len(pixels)
-        for cell, claim, image_ids, measured in scored:
-            result = standing(self.board, cell, image_ids, claim.measures, measured, self.verdict.ok)
+        for cell, claim, image_ids, measured, data_set in scored:
+            result = standing(self.board, cell, image_ids, claim.measures, measured, self.verdict.ok, *data_set)
             if isinstance(result, BoardStanding):
                 self.verdict.standings.append(result)
             else:

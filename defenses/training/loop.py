@@ -254,7 +254,9 @@ class _State:
         self.model, self.checkpoint, self.recipe = model, checkpoint, recipe
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
         self.optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay)
-        self.rates = OneCycleLR(self.optimizer, schedule.learning_rate, total_steps=steps, pct_start=0.05)
+        # OneCycleLR divides by zero where the warm-up is exactly one step, which is 5 % of 20
+        warm_up = 0.05 if steps != 20 else 0.06
+        self.rates = OneCycleLR(self.optimizer, schedule.learning_rate, total_steps=steps, pct_start=warm_up)
         self.step, self._seconds_before = 0, 0.0
         self._started = self._last_save = time.monotonic()
 

@@ -50,7 +50,7 @@ def test_folder_reads_images_and_labels(folder):
         ("image,reference_id,mos\na.png,r,0.5\nb.png,r,1.5\n", "line 3: mos 1.5"),
         ("image,reference_id,mos\na.png,r,-0.1\n", "line 2"),
         ("image,reference_id,mos\na.png,r,good\n", "line 2: mos"),
-        ("image,reference_id,mos\na.png,r,\n", "line 2"),
+        ("image,reference_id,mos\na.png,r,\n", "holds no label in mos"),
         ("image,reference_id,mos\na.png,r,0.5\nb.png,r,0.5,7,8\n", "labels.csv"),
         ("image,reference_id,mos\na.png,r,0.5\nb.png,r,0.4\na.png,r,0.5\n", "line 4: a.png has a label already"),
         ("image,reference_id,mos\n,r,0.5\n", "line 2"),
@@ -154,3 +154,31 @@ def test_images_are_found_at_any_depth_without_labels_each_its_own_reference(fol
     before = data.fingerprint
     (folder / "b.png").unlink()
     assert Images(folder).fingerprint != before
+
+
+@pytest.mark.parametrize("empty", ["", "NA", "  ", "nan"])
+def test_an_image_whose_label_is_left_empty_is_kept_without_one(folder, empty):
+    (folder / "labels.csv").write_text(f"image,reference_id,mos\na.png,r1,{empty}\nb.png,007,1\n")
+    first, second = Folder(folder).samples
+    assert math.isnan(first.mos)
+    assert math.isnan(first.raw)
+    assert second.mos == 1.0
+
+
+@pytest.mark.parametrize("labels", [("True", "False"), ("0.5", "True"), ("", "True"), ("0.5", "1,0"), ("0.5", "high")])
+def test_true_and_false_and_words_are_no_labels(folder, labels):
+    (folder / "labels.csv").write_text("image,reference_id,mos\na.png,r1,{}\nb.png,007,{}\n".format(*map(quoted, labels)))
+    with pytest.raises(UserError) as error:
+        Folder(folder)
+    assert "is not a number" in exit_on_user_error(error)
+
+
+def quoted(text):
+    return f'"{text}"'
+
+
+def test_a_part_without_any_label_says_so(folder):
+    (folder / "labels.csv").write_text("image,reference_id,mos,split\na.png,r1,,test\nb.png,007,1,training\n")
+    assert len(open_dataset("folder", folder)) == 2
+    with pytest.raises(UserError, match="holds no label in mos"):
+        open_dataset("folder[part=test]", folder)

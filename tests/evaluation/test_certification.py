@@ -165,3 +165,10 @@ def test_the_untrained_model_of_the_audit_is_bounded_like_the_real_one():
     protected = Untrained(slope=200.0).protect(LinearModel())
     assert isinstance(protected, QualityModel)
     assert protected.constant(16, 16) == pytest.approx(200 / math.sqrt(3 * 256))
+
+
+def test_images_without_a_label_are_left_out_of_the_certified_srocc():
+    lower, upper, labels = np.array([0.1, 0.2, 0.9, 0.4]), np.array([0.2, 0.5, 0.95, 0.6]), np.array([0.1, 0.5, np.nan, 0.9])
+    known = ~np.isnan(labels)
+    assert certified_srocc(lower, upper, labels) == certified_srocc(lower[known], upper[known], labels[known])
+    assert np.isnan(certified_srocc(lower, upper, labels * np.nan).bound)

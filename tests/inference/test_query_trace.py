@@ -113,6 +113,8 @@ def test_what_a_record_says_of_a_trace():
     assert result["srocc"] == pytest.approx([1, -1, -1, -1])
     assert result["stability_srocc"] == pytest.approx([1, -1, -1, -1])
     assert curve(clean, seen, torch.tensor([3, 7, 7]), labels * math.nan)["srocc"] == [None] * 4
+    partly = torch.tensor([0.1, math.nan, 0.9])
+    assert curve(clean, seen, torch.tensor([3, 7, 7]), partly)["srocc"] == pytest.approx([1, -1, -1, -1])
     assert curve(clean, seen, torch.tensor([2, 1, 1]), labels)["forwards"] == [1, 2]
     assert curve(clean * math.nan, seen, torch.tensor([2, 1, 1]), labels) == {}
     assert curve(clean, seen, torch.tensor([0, 0, 0]), labels) == {}

@@ -174,7 +174,7 @@ def test_tracks_are_kept_apart_and_their_files_too(records: Records) -> None:
     put(records, GOOD, eps=0.005)
     put(records, GOOD, label_kind="MOS", seed=7)
     put(records, GOOD, norm="l2", eps=1.0)
-    assert list(tracks(records)) == [
+    assert [track[:4] for track in tracks(records)] == [
         ("demo", "MOS", "linf", 2 / 255), ("demo", "pseudo-MOS", "l2", 1.0),
         ("demo", "pseudo-MOS", "linf", 0.005), ("demo", "pseudo-MOS", "linf", 2 / 255),
     ]  # fmt: skip

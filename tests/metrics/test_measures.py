@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from iqarena.bench.metrics.logistic import fit
-from iqarena.bench.metrics.measures import MEASURES, Scores, columns, image_table, measure_cell
+from iqarena.bench.metrics.measures import MEASURES, WITH_LABELS, Scores, columns, image_table, measure_cell
 from iqarena.bench.metrics.resampled import ResampledStatistics
 from iqarena.bench.results.columns import SUMMARY_COLUMNS
 
@@ -294,3 +294,19 @@ def test_every_measure_says_what_it_is_its_formula_and_its_range_and_direction(m
     assert formula
     assert rest[0] in "[("
     assert any(word in rest for word in ("higher is", "lower is", "near 0 is"))
+
+
+def test_measures_with_labels_are_those_of_the_labelled_images_alone_and_the_others_of_all():
+    clean, adv, mos = [0.2, 0.5, 0.8, 0.4, 0.9, 0.1], [0.3, 0.1, 0.8, 0.6, 0.2, 0.5], [0.1, 0.4, math.nan, 0.5, 0.6, 0.2]
+    whole, table = measure_cell(cell(clean, adv, mos=mos)), cell(clean, adv, mos=mos)
+    labelled = measure_cell(table[table.mos.notna()].reset_index(drop=True))
+    everything = measure_cell(cell(clean, adv, mos=[0.0, 0.1, 0.2, 0.3, 0.4, 0.5]))
+    for name, measure in BY_NAME.items():
+        for end in ("", "_lo", "_hi"):
+            expected = labelled if measure in WITH_LABELS else everything
+            assert whole[name + end] == pytest.approx(expected[name + end], nan_ok=True), name
+    assert whole["srocc_clean"] == pytest.approx(0.8)  # ranks 2 4 3 5 1 and 1 3 4 5 2: 1 − 6 · 4 / 120
+
+
+def test_one_label_is_none():
+    assert math.isnan(measure_cell(cell([0.2, 0.5], [0.3, 0.1], mos=[0.5, math.nan]))["rmse_adv"])

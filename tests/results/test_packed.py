@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import lzma
 import io
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np

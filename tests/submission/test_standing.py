@@ -116,3 +116,14 @@ def test_verify_shows_it(board: Path, table: pd.DataFrame, tmp_path: Path) -> No
     done = runner.invoke(app, ["verify", packed, *root, "--results", str(tmp_path)])
     assert done.exit_code == 0
     assert "left open: not set beside a listed row" in done.output
+
+
+def test_a_row_of_another_data_set_of_that_name_is_none(board: Path, table: pd.DataFrame) -> None:
+    fingerprint = next(iter(Records(board).all()))["dataset"]["fingerprint"]
+    names = [f"{number}.png" for number in range(4)]
+    measured = {"srocc_clean": table.srocc_clean.iloc[0], "srocc_adv": -1.0, "stability_srocc": 0.0, "abs_gain": 0.1}
+    same = standing(board, cell_of(board), names, {}, measured, True, fingerprint, "content")
+    assert isinstance(same, BoardStanding)
+    assert same.beats
+    other = standing(board, cell_of(board), names, {}, measured, True, "0" * 64, "content")
+    assert "has none of cnniqa + jpeg on folder" in str(other)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from iqarena.bench.datasets import open_dataset
+from iqarena.bench.datasets.base import ImageDataset, Sample
 from iqarena.bench.errors import UserError
 from iqarena.bench.submission.rescoring import checked_cell
 from iqarena.bench.submission.submit import export, submit_attack, submit_defense, submit_images
@@ -119,3 +121,56 @@ def test_a_cell_behind_a_chain_is_one_if_all_its_links_are_listed() -> None:
     for defense in ("jpeg[quality=30]+nothing", "jpeg[quality=30]+denoiser[weights=mine.pt]"):
         with pytest.raises(UserError, match=r"unknown defense|only what is listed"):
             checked_cell({**fields, "defense": defense})
+
+
+class Named(ImageDataset):
+    """A data set whose images have given ids."""
+
+    name, label_kind, fingerprint = "named", "none", "0"
+
+    def __init__(self, *ids: str) -> None:
+        self.samples = [Sample(image_id, image_id) for image_id in ids]
+
+    @classmethod
+    def open(cls, root: Path | None) -> ImageDataset:
+        raise NotImplementedError
+
+    def image(self, index: int) -> torch.Tensor:
+        return torch.full((3, 8, 8), index + 1, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image_id", "expected"),
+    [
+        ("../b", "would be written outside of it"),
+        ("sub/../../b", "would be written outside of it"),
+        ("/b", "would be written outside of it"),
+        ("link/b", "would be written outside of it"),
+        ("link.png", "would be written outside of it"),
+        ("a.png", "two images would be written to it"),
+        ("./a", "two images would be written to it"),
+        ("b\0", "control character"),
+    ],
+)
+def test_images_are_exported_into_their_folder_or_not_at_all(tmp_path: Path, image_id: str, expected: str) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "link").symlink_to(tmp_path)
+    (out / "link.png").symlink_to(tmp_path / "precious.png")
+    with pytest.raises(UserError, match=expected):
+        export(Named("a", image_id), None, out)
+    assert sorted(file.name for file in out.iterdir()) == ["link", "link.png"]
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert export(Named("a", "sub/b"), None, out) == 2
+    assert (out / "sub" / "b.png").is_file()
+
+
+@pytest.mark.parametrize("out", [".", "through"])
+def test_originals_are_not_replaced_by_exported_images(bundles: Bundles, tmp_path: Path, out: str) -> None:
+    root = tmp_path / "set"
+    shutil.copytree(bundles.root, root)
+    (root / "through").symlink_to(root)
+    before = {file: file.read_bytes() for file in root.rglob("*.png")}
+    with pytest.raises(UserError, match="the data set's own"):
+        export(open_dataset("folder", root), None, root / out)
+    assert {file: file.read_bytes() for file in root.rglob("*.png")} == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -27,14 +28,19 @@ def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | Non
     cell |= {name: changes[name] for name in cell if name in changes}
     count = len(adv)
     names = [f"r{i // PER_REFERENCE if references is None else i % references:02d}" for i in range(count)]
-    labelled = changes.get("label_kind") != "none"
+    labelled, fingerprint = changes.get("label_kind") != "none", changes.get("fingerprint", "f" * 64)
+    labels = changes.get("mos", MOS)[:count] if labelled else np.nan
+    cell_id = "-".join(re.sub(r"\W+", "_", str(value)) for value in [*cell.values(), count])
+    cell_id += fingerprint.strip("f") + changes.get("content", "")
+    if len(cell_id) > 200:
+        cell_id = hashlib.sha256(cell_id.encode()).hexdigest()
     images = pd.DataFrame(
-        {"image_id": [f"p{i:02d}" for i in range(count)], "reference_id": names, "mos": MOS[:count] if labelled else np.nan,
+        {"image_id": [f"p{i:02d}" for i in range(count)], "reference_id": names, "mos": labels,
          "clean_quality": clean[:count], "adv_quality": adv, "status": changes.get("status", "ok")}
     )  # fmt: skip
     images = images.iloc[::-1] if changes.get("backwards") else images
     record = {
-        "cell_id": "-".join(re.sub(r"\W+", "_", str(value)) for value in [*cell.values(), count]),
+        "cell_id": cell_id,
         "cell": cell,
         "status": changes.get("status", "ok"),
         "errors": changes.get("errors", []),
@@ -51,7 +57,8 @@ def put(records: Records, adv: Any, *, clean: Any = CLEAN, references: int | Non
             "weights_sha256": changes.get("weights", "w"),
         },
         "model": {"paper": "https://example.org/m", "weights_sha256": changes.get("weights", "w")},
-        "dataset": {"label_kind": changes.get("label_kind", "pseudo-MOS"), "fingerprint": "f" * 64},
+        "dataset": {"label_kind": changes.get("label_kind", "pseudo-MOS"), "fingerprint": fingerprint}
+        | ({"content_sha256": changes["content"]} if "content" in changes else {}),
         "crafting": re.sub(r"\W+", "_", f"{cell['model']} {cell['attack']}"),
         "score_seconds_an_image": {"defended": changes.get("seconds", 1.0), "undefended": 0.5},
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -106,3 +108,62 @@ class Attacker(Attack):
     def retrain(self, target: Any, images: torch.Tensor) -> None:
         """Change a weight of the attacked model silently."""
         next(target.model.parameters()).data.flatten()[0] += 1
+
+    def base_exception(self, target: Any, images: torch.Tensor) -> None:
+        """Raise what only `except BaseException` catches."""
+        raise Unheard("of")
+
+    def interrupt(self, target: Any, images: torch.Tensor) -> None:
+        """Raise what Ctrl-C raises."""
+        raise KeyboardInterrupt
+
+    def no_folder(self, target: Any, images: torch.Tensor) -> None:
+        """Remove the working folder."""
+        shutil.rmtree(Path.cwd())
+
+    def no_json(self, target: Any, images: torch.Tensor) -> None:
+        """Delete a function of the standard library."""
+        vars(json).pop("dumps")
+
+    def no_relu(self, target: Any, images: torch.Tensor) -> None:
+        """Delete a function of torch."""
+        vars(torch.nn.functional).pop("relu")
+
+    def no_judge(self, target: Any, images: torch.Tensor) -> None:
+        """Replace the check of the threat model."""
+        vars(sys.modules["iqarena.bench.evaluation.crafting"])["inside_threat"] = lambda pixels, *_: (
+            torch.ones(len(pixels)) > 0
+        )
+
+    def leave(self, target: Any, images: torch.Tensor) -> None:
+        """End the process without a word."""
+        os._exit(7)
+
+    def past_score(self, target: Any, images: torch.Tensor) -> None:
+        """Ask the model past the target."""
+        target.model(images)
+
+    def past_gradient(self, target: Any, images: torch.Tensor) -> None:
+        """Take a gradient past the target."""
+        leaf = images.clone().requires_grad_()
+        torch.autograd.grad(target.model.quality(leaf).sum(), leaf)
+
+    def past_layer(self, target: Any, images: torch.Tensor) -> None:
+        """Ask for the features of the model, past the target."""
+        target.model.features(images)
+
+    def hook(self, target: Any, images: torch.Tensor) -> None:
+        """Leave a hook on the model that changes its scores."""
+        target.model.register_forward_hook(lambda module, args, scores: scores * 0)
+
+    def rename(self, target: Any, images: torch.Tensor) -> None:
+        """Turn the scale of the model round."""
+        target.model.info = replace(target.model.info, higher_is_better=False)
+
+    def train(self, target: Any, images: torch.Tensor) -> None:
+        """Leave the model in training mode."""
+        target.model.train()
+
+
+class Unheard(BaseException):
+    """An exception that is no `Exception`."""

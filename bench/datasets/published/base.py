@@ -19,7 +19,7 @@ from typing import ClassVar
 import pandas as pd
 
 from iqarena.bench.datasets.base import SPLITS, ImageFiles, Sample
-from iqarena.bench.datasets.tables import Frame, read_csv, renamed
+from iqarena.bench.datasets.tables import Frame, numeric, read_csv, renamed
 from iqarena.bench.datasets.tree import Tree
 from iqarena.bench.errors import UserError
 
@@ -191,7 +191,7 @@ class PublishedSet(ImageFiles):
             problems.append(Problem("labels", name, about))
         unnamed = table["image"].isna() | (table["image"].astype(str).str.strip() == "")
         twice = table["image"].astype(str).str.lower().duplicated() & ~unnamed
-        raw = pd.to_numeric(table["raw"], errors="coerce")
+        raw = numeric(table["raw"])
         outside = ~raw.between(*self.raw_range) & ~unnamed
         for row in table.index[unnamed]:
             problems.append(Problem("labels", name, f"label {row + 1} names no image"))

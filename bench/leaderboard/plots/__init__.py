@@ -14,6 +14,7 @@ from iqarena.bench.leaderboard.board import Board, reflection_cell
 from iqarena.bench.leaderboard.plots.curves import curves
 from iqarena.bench.leaderboard.plots.frontier import frontier
 from iqarena.bench.leaderboard.plots.heat import attacks, transfer
+from iqarena.bench.leaderboard.plots.letters import draw as draw_letters
 from iqarena.bench.leaderboard.plots.reflection import reflection
 from iqarena.bench.leaderboard.plots.robust import robust
 from iqarena.bench.leaderboard.plots.sheet import sheet
@@ -83,7 +84,7 @@ def save(plot: Callable[[], Figure | None], stem: Path, formats: Sequence[str] =
         formats: suffixes of the files to write.
     """
     with styled():
-        figure = plot()
+        figure = draw_letters(plot)
         if figure is None:
             return
         png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from iqarena.bench.leaderboard.plots.style import FAINT, GREY, INK, WIDTH, set_title
+from iqarena.bench.leaderboard.plots.style import FAINT, GREY, INK, MAX_NAME, WIDTH, set_title, shorten_names, truncate
 from iqarena.bench.results.comparison import MEASURES, Comparison
 from iqarena.bench.results.formatting import short_spec
 
@@ -39,10 +39,10 @@ def comparison_figure(comparison: Comparison) -> Figure:
         axes.set(xlabel=label, ylim=(len(labels) - 0.5, -0.5))
     panels[0].set_xlim(-1.05, 1.05)
     panels[1].set_xlim(left=min(0.0, panels[1].get_xlim()[0]))
-    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].set_yticks(range(len(labels)), shorten_names(labels))
     set_title(figure, " against ".join(short_spec(name) for name in comparison.names), comparison.title)
     handles = [
-        Line2D([], [], color=color, marker=mark, markersize=5.5, linewidth=1.8, label=short_spec(name))
+        Line2D([], [], color=color, marker=mark, markersize=5.5, linewidth=1.8, label=truncate(short_spec(name), MAX_NAME))
         for name, color, mark in zip(comparison.names, PAIR, MARKS, strict=True)
     ]
     handles.append(

@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
-from iqarena.bench.leaderboard.plots.style import FAINT, GREY, MARKERS, WIDTH, legend, set_title
+from iqarena.bench.leaderboard.plots.style import FAINT, GREY, MARKERS, WIDTH, legend, set_title, truncate
 from iqarena.bench.results.formatting import short_spec
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B8860B", "#5b5b5b")
 """Colours of the attacks after Okabe and Ito, which colour-blind people can distinguish; they repeat with other marks."""
+MAX_TITLE = 48
+"""Largest number of characters in a line above a panel."""
 ROWS = {"abs_gain": "mean |quality shift|", "srocc": "SROCC with the labels"}
 
 
@@ -49,10 +52,10 @@ def effort(curves: pd.DataFrame, heading: str, below: str, most: int = 4) -> Fig
             axes.grid(color=FAINT, linewidth=0.6)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.xaxis.set_minor_formatter(NullFormatter())  # the usual one writes formulas
             axes.set_ylabel(label if column == 0 else "")
-        panels[0][column].set_title(
-            short_spec(model) if defense == "none" else f"{short_spec(model)}\n+ {short_spec(defense)}"
-        )
+        names = [truncate(short_spec(spec), MAX_TITLE) for spec in (model, defense) if spec != "none"]
+        panels[0][column].set_title("\n+ ".join(names))
         panels[-1][column].set_xlabel("forward passes an image")
     panels[1][0].set_ylim(-1.05, 1.05)
     set_title(figure, heading, below)

@@ -26,6 +26,8 @@ COLORS = {
 }
 """The colour of each kind of defense, after Okabe and Ito: colour-blind people can distinguish them."""
 OTHER = "#B8860B"
+MAX_NAME = 64
+"""Largest number of characters of a name in a plot."""
 MARKERS = "osD^vP*X"
 STYLE: Any = {
     "font.family": "sans-serif",
@@ -46,6 +48,7 @@ STYLE: Any = {
     "savefig.facecolor": "white",
     "savefig.pad_inches": 0.08,
     "figure.dpi": 150,  # as in the saved file, so that letters are as wide as the layout computes
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "svg.hashsalt": "iqarena",
     "svg.fonttype": "none",  # text as text: a tenth of the size of its outlines, and it can be searched
 }
@@ -67,6 +70,8 @@ def set_title(figure: Figure, heading: str, below: str) -> None:
 
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Add a legend below the plot, in as many columns as fit."""
+    for handle in handles:
+        handle.set_label(truncate(str(handle.get_label()), MAX_NAME))
     widest = 0.45 + 0.078 * max(len(str(handle.get_label())) for handle in handles)  # inches
     columns = max(min(int(figure.get_figwidth() / widest), len(handles)), 1)
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, columnspacing=1.2, handletextpad=0.4)
@@ -79,10 +84,11 @@ def subtitle(board: Board, count: int) -> str:
 
 
 def shorten_names(names: Sequence[str]) -> list[str]:
-    """Return names without long parameters, where they differ without these."""
+    """Return names without long parameters, where they differ without these, of at most `MAX_NAME` characters."""
     shortened = [re.sub(r"\[[^\[\]]{24,}\]", "[…]", name) for name in names]
     counts = Counter(shortened)
-    return [name if counts[short] > 1 else short for name, short in zip(names, shortened, strict=True)]
+    chosen = [name if counts[short] > 1 else short for name, short in zip(names, shortened, strict=True)]
+    return [truncate(name, MAX_NAME) for name in chosen]
 
 
 def truncate(name: str, length: int) -> str:
