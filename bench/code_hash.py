@@ -81,7 +81,9 @@ def is_user_code(module: str) -> bool:
 
     Such modules are helpers that lie beside a plugin's file, a script, or what was typed into a notebook.
     """
-    if module.partition(".")[0] in ("iqarena", *_FOREIGN, *sys.stdlib_module_names - {"__main__"}):
+    if module == "__main__":  # also where a tool runs the caller's code, as `python -m pytest` and a notebook's kernel do
+        return True
+    if module.partition(".")[0] in ("iqarena", *_FOREIGN, *sys.stdlib_module_names):
         return False
     try:
         loaded = sys.modules.get(module)
@@ -89,8 +91,8 @@ def is_user_code(module: str) -> bool:
     except (ImportError, ValueError):
         return False
     file = getattr(loaded, "__file__", None) if loaded is not None else getattr(spec, "origin", None)
-    if file is None:  # a shell's or a notebook's __main__, a class made by exec; what cannot be found is nobody's
-        return loaded is not None or module == "__main__"
+    if file is None:  # a module that was made by exec; what cannot be found is nobody's
+        return loaded is not None
     return not any(Path(file).resolve().is_relative_to(folder) for folder in _installed_folders())
 
 

@@ -81,18 +81,23 @@ class Stopped(KeyboardInterrupt):
 
 
 _stops: list[object] = []
-"""One entry for each open context `stoppable`."""
+"""One entry for each open context `stoppable`, and one where `expect_no_signals` was called."""
+
+
+def expect_no_signals() -> None:
+    """Take every KeyboardInterrupt in this process for one of a plugin, since another process ends this one."""
+    if None not in _stops:
+        _stops.append(None)
 
 
 def asks_to_stop(error: BaseException) -> bool:
     """Check whether an exception is the user's wish to stop, not an error of a plugin.
 
-    Where signals raise `Stopped`, and in a worker process, which ignores them, a plain KeyboardInterrupt is the plugin's.
+    Where signals raise `Stopped`, and in a worker process, which ignores them, a plain KeyboardInterrupt is a plugin's.
     """
     if isinstance(error, Stopped):
         return True
-    by_signal = not _stops and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-    return isinstance(error, KeyboardInterrupt) and by_signal
+    return isinstance(error, KeyboardInterrupt) and not _stops
 
 
 @contextmanager

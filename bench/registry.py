@@ -41,6 +41,8 @@ from iqarena.models.zoo.plain_yaml import read_yaml
 T = TypeVar("T")
 
 _SPEC = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<parameters>.*)\])?", re.DOTALL)
+_FILE_SPEC = re.compile(r"(?P<name>[a-z]+:.+?\.(?:py(?::\w+)?|pt|ts|onnx))(?:\[(?P<parameters>[^\[\]]*)\])?", re.DOTALL)
+"""A spec that names a file, in whose path brackets are letters like others; only what follows the path is parameters."""
 _LINK = re.compile(r"\+(?![^\[]*\])(?!(?:(?!file:).)*\.py:)")
 """The + between the links of a chain, but not one in brackets or in the path of a file."""
 
@@ -112,7 +114,8 @@ def spec_texts(spec: str) -> tuple[str, dict[str, str]]:
         >>> spec_texts("folder[image=007, mos='a b']")
         ('folder', {'image': '007', 'mos': "'a b'"})
     """
-    match = _SPEC.fullmatch(spec.strip()) if len(spec) <= MAX_SPEC else None
+    text = spec.strip() if len(spec) <= MAX_SPEC else ""
+    match = _FILE_SPEC.fullmatch(text) or _SPEC.fullmatch(text)
     if match is None:
         raise UserError(f"{_shown(spec)} is not of the form name or name[parameter=value,…]")
     texts: dict[str, str] = {}

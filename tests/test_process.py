@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from iqarena.bench.process import shorten_waiting
+from iqarena.bench.errors import describe
+from iqarena.bench.process import Stopped, asks_to_stop, shorten_waiting, stoppable
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,3 +85,18 @@ def test_a_stream_prints_what_its_encoding_has_and_question_marks_for_the_rest(e
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
     assert done.stdout.decode(encoding).strip() == ("a ε ℓ ? b" if encoding == "utf-8" else "a ? ? ? b")
+
+
+def test_an_interrupt_is_the_users_unless_signals_raise_something_else() -> None:
+    assert [asks_to_stop(error) for error in (KeyboardInterrupt(), SystemExit(1), GeneratorExit())] == [True, False, False]
+    with stoppable():
+        assert [asks_to_stop(error) for error in (KeyboardInterrupt(), Stopped(2))] == [False, True]
+    assert asks_to_stop(KeyboardInterrupt())
+
+
+def test_an_exception_that_cannot_say_what_it_is_is_described() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert describe(Mute()) == "Mute: its message cannot be made"

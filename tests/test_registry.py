@@ -30,6 +30,9 @@ from tests.support.attack_runs import message
         ("pgd[steps=40]", ("pgd", {"steps": 40})),
         ("pgd[steps=40, step_size=0.1,random_start=false]", ("pgd", {"steps": 40, "step_size": 0.1, "random_start": False})),
         ("art:X[a=b]", ("art:X", {"a": "b"})),
+        ("torchscript:my net [v2].pt", ("torchscript:my net [v2].pt", {})),
+        ("torchscript:a [v2].pt[low=0,high=9]", ("torchscript:a [v2].pt", {"low": 0, "high": 9})),
+        ("file:[old]/net.py:Net[x=1]", ("file:[old]/net.py:Net", {"x": 1})),
     ],
 )
 def test_spec_is_a_name_with_parameters(spec, expected):

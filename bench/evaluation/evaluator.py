@@ -88,7 +88,7 @@ class Evaluator:
         with undisturbed() as disturbed, measure_costs() as outcome.spent:
             self._run(cell, outcome)
         for reason in disturbed:
-            outcome.fail(f"model or defense: {reason}")
+            outcome.fail(reason)
         if self.images.drop_changed():
             outcome.fail("clean images were changed in memory meanwhile; they are decoded anew")
             self.attacked.clear()

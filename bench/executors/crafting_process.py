@@ -30,7 +30,7 @@ from iqarena.bench.executors.schedule import WorkerSettings
 from iqarena.bench.executors.worker import end_with_parent, limit_memory
 from iqarena.bench.inference.isolation import OutOfMemory, go_to, out_of_memory, undisturbed, working_folder
 from iqarena.bench.inference.process_state import settled
-from iqarena.bench.process import keep_freed_memory, use_threads
+from iqarena.bench.process import expect_no_signals, keep_freed_memory, use_threads
 from iqarena.bench.registry import ATTACKS
 
 _DECLARED = ("name", "access", "norms", "objectives", "control", "limited", "batches", "min_size", "paper")
@@ -143,6 +143,7 @@ def serve(pipe: Connection, settings: WorkerSettings) -> None:
     """Answer questions until the pipe closes; the entry point of the process."""
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    expect_no_signals()
     threading.Thread(target=end_with_parent, daemon=True).start()
     use_threads(settings.threads)
     keep_freed_memory()

@@ -30,7 +30,7 @@ from iqarena.bench.executors.schedule import (
 )
 from iqarena.bench.executors.worker import limit_memory
 from iqarena.bench.inference.isolation import OutOfMemory
-from iqarena.bench.process import keep_freed_memory, use_threads
+from iqarena.bench.process import expect_no_signals, keep_freed_memory, use_threads
 from iqarena.bench.results.store import Records
 
 _RETRIES_AFTER_NODE_LOSS = 3
@@ -179,6 +179,7 @@ _EVALUATORS: dict[WorkerSettings, Evaluator] = {}
 def _work(settings: WorkerSettings, task: Task) -> Iterator[tuple[Any, ...]]:
     """Run a task; yield a message when a cell starts or ends, or when memory runs out."""
     use_threads(settings.threads)
+    expect_no_signals()
     keep_freed_memory()
     limit_memory(settings)
     try:

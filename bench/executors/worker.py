@@ -17,7 +17,7 @@ from iqarena.bench.errors import describe
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors.schedule import Task, WorkerSettings, run_cell
 from iqarena.bench.inference.isolation import OutOfMemory
-from iqarena.bench.process import keep_freed_memory, use_threads
+from iqarena.bench.process import expect_no_signals, keep_freed_memory, use_threads
 from iqarena.bench.results.store import Records
 
 # Messages through the pipe: ("start", cell id), ("end", cell id, status and errors), ("free",) when a task is done;
@@ -28,6 +28,7 @@ def serve(pipe: Connection, settings: WorkerSettings, folder: Path) -> None:
     """Run tasks until the pipe closes; the entry point of a new process."""
     os.setpgrp()  # killed together with whatever plugins start; Ctrl-C is handled by the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    expect_no_signals()
     threading.Thread(target=end_with_parent, daemon=True).start()
     use_threads(settings.threads)
     keep_freed_memory()

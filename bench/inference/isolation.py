@@ -71,14 +71,15 @@ def undisturbed() -> Iterator[list[str]]:
     """
     process, folder = os.getpid(), working_folder()
     found: list[str] = []
-    names = _NAMES[-1] if _NAMES else Namespaces()  # an inner context compares with the copy of the outer one
+    inner = bool(_NAMES)
+    names = _NAMES[-1] if inner else Namespaces()  # an inner context compares with the copy of the outer one
     _NAMES.append(names)
     try:
         with settings_kept(), streams_kept():
             yield found
     finally:
         _NAMES.pop()
-        changed = names.put_back()  # first: all that follows needs functions that may have been deleted
+        changed = names.put_back(near=inner)  # first: all that follows needs functions that may have been deleted
         if os.getpid() != process:
             os._exit(0)
         if changed:

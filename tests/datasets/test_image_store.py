@@ -86,3 +86,24 @@ def test_cells_come_out_the_same_in_little_memory(monkeypatch):
     for one, other in zip(*results, strict=True):
         assert one.drop(columns="status").equals(other.drop(columns="status"))
         assert (one.status == "ok").all()
+
+
+def test_clean_images_that_were_changed_in_memory_are_decoded_anew():
+    dataset = Counting()
+    expected = [image.clone() for image in dataset.made[:2]]
+    images = CleanImages(dataset, range(2))
+    assert not images.drop_changed()
+    dataset.made = [image.clone() for image in dataset.made]
+    images[1].flatten()[7] += 1
+    assert images.drop_changed()
+    assert [torch.equal(image, right) for image, right in zip(images, expected, strict=True)] == [True] * 2
+    assert not images.drop_changed()
+
+
+def test_attacked_images_that_were_changed_in_memory_are_not_intact():
+    images = AttackedImages(2)
+    for index, image in enumerate(random_pixels(2)):
+        images.put(index, image)
+    assert images.intact()
+    images[1].zero_()
+    assert not images.intact()
