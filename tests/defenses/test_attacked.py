@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from iqarena.attacks.threat import Threat
-from iqarena.bench.cells import expand
+from iqarena.bench.cells import canonical, expand
 from iqarena.bench.datasets.demo.dataset import Demo
 from iqarena.bench.datasets.folder import Folder
 from iqarena.bench.evaluation.certification import RADIUS
@@ -221,7 +221,7 @@ def mirrored(root: Path) -> Folder:
 
 def test_a_fake_that_hides_gradients_is_caught(tmp_path):
     """The fake resists oblivious and gradient attacks; a score-based search breaks it, and it is flagged."""
-    dataset, search = mirrored(tmp_path / "images"), "square[queries=1000]"
+    dataset, search = mirrored(tmp_path / "images"), canonical("attack", "square[queries=1000]")
     flags, measures = {}, {}
     for name, cls in (("fake", Fake), ("bare", None)):
         case = Case(name, None, cls, attacks=("pgd", search))

@@ -357,7 +357,7 @@ def test_a_model_without_a_gradient_is_refused(name):
         ("adversarial-training[adversarial_weight=-1]", "adversarial_weight must not be negative"),
         ("adversarial-training-label[penalty=-0.1]", "penalty must not be negative"),
         ("anchored-training[margin=-1]", "margin must not be negative"),
-        ("anchored-training[ranking_weight=.nan]", "ranking_weight must not be negative"),
+        ("anchored-training[ranking_weight=.nan]", "ranking_weight must be finite"),
         ("norm-regularization[step=0]", "step must be in"),
     ],
 )
