@@ -33,7 +33,7 @@ def shorten_waiting() -> None:
     """Let threads that wait for work sleep soon, unless the user has said how they wait; call it before torch is loaded.
 
     By default a thread of OpenMP spins while it waits, and so holds a core that another process could use: beside one busy
-    process a model on two threads took ten times as long (docs/performance.md). Each OpenMP reads its own variable when it
+    process a model on two threads took 1.7 times as long (docs/performance.md). Each OpenMP reads its own variable when it
     is loaded; child processes inherit them.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

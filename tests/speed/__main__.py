@@ -12,7 +12,7 @@ import typer
 
 from iqarena.bench.errors import UserError, exit_on_user_error
 from iqarena.bench.process import keep_freed_memory, use_threads
-from tests.speed import attacks, cells, growth, page
+from tests.speed import attacks, cells, growth, page, waiting
 from tests.speed.rows import TURNS, Row
 
 GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
@@ -21,6 +21,7 @@ GROUPS: dict[str, list[Callable[[int], Iterator[Row]]]] = {
     "cells": [cells.overhead_rows, cells.record_rows],
     "workers": [cells.machine_rows, cells.worker_rows],
     "growth": [growth.growth_rows],
+    "waiting": [waiting.waiting_rows],
 }
 """The groups of figures, in the order of the page."""
 
