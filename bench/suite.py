@@ -53,7 +53,7 @@ def parse_size(value: object) -> object:
 
 
 Count = Field(ge=0, lt=2**63)
-"""Of seeds and queries: what fits into 64 bits."""
+"""A seed or a number of queries: what fits into 64 bits."""
 
 
 class _Strict(BaseModel):

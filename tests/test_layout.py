@@ -131,6 +131,19 @@ def test_no_file_is_longer_than_a_reader_bears() -> None:
     assert not long
 
 
+def docstrings(file: Path) -> Iterator[str]:
+    """The docstrings of a file, and the texts below its constants."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
+def test_docstrings_begin_as_sentences_do_that_engineers_write() -> None:
+    for file in files(*FOLDERS, "tests", "docs"):
+        for text in docstrings(file):
+            assert text.split()[:1] not in (["What"], ["Of"]), f"{file}: {text[:80]}"
+
+
 def late_imports(file: Path) -> Iterator[tuple[int, str]]:
     """(line, module) of the imports inside functions."""
     for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -11,13 +11,13 @@ from pathlib import Path
 from PIL import Image
 
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of the passes of an interlaced PNG: first column, first row, and the steps of both."""
+"""The passes of an interlaced PNG: first column, first row, and the steps of both."""
 
 _MORE = (bytes(range(1, 250)) * 4, b"\x00" * 1000, b"\x5b\xa6" * 500)
 """Data for the end of a JPEG; by chance, one of them may say that nothing follows in a scan of a progressive one."""
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Of the colour types of PNG."""
+"""The colour types of PNG."""
 
 
 def ends_early(path: Path, decoded: Image.Image) -> bool:

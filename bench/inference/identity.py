@@ -36,7 +36,7 @@ SAME_SCORE, SAME_SLOPE = 1e-4, 1e-2
 that they can be: the gradient's norm times that of a ±1 image, √(3HW). Other machines and batch sizes differ by less."""
 
 Answers = dict[str, Any]
-"""What a model answers, as JSON holds it: "scores" of the probes alone, then in batches of two; "products" and "norm" of the
+"""Answers of a model, as JSON holds them: "scores" of the probes alone, then in batches of two; "products" and "norm" of the
 gradient; or "error", the type of the exception that it raised instead."""
 
 

@@ -130,7 +130,7 @@ def through_target() -> Iterator[None]:
 
 
 class PastTarget:
-    """What an attack asked a model past the target, where it is neither counted nor limited.
+    """Questions that an attack put to a model past the target, where it is neither counted nor limited.
 
     Attributes:
         images: number of images that were scored.
@@ -203,7 +203,7 @@ def _gpus() -> list[int]:
 
 @dataclass(frozen=True)
 class ModelState:
-    """What must not change in a model: its weights and buffers, its hooks and its info.
+    """The parts of a model that must not change: its weights and buffers, its hooks and its info.
 
     Attributes:
         tensors: for each parameter, buffer and other entry of the state, by name, the shape and a checksum of the bytes.

@@ -42,7 +42,7 @@ from iqarena.bench.results.formatting import shown
 from iqarena.bench.results.packed import CellFiles, PackedCells
 
 VERSION = 4
-"""Of a record. Others are not read: the cell runs again."""
+"""Version of a record. Others are not read: the cell runs again."""
 
 _HASH = b',\n "record_sha256": "'
 """Between all that a record says and the hash of that text."""

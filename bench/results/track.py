@@ -45,7 +45,7 @@ class Track(NamedTuple):
 
     @property
     def family(self) -> TrackFamily:
-        """What it shares with tracks that differ in ε alone."""
+        """The fields that it shares with tracks that differ in ε alone."""
         return self.dataset, self.label_kind, self.norm, self.fingerprint
 
 

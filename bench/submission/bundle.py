@@ -29,7 +29,7 @@ from iqarena.bench.errors import UserError, first_message, printable
 
 MANIFEST = "manifest.json"
 SUFFIXES = (".csv", ".json", ".png", ".py", ".safetensors", ".yaml")
-"""Of the members of a bundle. Reading a file of any of these types runs no code."""
+"""Suffixes of the members of a bundle. Reading a file of any of these types runs no code."""
 MAX_MEMBERS = 60_000
 """More than two for each image of the largest published set."""
 MAX_BYTES = {"manifest": 2**24, "member": 2**29, "whole": 2**32}

@@ -1,4 +1,4 @@
-"""What is compared was scored on the same thing: data sets of one name are told apart, images without a label left out."""
+"""Rows that are compared were scored on the same thing: data sets of one name are told apart, unlabelled images left out."""
 
 from __future__ import annotations
 

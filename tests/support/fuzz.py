@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 FUZZ = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-"""Of all fuzz tests: some seconds, and the same examples every time."""
+"""Settings of all fuzz tests: some seconds, and the same examples every time."""
 
 ODD = [
     *(
