@@ -44,7 +44,7 @@ CERTIFICATE_COLUMNS = [
     "certificate_confidence",
     "certificates_left",
 ]
-"""The columns of certified defenses (`iqarena.bench.evaluation.certification.measure_certificates`); empty for all others."""
+"""The columns of certified defenses, as `iqarena.bench.evaluation.certification` measures them; empty for all others."""
 
 _MIDDLE = MEASURES.index(reflection_rate) + 1
 """The measures up to this one stand before the costs, the others behind them."""
