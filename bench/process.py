@@ -20,7 +20,8 @@ GRACE = 4.0
 
 GO_ON = "stopped; finished cells are kept, and the same command goes on from here"
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""Signals that end a run: Ctrl-C, a scheduler's, and a terminal that is closed."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt in glibc's malloc.h
 _KEPT = 2**30 - 1
@@ -116,7 +117,7 @@ def stoppable() -> Iterator[None]:
     ended = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for handled in _SIGNALS:  # further signals are ignored
+        for handled in handlers:  # further signals are ignored
             signal.signal(handled, signal.SIG_IGN)
         raise Stopped(number)
 
@@ -126,7 +127,9 @@ def stoppable() -> Iterator[None]:
                 print(GO_ON, file=sys.stderr, flush=True)
                 os._exit(128 + received[0])
 
-    handlers = {handled: signal.signal(handled, stop) for handled in _SIGNALS}
+    hang_up = getattr(signal, "SIGHUP", None)
+    heeded = [each for each in _SIGNALS if each is not hang_up or signal.getsignal(each) is not signal.SIG_IGN]  # nohup
+    handlers = {handled: signal.signal(handled, stop) for handled in heeded}
     earlier = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

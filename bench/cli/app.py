@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -173,10 +175,15 @@ def run(
                 outcome = execute(
                     chosen_suite, root, Records(out), report, executor.value, workers, fresh, address, keep_images, isolate
                 )
+            report.summary(outcome, out)
+            sys.stdout.flush()
         except Stopped as stopped:
             typer.echo(GO_ON, err=True)
             raise typer.Exit(stopped.code) from None
-        report.summary(outcome, out)
+        except BrokenPipeError:  # whoever read the output has gone, as `| head -1` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing fails once more at the exit
+            typer.echo(GO_ON, err=True)
+            raise typer.Exit(128 + signal.SIGPIPE) from None
     if outcome.failed:
         raise typer.Exit(3)
 

@@ -166,7 +166,8 @@ class _WorkerPool:
             self.ledger.on_out_of_memory(task, out_of_memory)
         elif worker.dead:
             self._remove(worker)
-            self.ledger.on_crash(task, exit_reason(worker.process.exitcode))
+            code = worker.process.exitcode
+            self.ledger.on_crash(task, exit_reason(code), memory=code == -signal.SIGKILL)
         elif limit is not None and time.monotonic() - worker.cell_started > limit:
             self._remove(worker)
             self.ledger.on_timeout(task, limit)

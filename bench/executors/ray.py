@@ -147,8 +147,8 @@ class _Cluster:
             self._remove(stream)
         except errors.RayTaskError as error:  # a bug in the harness or a user error: errors of plugins are in the records
             raise error.cause from None
-        except (errors.WorkerCrashedError, errors.OutOfMemoryError):
-            self.ledger.on_crash(self._remove(stream))
+        except (errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
+            self.ledger.on_crash(self._remove(stream), "", memory=isinstance(error, errors.OutOfMemoryError))
         except errors.RayError as error:
             self.ledger.retry_or_fail(
                 self._remove(stream), f"its machine was lost ({type(error).__name__})", _RETRIES_AFTER_NODE_LOSS, halve=False

@@ -227,9 +227,9 @@ class Ledger:
         if rest:
             self.waiting.appendleft(Task(rest))
 
-    def on_crash(self, task: Task, how: str = "") -> None:
-        """Handle the crash of a task's process."""
-        self.retry_or_fail(task, f"its process died{how}, out of memory perhaps", RETRIES)
+    def on_crash(self, task: Task, how: str, memory: bool) -> None:
+        """Handle the crash of a task's process; `memory` says whether a lack of it may be the reason, as after SIGKILL."""
+        self.retry_or_fail(task, f"its process died{how}{', out of memory perhaps' if memory else ''}", RETRIES)
 
     def on_out_of_memory(self, task: Task, message: str) -> None:
         """Handle a task that reported an out-of-memory error."""
