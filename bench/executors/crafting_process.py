@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
@@ -27,10 +26,9 @@ from iqarena.bench.errors import CannotRun, UserError, describe, printable
 from iqarena.bench.evaluation.evaluator import Evaluator
 from iqarena.bench.executors.processes import exit_reason, new_context
 from iqarena.bench.executors.schedule import WorkerSettings
-from iqarena.bench.executors.worker import end_with_parent, limit_memory
+from iqarena.bench.executors.worker import begin_child
 from iqarena.bench.inference.isolation import OutOfMemory, go_to, out_of_memory, undisturbed, working_folder
 from iqarena.bench.inference.process_state import settled
-from iqarena.bench.process import expect_no_signals, keep_freed_memory, use_threads
 from iqarena.bench.registry import ATTACKS
 
 _DECLARED = ("name", "access", "norms", "objectives", "control", "limited", "batches", "min_size", "paper")
@@ -141,13 +139,7 @@ class CraftingProcess:
 
 def serve(pipe: Connection, settings: WorkerSettings) -> None:
     """Answer questions until the pipe closes; the entry point of the process."""
-    os.setpgrp()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    expect_no_signals()
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    use_threads(settings.threads)
-    keep_freed_memory()
-    limit_memory(settings)
+    begin_child(settings)
     crafter = _Server(settings)
     with suppress(EOFError, OSError), settled():
         while True:

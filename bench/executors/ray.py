@@ -28,9 +28,8 @@ from iqarena.bench.executors.schedule import (
     run_cell,
     usable_cores,
 )
-from iqarena.bench.executors.worker import limit_memory
+from iqarena.bench.executors.worker import apply_settings
 from iqarena.bench.inference.isolation import OutOfMemory
-from iqarena.bench.process import expect_no_signals, keep_freed_memory, use_threads
 from iqarena.bench.results.store import Records
 
 _RETRIES_AFTER_NODE_LOSS = 3
@@ -178,10 +177,7 @@ _EVALUATORS: dict[WorkerSettings, Evaluator] = {}
 
 def _work(settings: WorkerSettings, task: Task) -> Iterator[tuple[Any, ...]]:
     """Run a task; yield a message when a cell starts or ends, or when memory runs out."""
-    use_threads(settings.threads)
-    expect_no_signals()
-    keep_freed_memory()
-    limit_memory(settings)
+    apply_settings(settings)
     try:
         if settings not in _EVALUATORS:
             settings.engine.checked()

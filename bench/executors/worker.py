@@ -26,13 +26,7 @@ from iqarena.bench.results.store import Records
 
 def serve(pipe: Connection, settings: WorkerSettings, folder: Path) -> None:
     """Run tasks until the pipe closes; the entry point of a new process."""
-    os.setpgrp()  # killed together with whatever plugins start; Ctrl-C is handled by the parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    expect_no_signals()
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    use_threads(settings.threads)
-    keep_freed_memory()
-    limit_memory(settings)
+    begin_child(settings)
     records, evaluator = Records(folder), None
     try:
         while True:
@@ -60,13 +54,29 @@ def _run(pipe: Connection, settings: WorkerSettings, records: Records, evaluator
         pipe.send(("end", cell_id, {"status": record["status"], "errors": record["errors"]}))
 
 
-def limit_memory(settings: WorkerSettings) -> None:
+def begin_child(settings: WorkerSettings) -> None:
+    """Set up this process, which a run has started: it ends with its parent, which handles Ctrl-C, and keeps its limits."""
+    os.setpgrp()  # killed together with whatever plugins start
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    apply_settings(settings)
+
+
+def apply_settings(settings: WorkerSettings) -> None:
+    """Apply threads and memory limit to this process, in which plugins will run."""
+    expect_no_signals()
+    use_threads(settings.threads)
+    keep_freed_memory()
+    _limit_memory(settings)
+
+
+def _limit_memory(settings: WorkerSettings) -> None:
     """Set the memory limit of this process."""
     if settings.memory is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (settings.memory, settings.memory))
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """End this process and what it started when its parent ends."""
     parent = parent_process()
     if parent is not None:
